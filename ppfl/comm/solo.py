@@ -1,0 +1,35 @@
+"""One process: every collective is the identity. mpi4py is not imported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from ppfl.core.communicator import Operation
+
+
+class SoloCommunicator:
+    """A group of one rank; see `ppfl.core.communicator.Communicator`."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+
+    def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
+        """Return a copy."""
+        return tensor.clone()
+
+    def allgather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return a copy."""
+        return rows.clone()
+
+    def rows_to_columns(self, rows: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
+        """Return a copy."""
+        return rows.clone()
+
+    def barrier(self) -> None:
+        """Return at once."""

@@ -1,0 +1,52 @@
+"""Errors that one rank meets and all ranks must end with, so that nobody waits in a collective for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from ppfl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ppfl.core.communicator import Communicator
+
+Result = TypeVar("Result")
+
+
+class SharedUserError(UserError):
+    """A UserError that every rank raises, so that one of them may tell it."""
+
+
+def on_every_rank(communicator: Communicator, action: Callable[[], Result]) -> Result:
+    """Run `action`, which makes no collective call, on every rank. Collective.
+
+    Raises SharedUserError on all ranks, with the message of the lowest rank that met one, when any rank met a
+    UserError.
+    """
+    result: Result | None = None
+    message = ""
+    try:
+        result = action()
+    except UserError as error:
+        message = str(error) or type(error).__name__
+    told = _gather_text(communicator, message)
+    if told:
+        raise SharedUserError(told)
+    return result  # type: ignore[return-value]
+
+
+def on_first_rank(communicator: Communicator, action: Callable[[], str]) -> str:
+    """Run `action` on rank 0 alone and return its text on every rank. Collective; errors as in `on_every_rank`."""
+    text = on_every_rank(communicator, action if communicator.rank == 0 else lambda: "")
+    return _gather_text(communicator, text)
+
+
+def _gather_text(communicator: Communicator, text: str) -> str:
+    """Return the first non-empty text of all ranks, in the order of ranks; each text is one line."""
+    line = " ".join(text.split()) + "\n" if text else ""
+    mine = torch.tensor(list(line.encode()), dtype=torch.uint8)
+    everything = bytes(communicator.allgather_rows(mine).tolist()).decode()
+    return everything.split("\n", 1)[0]

@@ -1,0 +1,83 @@
+"""A file that a configuration names: looked up in the right folders, told apart by content and not by path."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import CoreSchema, core_schema
+
+from ppfl.core.plugins import refusal
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+    from pydantic.json_schema import JsonSchemaValue
+
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """An existing file; in YAML a path, relative to the configuration's folder or to the folder PPFL_DATA names.
+
+    As the type of a field of a settings class it validates a path; the validation context `{"folder": Path}` tells
+    where the configuration is (default: the working directory).
+    """
+
+    path: Path
+    """Absolute."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content, 64 hexadecimal digits."""
+        status = self.path.stat()
+        return _sha256(self.path, status.st_size, status.st_mtime_ns)
+
+    @classmethod
+    def find(cls, given: str, folder: Path) -> DataFile:
+        """Look beside the configuration, then in PPFL_DATA.
+
+        Raises pydantic's error for a field, with the places it looked at, when there is no such file.
+        """
+        folders = [folder, *([Path(os.environ["PPFL_DATA"])] if os.environ.get("PPFL_DATA") else [])]
+        candidates = [(base / Path(given).expanduser()).absolute() for base in folders]
+        for candidate in dict.fromkeys(candidates):
+            if candidate.is_file() and os.access(candidate, os.R_OK):
+                return cls(Path(os.path.normpath(candidate)))
+        places = ", ".join(dict.fromkeys(os.path.normpath(candidate) for candidate in candidates))
+        hint = "" if len(folders) > 1 else " (PPFL_DATA, the folder of data sets, is not set)"
+        raise refusal("", f"an existing, readable file; looked for {places}{hint}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(given: str, info: ValidationInfo) -> DataFile:
+            return cls.find(given, Path((info.context or {}).get("folder", ".")))
+
+        from_text = core_schema.with_info_after_validator_function(
+            validate, core_schema.str_schema(strict=True, min_length=1)
+        )
+        return core_schema.json_or_python_schema(
+            json_schema=from_text,
+            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_text]),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda file, info: str(file.path) if info.mode == "json" else {"sha256": file.sha256}, info_arg=True
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "format": "path", "minLength": 1}
+
+
+@cache
+def _sha256(path: Path, size_bytes: int, modified_ns: int) -> str:
+    """Hash a file once a process; size and time are there to notice that it changed."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

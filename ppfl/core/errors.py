@@ -1,0 +1,15 @@
+"""The one kind of exception that is meant for whoever wrote the configuration or started the command."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake that the user can correct: printed without a traceback, exit code 2.
+
+    The message is one line: what, where, what is allowed. Raised on every rank alike; only rank 0 prints it.
+    """
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return what to print, one complaint a line."""
+        return (" ".join(str(self).splitlines()),)

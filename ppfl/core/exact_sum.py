@@ -1,0 +1,104 @@
+"""Sums of vectors whose bits depend neither on the order of the terms nor on how they are spread over ranks.
+
+Every term is cut at fixed binary positions into integer slices ("bins" of 40 bits, at exponents that are multiples
+of 40), and bins are summed as int64, exactly. Only the highest bins are kept, counted from the largest entry seen
+anywhere; since the cuts do not depend on that entry, terms can be added as they are produced, without knowing it
+beforehand, and N×D numbers are never held. Source of the idea: Demmel & Nguyen, "Parallel Reproducible Summation",
+IEEE Transactions on Computers 2015 (there with floating-point bins).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ppfl.core.communicator import Communicator
+
+BIN_BITS = 40
+MAX_TERMS = 1 << 22
+_LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
+_NOTHING = -(1 << 30)
+_NON_FINITE = 1 << 30
+
+
+class ExactSum:
+    """Σ_k x_k of vectors of length D, order-free; kept on one device, 8·num_bins·D bytes.
+
+    num_bins: 2 keeps at least 40 bits below the largest entry (enough for float32 terms), 3 keeps at least 80
+    (float64 terms). A term with NaN or inf makes the whole sum NaN. At most 2**22 terms.
+    """
+
+    def __init__(self, length: int, num_bins: int, device: torch.device | str = "cpu") -> None:
+        self._bins = torch.zeros(num_bins, length, dtype=torch.int64, device=device)
+        self._top = _NOTHING
+        self._num_terms = 0
+
+    def add(self, term: torch.Tensor) -> None:
+        """Add one vector of shape (D,), converted to float64 without loss."""
+        self._num_terms += 1
+        rest = term.to(torch.float64)
+        largest = float(rest.abs().max()) if rest.numel() else 0.0
+        if not math.isfinite(largest):
+            self._top = _NON_FINITE
+        if largest == 0.0 or self._top == _NON_FINITE:
+            return
+        num_bins = len(self._bins)
+        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_BIN + num_bins - 1)
+        self._raise_top(max(needed, self._top))
+        for row in range(self._top - needed, num_bins):
+            exponent = (self._top - row) * BIN_BITS
+            # truncated in the lowest bin too: rounding there would depend on which bin is the lowest at this moment
+            integers = (rest * math.ldexp(1.0, -exponent)).trunc_()
+            self._bins[row] += integers.to(torch.int64)
+            rest = rest - integers.mul_(math.ldexp(1.0, exponent))
+
+    def reduce(self, communicator: Communicator) -> torch.Tensor:
+        """Return the sum over all terms of all ranks, shape (D,), float64 on the device; the same bits on every rank.
+
+        Raises OverflowError beyond 2**22 terms in all.
+        """
+        facts = torch.tensor([self._top], dtype=torch.int64)
+        top = int(communicator.allreduce(facts, "max"))
+        num_terms = int(communicator.allreduce(torch.tensor([self._num_terms]), "sum"))
+        if num_terms > MAX_TERMS:
+            raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
+        device = self._bins.device
+        length = self._bins.shape[1]
+        if top == _NON_FINITE:
+            return torch.full((length,), math.nan, dtype=torch.float64, device=device)
+        if top == _NOTHING:
+            return torch.zeros(length, dtype=torch.float64, device=device)
+        self._raise_top(top)
+        bins = communicator.allreduce(self._bins.cpu().contiguous(), "sum").to(device)
+        return self._round(bins)
+
+    def _raise_top(self, top: int) -> None:
+        shift = top - self._top
+        if shift <= 0:
+            return
+        num_bins = len(self._bins)
+        if self._top != _NOTHING:
+            kept = self._bins[: max(num_bins - shift, 0)].clone()
+            self._bins.zero_()
+            self._bins[num_bins - len(kept) :] = kept
+        self._top = top
+
+    def _round(self, bins: torch.Tensor) -> torch.Tensor:
+        """Carry from the lowest bin up, so that equal sums have equal bins, then round."""
+        num_bins = len(bins)
+        for row in range(num_bins - 1, 0, -1):
+            carry = bins[row] >> BIN_BITS
+            bins[row] -= carry << BIN_BITS
+            bins[row - 1] += carry
+        total = torch.zeros(bins.shape[1], dtype=torch.float64, device=bins.device)
+        for row in range(num_bins - 1, -1, -1):
+            total += bins[row].to(torch.float64) * math.ldexp(1.0, (self._top - row) * BIN_BITS)
+        return total
+
+
+def num_bins_for(dtype: torch.dtype) -> int:
+    """Bins that lose nothing that a floating-point sum of this number type would keep."""
+    return 3 if dtype == torch.float64 else 2

@@ -1,0 +1,68 @@
+"""Arithmetic of named parameters. Every function is pure and keeps the order of the names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ppfl.core.types import Params
+
+
+def map_params(function: Callable[..., torch.Tensor], first: Params, *others: Params) -> Params:
+    """Return {name: function(first[name], others[0][name], …)}."""
+    return {name: function(value, *(other[name] for other in others)) for name, value in first.items()}
+
+
+def add_scaled(x: Params, y: Params, factor: float | torch.Tensor) -> Params:
+    """x + factor·y."""
+    return {name: value + factor * y[name] for name, value in x.items()}
+
+
+def subtract(x: Params, y: Params) -> Params:
+    """x − y."""
+    return {name: value - y[name] for name, value in x.items()}
+
+
+def zeros_like(x: Params) -> Params:
+    """0, in the shapes of x."""
+    return {name: torch.zeros_like(value) for name, value in x.items()}
+
+
+def inner(x: Params, y: Params) -> torch.Tensor:
+    """⟨x, y⟩ over all names, a scalar."""
+    total = None
+    for name, value in x.items():
+        term = (value * y[name]).sum()
+        total = term if total is None else total + term
+    if total is None:
+        raise ValueError("an inner product needs at least one parameter")
+    return total
+
+
+def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    """Return numerator / denominator, 0 where the denominator is 0; without control flow on values."""
+    nothing = denominator == 0
+    return torch.where(nothing, 0.0, numerator / torch.where(nothing, 1.0, denominator))
+
+
+def flatten(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Concatenate all values into one vector of shape (D,), in the order of the names."""
+    return torch.cat([value.reshape(-1) for value in x.values()])
+
+
+def unflatten(vector: torch.Tensor, like: Params) -> Params:
+    """Cut a vector of shape (D,) into the names, shapes and number types of `like`; every value owns its memory."""
+    pieces = torch.split(vector, [value.numel() for value in like.values()])
+    return {
+        name: piece.reshape(value.shape).to(value.dtype).clone()
+        for (name, value), piece in zip(like.items(), pieces, strict=True)
+    }
+
+
+def num_bytes(x: Mapping[str, torch.Tensor]) -> int:
+    """Size of all values in bytes."""
+    return sum(value.numel() * value.element_size() for value in x.values())

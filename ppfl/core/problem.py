@@ -1,0 +1,173 @@
+"""What a problem offers to methods: losses and gradients of one client, and its data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.plugins import PlugIn, Seed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ppfl.core.communicator import Communicator
+    from ppfl.core.types import Data, Params
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Curvatures of a problem that knows them, over all clients.
+
+    smoothness: max_m λ_max(Hessian of F_m), exact w. joint_smoothness: max_m λ_max(∇²_11 f_m), inexact w.
+    mean_smoothness: λ_max(mean Hessian of F_m). strong_convexity: λ_min of the same. local_smoothness: max_m
+    λ_max(∇²_22 f_m).
+    """
+
+    smoothness: float
+    joint_smoothness: float
+    mean_smoothness: float
+    strong_convexity: float
+    local_smoothness: float
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in what precision a problem lives, and which clients' data this rank holds."""
+
+    communicator: Communicator
+    data_seed: int
+    """Seed of the data: what is generated, partitioned or set aside for validation."""
+    seed: int
+    """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
+    dtype: torch.dtype
+    device: torch.device
+
+    def clients_of_rank(self, num_clients: int, clients_per_chunk: int = 1) -> range:
+        """Contiguous clients of this rank, in whole chunks."""
+        num_chunks = -(-num_clients // clients_per_chunk)
+        rank, size = self.communicator.rank, self.communicator.size
+        first, last = num_chunks * rank // size, num_chunks * (rank + 1) // size
+        return range(first * clients_per_chunk, min(last * clients_per_chunk, num_clients))
+
+
+class Problem(ABC):
+    """min over θ, w_1..w_N of (1/N) Σ_m f_m(θ, w_m), seen one client at a time.
+
+    Functions that take `data` are pure and free of control flow on values, so that they may be vectorized over
+    clients. `shared` and `local` are Params with disjoint names.
+    """
+
+    client_names: tuple[str, ...]
+    """One name a client, all clients of all ranks, in the order of client numbers."""
+    num_train_samples: tuple[int, ...]
+    """Training samples of every client of all ranks; clients with 0 are never sampled."""
+    clients: range
+    """Clients whose data this rank holds."""
+    seed: int
+    """Seed of the data and of everything that is drawn while computing on it."""
+    has_samples: bool = True
+    """True when `data` holds samples, of which `select` can take some."""
+    fixed_data: bool = False
+    """True when `data` is the same in every round and the engine may keep it."""
+
+    @property
+    def num_clients(self) -> int:
+        """N, all clients of all ranks."""
+        return len(self.client_names)
+
+    @abstractmethod
+    def init_shared(self) -> Params:
+        """θ at the start, the same on every rank."""
+
+    @abstractmethod
+    def init_local(self, client: int) -> Params:
+        """w_m at the start."""
+
+    @abstractmethod
+    def redraw_local(self, client: int, round: int) -> Params:
+        """Return a fresh random w_m, e.g. N(0, I), keyed (seed, round, client)."""
+
+    @abstractmethod
+    def data(self, client: int, round: int) -> Data:
+        """Return what client m computes on in this round: a drawn batch, or everything it has."""
+
+    @abstractmethod
+    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+        """All training samples of a client, cut into batches of the size that a round uses, in a drawn order."""
+
+    @abstractmethod
+    def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w), a scalar; `data` may have been advanced."""
+
+    def advance(self, shared: Params, data: Data) -> Data:
+        """Evaluate the part of the model that depends on θ alone, once, for many uses of `loss` in w with θ fixed.
+
+        The result stands in for `data` in `loss` and `local_gradient` as long as θ does not change.
+        """
+        return data
+
+    def select(self, data: Data, samples: torch.Tensor) -> Data:
+        """Return the rows of `data`, which may have been advanced, that belong to `samples`, (B,) int64."""
+        return {name: value.index_select(0, samples) for name, value in data.items()}
+
+    def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """∇_2 f_m(θ, w)."""
+        gradient: Params = torch.func.grad(lambda w: self.loss(shared, w, data))(local)
+        return gradient
+
+    def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """∇_1 f_m(θ, w); `data` as it came, not advanced."""
+        gradient: Params = torch.func.grad(lambda theta: self.loss(theta, local, data))(shared)
+        return gradient
+
+    def local_hessian_product(self, shared: Params, local: Params, direction: Params, data: Data) -> Params:
+        """∇²_22 f_m(θ, w) · direction."""
+        transposed = torch.func.vjp(lambda w: self.local_gradient(shared, w, data), local)[1]  # it is symmetric
+        product: Params = transposed(direction)[0]
+        return product
+
+    def exact_local(self, shared: Params, data: Data) -> Params:
+        """Return argmin_w f_m(θ, w) where it has a closed form; raises NotImplementedError elsewhere."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form for the local parameters")
+
+    def constants(self) -> Constants | None:
+        """Return curvatures, for `lr: theory` and for refusing steps that must diverge; None when unknown."""
+        return None
+
+    def facts(self) -> dict[str, float]:
+        """Return numbers about the problem worth storing with a result, e.g. L, μ, σ*²."""
+        return {}
+
+    def client_facts(self) -> dict[str, np.ndarray]:
+        """Return facts about every client of all ranks, (N,) or (N, labels), e.g. a histogram of labels."""
+        return {}
+
+    @abstractmethod
+    def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
+        """Score one client of this rank with the parameters it would deploy; the same keys for every client."""
+
+    def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
+        """Score one client of this rank during a run: what `client_metrics` says, and what only makes sense there."""
+        return self.client_metrics(shared, local, client)
+
+    def metric_weights(self, metric: str) -> tuple[int, ...]:
+        """Samples of every client of all ranks that a metric was computed on: its weights in a weighted mean."""
+        return self.num_train_samples
+
+    def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
+        """Scores of θ over all clients: scalars (), or (N,) with one number a client. Collective."""
+        return {}
+
+
+class ProblemSettings(PlugIn):
+    """Base of the sections `problem:`; builds the problem on every rank."""
+
+    seed: Seed | None = None
+    """Seed of the data alone; default: the run's seed."""
+
+    def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
+        """Build the part of the problem that this rank holds. Collective."""
+        raise NotImplementedError

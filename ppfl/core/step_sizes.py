@@ -1,0 +1,80 @@
+"""Step sizes of θ: what `lr: theory` means, and which steps must diverge."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ppfl.core.method import FineTuner, ServerOptimizer
+    from ppfl.core.problem import Problem
+
+logger = logging.getLogger("ppfl")
+
+
+def step_size(lr: float | Literal["theory"]) -> float:
+    """Return a resolved step size; `theory` has been replaced by then."""
+    assert not isinstance(lr, str), "the algorithm was not resolved"
+    return lr
+
+
+def resolve_local_lr(lr: float | Literal["theory"], problem: Problem) -> float:
+    """Return the step of gradient descent on w: 1/max_m λ_max(∇²_22 f_m) when `lr` is `theory`.
+
+    Raises ValueError, naming the bound, for a step above 2/max_m λ_max(∇²_22 f_m), with which some client diverges.
+    """
+    constants = problem.constants()
+    if constants is None:
+        if lr == "theory":
+            raise ValueError(
+                "fine_tuner.lr: 'theory' needs a problem that knows its curvature (quadratic); give a number"
+            )
+        return float(lr)
+    curvature = constants.local_smoothness
+    if lr == "theory":
+        return _inverse(curvature)
+    if lr * curvature > 2.0:
+        raise ValueError(
+            f"fine_tuner.lr: {lr:g} must diverge: gradient descent on w takes steps of at most "
+            f"2/max_m λ_max(∇²_22 f_m) = {2.0 / curvature:g}"
+        )
+    return lr
+
+
+def resolve_shared_lr(
+    lr: float | Literal["theory"],
+    problem: Problem,
+    fine_tuner: FineTuner,
+    full_cohort: bool,
+    optimizer: ServerOptimizer,
+) -> float:
+    """Return γ: 1/max_m λ_max(S_m) for exact w and 1/max_m λ_max(∇²_11 f_m) for inexact w when `lr` is `theory`.
+
+    S_m is the Hessian of F_m(θ) = min_w f_m(θ, w). Full cohort, exact w, no momentum: the rounds are gradient descent
+    on a quadratic with Hessian mean S_m, and γ > 2/λ_max(mean S_m) diverges: ValueError with the bound. Elsewhere a
+    large step is only warned of.
+    """
+    constants = problem.constants()
+    exact = fine_tuner.solves_exactly
+    if constants is None:
+        if lr == "theory":
+            raise ValueError("lr: 'theory' needs a problem that knows its curvature (quadratic); give a number")
+        return float(lr)
+    if lr == "theory":
+        return _inverse(constants.smoothness if exact else constants.joint_smoothness)
+    step = lr * optimizer.lr
+    bound = 2.0 * _inverse(constants.mean_smoothness)
+    if exact and full_cohort and optimizer.memoryless and step * constants.mean_smoothness > 2.0:
+        raise ValueError(
+            f"lr: {step:g} must diverge: with all clients and exact w the step is at most 2/λ_max(mean S_m) = {bound:g}"
+        )
+    curvature = constants.smoothness if exact else constants.joint_smoothness
+    usual = 2.0 * _inverse(curvature)
+    if step * curvature > 2.0:
+        logger.warning("algorithm.lr: %g is large for this problem: steps above %g often diverge", step, usual)
+    return lr
+
+
+def _inverse(curvature: float) -> float:
+    """Return 1/λ, or 1 where nothing curves (no parameters on that side) and any step will do."""
+    return 1.0 / curvature if curvature > 0 else 1.0

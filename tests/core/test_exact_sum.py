@@ -1,0 +1,103 @@
+"""The sum over clients: exact enough, and the same bits in every order and grouping."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.exact_sum import MAX_TERMS, ExactSum, num_bins_for
+from tests.ranks import on_ranks
+
+WIDE = st.floats(min_value=-1e200, max_value=1e200, allow_nan=False, allow_subnormal=False)
+
+
+def total(terms: list[torch.Tensor], num_bins: int = 3) -> torch.Tensor:
+    sums = ExactSum(len(terms[0]), num_bins)
+    for term in terms:
+        sums.add(term)
+    return sums.reduce(SoloCommunicator())
+
+
+def random_terms(count: int, length: int, spread: float, seed: int = 0) -> list[torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((count, length)) * 10.0 ** rng.uniform(-spread, spread, (count, length))
+    return list(torch.from_numpy(values))
+
+
+@given(st.lists(WIDE, min_size=1, max_size=12), st.randoms(use_true_random=False))
+@settings(max_examples=200, deadline=None)
+def test_order_does_not_change_a_bit(values: list[float], random: object) -> None:
+    terms = [torch.tensor([value], dtype=torch.float64) for value in values]
+    shuffled = terms[:]
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert torch.equal(total(terms), total(shuffled))
+
+
+@given(st.lists(WIDE, min_size=1, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_close_to_the_true_sum(values: list[float]) -> None:
+    true = float(sum(Fraction(value) for value in values))
+    largest = max(abs(value) for value in values)
+    got = float(total([torch.tensor([value], dtype=torch.float64) for value in values]))
+    tiny = 2.0**-900
+    assert abs(got - true) <= 2.0**-52 * abs(true) + len(values) * 2.0**-79 * largest + tiny
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("spread", [0.0, 3.0, 30.0])
+def test_any_number_of_ranks_gives_the_same_bits(num_ranks: int, spread: float) -> None:
+    terms = random_terms(11, 500, spread)
+
+    def share(communicator):  # type: ignore[no-untyped-def]
+        sums = ExactSum(500, 3)
+        for index in range(communicator.rank, len(terms), communicator.size):
+            sums.add(terms[index])
+        return sums.reduce(communicator)
+
+    for result in on_ranks(num_ranks, share):
+        assert torch.equal(result, total(terms))
+
+
+def test_two_bins_keep_float32_terms_exactly() -> None:
+    terms = [term.to(torch.float32) for term in random_terms(20, 1000, 1.0)]
+    assert num_bins_for(torch.float32) == 2
+    reference = torch.stack(terms).to(torch.float64).sum(dim=0)
+    scale = torch.stack(terms).abs().max()
+    assert (total(terms, 2) - reference).abs().max() <= 20 * 2.0**-40 * scale
+
+
+def test_a_plain_sum_would_differ() -> None:
+    """The property is not vacuous: floating-point sums of these terms do depend on order."""
+    terms = random_terms(50, 200, 3.0)
+    forward = torch.stack(terms).cumsum(dim=0)[-1]
+    backward = torch.stack(terms[::-1]).cumsum(dim=0)[-1]
+    assert not torch.equal(forward, backward)
+    assert torch.equal(total(terms), total(terms[::-1]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_non_finite_terms_make_the_sum_nan(bad: float, position: int) -> None:
+    terms = [torch.ones(4, dtype=torch.float64) for _ in range(3)]
+    terms[position][2] = bad
+    assert total(terms).isnan().all()
+
+
+def test_sums_of_nothing_and_of_zeros_are_zero() -> None:
+    assert torch.equal(ExactSum(3, 3).reduce(SoloCommunicator()), torch.zeros(3, dtype=torch.float64))
+    assert torch.equal(total([torch.zeros(3)] * 2), torch.zeros(3, dtype=torch.float64))
+
+
+def test_too_many_terms_are_refused() -> None:
+    sums = ExactSum(1, 2)
+    sums._num_terms = MAX_TERMS
+    sums.add(torch.ones(1))
+    with pytest.raises(OverflowError, match="at most"):
+        sums.reduce(SoloCommunicator())

@@ -1,0 +1,67 @@
+"""Ranks as threads of one process: real collectives between real concurrent callers, without starting MPI."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from ppfl.core.communicator import Operation
+
+
+class _Exchange:
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size, timeout=60)
+        self.slots: list[Any] = [None] * size
+
+
+class ThreadCommunicator:
+    """One rank of a group of threads; see `ppfl.core.communicator.Communicator`."""
+
+    def __init__(self, exchange: _Exchange, rank: int, size: int) -> None:
+        self._exchange = exchange
+        self.rank = self.local_rank = rank
+        self.size = size
+
+    def _all(self, value: Any) -> list[Any]:
+        self._exchange.slots[self.rank] = value
+        self._exchange.barrier.wait()
+        values = list(self._exchange.slots)
+        self._exchange.barrier.wait()
+        return values
+
+    def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
+        stacked = torch.stack(self._all(tensor))
+        return stacked.sum(dim=0) if operation == "sum" else stacked.amax(dim=0)
+
+    def allgather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self._all(rows))
+
+    def rows_to_columns(self, rows: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
+        return torch.cat(self._all(rows))[:, bounds[self.rank] : bounds[self.rank + 1]].contiguous()
+
+    def barrier(self) -> None:
+        self._all(None)
+
+
+def on_ranks(size: int, function: Callable[[ThreadCommunicator], Any]) -> list[Any]:
+    """Run `function` on `size` ranks at once; return what each returned, or raise what one of them raised."""
+    exchange = _Exchange(size)
+
+    def guarded(rank: int) -> Any:
+        try:
+            return function(ThreadCommunicator(exchange, rank, size))
+        except BaseException:
+            exchange.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        futures = [pool.submit(guarded, rank) for rank in range(size)]
+    errors = [future.exception() for future in futures if future.exception() is not None]
+    real = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
+    if errors:
+        raise (real or errors)[0]
+    return [future.result() for future in futures]
