@@ -1,0 +1,48 @@
+"""Adam on the local parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, PositiveFloat
+
+from ppfl.core.mini_batches import MiniBatchFineTuner
+from ppfl.core.params import map_params, zeros_like
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params
+
+
+class Adam(MiniBatchFineTuner):
+    """w ← w − η m̂ / (√v̂ + ε), m̂ and v̂ the bias-corrected running means of ∇_2 f_B(θ, w) and of its square.
+
+    Source: Kingma & Ba, ICLR 2015, Algorithm 1. The running means start at 0 in every call.
+    """
+
+    name: Literal["adam"]
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """Decay of the running mean m."""
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Decay of the running mean of squares v."""
+    epsilon: PositiveFloat = 1e-8
+    """ε."""
+
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+        """Return w after all epochs."""
+        mean, square = zeros_like(local), zeros_like(local)
+        for step, batch in enumerate(self.batches(problem, data, draws), start=1):
+            gradient = problem.local_gradient(shared, local, batch)
+            mean = map_params(lambda m, g: self.beta1 * m + (1.0 - self.beta1) * g, mean, gradient)
+            square = map_params(lambda v, g: self.beta2 * v + (1.0 - self.beta2) * g * g, square, gradient)
+            local = self._step(local, mean, square, step)
+        return local
+
+    def _step(self, local: Params, mean: Params, square: Params, step: int) -> Params:
+        mean_correction, square_correction = 1.0 - self.beta1**step, 1.0 - self.beta2**step
+
+        def move(w: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return w - self.lr * (m / mean_correction) / (torch.sqrt(v / square_correction) + self.epsilon)
+
+        return map_params(move, local, mean, square)

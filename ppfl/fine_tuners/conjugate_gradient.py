@@ -1,0 +1,58 @@
+"""Conjugate gradients on the local parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import PositiveInt
+
+from ppfl.core.method import FineTuner
+from ppfl.core.params import add_scaled, inner, ratio, zeros_like
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params
+
+
+class ConjugateGradient(FineTuner):
+    """w ← w + p, p from `steps` steps of conjugate gradients on ∇²_22 f(θ, w) p = −∇_2 f(θ, w).
+
+    Source: Hestenes & Stiefel 1952; as a fine-tuner: Mishchenko et al., TMLR 2025, Figure 1a. On quadratics d_w steps
+    give w*(θ). On other losses it minimizes the quadratic model of f at the starting point: one inner solve of
+    Newton-CG (Nocedal & Wright 2006, Algorithm 7.1), without a line search.
+
+    Once the residual is no larger than its own rounding w stays, or else it would drift along the null space of
+    singular Hessians; and directions of negative curvature are not followed.
+    """
+
+    name: Literal["conjugate_gradient"]
+    steps: PositiveInt
+    """Products with the Hessian a call."""
+
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+        """Return w after `steps` steps."""
+        if not local:
+            return local
+        residual = add_scaled(zeros_like(local), problem.local_gradient(shared, local, data), -1.0)
+        move, direction = zeros_like(local), residual
+        square = inner(residual, residual)
+        steepest = torch.zeros_like(square)
+        start_square, local_square = square, inner(local, local)
+        rounding = torch.finfo(square.dtype).eps * math.sqrt(sum(value.numel() for value in local.values()))
+        for _ in range(self.steps):
+            product = problem.local_hessian_product(shared, local, direction, data)
+            curvature = inner(direction, product)
+            steepest = torch.maximum(steepest, ratio(curvature, inner(direction, direction)))
+            solved = square <= rounding**2 * (start_square + steepest**2 * local_square)
+            step = torch.where(solved | (curvature <= 0), 0.0, ratio(square, curvature))
+            move = add_scaled(move, direction, step)
+            residual = add_scaled(residual, product, -step)
+            old_square, square = square, inner(residual, residual)
+            direction = add_scaled(residual, direction, ratio(square, old_square))
+        return add_scaled(local, move, 1.0)
+
+    def num_gradients(self, num_samples: int) -> float:
+        """One for the first residual and one a product with the Hessian, which costs about two on networks."""
+        return 1.0 + self.steps

@@ -1,0 +1,39 @@
+"""Exact fine-tuning, in closed form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ppfl.core.method import FineTuner
+from ppfl.core.problem import Problem
+
+if TYPE_CHECKING:
+    from ppfl.core.types import Data, Draws, Params
+
+
+class Exact(FineTuner):
+    """w ← w*(θ) = argmin_w f(θ, w).
+
+    Source: Mishchenko et al., TMLR 2025, the fine-tuning of Algorithm 1 (FFGG) solved exactly. The start does not
+    matter. Where the minimizer is not unique, the one of least norm.
+    """
+
+    name: Literal["exact"]
+    solves_exactly: ClassVar[bool] = True
+
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+        """Return w*(θ)."""
+        return problem.exact_local(shared, data)
+
+    def num_gradients(self, num_samples: int) -> float:
+        """0: it solves a linear system instead."""
+        return 0.0
+
+    def resolve(self, problem: Problem) -> FineTuner:
+        """Refuse problems without a closed form."""
+        if type(problem).exact_local is Problem.exact_local:
+            raise ValueError(
+                "fine_tuner.name: 'exact' needs a problem whose local parameters have a closed form (quadratic); "
+                "use an iterative fine-tuner"
+            )
+        return self

@@ -1,0 +1,43 @@
+"""Gradient descent on the local parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from ppfl.core.method import FineTuner
+from ppfl.core.params import add_scaled
+from ppfl.core.step_sizes import resolve_local_lr, step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params
+
+
+class GradientDescent(FineTuner):
+    """w ← w − η ∇_2 f(θ, w), `steps` times, on all the data of the call.
+
+    Source: Mishchenko et al., TMLR 2025, the local gradient descent of Algorithm 1 (FFGG).
+    """
+
+    name: Literal["gradient_descent"]
+    steps: PositiveInt
+    """τ, gradients of w a call."""
+    lr: PositiveFloat | Literal["theory"]
+    """η; `theory` is 1/max_m λ_max(∇²_22 f_m)."""
+
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+        """Return w after `steps` steps."""
+        lr = step_size(self.lr)
+        for _ in range(self.steps):
+            local = add_scaled(local, problem.local_gradient(shared, local, data), -lr)
+        return local
+
+    def num_gradients(self, num_samples: int) -> float:
+        """One a step."""
+        return float(self.steps)
+
+    def resolve(self, problem: Problem) -> FineTuner:
+        """Fill in `theory`; refuse η > 2/λ_max(∇²_22 f_m) of any client."""
+        return self.model_copy(update={"lr": resolve_local_lr(self.lr, problem)})

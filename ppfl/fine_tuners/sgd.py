@@ -1,0 +1,34 @@
+"""Stochastic gradient descent on the local parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ppfl.core.mini_batches import MiniBatchFineTuner
+from ppfl.core.params import add_scaled
+from ppfl.core.step_sizes import resolve_local_lr
+
+if TYPE_CHECKING:
+    from ppfl.core.method import FineTuner
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params
+
+
+class SGD(MiniBatchFineTuner):
+    """w ← w − η ∇_2 f_B(θ, w), B the next mini-batch, for `epochs` epochs.
+
+    Source: Robbins & Monro 1951, without replacement within an epoch.
+    """
+
+    name: Literal["sgd"]
+
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+        """Return w after all epochs."""
+        for batch in self.batches(problem, data, draws):
+            local = add_scaled(local, problem.local_gradient(shared, local, batch), -self.lr)
+        return local
+
+    def resolve(self, problem: Problem) -> FineTuner:
+        """Refuse mini-batches where there are no samples, and η > 2/λ_max(∇²_22 f_m) of any client."""
+        resolve_local_lr(self.lr, problem)
+        return super().resolve(problem)

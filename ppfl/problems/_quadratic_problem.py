@@ -1,0 +1,264 @@
+"""Quadratic losses in Gram form: the sample size drops out of every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.exact_sum import ExactSum
+from ppfl.core.params import flatten, ratio, subtract
+from ppfl.core.problem import Constants, Problem
+from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Placement
+    from ppfl.core.split import Split
+    from ppfl.core.types import Data, Params
+    from ppfl.problems._quadratic_file import Layout
+    from ppfl.problems._quadratic_generators import Matrices
+
+PARAMETER_NAMES = ("theta", "w")
+RANK_CUTOFF = 1e-12
+"""Eigenvalues below this fraction of the largest one count as 0 in pseudo-inverses."""
+
+
+@dataclass(frozen=True)
+class Gram:
+    """f_m(x) = ½ xᵀQx − cᵀx + ½(‖b‖² + ‖y‖²), x = (θ, w), of one client in float64 on the CPU."""
+
+    curvature: torch.Tensor
+    """Q = [[HᵀH + AᵀA, AᵀB], [BᵀA, BᵀB]]."""
+    linear: torch.Tensor
+    """c = (Hᵀb + Aᵀy, Bᵀy)."""
+    constant: torch.Tensor
+    """½(‖b‖² + ‖y‖²), a scalar."""
+
+    @classmethod
+    def of(cls, matrices: Matrices) -> Gram:
+        """Compute the Gram form of H, b, A, B, y."""
+        # copies in memory that torch aligned: kernels round differently for other alignments
+        H, b, A, B, y = (torch.from_numpy(matrices[name]).clone() for name in ("H", "b", "A", "B", "y"))
+        d = A.shape[1]
+        both = torch.cat([A, B], dim=1)
+        Q, c = both.T @ both, both.T @ y
+        Q[:d, :d] += H.T @ H
+        c[:d] += H.T @ b
+        return cls((Q + Q.T) / 2, c, (b @ b + y @ y) / 2)
+
+
+class Quadratic(Problem):
+    """f_m(θ, w) = ½‖H_m θ − b_m‖² + ½‖A_m θ + B_m w − y_m‖², in Gram form, for any split of (θ, w).
+
+    Everything below is for shared coordinates s and local ones l, whichever of θ and w they are: Q_ss, Q_sl, Q_ll are
+    blocks of Q, and c_s, c_l those of c. S_m = Q_ss − Q_sl Q_ll⁺ Q_ls is the Hessian of F_m; with everything shared it
+    is Q itself. Pseudo-inverses are cut at RANK_CUTOFF. Known constants: `theta_star` (the minimizer of the mean of
+    F_m, of least norm), `sigma_star_squared` = (1/N) Σ_m ‖∇_1 f_m(θ*, w_m*(θ*))‖², and `constants()`; curvatures of an
+    empty side are 0. Building is collective.
+    """
+
+    fixed_data = True
+    has_samples = False
+
+    def __init__(
+        self, placement: Placement, split: Split, layout: Layout, clients: range, grams: dict[int, Gram]
+    ) -> None:
+        self.client_names = layout.client_names
+        self.num_train_samples = layout.num_rows
+        self.clients = clients
+        self.seed = placement.seed
+        self._placement = placement
+        local_names = split.local_names(PARAMETER_NAMES)
+        lengths = dict(zip(PARAMETER_NAMES, (layout.shared_dimension, layout.local_dimension), strict=True))
+        self._shared_lengths = {name: length for name, length in lengths.items() if name not in local_names}
+        self._local_lengths = {name: lengths[name] for name in local_names}
+        is_local = torch.cat([torch.full((length,), name in local_names) for name, length in lengths.items()])
+        self._blocks = {client: _blocks(gram, is_local) for client, gram in grams.items()}
+        self._data = {
+            client: {key: value.to(placement.device, placement.dtype) for key, value in blocks.items()}
+            for client, blocks in self._blocks.items()
+        }
+        self._find_constants()
+
+    def init_shared(self) -> Params:
+        """0."""
+        return self._zeros(self._shared_lengths)
+
+    def init_local(self, client: int) -> Params:
+        """0."""
+        return self._zeros(self._local_lengths)
+
+    def redraw_local(self, client: int, round: int) -> Params:
+        """Draw w ~ N(0, I)."""
+        draw = generator(self.seed, "redraw", round=round, client=client)
+        return {
+            name: torch.tensor(draw.standard_normal(length), dtype=self._placement.dtype, device=self._placement.device)
+            for name, length in self._local_lengths.items()
+        }
+
+    def data(self, client: int, round: int) -> Data:
+        """Return the blocks of Q and c, ½(‖b‖² + ‖y‖²), and Q_ll⁺."""
+        return self._data[client]
+
+    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+        """Return the data, whole: there are no samples to cut."""
+        return [self._data[client]]
+
+    def advance(self, shared: Params, data: Data) -> Data:
+        """Add t = c_l − Q_ls s (Bᵀy − BᵀAθ): a gradient in w then costs one product with Q_ll."""
+        return {**data, "target": data["local_linear"] - data["cross"].T @ _join(shared, data["shared_linear"])}
+
+    def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """½ sᵀQ_ss s − c_sᵀs + ½ lᵀQ_ll l − tᵀl + ½(‖b‖² + ‖y‖²); near 0 it loses digits to cancellation."""
+        data = self._advanced(shared, data)
+        s, l = _join(shared, data["shared_linear"]), _join(local, data["local_linear"])  # noqa: E741
+        of_shared = s @ (data["shared_curvature"] @ s / 2 - data["shared_linear"])
+        return of_shared + l @ (data["local_curvature"] @ l / 2 - data["target"]) + data["constant"]
+
+    def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """Q_ll l − t."""
+        data = self._advanced(shared, data)
+        product = data["local_curvature"] @ _join(local, data["local_linear"])
+        return _cut(product - data["target"], self._local_lengths)
+
+    def local_hessian_product(self, shared: Params, local: Params, direction: Params, data: Data) -> Params:
+        """Q_ll · direction."""
+        return _cut(data["local_curvature"] @ _join(direction, data["local_linear"]), self._local_lengths)
+
+    def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """Q_ss s + Q_sl l − c_s."""
+        s, l = _join(shared, data["shared_linear"]), _join(local, data["local_linear"])  # noqa: E741
+        gradient = data["shared_curvature"] @ s + data["cross"] @ l - data["shared_linear"]
+        return _cut(gradient, self._shared_lengths)
+
+    def exact_local(self, shared: Params, data: Data) -> Params:
+        """Q_ll⁺ t, the minimizer of least norm; (BᵀB)⁺ Bᵀ(y − Aθ) with w local."""
+        data = self._advanced(shared, data)
+        return _cut(data["local_inverse"] @ data["target"], self._local_lengths)
+
+    def constants(self) -> Constants:
+        """Return the curvatures, computed once when the problem was built."""
+        return self._constants
+
+    def facts(self) -> dict[str, float]:
+        """L, μ, L_joint, L_local, L_mean as in Constants, and σ*²."""
+        return {
+            "L": self._constants.smoothness,
+            "mu": self._constants.strong_convexity,
+            "L_joint": self._constants.joint_smoothness,
+            "L_local": self._constants.local_smoothness,
+            "L_mean": self._constants.mean_smoothness,
+            "sigma_star_squared": self.sigma_star_squared,
+        }
+
+    def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
+        """f_m(θ, w), in float64."""
+        return {"loss": float(self.loss(_exactly(shared), _exactly(local), self._blocks[client]))}
+
+    def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
+        """‖F(θ)‖, ‖θ − θ*‖ and, (N,), ‖∇_1 f_m(θ, w_m*(θ))‖, all at w_m*(θ) and in float64. Collective."""
+        theta = _exactly(shared)
+        total = ExactSum(sum(self._shared_lengths.values()), num_bins=3)
+        norms = []
+        for client in self.clients:
+            gradient = self._gradient_at_exact_local(theta, client)
+            total.add(gradient)
+            norms.append(torch.linalg.vector_norm(gradient))
+        operator = total.reduce(self._placement.communicator) / self.num_clients
+        difference = _join(subtract(theta, self.theta_star), operator)
+        return {
+            "operator_norm": torch.linalg.vector_norm(operator),
+            "distance": torch.linalg.vector_norm(difference),
+            "client_gradient_norm": self._placement.communicator.allgather_rows(_column(norms)),
+        }
+
+    def _gradient_at_exact_local(self, theta: Params, client: int) -> torch.Tensor:
+        """∇_1 f_m(θ, w_m*(θ))."""
+        blocks = self._blocks[client]
+        gradient = self.shared_gradient(theta, self.exact_local(theta, blocks), blocks)
+        return _join(gradient, blocks["shared_linear"])
+
+    def _advanced(self, shared: Params, data: Data) -> Data:
+        return data if "target" in data else self.advance(shared, data)
+
+    def _zeros(self, lengths: dict[str, int]) -> Params:
+        dtype, device = self._placement.dtype, self._placement.device
+        return {name: torch.zeros(length, dtype=dtype, device=device) for name, length in lengths.items()}
+
+    def _find_constants(self) -> None:
+        """Set θ*, σ*² and the curvatures. Collective."""
+        communicator, length = self._placement.communicator, sum(self._shared_lengths.values())
+        hessian_sum, linear_sum = ExactSum(length * length, num_bins=3), ExactSum(length, num_bins=3)
+        curvatures = []
+        for client in self.clients:
+            blocks = self._blocks[client]
+            projected = blocks["cross"] @ blocks["local_inverse"]
+            hessian = blocks["shared_curvature"] - projected @ blocks["cross"].T
+            hessian = (hessian + hessian.T) / 2
+            hessian_sum.add(hessian.reshape(-1))
+            linear_sum.add(blocks["shared_linear"] - projected @ blocks["local_linear"])
+            own = (hessian, blocks["shared_curvature"], blocks["local_curvature"])
+            curvatures.append(torch.tensor([_extreme_eigenvalues(matrix)[1] for matrix in own], dtype=torch.float64))
+        of_clients = communicator.allgather_rows(torch.stack(curvatures) if curvatures else torch.zeros(0, 3).double())
+        smoothness, joint_smoothness, local_smoothness = of_clients.amax(dim=0).tolist()
+        mean_hessian = hessian_sum.reduce(communicator).reshape(length, length) / self.num_clients
+        strong_convexity, mean_smoothness = _extreme_eigenvalues(mean_hessian)
+        self._constants = Constants(smoothness, joint_smoothness, mean_smoothness, strong_convexity, local_smoothness)
+        theta_star = _pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / self.num_clients)
+        self.theta_star = _cut(theta_star, self._shared_lengths)
+        gradients = [self._gradient_at_exact_local(self.theta_star, client) for client in self.clients]
+        squares = communicator.allgather_rows(_column([gradient @ gradient for gradient in gradients]))
+        self.sigma_star_squared = float(squares.sum()) / self.num_clients
+
+
+def _blocks(gram: Gram, is_local: torch.Tensor) -> Data:
+    """Cut Q and c into shared and local parts; every part is contiguous and owns its memory."""
+    s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
+    rows_s, rows_l = gram.curvature.index_select(0, s), gram.curvature.index_select(0, l)
+    local_curvature = rows_l.index_select(1, l)
+    return {
+        "shared_curvature": rows_s.index_select(1, s),
+        "cross": rows_s.index_select(1, l),
+        "local_curvature": local_curvature,
+        "local_inverse": _pseudo_inverse(local_curvature),
+        "shared_linear": gram.linear.index_select(0, s),
+        "local_linear": gram.linear.index_select(0, l),
+        "constant": gram.constant,
+    }
+
+
+def _pseudo_inverse(matrix: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > RANK_CUTOFF * values[-1:]
+    inverses = torch.where(kept, ratio(torch.ones_like(values), values), 0.0)
+    return torch.mm(vectors * inverses, vectors.T)
+
+
+def _extreme_eigenvalues(matrix: torch.Tensor) -> tuple[float, float]:
+    """Return (λ_min, λ_max) of a positive semi-definite matrix; (0, 0) of an empty one."""
+    if not matrix.numel():
+        return 0.0, 0.0
+    values = torch.linalg.eigvalsh(matrix).clamp_min(0.0)
+    return float(values[0]), float(values[-1])
+
+
+def _join(params: Params, like: torch.Tensor) -> torch.Tensor:
+    """Return the values as one vector, also when there are none."""
+    return flatten(params) if params else torch.zeros_like(like)
+
+
+def _cut(vector: torch.Tensor, lengths: dict[str, int]) -> Params:
+    """Return named pieces that own their memory."""
+    if not lengths:
+        return {}
+    pieces = torch.split(vector, list(lengths.values()))
+    return {name: piece.clone() for name, piece in zip(lengths, pieces, strict=True)}
+
+
+def _exactly(params: Params) -> Params:
+    return {name: value.to("cpu", torch.float64) for name, value in params.items()}
+
+
+def _column(scalars: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(scalars) if scalars else torch.zeros(0, dtype=torch.float64)

@@ -1,0 +1,112 @@
+"""The exact problem, of which everything is known: settings and building."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
+
+from ppfl.core.agree import on_every_rank
+from ppfl.core.data_file import DataFile
+from ppfl.core.plugins import refusal
+from ppfl.core.problem import ProblemSettings
+from ppfl.core.split import Split
+from ppfl.problems._quadratic_file import Layout, read_client, read_layout
+from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
+from ppfl.problems._quadratic_problem import PARAMETER_NAMES, Gram, Quadratic
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Placement
+    from ppfl.problems._quadratic_generators import Matrices
+
+_GENERATOR_FIELDS = ("clients", "shared_dimension", "local_dimension", "rows", "zeta", "targets", "noise")
+
+
+class QuadraticSettings(ProblemSettings):
+    """f_m(θ, w) = ½‖H_m θ − b_m‖² + ½‖A_m θ + B_m w − y_m‖², drawn by a generator or read from a file.
+
+    Exactly one of `generator` and `file` is given; the options of a generator default to its row of the table in
+    the paper's released experiments, and stand with a generator alone.
+    """
+
+    name: Literal["quadratic"]
+    generator: Generator | None = None
+    """Law of random matrices: comparison, asynchronous or byzantine."""
+    file: DataFile | None = None
+    """HDF5 with clients/<id>/{H,b,A,B,y}, float64."""
+    clients: PositiveInt | None = None
+    """N."""
+    shared_dimension: PositiveInt | None = None
+    """d_θ, length of the parameter `theta`."""
+    local_dimension: PositiveInt | None = None
+    """d_w, length of the parameter `w`."""
+    rows: PositiveInt | None = None
+    """Rows of H_m, A_m and B_m."""
+    zeta: NonNegativeFloat | None = None
+    """ζ, scale of each client's own part of the matrices; not for byzantine, where they are all own."""
+    targets: Targets | None = None
+    """θ_m* that b_m and y_m are made from: each client's own, or a common one (then overpersonalized)."""
+    noise: NonNegativeFloat | None = None
+    """Standard deviation of what is added to b_m and y_m; default 0."""
+    split: Split = Split(local=("w",))
+    """Which of `theta` and `w` are local."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, values: Any) -> Any:
+        """Fill in the generator's defaults, so that equal problems have equal settings."""
+        chosen = values.get("generator") if isinstance(values, dict) else None
+        if not isinstance(chosen, str) or chosen not in DEFAULTS:
+            return values
+        given = {key: value for key, value in values.items() if value is not None}
+        return {"noise": 0.0, **DEFAULTS[chosen], **given}
+
+    @field_validator("split")
+    @classmethod
+    def _split_fits(cls, split: Split) -> Split:
+        split.local_names(PARAMETER_NAMES)
+        return split
+
+    @model_validator(mode="after")
+    def _one_source(self) -> QuadraticSettings:
+        if self.generator is None and self.file is None:
+            raise refusal("generator", f"one of {', '.join(DEFAULTS)}, or a `file`")
+        if self.generator is not None and self.file is not None:
+            raise refusal("file", "nothing beside `generator`: give exactly one of the two")
+        if self.file is not None:
+            for field in _GENERATOR_FIELDS:
+                if getattr(self, field) is not None:
+                    raise refusal(field, "nothing beside `file`: it is an option of `generator`")
+        if self.generator == "byzantine" and self.zeta is not None:
+            raise refusal("zeta", "nothing with `generator: byzantine`, whose clients have matrices of their own")
+        return self
+
+    def build(self, placement: Placement, clients_per_chunk: int) -> Quadratic:
+        """Draw or read this rank's clients, and compute the constants of the whole problem. Collective.
+
+        Raises UserError, on every rank, for a file without this layout or with NaN.
+        """
+
+        def load() -> tuple[Layout, dict[int, Gram]]:
+            layout = self._layout()
+            clients = placement.clients_of_rank(len(layout.client_names), clients_per_chunk)
+            return layout, {client: Gram.of(self._matrices(layout, placement.data_seed, client)) for client in clients}
+
+        layout, grams = on_every_rank(placement.communicator, load)
+        clients = placement.clients_of_rank(len(layout.client_names), clients_per_chunk)
+        return Quadratic(placement, self.split, layout, clients, grams)
+
+    def _layout(self) -> Layout:
+        if self.file is not None:
+            return read_layout(self.file.path)
+        recipe = self._recipe()
+        names = tuple(str(client) for client in range(recipe.clients))
+        return Layout(names, (recipe.rows,) * recipe.clients, recipe.shared_dimension, recipe.local_dimension)
+
+    def _matrices(self, layout: Layout, seed: int, client: int) -> Matrices:
+        if self.file is not None:
+            return read_client(self.file.path, layout.client_names[client])
+        return self._recipe().client(seed, client)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(**self.model_dump(include=set(_GENERATOR_FIELDS)))

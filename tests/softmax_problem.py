@@ -1,0 +1,47 @@
+"""A problem with samples, small enough to be compared with loops written by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from ppfl.core.problem import Problem
+
+
+class Softmax(Problem):
+    """Multinomial logistic regression on x ∘ θ with local weights and bias, ridge 0.01; S samples a client."""
+
+    clients = range(4)
+    client_names = ("a", "b", "c", "d")
+    num_train_samples = (10,) * 4
+    seed = 5
+
+    def init_shared(self):
+        return {"scale": torch.linspace(0.5, 1.5, 4, dtype=torch.float64)}
+
+    def init_local(self, client):
+        return {"weight": torch.zeros(3, 4, dtype=torch.float64), "bias": torch.zeros(3, dtype=torch.float64)}
+
+    def redraw_local(self, client, round):
+        draw = torch.Generator().manual_seed(100 * round + client)
+        like = self.init_local(client)
+        return {name: torch.randn(v.shape, generator=draw, dtype=torch.float64) for name, v in like.items()}
+
+    def data(self, client, round):
+        draw = torch.Generator().manual_seed(client)
+        x = torch.randn(10, 4, generator=draw, dtype=torch.float64)
+        return {"x": x, "y": torch.randint(3, (10,), generator=draw)}
+
+    def training_epoch(self, client, epoch):
+        return [self.data(client, 0)]
+
+    def advance(self, shared, data):
+        return {"features": data["x"] * shared["scale"], "y": data["y"]}
+
+    def loss(self, shared, local, data):
+        features = data["features"] if "features" in data else data["x"] * shared["scale"]
+        scores = features @ local["weight"].T + local["bias"]
+        ridge = sum((value**2).sum() for value in local.values())
+        return torch.nn.functional.cross_entropy(scores, data["y"]) + 0.005 * ridge
+
+    def client_metrics(self, shared, local, client):
+        return {"loss": float(self.loss(shared, local, self.data(client, 0)))}

@@ -1,0 +1,211 @@
+"""Where quadratic problems come from: generators, files, and the settings that choose between them."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from ppfl.core.errors import UserError
+from ppfl.problems import quadratic
+from ppfl.problems._quadratic_file import read_client
+from ppfl.problems.quadratic import QuadraticSettings
+from tests import numpy_reference as reference
+from tests.quadratic_problems import SMALL, build, from_clients, settings, small
+from tests.ranks import on_ranks
+
+torch.set_num_threads(1)
+
+
+# --- the generators: reference values of an independent implementation, in order of magnitude
+
+
+@pytest.mark.parametrize(("zeta", "smoothness", "condition"), [(0, 2.54, 253), (1, 10.1, 401), (10, 307, 220)])
+def test_comparison(zeta, smoothness, condition):
+    problem = build(generator="comparison", zeta=zeta)
+    constants = problem.constants()
+    assert constants.smoothness == pytest.approx(smoothness, rel=0.05)
+    assert constants.mean_smoothness / constants.strong_convexity == pytest.approx(condition, rel=0.05)
+    assert problem.num_clients == 8
+    assert problem.num_train_samples == (1000,) * 8
+    if zeta == 0:
+        assert constants.strong_convexity == pytest.approx(0.0099, rel=0.05)
+        assert constants.local_smoothness == pytest.approx(5.07, rel=0.05)
+        assert 0.76 / 2 < float(problem.shared_metrics(problem.init_shared())["operator_norm"]) < 0.76 * 2
+        assert 2.9 / 3 < problem.sigma_star_squared < 2.9 * 3
+
+
+def test_byzantine():
+    problem = build(generator="byzantine", clients=4)
+    assert problem.constants().smoothness == pytest.approx(25.4, rel=0.05)
+    assert problem.sigma_star_squared < 1e-20
+    assert settings(generator="byzantine").clients == 32
+
+
+def test_asynchronous_defaults():
+    chosen = settings(generator="asynchronous")
+    assert (chosen.clients, chosen.shared_dimension, chosen.local_dimension, chosen.rows) == (40, 400, 50, 10000)
+    assert (chosen.zeta, chosen.targets, chosen.noise) == (10.0, "own", 0.0)
+
+
+def test_targets_and_noise():
+    assert small(targets="common").sigma_star_squared < 1e-25
+    assert small(targets="own").sigma_star_squared > 1e-3
+    noisy = small(targets="common", noise=0.1)
+    assert noisy.sigma_star_squared > 1e-8
+    silent = small(targets="common")
+    # ½E‖ν ε‖² over 2·20 rows is 20 ν², less what θ* and w* fit of it
+    theta = noisy.theta_star
+    losses = [noisy.client_metrics(theta, noisy.exact_local(theta, noisy.data(m, 0)), m)["loss"] for m in range(5)]
+    assert 10 * 0.1**2 < np.mean(losses) < 20 * 0.1**2
+    assert torch.equal(noisy.data(0, 0)["shared_curvature"], silent.data(0, 0)["shared_curvature"])
+
+
+# --- files
+
+
+def test_file_holds_the_problem(tmp_path):
+    """A generated problem written out and read again is the same problem, in bits."""
+    recipe = settings(generator="comparison", zeta=1.0, **SMALL)._recipe()
+    problem = from_clients(tmp_path, [recipe.client(0, client) for client in range(5)])
+    for client in range(5):
+        for key, value in small().data(client, 0).items():
+            assert torch.equal(problem.data(client, 0)[key], value)
+    assert problem.client_names == ("0000", "0001", "0002", "0003", "0004")
+
+
+def test_rows_may_differ_between_clients(tmp_path):
+    clients = reference.random_clients(2, rows=12) + reference.random_clients(1, rows=9, seed=1)
+    clients[0]["H"], clients[0]["b"] = clients[0]["H"][:5], clients[0]["b"][:5]
+    problem = from_clients(tmp_path, clients)
+    assert problem.num_train_samples == (12, 12, 9)
+    np.testing.assert_allclose(problem.theta_star["theta"].numpy(), reference.theta_star(clients), rtol=1e-9)
+
+
+def _replace(field, value):
+    def damage(file):
+        del file[f"clients/0001/{field}"]
+        if value is not None:
+            file[f"clients/0001/{field}"] = value
+
+    return damage
+
+
+def _poison(value):
+    def damage(file):
+        file["clients/0001/A"][2, 3] = value
+
+    return damage
+
+
+def _remove_all(file):
+    del file["clients"]
+
+
+def _empty(file):
+    del file["clients"]
+    file.create_group("clients")
+
+
+def _client_is_array(file):
+    del file["clients/0001"]
+    file["clients/0001"] = np.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_remove_all, ["no clients", "group 'clients'"]),
+        (_empty, ["no clients"]),
+        (_client_is_array, ["clients/0001 is not a group"]),
+        *[(_replace(field, None), [f"clients/0001/{field} is missing", "H, b, A, B, y"]) for field in "HbABy"],
+        (_replace("A", np.zeros((12, 6), np.float32)), ["clients/0001/A is float32", "float64"]),
+        (_replace("b", np.zeros(12, int)), ["clients/0001/b is int64", "float64"]),
+        (_replace("y", np.zeros((12, 1))), ["clients/0001/y has shape (12, 1)", "a vector"]),
+        (_replace("B", np.zeros((12, 0))), ["clients/0001/B has shape (12, 0)", "not empty"]),
+        (_replace("y", np.zeros(11)), ["clients/0001/y has shape (11,)", "wanted (12,)"]),
+        (_replace("b", np.zeros(11)), ["clients/0001/b has shape (11,)", "wanted (12,)"]),
+        (_replace("H", np.zeros((12, 5))), ["clients/0001/H has shape (12, 5)", "wanted (12, 6)"]),
+        (_replace("A", np.zeros((12, 7))), ["clients/0001/A has shape (12, 7)", "wanted (12, 6)"]),
+        (_replace("B", np.zeros((12, 3))), ["clients/0001/B has shape (12, 3)", "wanted (12, 4)"]),
+        (_replace("B", np.zeros((11, 4))), ["clients/0001/B has shape (11, 4)", "wanted (12, 4)"]),
+        (_poison(np.nan), ["clients/0001/A has NaN or inf"]),
+        (_poison(-np.inf), ["clients/0001/A has NaN or inf"]),
+    ],
+)
+def test_bad_files(tmp_path, damage, words):
+    path = reference.write_clients(tmp_path / "problem.h5", reference.random_clients(3))
+    with h5py.File(path, "a") as file:
+        damage(file)
+    with pytest.raises(UserError) as caught:
+        build(file=str(path))
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+
+
+def test_a_file_that_is_not_hdf5(tmp_path):
+    path = tmp_path / "problem.h5"
+    path.write_text("no")
+    with pytest.raises(UserError, match="cannot be read as HDF5"):
+        build(file=str(path))
+
+
+def test_a_rank_reads_its_own_clients_only_and_all_ranks_fail_together(tmp_path, monkeypatch):
+    path = reference.write_clients(tmp_path / "problem.h5", reference.random_clients(3))
+    read = []
+    monkeypatch.setattr(quadratic, "read_client", lambda path, name: read.append(name) or read_client(path, name))
+    on_ranks(3, lambda communicator: build(communicator=communicator, file=str(path)))
+    assert sorted(read) == ["0000", "0001", "0002"]
+    with h5py.File(path, "a") as file:
+        _poison(np.nan)(file)
+
+    def message(communicator) -> str:
+        with pytest.raises(UserError) as caught:
+            build(communicator=communicator, file=str(path))
+        return str(caught.value)
+
+    messages = on_ranks(3, message)
+    assert len(set(messages)) == 1
+    assert "clients/0001/A has NaN" in messages[0]
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, ["one of comparison, asynchronous, byzantine, or a `file`"]),
+        ({"generator": "comparison", "file": "FILE"}, ["exactly one"]),
+        ({"file": "FILE", "zeta": 1}, ["nothing beside `file`"]),
+        ({"file": "FILE", "noise": 0.0}, ["nothing beside `file`"]),
+        ({"generator": "byzantine", "zeta": 0.0}, ["matrices of their own"]),
+        ({"generator": "nonsense"}, ["generator"]),
+        ({"generator": ["comparison"]}, ["generator"]),
+        ({"generator": "comparison", "zeta": -1}, ["zeta"]),
+        ({"generator": "comparison", "noise": -0.1}, ["noise"]),
+        ({"generator": "comparison", "noise": float("nan")}, ["noise"]),
+        ({"generator": "comparison", "clients": 0}, ["clients"]),
+        ({"generator": "comparison", "rows": 2.5}, ["rows"]),
+        ({"generator": "comparison", "targets": "mine"}, ["targets"]),
+        ({"generator": "comparison", "tau": 1}, ["tau"]),
+        ({"generator": "comparison", "split": {"local": ["head.*"]}}, ["split", "theta, w"]),
+        ({"generator": "comparison", "split": {"local": ["theta", "w"]}}, ["split", "'*'"]),
+    ],
+)
+def test_bad_settings(tmp_path, fields, words):
+    path = reference.write_clients(tmp_path / "problem.h5", reference.random_clients(1))
+    fields = {key: str(path) if value == "FILE" else value for key, value in fields.items()}
+    with pytest.raises(ValidationError) as caught:
+        settings(**fields)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_equal_problems_have_equal_settings():
+    assert settings(generator="comparison") == settings(generator="comparison", clients=8, zeta=0, noise=0)
+    chosen = settings(generator="byzantine", rows=50)
+    assert QuadraticSettings.model_validate(chosen.model_dump()) == chosen
+    assert QuadraticSettings.model_validate_json(chosen.model_dump_json()) == chosen
