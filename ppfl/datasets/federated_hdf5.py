@@ -1,0 +1,189 @@
+"""Federated data sets in HDF5, in the layout of the public ones."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ppfl.core.agree import on_every_rank
+from ppfl.core.data_file import DataFile
+from ppfl.core.dataset import MAX_NUM_CLASSES, ClientSamples, Dataset, FederatedSamples, Parts, Samples
+from ppfl.core.errors import UserError
+from ppfl.core.plugins import refusal
+
+if TYPE_CHECKING:
+    import h5py
+
+    from ppfl.core.problem import Placement
+
+_SAMPLE_FIELDS = ("pixels", "image")
+_LABEL_FIELD = "label"
+_BYTE_LEVELS = 255.0
+_LAYOUT = "the layout is examples/<client>/pixels (or image) and examples/<client>/label"
+
+
+def _file_or_fraction(value: object) -> str:
+    return "fraction" if isinstance(value, int | float) else "file"
+
+
+class FederatedHDF5(Dataset):
+    """Images or feature vectors at examples/<client>/{pixels or image, label}; clients in the order of their names.
+
+    Samples are (S, height, width), (S, height, width, channels) or (S, features), uint8 (scaled to [0, 1]) or floating
+    point (used as they are). A client that only one of the two files names has no samples in the other.
+    Source of the layout: the HDF5 files of TensorFlow Federated's simulation data sets.
+    """
+
+    name: Literal["federated_hdf5"]
+    train: DataFile
+    """File of the samples to train on, from which validation samples are taken."""
+    test: Annotated[
+        Annotated[DataFile, Tag("file")] | Annotated[float, Field(ge=0, lt=1), Tag("fraction")],
+        Discriminator(_file_or_fraction),
+    ] = 0.2
+    """File of the samples to test on; or, without one, the fraction of each client's samples, rounded down."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of each client's samples in `train` kept for choosing hyperparameters, rounded down."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> FederatedHDF5:
+        if isinstance(self.test, float) and self.test + self.validation >= 1:
+            raise refusal("validation", f"less than 1 − test = {1 - self.test:g}")
+        return self
+
+    def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+        """Read the layout of all clients and the samples of this rank's own. Collective.
+
+        Raises UserError for files without this layout, fields that are missing or disagree, impossible labels.
+        """
+        return on_every_rank(placement.communicator, lambda: self._read(placement, clients_per_chunk))
+
+    def _read(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+        with ExitStack() as stack:
+            train = _Reader.open(self.train, "train", stack)
+            test = _Reader.open(self.test, "test", stack) if isinstance(self.test, DataFile) else None
+            if test is not None:
+                train.check_agrees(test)
+            names = sorted({*train.num_samples, *(test.num_samples if test else ())})
+            mine = placement.clients_of_rank(len(names), clients_per_chunk)
+            parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+            sizes = [parts.num_samples(train.num_samples.get(name, 0)) for name in names]
+            samples: dict[int, ClientSamples] = {}
+            for client in mine:
+                cut = parts.cut(train.read(names[client]), placement.data_seed, client)
+                tested_on = cut.test if test is None else test.read(names[client])
+                samples[client] = ClientSamples(cut.train, cut.validation, tested_on)
+            return FederatedSamples(
+                client_names=tuple(names),
+                num_train_samples=tuple(size[0] for size in sizes),
+                num_validation_samples=tuple(size[1] for size in sizes),
+                num_test_samples=tuple(
+                    size[2] if test is None else test.num_samples.get(name, 0)
+                    for name, size in zip(names, sizes, strict=True)
+                ),
+                clients=mine,
+                samples=samples,
+                input_shape=_channels_first(train.sample_shape),
+                divisor=_BYTE_LEVELS if train.sample_dtype == np.uint8 else 1.0,
+            )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One open file whose layout has been checked; samples are read client by client."""
+
+    file: h5py.File
+    where: str
+    field: str
+    num_samples: dict[str, int]
+    """By name of the client."""
+    sample_shape: tuple[int, ...]
+    sample_dtype: np.dtype
+
+    @classmethod
+    def open(cls, data_file: DataFile, key: str, stack: ExitStack) -> _Reader:
+        """Open a file until the stack unwinds and check the layout of all its clients, without reading samples."""
+        import h5py
+
+        where = f"problem.dataset.{key}: {data_file.path}"
+        try:
+            file = stack.enter_context(h5py.File(data_file.path, "r"))
+        except OSError as error:
+            raise UserError(f"{where} cannot be read as HDF5: {error}") from error
+        examples = file.get("examples")
+        if not isinstance(examples, h5py.Group) or not len(examples):
+            raise UserError(f"{where} has no clients; {_LAYOUT}")
+        names = sorted(examples)
+        first = examples[names[0]]
+        found = [name for name in _SAMPLE_FIELDS if isinstance(first, h5py.Group) and name in first]
+        field = (found or _SAMPLE_FIELDS)[0]
+        datasets = {name: _fields(examples[name], field, f"{where}, client {name!r}") for name in names}
+        samples = datasets[names[0]][0]
+        for name, (x, _) in datasets.items():
+            if x.shape[1:] != samples.shape[1:] or x.dtype != samples.dtype:
+                raise UserError(
+                    f"{where}, client {name!r}: {field} are {x.dtype} of shape {x.shape[1:]} a sample, those of client "
+                    f"{names[0]!r} are {samples.dtype} of shape {samples.shape[1:]}; they must agree"
+                )
+        sizes = {name: len(y) for name, (_, y) in datasets.items()}
+        return cls(file, where, field, sizes, samples.shape[1:], samples.dtype)
+
+    def check_agrees(self, other: _Reader) -> None:
+        """Raise UserError unless samples of both files look alike."""
+        if (self.sample_shape, self.sample_dtype) != (other.sample_shape, other.sample_dtype):
+            raise UserError(
+                f"{other.where}: samples are {other.sample_dtype} of shape {other.sample_shape}, those in {self.where} "
+                f"are {self.sample_dtype} of shape {self.sample_shape}; they must agree"
+            )
+
+    def read(self, name: str) -> Samples:
+        """Read all samples of one client; none when this file does not name it."""
+        if name not in self.num_samples:
+            shape = _channels_first(self.sample_shape)
+            return Samples(np.empty((0, *shape), self.sample_dtype), np.empty(0, np.int64))
+        group = self.file["examples"][name]
+        try:
+            x, y = group[self.field][()], group[_LABEL_FIELD][()]
+        except OSError as error:
+            raise UserError(f"{self.where}, client {name!r}: cannot be read: {error}") from error
+        if len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
+            raise UserError(
+                f"{self.where}, client {name!r}: labels range from {y.min()} to {y.max()}; "
+                f"allowed are 0 to {MAX_NUM_CLASSES - 1}"
+            )
+        if x.ndim == 4:
+            x = np.moveaxis(x, -1, 1)
+        return Samples(np.ascontiguousarray(x).reshape(len(y), *_channels_first(self.sample_shape)), y.astype(np.int64))
+
+
+def _fields(group: h5py.Group, field: str, where: str) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Return the samples and labels of one client, checked but not read."""
+    import h5py
+
+    for name in (field, _LABEL_FIELD):
+        if not isinstance(group, h5py.Group) or not isinstance(group.get(name), h5py.Dataset):
+            raise UserError(f"{where}: no {name}; {_LAYOUT}")
+    x, y = group[field], group[_LABEL_FIELD]
+    if x.ndim not in (2, 3, 4):
+        raise UserError(
+            f"{where}: {field} have shape {x.shape}; allowed are (samples, height, width), (samples, height, width, "
+            f"channels) and (samples, features)"
+        )
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise UserError(f"{where}: {field} are {x.dtype}; allowed are uint8 and floating point")
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise UserError(f"{where}: label is {y.dtype} of shape {y.shape}; it must hold one integer a sample")
+    if len(x) != len(y):
+        raise UserError(f"{where}: {len(x)} {field} but {len(y)} labels; their numbers must agree")
+    return x, y
+
+
+def _channels_first(sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(height, width) -> (1, height, width); (height, width, channels) -> (channels, height, width)."""
+    if len(sample_shape) == 3:
+        return (sample_shape[2], *sample_shape[:2])
+    return (1, *sample_shape) if len(sample_shape) == 2 else sample_shape

@@ -1,0 +1,109 @@
+"""The convolutional network with two convolutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from ppfl.core.errors import UserError
+from ppfl.core.model import Model, Parameter, Stage, linear_stage, names_of, weight_and_bias
+from ppfl.core.plugins import refusal
+
+if TYPE_CHECKING:
+    from ppfl.core.types import Params
+
+
+class CNN(Model):
+    """Two times { convolution, [GroupNorm], 2×2 max pooling, ReLU }, a hidden layer with ReLU, then the logits.
+
+    Source: McMahan et al., AISTATS 2017, Section 3 (there with padding 2; without padding it has 582,026 parameters
+    on 28×28 grey images of 10 classes). Stages conv1, [norm1], conv2, [norm2], hidden, head. Pooling comes before
+    ReLU: the two commute, and it is cheaper.
+    """
+
+    name: Literal["cnn"]
+    channels: tuple[PositiveInt, PositiveInt] = Field(default=(32, 64), strict=False)
+    """Output channels of the two convolutions."""
+    kernel_size: PositiveInt = 5
+    """Height and width of the kernels in pixels."""
+    padding: NonNegativeInt = 0
+    """Zeros around the image in pixels, before each convolution."""
+    hidden: PositiveInt = 512
+    """Width of the hidden layer."""
+    normalization: Literal["none", "group"] = "none"
+    """`group`: GroupNorm (Wu & He, ECCV 2018) after each convolution, with parameters norm1.* and norm2.*."""
+    groups: PositiveInt = 8
+    """Groups of channels of GroupNorm."""
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> CNN:
+        if self.normalization == "group" and any(channels % self.groups for channels in self.channels):
+            raise refusal("groups", f"a divisor of both numbers of channels, {list(self.channels)}")
+        return self
+
+    def parameter_names(self) -> tuple[str, ...]:
+        """conv1.weight, conv1.bias, …, head.weight, head.bias."""
+        if self.normalization == "group":
+            return names_of("conv1", "norm1", "conv2", "norm2", "hidden", "head")
+        return names_of("conv1", "conv2", "hidden", "head")
+
+    def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:
+        """Return the stages for images (channels, height, width). Raises UserError for other or too small samples."""
+        if len(input_shape) != 3:
+            raise UserError(
+                f"problem.model: cnn takes images (channels, height, width), the samples have shape {input_shape}"
+            )
+        num_channels, *size = input_shape
+        stages: list[Stage] = []
+        for number, width in enumerate(self.channels, start=1):
+            size = [(pixels + 2 * self.padding - self.kernel_size + 1) // 2 for pixels in size]
+            if min(size) < 1:
+                raise UserError(
+                    f"problem.model: the images {input_shape} (channels, height, width) are too small for two "
+                    f"convolutions with kernel_size {self.kernel_size} and padding {self.padding}; "
+                    f"choose a smaller kernel_size or more padding"
+                )
+            stages += self._convolution(number, num_channels, width)
+            num_channels = width
+        flat = num_channels * size[0] * size[1]
+        return (
+            *stages,
+            linear_stage("hidden", flat, self.hidden, relu=True),
+            linear_stage("head", self.hidden, num_classes, relu=False),
+        )
+
+    def _convolution(self, number: int, in_channels: int, out_channels: int) -> list[Stage]:
+        conv, norm = f"conv{number}", f"norm{number}"
+        normalized = self.normalization == "group"
+
+        def convolve(params: Params, x: torch.Tensor) -> torch.Tensor:
+            weight, bias = _channels_last(params[f"{conv}.weight"]), params[f"{conv}.bias"]
+            y = torch.nn.functional.conv2d(_channels_last(x), weight, bias, padding=self.padding)
+            return y if normalized else _pool_and_relu(y)
+
+        def normalize(params: Params, x: torch.Tensor) -> torch.Tensor:
+            y = torch.nn.functional.group_norm(
+                x.contiguous(), self.groups, params[f"{norm}.weight"], params[f"{norm}.bias"]
+            )
+            return _pool_and_relu(y)
+
+        shape = (out_channels, in_channels, self.kernel_size, self.kernel_size)
+        stages = [Stage(conv, weight_and_bias(conv, shape), convolve)]
+        if normalized:
+            scale, shift = Parameter((out_channels,), centre=1.0), Parameter((out_channels,))
+            stages.append(Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize))
+        return stages
+
+
+def _pool_and_relu(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.relu(torch.nn.functional.max_pool2d(x, 2))
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return a copy laid out with channels last: twice as fast on CPU.
+
+    Always a copy, made this way, since results depend on strides and a dimension of length 1 has several.
+    """
+    return x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)

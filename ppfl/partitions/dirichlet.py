@@ -1,0 +1,53 @@
+"""Each class spread over clients in random proportions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from ppfl.core.dataset import Partition
+from ppfl.core.rng import generator
+
+
+class Dirichlet(Partition):
+    """For each class draw p ~ Dirichlet(α·1_N) and give client m the fraction p_m of its samples.
+
+    Source: Hsu, Qi, Brown, arXiv 1909.06335, in the form by class of Yurochkin et al., ICML 2019. No draw is ever
+    rejected: as long as a client has fewer than `min_samples`, the smallest client (the first of equals) takes one
+    sample from the largest one (the first of equals), the last that it was given.
+    """
+
+    name: Literal["dirichlet"]
+    alpha: float = Field(ge=1e-3, le=1e6)
+    """α; small: few classes a client and unequal sizes, large: close to iid."""
+    min_samples: PositiveInt = 1
+    """Fewest samples of a client."""
+
+    @property
+    def num_samples_needed(self) -> int:
+        """`min_samples` for each client."""
+        return self.clients * self.min_samples
+
+    def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+        """Return for each client the ascending indices of its samples."""
+        self.check(len(labels))
+        random = generator(seed, "partition")
+        hands: list[list[int]] = [[] for _ in range(self.clients)]
+        for label in np.unique(labels):
+            members = random.permutation(np.flatnonzero(labels == label))
+            proportions = random.dirichlet(np.full(self.clients, self.alpha))
+            cuts = np.rint(np.cumsum(proportions)[:-1] * len(members)).astype(np.int64)
+            for hand, piece in zip(hands, np.split(members, cuts), strict=True):
+                hand.extend(piece.tolist())
+        self._fill_up(hands)
+        return [np.sort(np.array(hand, dtype=np.int64)) for hand in hands]
+
+    def _fill_up(self, hands: list[list[int]]) -> None:
+        sizes = np.array([len(hand) for hand in hands])
+        while sizes.min() < self.min_samples:
+            taker, giver = int(sizes.argmin()), int(sizes.argmax())
+            hands[taker].append(hands[giver].pop())
+            sizes[taker] += 1
+            sizes[giver] -= 1

@@ -1,0 +1,22 @@
+"""Samples dealt to clients at random."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from ppfl.core.dataset import Partition
+from ppfl.core.rng import generator
+
+
+class IID(Partition):
+    """A random permutation of the samples cut into N pieces whose sizes differ by at most one."""
+
+    name: Literal["iid"]
+
+    def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+        """Return for each client the ascending indices of its samples."""
+        self.check(len(labels))
+        order = generator(seed, "partition").permutation(len(labels))
+        return [np.sort(piece) for piece in np.array_split(order, self.clients)]

@@ -1,0 +1,240 @@
+"""The classification problem at run time: losses, drawn batches and scores."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.problem import Problem
+from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ppfl.core.dataset import FederatedSamples, Samples
+    from ppfl.core.model import Stage
+    from ppfl.core.problem import Placement
+    from ppfl.core.types import Data, Params
+    from ppfl.problems.supervised import SupervisedSettings
+
+SCORING_BATCH = 256
+"""Rows of a batch when scoring; fixed, since results depend on the number of rows in a batch."""
+
+
+def build_supervised(settings: SupervisedSettings, placement: Placement, clients_per_chunk: int) -> Supervised:
+    """Load the samples, agree on the number of classes, and build the stages of the model. Collective."""
+    samples = settings.dataset.load(placement, clients_per_chunk)
+    if not any(samples.num_train_samples):
+        raise SharedUserError("problem.dataset: no client has a training sample")
+    num_classes = _agree_on_num_classes(samples, placement)
+    histogram = _label_histogram(samples, num_classes, placement)
+    stages = on_every_rank(placement.communicator, lambda: settings.model.stages(samples.input_shape, num_classes))
+    local_names = settings.split.local_names(settings.model.parameter_names())
+    return Supervised(samples, stages, local_names, settings.batch_size, placement, histogram)
+
+
+class Supervised(Problem):
+    """f_m(θ, w) = −Σ_s v_s log softmax(model(x_s; θ, w))[y_s] / Σ_s v_s, with v = 1 unless `data` has weights.
+
+    Data: x (S, channels, height, width) or (S, features) in the run's precision, y (S,) int64, and for padded samples
+    weight (S,), 0 for rows that are not there. Advanced data has `features` (S, …), what the stages before the first
+    one with a local parameter make of x, in the place of x.
+    """
+
+    def __init__(
+        self,
+        samples: FederatedSamples,
+        stages: tuple[Stage, ...],
+        local_names: tuple[str, ...],
+        batch_size: int | Literal["all"],
+        placement: Placement,
+        label_histogram: np.ndarray,
+    ) -> None:
+        self.client_names = samples.client_names
+        self.num_train_samples = samples.num_train_samples
+        self.num_validation_samples = samples.num_validation_samples
+        self.num_test_samples = samples.num_test_samples
+        self.clients = samples.clients
+        self.device = placement.device
+        self.seed = placement.seed
+        self.fixed_data = batch_size == "all"
+        self.label_histogram = label_histogram
+        self._dtype = placement.dtype
+        self._divisor = samples.divisor
+        self._batch_size = batch_size
+        self._stages = stages
+        self._local_names = frozenset(local_names)
+        with_local = (k for k, stage in enumerate(stages) if self._local_names & stage.parameters.keys())
+        self._num_shared_stages = next(with_local, len(stages))
+        self._train = {m: _Stored(s.train, placement.device) for m, s in samples.samples.items()}
+        self._scored_on = {
+            part: {m: _Stored(getattr(s, part), placement.device) for m, s in samples.samples.items()}
+            for part in ("test", "validation")
+        }
+
+    def init_shared(self) -> Params:
+        """Draw θ from the model's initial law, keyed (seed, name of the parameter)."""
+        return self._draw("init", local=False)
+
+    def init_local(self, client: int) -> Params:
+        """Draw w from the model's initial law, the same for all clients."""
+        return self._draw("init", local=True)
+
+    def redraw_local(self, client: int, round: int) -> Params:
+        """Draw w from the model's initial law, afresh for every (round, client)."""
+        return self._draw("redraw", local=True, round=round, client=client)
+
+    def data(self, client: int, round: int) -> Data:
+        """Draw min(B, S) of the S training samples without replacement, keyed (seed, round, client).
+
+        All of them, in their order, when B ≥ S.
+        """
+        train = self._train[client]
+        size = self._size_of_batch(len(train))
+        if size >= len(train):
+            return self._decode(train, slice(None))
+        rows = generator(self.seed, "batch", round=round, client=client).choice(len(train), size, replace=False)
+        return self._decode(train, torch.from_numpy(rows).to(self.device))
+
+    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+        """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""
+        train = self._train[client]
+        order = generator(self.seed, "tuned epoch", round=epoch, client=client).permutation(len(train))
+        size = max(self._size_of_batch(len(train)), 1)
+        rows = torch.from_numpy(order).to(self.device)
+        return [self._decode(train, rows[start : start + size]) for start in range(0, len(train), size)]
+
+    def advance(self, shared: Params, data: Data) -> Data:
+        """Replace x by the features that the stages before the first one with a local parameter make of it."""
+        if "features" in data or self._num_shared_stages == 0:
+            return data
+        rest = {name: value for name, value in data.items() if name != "x"}
+        return {"features": self._run(self._stages[: self._num_shared_stages], shared, data["x"]), **rest}
+
+    def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w), a scalar."""
+        nll = torch.nn.functional.cross_entropy(self._logits(shared, local, data), data["y"], reduction="none")
+        if "weight" not in data:
+            return nll.mean()
+        return (nll * data["weight"]).sum() / data["weight"].sum()
+
+    def facts(self) -> dict[str, float]:
+        """Return numbers of parameters, samples and classes."""
+        sizes: dict[bool, int] = {True: 0, False: 0}
+        for stage in self._stages:
+            for name, parameter in stage.parameters.items():
+                sizes[name in self._local_names] += math.prod(parameter.shape)
+        return {
+            "num_shared_parameters": float(sizes[False]),
+            "num_local_parameters": float(sizes[True]),
+            "num_train_samples": float(sum(self.num_train_samples)),
+            "num_validation_samples": float(sum(self.num_validation_samples)),
+            "num_test_samples": float(sum(self.num_test_samples)),
+            "num_classes": float(self.label_histogram.shape[1]),
+        }
+
+    def client_facts(self) -> dict[str, np.ndarray]:
+        """Return the label histogram over all three parts, (N, classes), and the sizes of the parts, (N,)."""
+        return {
+            "label_histogram": self.label_histogram,
+            "num_train_samples": np.array(self.num_train_samples, dtype=np.int64),
+            "num_validation_samples": np.array(self.num_validation_samples, dtype=np.int64),
+            "num_test_samples": np.array(self.num_test_samples, dtype=np.int64),
+        }
+
+    def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
+        """Mean loss (nats) and accuracy in [0, 1] on test and validation samples; NaN where there are none."""
+        scores: dict[str, float] = {}
+        for part, stored in self._scored_on.items():
+            scores[f"{part}_loss"], scores[f"{part}_accuracy"] = self._score(shared, local, stored[client])
+        return scores
+
+    def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
+        """Add `loss`, f_m(θ, w) on the training samples of this round: f_m itself with `batch_size: all`."""
+        loss = math.nan
+        if self.num_train_samples[client]:
+            with torch.no_grad():
+                loss = float(self.loss(shared, local, self.data(client, round)))
+        return {"loss": loss, **self.client_metrics(shared, local, client)}
+
+    def metric_weights(self, metric: str) -> tuple[int, ...]:
+        """Return the sizes of the part that the metric is named after."""
+        if metric.startswith("test_"):
+            return self.num_test_samples
+        return self.num_validation_samples if metric.startswith("validation_") else self.num_train_samples
+
+    def _draw(self, purpose: str, *, local: bool, round: int = 0, client: int = 0) -> Params:
+        def of(name: str) -> np.random.Generator:
+            return generator(self.seed, f"{purpose} {name}", round=round, client=client)
+
+        return {
+            name: value.to(self._dtype).to(self.device)
+            for stage in self._stages
+            for name, value in stage.init(of).items()
+            if (name in self._local_names) == local
+        }
+
+    def _size_of_batch(self, num_samples: int) -> int:
+        return num_samples if self._batch_size == "all" else min(self._batch_size, num_samples)
+
+    def _decode(self, stored: _Stored, rows: torch.Tensor | slice) -> Data:
+        x = stored.x[rows].to(self._dtype)
+        # division makes fresh memory, so that neither alignment nor the next use depends on where the rows lie
+        return {"x": x / self._divisor, "y": stored.y[rows].clone()}
+
+    def _run(self, stages: tuple[Stage, ...], params: Params, x: torch.Tensor) -> torch.Tensor:
+        for stage in stages:
+            x = stage.apply(params, x)
+        return x
+
+    def _logits(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        params = {**shared, **local}
+        if "features" in data:
+            return self._run(self._stages[self._num_shared_stages :], params, data["features"])
+        return self._run(self._stages, params, data["x"])
+
+    def _score(self, shared: Params, local: Params, stored: _Stored) -> tuple[float, float]:
+        if not len(stored):
+            return math.nan, math.nan
+        nll, correct = 0.0, 0
+        with torch.no_grad():
+            for data in self._scoring_batches(stored):
+                logits = self._logits(shared, local, data)
+                nll += float(torch.nn.functional.cross_entropy(logits, data["y"], reduction="sum"))
+                correct += int((logits.argmax(dim=1) == data["y"]).sum())
+        return nll / len(stored), correct / len(stored)
+
+    def _scoring_batches(self, stored: _Stored) -> Iterator[Data]:
+        for start in range(0, len(stored), SCORING_BATCH):
+            yield self._decode(stored, slice(start, start + SCORING_BATCH))
+
+
+class _Stored:
+    """Samples of one part of one client, x as compact as they came (uint8 stays uint8)."""
+
+    def __init__(self, samples: Samples, device: torch.device) -> None:
+        self.x = torch.from_numpy(samples.x).to(device)
+        self.y = torch.from_numpy(samples.y).to(device)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def _agree_on_num_classes(samples: FederatedSamples, placement: Placement) -> int:
+    """Return 1 + the largest label of any part of any client. Collective."""
+    largest = [int(part.y.max()) for parts in samples.samples.values() for part in parts if len(part)]
+    mine = torch.tensor([max(largest, default=0)])
+    return int(placement.communicator.allreduce(mine, "max")) + 1
+
+
+def _label_histogram(samples: FederatedSamples, num_classes: int, placement: Placement) -> np.ndarray:
+    """Count the labels of every client over its three parts, (N, classes) int64. Collective."""
+    mine = torch.zeros(len(samples.clients), num_classes, dtype=torch.int64)
+    for row, client in zip(mine, samples.clients, strict=True):
+        for part in samples.samples[client]:
+            row += torch.bincount(torch.from_numpy(part.y), minlength=num_classes)
+    return placement.communicator.allgather_rows(mine).numpy()
