@@ -1,0 +1,56 @@
+"""Fine-tuning Followed by Global Gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import PositiveFloat
+
+from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.core.plugins import ChosenFrom
+from ppfl.core.step_sizes import resolve_shared_lr, step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class FFGG(Algorithm):
+    """w_m ← tune(θ, w_m);  θ ← θ − γ · aggregate of ∇_1 f_m(θ, w_m) over the cohort.
+
+    Source: Mishchenko, Islamov, Gorbunov, Horváth, TMLR 2025, Algorithm 1 (FFGG).
+    """
+
+    name: Literal["ffgg"]
+    lr: PositiveFloat | Literal["theory"]
+    """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""
+    fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
+    """How a client improves w_m with θ frozen."""
+
+    @property
+    def fine_tuner_of_clients(self) -> FineTuner:
+        """Return the fine-tuner of the rounds."""
+        return self.fine_tuner
+
+    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+        """Return what the fine-tuner draws."""
+        return self.fine_tuner.draws(problem, client, round, num_samples)
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (∇_1 f_m(θ, w_m) at the tuned w_m, the tuned w_m)."""
+        local = self.fine_tuner(problem, message, state["local"], data, draws)
+        return problem.shared_gradient(message, local, data), {"local": local}
+
+    def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
+        """θ ← θ − γ · direction of the server optimizer."""
+        return optimizer.step(state, aggregate, step_size(self.lr))
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """One gradient of θ; those of w are the fine-tuner's."""
+        return 1.0, self.fine_tuner.num_gradients(num_samples)
+
+    def resolve(self, problem: Problem, full_cohort: bool, optimizer: ServerOptimizer) -> FFGG:
+        """Fill in `theory` and refuse γ > 2/λ_max(mean S_m) where that must diverge."""
+        fine_tuner = self.fine_tuner.resolve(problem)
+        lr = resolve_shared_lr(self.lr, problem, fine_tuner, full_cohort, optimizer)
+        return self.model_copy(update={"lr": lr, "fine_tuner": fine_tuner})

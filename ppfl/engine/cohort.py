@@ -1,0 +1,42 @@
+"""Who takes part in a round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Problem
+
+
+class CohortSampler:
+    """Uniform sampling of clients without replacement, the same on every rank.
+
+    cohort: "all", a number of clients, or a fraction of all clients (at least one). Clients without training samples
+    never take part. Raises ValueError when more clients are wanted than have samples.
+    """
+
+    def __init__(self, problem: Problem, cohort: Literal["all"] | int | float, seed: int) -> None:
+        self._eligible = [client for client, samples in enumerate(problem.num_train_samples) if samples > 0]
+        self._seed = seed
+        if cohort == "all":
+            self.size = len(self._eligible)
+        elif isinstance(cohort, int):
+            self.size = cohort
+        else:
+            self.size = max(1, round(cohort * len(self._eligible)))
+        if not 1 <= self.size <= len(self._eligible):
+            raise ValueError(f"{cohort} clients wanted, {len(self._eligible)} have training samples")
+
+    @property
+    def is_full(self) -> bool:
+        """True when every client with samples takes part in every round."""
+        return self.size == len(self._eligible)
+
+    def __call__(self, round: int) -> frozenset[int]:
+        """Return the N clients of a round."""
+        if self.is_full:
+            return frozenset(self._eligible)
+        draw = generator(self._seed, "cohort", round=round)
+        return frozenset(int(client) for client in draw.choice(self._eligible, self.size, replace=False))

@@ -1,0 +1,95 @@
+"""Scoring, the same for every method: through `view`, over all clients, in client order."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ppfl.core.types import Params, State
+    from ppfl.engine.group import ClientGroup
+    from ppfl.engine.setup import Setup
+
+Stage = Literal["global", "personal", "tuned"]
+STAGES: tuple[Stage, ...] = ("global", "personal", "tuned")
+STATISTICS = ("mean", "weighted_mean", "q10", "q50", "q90")
+
+
+def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> dict[str, float | np.ndarray]:
+    """Return the scores of the state after `round` rounds: means over clients, and what the problem says of θ.
+
+    Arrays have shape (N,), one number a client. Collective.
+    """
+
+    def score(client: int) -> Mapping[str, float]:
+        shared, local = setup.algorithm.view(server, group.state(client))
+        return setup.problem.round_metrics(shared, local, client, round)
+
+    scores: dict[str, float | np.ndarray] = {
+        name: summarize(setup, name, values)["mean"] for name, values in _gather(setup, score).items()
+    }
+    for name, value in setup.problem.shared_metrics(server["shared"]).items():
+        scores[name] = float(value) if value.ndim == 0 else value.cpu().numpy()
+    return scores
+
+
+def score_stages(setup: Setup, group: ClientGroup, server: State) -> dict[Stage, dict[str, np.ndarray]]:
+    """Return {stage: {metric: (N,)}}: `global` (θ with the client's initial w), `personal` (the client's own w),
+    `tuned` (after a final fine-tuning). Collective."""
+    algorithm, problem = setup.algorithm, setup.problem
+
+    def view_of_stage(client: int, stage: Stage) -> tuple[Params, Params]:
+        if stage == "global":
+            initial = algorithm.init_client(server["shared"], problem.init_local(client))
+            return algorithm.view(server, initial)
+        shared, local = algorithm.view(server, group.state(client))
+        return (shared, local) if stage == "personal" else (shared, _tuned(setup, shared, local, client))
+
+    def scores_of(stage: Stage) -> dict[str, np.ndarray]:
+        return _gather(setup, lambda client: problem.client_metrics(*view_of_stage(client, stage), client))
+
+    return {stage: scores_of(stage) for stage in (STAGES if setup.tuned_fine_tuner is not None else STAGES[:2])}
+
+
+def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]:
+    """Return the statistics of one metric over clients, (N,) -> {mean, weighted_mean, q10, q50, q90}.
+
+    Weights are the samples that the metric was computed on; clients without such samples are left out.
+    """
+    weights = np.array(setup.problem.metric_weights(metric), dtype=np.float64)
+    there = weights > 0
+    if not there.any():
+        return dict.fromkeys(STATISTICS, math.nan)
+    known, weight = values[there], weights[there]
+    q10, q50, q90 = np.quantile(known, [0.1, 0.5, 0.9])
+    weighted = float((known * weight).sum() / weight.sum())
+    return {"mean": float(known.mean()), "weighted_mean": weighted, "q10": q10, "q50": q50, "q90": q90}
+
+
+def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> Params:
+    """`tuned_epochs` passes over the client's training samples, the fine-tuner applied to each batch in turn."""
+    tuner, problem = setup.tuned_fine_tuner, setup.problem
+    assert tuner is not None
+    applications = 0
+    for epoch in range(setup.tuned_epochs):
+        for data in problem.training_epoch(client, epoch):
+            num_samples = len(data["y"]) if "y" in data else 1
+            draws = tuner.draws(problem, client, setup.num_rounds + applications, num_samples)
+            start = tuner.begin(local, draws) if applications == 0 else local
+            local = tuner.tune(problem, shared, start, problem.advance(shared, data), draws)
+            applications += 1
+    return local
+
+
+def _gather(setup: Setup, score: Callable[[int], Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """Score the clients of this rank; return {metric: (N,)} on every rank, in client order."""
+    rows = [score(client) for client in setup.problem.clients]
+    names = list(rows[0])
+    mine = torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float64)
+    everyone = setup.communicator.allgather_rows(mine).numpy()
+    return {name: np.ascontiguousarray(everyone[:, column]) for column, name in enumerate(names)}

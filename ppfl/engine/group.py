@@ -1,0 +1,152 @@
+"""The clients of one rank: their states, stacked by chunks, and the mapping of one client's function over a chunk.
+
+The unit of work is a chunk of K consecutive clients. A kernel sees one chunk only, so that nothing depends on which
+other clients a rank happens to have. K = 1 calls the function as it is; K > 1 vectorizes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.errors import UserError
+from ppfl.core.params import map_params
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ppfl.core.method import Algorithm
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """What one client of the cohort sent, and the samples it was computed on."""
+
+    client: int
+    params: Params
+    num_samples: int
+
+
+class ClientGroup:
+    """States of the clients of this rank; C clients in chunks of K."""
+
+    def __init__(self, problem: Problem, algorithm: Algorithm, shared: Params, clients_per_chunk: int) -> None:
+        self.problem = problem
+        self.algorithm = algorithm
+        first, last = problem.clients.start, problem.clients.stop
+        self.chunks = [
+            range(start, min(start + clients_per_chunk, last)) for start in range(first, last, clients_per_chunk)
+        ]
+        self._states = [
+            _stack_states([algorithm.init_client(shared, problem.init_local(client)) for client in chunk])
+            for chunk in self.chunks
+        ]
+        self._kept_data: dict[int, Data] = {}
+
+    @property
+    def clients(self) -> range:
+        """Clients of this rank."""
+        return self.problem.clients
+
+    def state(self, client: int) -> State:
+        """Return the state of one client of this rank, each tensor in memory of its own."""
+        for chunk, states in zip(self.chunks, self._states, strict=True):
+            if client in chunk:
+                return _member(states, chunk.index(client))
+        raise KeyError(client)
+
+    def local_parameters(self) -> Iterator[Params]:
+        """Iterate over all tensors that must not leave this rank: the stacked states of every chunk."""
+        for states in self._states:
+            yield from states.values()
+
+    def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink]:
+        """Run the clients of the cohort that live here, in client order, and keep their new states."""
+        for index, chunk in enumerate(self.chunks):
+            members = [client for client in chunk if client in cohort]
+            if members:
+                yield from self._step_chunk(index, chunk, members, message, round)
+
+    def _step_chunk(
+        self, index: int, chunk: range, members: list[int], message: Params, round: int
+    ) -> Iterator[Uplink]:
+        datas = [self._data(client, round) for client in chunk]
+        sizes = [_num_samples(data) for data in datas]
+        draws = [
+            self.algorithm.draws(self.problem, client, round, size) for client, size in zip(chunk, sizes, strict=True)
+        ]
+        states = self._states[index]
+        if len(chunk) == 1:
+            uplink, new_state = self.algorithm.client(self.problem, message, _member(states, 0), datas[0], draws[0])
+            self._states[index] = _stack_states([new_state])
+            yield Uplink(chunk[0], uplink, sizes[0])
+            return
+        uplinks, new_states = torch.func.vmap(
+            lambda state, data, draw: self.algorithm.client(self.problem, message, state, data, draw)
+        )(states, _stack_data(datas), _stack_draws(draws, chunk))
+        sampled = torch.tensor([client in members for client in chunk])
+        self._states[index] = {
+            name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
+            for name, group in new_states.items()
+        }
+        for client in members:
+            row = chunk.index(client)
+            yield Uplink(client, {name: value[row] for name, value in uplinks.items()}, sizes[row])
+
+    def _data(self, client: int, round: int) -> Data:
+        if not self.problem.fixed_data:
+            return self.problem.data(client, round)
+        if client not in self._kept_data:
+            self._kept_data[client] = self.problem.data(client, round)
+        return self._kept_data[client]
+
+
+def _member(states: State, row: int) -> State:
+    # a copy in memory of its own: kernels round differently for other alignments
+    return {name: {key: value[row].clone() for key, value in group.items()} for name, group in states.items()}
+
+
+def _stack_states(states: list[State]) -> State:
+    first = states[0]
+    return {
+        name: {key: torch.stack([state[name][key] for state in states]) for key in group}
+        for name, group in first.items()
+    }
+
+
+def _where_first(mask: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    return torch.where(mask.to(new.device).reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _num_samples(data: Data) -> int:
+    return len(data["y"]) if "y" in data else 1
+
+
+def _stack_data(datas: list[Data]) -> Data:
+    """Stack the data of K clients; samples are padded to the longest, with weight 0 for rows that are not there."""
+    shapes = {tuple((key, value.shape) for key, value in data.items()) for data in datas}
+    if len(shapes) == 1:
+        return {key: torch.stack([data[key] for data in datas]) for key in datas[0]}
+    longest = max(_num_samples(data) for data in datas)
+    stacked = {key: torch.stack([_pad(data[key], longest) for data in datas]) for key in datas[0]}
+    like = next(value for value in datas[0].values() if value.is_floating_point())
+    ones = [_pad(like.new_ones(_num_samples(data)), longest) for data in datas]
+    return {**stacked, "weight": torch.stack(ones)}
+
+
+def _pad(value: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat([value, value.new_zeros(length - len(value), *value.shape[1:])])
+
+
+def _stack_draws(draws: list[Draws], chunk: range) -> Mapping[str, torch.Tensor]:
+    for key, value in draws[0].items():
+        if any(draw[key].shape != value.shape for draw in draws):
+            raise UserError(
+                f"engine.clients_per_chunk: clients {chunk.start}–{chunk.stop - 1} draw mini-batches of different "
+                f"numbers of samples and cannot be computed together; use 1, or a batch_size that all clients reach"
+            )
+    return {key: torch.stack([draw[key] for draw in draws]) for key in draws[0]}

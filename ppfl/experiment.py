@@ -1,0 +1,166 @@
+"""From a configuration to a result file: the one place where problem, method, engine, ranks and recorder meet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from ppfl.config import RESULTS_VERSION
+from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
+from ppfl.core.communicator import GuardedCommunicator
+from ppfl.core.problem import Placement
+from ppfl.device import choose_device, describe_device
+from ppfl.engine.cohort import CohortSampler
+from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
+from ppfl.engine.setup import Setup
+from ppfl.engine.synchronous import Synchronous
+from ppfl.launcher import open_communicator
+from ppfl.provenance import describe_process, now
+from ppfl.results.parameters import save_local, save_shared
+from ppfl.results.recorder import Recorder, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ppfl.config import Config
+    from ppfl.core.communicator import Communicator
+    from ppfl.core.problem import Problem
+    from ppfl.engine.synchronous import Scored
+    from ppfl.progress import Progress
+
+Result = TypeVar("Result")
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def run(config: Config, out: Path, progress: Progress) -> str:
+    """Run one experiment to the file `out`; return "complete", "diverged" or "already done". Collective.
+
+    Raises UserError for what the user can mend: an output that belongs to another run, more ranks than chunks of
+    clients, a step size that must diverge, broken data, a full disk.
+    """
+    communicator = open_communicator()
+    if on_first_rank(communicator, lambda: prepare(out, config.digest)) == "already done":
+        return "already done"
+    setup = build(config, communicator)
+    recorder = _open_recorder(config, out, setup) if communicator.rank == 0 else None
+    engine = Synchronous(setup)
+    progress.start(config.rounds)
+    for scored in engine:
+        _record(recorder, scored, setup.communicator)
+        progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
+    _finish(config, out, setup, engine, recorder)
+    progress.finish(engine.status, out)
+    return engine.status
+
+
+def build(config: Config, communicator: Communicator) -> Setup:
+    """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
+    device = choose_device(config.engine.device, communicator)
+    guarded = GuardedCommunicator(communicator)
+    clients_per_chunk = config.engine.clients_per_chunk or 1
+    data_seed = config.seed if config.problem.seed is None else config.problem.seed
+    placement = Placement(guarded, data_seed, config.seed, _DTYPES[config.precision], device)
+    problem = config.problem.build(placement, clients_per_chunk)
+    _check_ranks(problem, communicator, clients_per_chunk)
+    cohort = _named("cohort: ", lambda: CohortSampler(problem, config.cohort, config.seed))
+    algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, cohort.is_full, config.server_optimizer))
+    tuner = config.evaluate.tuned.fine_tuner
+    resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(problem)) if tuner else None
+    return Setup(
+        problem=problem,
+        algorithm=algorithm,
+        server_optimizer=config.server_optimizer,
+        aggregator=config.aggregator,
+        cohort=cohort,
+        communicator=guarded,
+        client_weights=_client_weights(config, problem),
+        num_rounds=config.rounds,
+        evaluate_every=config.evaluate.every,
+        tuned_epochs=config.evaluate.tuned.epochs,
+        tuned_fine_tuner=resolved_tuner or algorithm.fine_tuner_of_clients,
+        clients_per_chunk=clients_per_chunk,
+        device=device,
+    )
+
+
+def _check_ranks(problem: Problem, communicator: Communicator, clients_per_chunk: int) -> None:
+    num_chunks = -(-problem.num_clients // clients_per_chunk)
+    if communicator.size > num_chunks:
+        raise SharedUserError(
+            f"{communicator.size} ranks for {problem.num_clients} clients in {num_chunks} chunk(s) of "
+            f"{clients_per_chunk}: every rank needs a chunk; start at most {num_chunks} ranks"
+        )
+
+
+def _named(prefix: str, action: Callable[[], Result]) -> Result:
+    """Turn a ValueError of a check that needs the built problem into an error that names the key."""
+    try:
+        return action()
+    except ValueError as error:
+        raise SharedUserError(f"{prefix}{error}") from error
+
+
+def _client_weights(config: Config, problem: Problem) -> tuple[float, ...]:
+    if config.weights == "uniform":
+        return (1.0,) * problem.num_clients
+    return tuple(float(samples) for samples in problem.num_train_samples)
+
+
+def _open_recorder(config: Config, out: Path, setup: Setup) -> Recorder:
+    attributes = {
+        "name": config.name,
+        "digest": config.digest,
+        "config": config.to_yaml(),
+        "results_version": RESULTS_VERSION,
+    }
+    problem = setup.problem
+    provenance = describe_process() | {
+        "started": now(),
+        "num_ranks": setup.communicator.size,
+        "clients_per_chunk": setup.clients_per_chunk,
+        "device": describe_device(setup.device),
+    }
+    recorder = Recorder(out, attributes, provenance)
+    clients = {
+        "client": np.array(problem.client_names, dtype=object),
+        "num_train_samples": np.array(problem.num_train_samples),
+        **problem.client_facts(),
+    }
+    recorder.describe_problem(problem.facts(), clients)
+    return recorder
+
+
+def _record(recorder: Recorder | None, scored: Scored, communicator: Communicator) -> None:
+    """Hand the scores to the recorder; a refusing disk ends all ranks. Collective."""
+
+    def append() -> None:
+        if recorder is not None:
+            recorder.append(scored.round, {**scored.metrics, **scored.costs})
+
+    on_every_rank(communicator, append)
+
+
+def _finish(config: Config, out: Path, setup: Setup, engine: Synchronous, recorder: Recorder | None) -> None:
+    """Score the three stages, save the parameters and complete the result. Collective."""
+    stages = score_stages(setup, engine.group, engine.server)
+    clients = {f"{stage}_{metric}": values for stage, scores in stages.items() for metric, values in scores.items()}
+    metrics = next(iter(stages.values())).keys()
+    summary = {
+        metric: np.array([list(summarize(setup, metric, scores[metric]).values()) for scores in stages.values()])
+        for metric in metrics
+    }
+    rank, size = setup.communicator.rank, setup.communicator.size
+
+    def save() -> None:
+        if config.save.local:
+            group = engine.group
+            save_local(out, ((c, group.state(c)["local"]) for c in group.clients), rank, size, config.digest)
+        if recorder is not None:
+            save_shared(out, engine.server["shared"], config.digest)
+            recorder.finish(engine.status, clients, summary, list(stages), list(STATISTICS), {"ended": now()})
+
+    on_every_rank(setup.communicator, save)

@@ -1,0 +1,70 @@
+"""The parameters of a finished run, beside its result: safetensors, never pickle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ppfl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ppfl.core.types import Params
+
+
+def shared_path(result: Path) -> Path:
+    """Return where θ of a result lies: `<stem>.shared.safetensors`."""
+    return result.with_name(f"{result.stem}.shared.safetensors")
+
+
+def save_shared(result: Path, shared: Params, digest: str) -> None:
+    """Save θ; called on rank 0."""
+    _save(shared_path(result), dict(shared), digest)
+
+
+def save_local(result: Path, clients: Iterable[tuple[int, Params]], rank: int, size: int, digest: str) -> None:
+    """Save every w_m of this rank, named `<client number>/<parameter>`; each rank writes a file of its own."""
+    tensors = {f"{client}/{name}": value for client, params in clients for name, value in params.items()}
+    _save(result.with_name(f"{result.stem}.local-{rank}-of-{size}.safetensors"), tensors, digest)
+
+
+def load_shared(result: Path) -> Params:
+    """Return θ of a result. Raises UserError when it is not there."""
+    path = shared_path(result)
+    if not path.exists():
+        raise UserError(f"{path}: not found; it is written beside {result.name} when a run ends")
+    return load_file(path)
+
+
+def load_local(result: Path) -> dict[int, Params]:
+    """Return {client number: w_m} of a result that was run with `save.local: true`.
+
+    Raises UserError when the files of some rank are missing.
+    """
+    parts = sorted(result.parent.glob(f"{result.stem}.local-*-of-*.safetensors"))
+    if not parts:
+        raise UserError(f"{result}: has no local parameters beside it; run with save.local: true")
+    wanted = int(parts[0].stem.rsplit("-", 1)[1])
+    if len(parts) != wanted:
+        raise UserError(f"{result}: {len(parts)} of {wanted} files of local parameters are there")
+    clients: dict[int, Params] = {}
+    for part in parts:
+        for key, value in load_file(part).items():
+            client, name = key.split("/", 1)
+            clients.setdefault(int(client), {})[name] = value
+    return clients
+
+
+def _save(path: Path, tensors: Params, digest: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    try:
+        save_file(contiguous, partial, metadata={"digest": digest})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot save the parameters: {error}") from error

@@ -1,0 +1,181 @@
+"""Writes a result file so that a kill at any moment leaves the last written state readable.
+
+The whole file is written anew to a temporary name in the same folder, flushed to the disk and moved over the old one,
+at most every `WRITE_INTERVAL_SECONDS` while scores arrive. A result that exists is never overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import h5py
+import numpy as np
+
+from ppfl.core.errors import UserError
+from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WRITE_INTERVAL_SECONDS = 2.0
+
+
+def prepare(out: Path, digest: str) -> Literal["new", "already done"]:
+    """Make room for a result at `out`: create the folder, move an unfinished result of the same digest aside.
+
+    Raises UserError when `out` holds another run or something that is no result, or cannot be written.
+    """
+    probe = out.with_name(f".{out.name}.{os.getpid()}.probe")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0" * 65536)
+        probe.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink()
+        raise UserError(f"--out {out}: cannot write into {out.parent}: {error.strerror}") from error
+    if not out.exists():
+        return "new"
+    try:
+        with h5py.File(out, "r") as file:
+            kind, found, status = (file.attrs.get(key) for key in ("kind", "digest", "status"))
+    except OSError as error:
+        raise UserError(f"--out {out}: exists and is no HDF5 file; choose another name") from error
+    if kind != FILE_KIND:
+        raise UserError(f"--out {out}: exists and is no ppfl result; choose another name")
+    if found != digest:
+        raise UserError(f"--out {out}: holds run {found}, this is run {digest}; choose another name")
+    if status in FINISHED:
+        return "already done"
+    out.rename(_free_name(out))
+    return "new"
+
+
+def _free_name(out: Path) -> Path:
+    number = 1
+    while (aside := out.with_name(f"{out.stem}.incomplete-{number}{out.suffix}")).exists():
+        number += 1
+    return aside
+
+
+class Recorder:
+    """Collects what a run yields and writes it; one writer per file, on rank 0."""
+
+    def __init__(self, out: Path, attributes: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        self.out = out
+        self._attributes = {"kind": FILE_KIND, **attributes}
+        self._groups: dict[str, Mapping[str, Any]] = {"provenance": provenance}
+        self._rounds: list[int] = []
+        self._series: dict[str, list[float | np.ndarray]] = {}
+        self._clients: dict[str, np.ndarray] = {}
+        self._summary: dict[str, np.ndarray] = {}
+        self._summary_labels: tuple[list[str], list[str]] = ([], [])
+        self._status = RUNNING
+        self._last_write = -np.inf
+        self._written_round: int | None = None
+
+    def describe_problem(self, facts: Mapping[str, Any], clients: Mapping[str, np.ndarray]) -> None:
+        """Store what is known before the first round; `clients` has arrays (N, …), names under "client"."""
+        self._groups["problem"] = facts
+        self._clients.update(clients)
+
+    def append(self, round: int, scores: Mapping[str, float | np.ndarray]) -> None:
+        """Add the scores after `round` rounds; write when the last write is old enough."""
+        self._rounds.append(round)
+        for name, value in scores.items():
+            self._series.setdefault(name, []).append(value)
+        if time.monotonic() - self._last_write >= WRITE_INTERVAL_SECONDS:
+            self.write()
+
+    def finish(
+        self,
+        status: str,
+        clients: Mapping[str, np.ndarray],
+        summary: Mapping[str, np.ndarray],
+        stages: list[str],
+        statistics: list[str],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write the final state; `summary` has arrays (stage, statistic), `clients` arrays (N,)."""
+        self._status = status
+        self._clients.update(clients)
+        self._summary = dict(summary)
+        self._summary_labels = (stages, statistics)
+        self._groups["provenance"] = {**self._groups["provenance"], **provenance}
+        self.write()
+
+    def write(self) -> None:
+        """Write all that is known now, atomically. Raises UserError when the disk refuses; the old file stays."""
+        partial = self.out.with_name(f".{self.out.name}.partial")
+        try:
+            with h5py.File(partial, "w") as file:
+                self._write_groups(file)
+            with partial.open("rb") as handle:
+                os.fsync(handle.fileno())
+            partial.replace(self.out)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            there = self._written_round is not None
+            last = f"rounds up to {self._written_round} are in it" if there else "nothing was written"
+            raise UserError(f"{self.out}: cannot write the result ({error}); {last}") from error
+        self._last_write = time.monotonic()
+        self._written_round = self._rounds[-1] if self._rounds else 0
+
+    def _write_groups(self, file: h5py.File) -> None:
+        file.attrs.update({**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)})
+        for name, attributes in self._groups.items():
+            file.create_group(name).attrs.update(attributes)
+        names = self._clients.get("client")
+        series = {name: np.array(values) for name, values in self._series.items()}
+        _write_dataset_group(file, "rounds", {"round": np.array(self._rounds)}, series, names)
+        coordinates = {"client": names} if names is not None else {}
+        _write_dataset_group(file, "clients", coordinates, self._clients, None)
+        if self._summary:
+            stages, statistics = self._summary_labels
+            labels = {"stage": np.array(stages, dtype=object), "statistic": np.array(statistics, dtype=object)}
+            _write_dataset_group(file, "summary", labels, self._summary, None)
+
+
+def _write_dataset_group(
+    file: h5py.File,
+    group_name: str,
+    coordinates: Mapping[str, np.ndarray],
+    variables: Mapping[str, np.ndarray],
+    client_names: np.ndarray | None,
+) -> None:
+    """Write variables whose first dimensions are the coordinates, as dimension scales: xarray sees named dimensions."""
+    group = file.create_group(group_name)
+    for name, values in coordinates.items():
+        _write_coordinate(group, name, values)
+    for name, array in variables.items():
+        if name in coordinates:
+            continue
+        dataset = group.create_dataset(name, data=array)
+        dimensions = list(coordinates)[: array.ndim]
+        if array.ndim > len(dimensions):
+            dimensions += _extra_dimension(group, group_name, array, client_names)
+        for axis, dimension in enumerate(dimensions):
+            dataset.dims[axis].attach_scale(group[dimension])
+
+
+def _extra_dimension(
+    group: h5py.Group, group_name: str, array: np.ndarray, client_names: np.ndarray | None
+) -> list[str]:
+    """Name the last dimension of a two-dimensional variable: clients beside rounds, labels beside clients."""
+    name = "client" if group_name == "rounds" else "label"
+    if name not in group:
+        _write_coordinate(group, name, client_names if name == "client" else np.arange(array.shape[-1]))
+    return [name]
+
+
+def _write_coordinate(group: h5py.Group, name: str, values: np.ndarray | None) -> None:
+    assert values is not None
+    is_text = values.dtype.kind in "OU"
+    data = group.create_dataset(
+        name, data=values.astype(object) if is_text else values, dtype=h5py.string_dtype() if is_text else None
+    )
+    data.make_scale(name)

@@ -1,0 +1,29 @@
+"""Plain gradient step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ppfl.core.method import ServerOptimizer
+from ppfl.core.params import map_params
+
+if TYPE_CHECKING:
+    from ppfl.core.types import Params, State
+
+
+class Sgd(ServerOptimizer):
+    """direction = η g.
+
+    Source: Reddi et al., ICLR 2021, Algorithm 1 with ServerOpt = SGD.
+    """
+
+    name: Literal["sgd"]
+    memoryless: ClassVar[bool] = True
+
+    def init(self, shared: Params) -> State:
+        """Return an empty state."""
+        return {}
+
+    def direction(self, state: State, gradient: Params) -> tuple[Params, State]:
+        """Return (η g, the same state)."""
+        return map_params(lambda g: self.lr * g, gradient), state

@@ -1,0 +1,63 @@
+"""Local parameters never leave their rank: the engine and the communicator refuse them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from ppfl.algorithms.ffgg import FFGG
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.communicator import LocalParameterError
+from ppfl.engine.synchronous import Synchronous
+from ppfl.experiment import build
+from tests.engine.build import config
+
+
+class Leaky(FFGG):
+    """FFGG that gives its local parameters away, in one of several ways."""
+
+    name: Literal["ffgg"]
+    how: str = ""
+
+    def client(self, problem: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
+        uplink, new = super().client(problem, message, state, data, draws)
+        match self.how:
+            case "by name":
+                return {**uplink, **state["local"]}, new
+            case "copied, by name":
+                return {**uplink, "w": state["local"]["w"].clone()}, new
+            case "instead of the gradient":
+                return new["local"], new
+        return uplink, new
+
+
+def leaky_engine(how: str) -> Synchronous:
+    setup = build(config(rounds=2), SoloCommunicator())
+    algorithm = Leaky(**{**dict(setup.algorithm), "how": how})
+    return Synchronous(setup.__class__(**{**vars(setup), "algorithm": algorithm}))
+
+
+@pytest.mark.parametrize("how", ["by name", "copied, by name", "instead of the gradient"])
+def test_an_uplink_with_local_parameters_is_refused(how: str) -> None:
+    with pytest.raises(LocalParameterError, match="local parameters stay on the rank"):
+        list(leaky_engine(how))
+
+
+def test_an_honest_uplink_passes() -> None:
+    assert len(list(leaky_engine("not at all"))) == 2
+
+
+@pytest.mark.parametrize("operation", ["allreduce", "allgather_rows", "rows_to_columns"])
+def test_the_communicator_refuses_local_memory(operation: str) -> None:
+    run = leaky_engine("not at all")
+    list(run)
+    stacked = next(run.group.local_parameters())["w"]
+    arguments: dict[str, tuple[Any, ...]] = {"allreduce": ("sum",), "allgather_rows": (), "rows_to_columns": ([0, 1],)}
+    with pytest.raises(LocalParameterError, match="'w'"):
+        getattr(run.setup.communicator, operation)(stacked, *arguments[operation])
+    with pytest.raises(LocalParameterError, match="'w'"):
+        getattr(run.setup.communicator, operation)(stacked[0], *arguments[operation])
+    harmless = torch.zeros_like(stacked)
+    getattr(run.setup.communicator, operation)(harmless, *arguments[operation])

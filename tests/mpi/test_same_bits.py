@@ -1,0 +1,122 @@
+"""One configuration gives byte-identical result arrays on 1, 2, 3 and 4 MPI ranks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+pytestmark = pytest.mark.mpi
+
+QUADRATIC = {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 5, "rows": 200}
+DIGITS = {
+    "name": "supervised",
+    "dataset": {"name": "digits", "partition": {"name": "dirichlet", "clients": 7, "alpha": 0.3}},
+    "split": {"local": ["head.*"]},
+    "batch_size": 16,
+}
+CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
+GD = {"name": "gradient_descent", "steps": 3, "lr": 0.1}
+
+
+def ffgg(lr: object, fine_tuner: dict[str, object]) -> dict[str, object]:
+    return {"name": "ffgg", "lr": lr, "fine_tuner": fine_tuner}
+
+
+CASES: dict[str, dict[str, object]] = {
+    "quadratic": {"problem": QUADRATIC, "algorithm": ffgg("theory", CG), "precision": "float64"},
+    "quadratic-exact": {"problem": QUADRATIC, "algorithm": ffgg("theory", {"name": "exact"}), "precision": "float64"},
+    "quadratic-float32": {"problem": QUADRATIC, "algorithm": ffgg("theory", CG)},
+    "quadratic-sampled": {"problem": QUADRATIC, "algorithm": ffgg("theory", CG), "cohort": 2, "precision": "float64"},
+    "digits": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "server_optimizer": {"name": "momentum"},
+        "weights": "samples",
+    },
+    "digits-one-client-a-round": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),
+        "cohort": 1,
+    },
+    "digits-cnn-float64": {
+        "problem": {**DIGITS, "model": {"name": "cnn", "channels": [4, 8], "hidden": 16, "padding": 2}},
+        "algorithm": ffgg(0.1, GD),
+        "precision": "float64",
+        "cohort": 0.5,
+    },
+}
+RANK_COUNTS = (1, 2, 3, 4)
+TIMING = {"seconds"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("same-bits")
+    for name, case in CASES.items():
+        config = {"name": name, "seed": 3, "rounds": 6, "evaluate": {"every": 2}, "save": {"local": True}, **case}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    for count in RANK_COUNTS:
+        start_ranks(count, folder)
+    return folder
+
+
+def start_ranks(count: int, folder: Path) -> None:
+    mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
+    configs = [str(folder / f"{name}.yaml") for name in CASES]
+    command = [mpiexec, "-n", str(count), sys.executable, "-m", "mpi4py", "-m", "tests.mpi.run_many"]
+    root = Path(__file__).parents[2]
+    subprocess.run([*command, str(folder / f"ranks-{count}"), *configs], cwd=root, check=True, timeout=300)
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+
+    def collect(name: str, node: object) -> None:
+        if isinstance(node, h5py.Dataset) and name.rsplit("/", 1)[-1] not in TIMING:
+            found[name] = node[()]
+
+    with h5py.File(path) as file:
+        file.visititems(collect)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("count", RANK_COUNTS[1:])
+def test_result_arrays_are_byte_identical(results: Path, name: str, count: int) -> None:
+    expected, got = (arrays(results / f"ranks-{n}" / f"{name}.h5") for n in (1, count))
+    assert expected.keys() == got.keys()
+    assert len(expected) > 10
+    for key, want in expected.items():
+        assert got[key].dtype == want.dtype, key
+        if want.dtype == object:
+            assert list(got[key].ravel()) == list(want.ravel()), key
+        else:
+            assert got[key].tobytes() == want.tobytes(), key
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("count", RANK_COUNTS[1:])
+def test_parameters_are_byte_identical(results: Path, name: str, count: int) -> None:
+    from ppfl.results.parameters import load_local, load_shared
+
+    expected, got = (results / f"ranks-{n}" / f"{name}.h5" for n in (1, count))
+    for key, value in load_shared(expected).items():
+        assert value.numpy().tobytes() == load_shared(got)[key].numpy().tobytes()
+    want, have = load_local(expected), load_local(got)
+    assert want.keys() == have.keys()
+    for client, params in want.items():
+        for key, value in params.items():
+            assert value.numpy().tobytes() == have[client][key].numpy().tobytes(), (client, key)
+
+
+def test_the_seed_changes_the_arrays(results: Path) -> None:
+    """The comparison sees differences: another case of the same shape is not equal."""
+    one, other = (arrays(results / "ranks-1" / f"{name}.h5") for name in ("quadratic", "quadratic-exact"))
+    assert one["rounds/operator_norm"].tobytes() != other["rounds/operator_norm"].tobytes()
