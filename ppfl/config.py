@@ -1,0 +1,201 @@
+"""A configuration: YAML in, one frozen and validated value out, named by the digest of what matters for results."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from ppfl.config_errors import ConfigError, Finding, findings_of
+from ppfl.config_schema import schema_of
+from ppfl.core.method import Aggregator, Algorithm, FineTuner, ServerOptimizer
+from ppfl.core.plugins import ChosenFrom, Seed, Settings, refusal
+from ppfl.core.problem import ProblemSettings
+from ppfl.yaml_file import apply_overrides, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+RESULTS_VERSION = 1
+"""Part of every digest; raised when a change of the code changes results, so that old ones are not taken for new."""
+
+_NOT_SCIENTIFIC = {"name", "engine", "save"}
+_MAX_SEED = 2**32
+_SGD: Any = {"name": "sgd"}
+_MEAN: Any = {"name": "mean"}
+
+
+class Tuned(Settings):
+    """The final stage `tuned`: every client's w is tuned once more before it is scored."""
+
+    epochs: Annotated[int, Field(ge=0)] = 5
+    """Calls of the fine-tuner, or epochs of one that takes mini-batches."""
+    fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")] | None = None
+    """What to tune with; null takes the algorithm's own."""
+
+
+class Evaluate(Settings):
+    """When and how to score."""
+
+    every: Annotated[int, Field(ge=1)] = 10
+    """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
+    tuned: Tuned = Tuned()
+    """The final stage `tuned`."""
+
+
+class Save(Settings):
+    """What to keep beside the result."""
+
+    local: bool = False
+    """Whether to save the local parameters w of every client."""
+
+
+class Engine(Settings):
+    """How to compute; changes neither the meaning of a run nor its digest."""
+
+    clients_per_chunk: Annotated[int, Field(ge=1)] | None = None
+    """Clients computed on together, K; null chooses (1 on a CPU)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+
+
+class Config(Settings):
+    """One run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
+    """What results are filed under."""
+    seed: Seed = 0
+    """Drives everything random."""
+    rounds: Annotated[int, Field(ge=1)]
+    """Rounds of communication."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Number type of parameters and data."""
+    problem: Annotated[ProblemSettings, ChosenFrom("ppfl.problems")]
+    """What to minimize: losses and data of the clients."""
+    algorithm: Annotated[Algorithm, ChosenFrom("ppfl.algorithms")]
+    """What clients and the server do in a round."""
+    cohort: Literal["all"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] = "all"
+    """Clients that take part in a round: all, a number (1 is one client) or a fraction (1.0 is all)."""
+    weights: Literal["uniform", "samples"] = "uniform"
+    """Weight of a client in the mean: the same for all, or its number of training samples."""
+    server_optimizer: Annotated[ServerOptimizer, ChosenFrom("ppfl.server_optimizers")] = Field(
+        default=_SGD, validate_default=True
+    )
+    """What the server makes of the aggregate before it takes a step."""
+    aggregator: Annotated[Aggregator, ChosenFrom("ppfl.aggregators")] = Field(default=_MEAN, validate_default=True)
+    """How the clients' vectors become one."""
+    evaluate: Evaluate = Evaluate()
+    """Scores during the run and at its end."""
+    save: Save = Save()
+    """Files beside the result."""
+    engine: Engine = Engine()
+    """How to compute."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_of_data(cls, document: Any) -> Any:
+        """Fill in problem.seed, so that leaving it out and writing the run's seed there are the same run."""
+        if not isinstance(document, dict):
+            return document
+        problem, seed = document.get("problem"), document.get("seed", 0)
+        is_seed = type(seed) is int and 0 <= seed < _MAX_SEED
+        if not is_seed or not isinstance(problem, dict) or problem.get("seed") is not None:
+            return document
+        return {**document, "problem": {**problem, "seed": seed}}
+
+    @model_validator(mode="after")
+    def _one_vote_a_client(self) -> Config:
+        if self.weights == "samples" and not self.aggregator.linear:
+            raise refusal("weights", f"'uniform', since aggregator {self.aggregator.name!r} takes one vote per client")
+        return self
+
+    def scientific(self) -> dict[str, Any]:
+        """Return what decides the results, defaults filled in, data files by their content; JSON types only."""
+        content: dict[str, Any] = _canonical(self.model_dump(exclude=_NOT_SCIENTIFIC))
+        return content
+
+    @cached_property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the hash of the scientific content."""
+        content = {"results_version": RESULTS_VERSION, "config": self.scientific()}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """Return the whole configuration with defaults filled in; `load` reads it back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def default_out(self) -> Path:
+        """Return where the result goes when nothing else is said."""
+        return Path("results") / self.name / f"{self.digest}.h5"
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    # -0.0 is 0.0
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def validate(document: Mapping[str, Any], folder: Path, source: str) -> Config:
+    """Return the configuration that a document without grid describes; relative data paths start at `folder`.
+
+    Raises ConfigError with everything that is wrong.
+    """
+    try:
+        return Config.model_validate(dict(document), context={"folder": folder})
+    except ValidationError as error:
+        raise ConfigError(source, *findings_of(error, dict(document), schema_of(Config))) from error
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read the configuration of one run; `overrides` are texts key.path=value.
+
+    Raises ConfigError for whatever is wrong, and for a file with a grid (`ppfl.grid.load_cells` reads those).
+    """
+    path = Path(path)
+    document = apply_overrides(read_yaml(path), tuple(overrides))
+    if "grid" in document:
+        raise ConfigError(str(path), Finding("grid", document["grid"], "no grid here: this is to be one run"))
+    return validate(document, path.parent, str(path))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file, grid section included.
+
+    Keys may be left out of the file when the grid sets them, so only `name` is required.
+    """
+    document = copy.deepcopy(Config.model_json_schema())
+    for node in (document, *document["$defs"].values()):
+        required = [key for key in node.pop("required", []) if key == "name"]
+        if required:
+            node["required"] = required
+    paths = {"type": "object", "minProperties": 1}
+    values = {"type": "array", "minItems": 1}
+    document["properties"]["grid"] = {
+        "type": "object",
+        "description": "Many runs: the product of all entries; dotted paths of keys to lists of values.",
+        "properties": {
+            "zip": {
+                "description": "Mappings of paths to lists of equal length, taken together.",
+                "type": "array",
+                "items": {**paths, "additionalProperties": values},
+            },
+            "cases": {
+                "description": "Listed combinations: mappings of paths to values.",
+                "type": "array",
+                "items": paths,
+            },
+        },
+        "additionalProperties": values,
+        "minProperties": 1,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}

@@ -1,0 +1,73 @@
+"""Who started this process, as which of how many, told by environment variables: MPI itself is not needed for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ppfl.core.communicator import Communicator
+
+_LAUNCHERS = (
+    ("mpiexec (HPE PALS)", "PALS_RANKID", "PMI_SIZE"),
+    ("mpiexec (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("mpiexec (PMI)", "PMI_RANK", "PMI_SIZE"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+"""Name, variable of the rank, variable of the number of ranks. An mpiexec inside a batch job or a job step comes first.
+
+SLURM_NTASKS is not among them: a batch script without srun has it too, and is a single process.
+"""
+
+
+@dataclass(frozen=True)
+class LaunchedAs:
+    """Rank `rank` of `size`; `size` is None when the launcher does not tell."""
+
+    rank: int
+    size: int | None
+    name: str
+
+
+def launched_as(environment: Mapping[str, str] = os.environ) -> LaunchedAs:
+    """Return what the launcher says; rank 0 of 1 when there is none."""
+    for name, rank, size in _LAUNCHERS:
+        if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
+            return LaunchedAs(int(environment[rank]), int(environment[size]), name)
+    if environment.get("PMIX_RANK", "").isdigit():
+        return LaunchedAs(int(environment["PMIX_RANK"]), None, "a PMIx launcher")
+    return LaunchedAs(0, 1, "no launcher")
+
+
+def open_communicator() -> Communicator:
+    """Return the group of all ranks; mpi4py is imported only when the launcher started more than one. Collective.
+
+    Raises SharedUserError when MPI cannot be loaded, or when it sees another number of ranks than the launcher
+    started: N processes that each believe to be alone would all do the whole run.
+    """
+    launched = launched_as()
+    if launched.size == 1:
+        from ppfl.comm.solo import SoloCommunicator
+
+        return SoloCommunicator()
+    from ppfl.core.agree import SharedUserError
+
+    try:
+        from ppfl.comm.mpi import MpiCommunicator
+    except (ImportError, RuntimeError) as error:
+        raise SharedUserError(
+            f"{launched.name} started {launched.size or 'several'} processes, but mpi4py cannot load an MPI library "
+            f"({error}); install ppfl[mpich], or load the MPI module of this machine; `ppfl doctor` shows what is found"
+        ) from error
+    communicator = MpiCommunicator()
+    if launched.size is not None and launched.size != communicator.size:
+        raise SharedUserError(
+            f"{launched.name} started {launched.size} processes, but MPI sees {communicator.size}: launcher and MPI "
+            f"library do not belong together. Start with the mpiexec of the library that mpi4py loads (for the "
+            f"embedded one, the mpiexec beside this Python), or with srun --mpi=pmi2 (`srun --mpi=list` shows what "
+            f"there is); `ppfl doctor` shows what was picked up"
+        )
+    return communicator

@@ -1,0 +1,152 @@
+"""How far a run is: a bar on a terminal, now and then a line in a log file, nothing on other ranks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+LINE_INTERVAL_SECONDS = 5.0
+_MAIN_METRICS = ("operator_norm", "test_accuracy", "loss")
+
+
+class Progress(Protocol):
+    """Told by a run how far it is."""
+
+    def start(self, total_rounds: int) -> None:
+        """Begin; called once."""
+        ...
+
+    def update(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Tell the scores after `round` rounds."""
+        ...
+
+    def finish(self, status: str, out: Path) -> None:
+        """End with a status; called once, after the result is written."""
+        ...
+
+
+class Silent:
+    """Says nothing: ranks other than 0, and tests."""
+
+    def start(self, total_rounds: int) -> None:
+        """Say nothing."""
+
+    def update(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Say nothing."""
+
+    def finish(self, status: str, out: Path) -> None:
+        """Say nothing."""
+
+
+class Lines:
+    """Plain lines, at most one every 5 seconds, and the last."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._total_rounds = 0
+        self._last_line_at = float("-inf")
+        self._started_at = 0.0
+        self._latest = ""
+
+    def start(self, total_rounds: int) -> None:
+        """Begin to count time."""
+        self._total_rounds = total_rounds
+        self._started_at = time.monotonic()
+
+    def update(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Write a line unless the last one is too recent."""
+        now = time.monotonic()
+        elapsed = now - self._started_at
+        left = f", {elapsed / round * (self._total_rounds - round):.0f} s left" if round else ""
+        self._latest = f"round {round}/{self._total_rounds}{show_metric(metrics)}{left}"
+        if now - self._last_line_at >= LINE_INTERVAL_SECONDS:
+            self._last_line_at = now
+            self._write(self._latest)
+            self._latest = ""
+
+    def finish(self, status: str, out: Path) -> None:
+        """Write the last line."""
+        if self._latest:
+            self._write(self._latest)
+        self._write(f"{status} after {time.monotonic() - self._started_at:.1f} s")
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"ppfl: {line}\n")
+        self._stream.flush()
+
+
+class Bar:
+    """A bar with round, main metric and the time left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, total_rounds: int) -> None:
+        """Show the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=Console(file=self._stream),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=total_rounds)
+
+    def update(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=round, description=show_metric(metrics).removeprefix(", "))
+
+    def finish(self, status: str, out: Path) -> None:
+        """Leave the bar where it is."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back; may be called more than once."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def show_metric(metrics: Mapping[str, float]) -> str:
+    """Return ", name value" of the metric that tells most, or nothing when there is none."""
+    name = next((name for name in (*_MAIN_METRICS, *metrics) if name in metrics), None)
+    return f", {name} {metrics[name]:.4g}" if name else ""
+
+
+def choose_progress(rank: int, stream: TextIO | None = None) -> Silent | Lines | Bar:
+    """Return what fits: a bar when rank 0 writes to a terminal, lines when to a file."""
+    stream = stream or sys.stderr
+    if rank != 0:
+        return Silent()
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+class _Warnings(logging.Handler):
+    """Writes warnings of the library to standard error as it is now, so that they do not tear a bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"ppfl: {record.levelname.lower()}: {' '.join(record.getMessage().split())}\n")
+
+
+def show_warnings(rank: int) -> None:
+    """Show the warnings of the library on rank 0, each once."""
+    logger = logging.getLogger("ppfl")
+    logger.handlers = [_Warnings() if rank == 0 else logging.NullHandler()]
+    logger.propagate = False
