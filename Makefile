@@ -1,0 +1,67 @@
+# make run: set up, compute, draw.   make test: every check.   See README.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: run test test-quick lint clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS ?= mpich,test,slurm
+CORES ?= 2
+SNAKEMAKE = $(BIN)/snakemake --profile profiles/default --cores $(CORES)
+
+# one thread a process: ranks share the machine, and bits depend on the number of threads
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# an environment that was moved, copied or lost its Python is set up again
+ifneq ($(shell $(BIN)/python -c 'print(open("$(STAMP)").read().strip())' 2>/dev/null),$(CURDIR) $(EXTRAS))
+$(shell rm -f $(STAMP))
+endif
+
+# whoever holds our own lock may remove the one that a killed Snakemake left behind
+run: $(STAMP)
+	@exec 9>$(VENV)/.run.lock; flock --nonblock 9 || { echo 'make: another make run is at work here' >&2; exit 1; }; \
+	ls .snakemake/locks/* >/dev/null 2>&1 && $(SNAKEMAKE) --unlock --quiet all; \
+	$(SNAKEMAKE)
+	@printf '\nresults  %s\nfigures  %s\nreport   %s\n' \
+	  '$(CURDIR)/results/<experiment>/<digest>.h5' '$(CURDIR)/results/figures/' '$(CURDIR)/results/report.html'
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-quick: lint
+	$(BIN)/python -m pytest -m 'not mpi and not workflow and not slow'
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# the stamp comes last: whatever was interrupted before it is done again
+$(STAMP): constraints.txt pyproject.toml
+	@$(find_python) \
+	if ! { grep -qsF '$(CURDIR)/' $(BIN)/pip && $(BIN)/python -m pip --version >/dev/null 2>&1; }; then \
+	  rm -rf $(VENV); \
+	  "$$python" -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo 'make: python -m venv failed; on Debian or Ubuntu: apt-get install python3-venv' >&2; exit 1; }; \
+	fi
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[$(EXTRAS)]'
+	@echo '$(CURDIR) $(EXTRAS)' > $@
+
+define find_python
+for python in python3.11 python3.12 python3.13 python3 none; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+done; \
+if [ "$$python" = none ]; then \
+  echo 'make: no Python 3.11 or newer found; on Debian or Ubuntu: apt-get install python3 python3-venv' >&2; exit 1; \
+fi;
+endef
+
+clean:
+	rm -rf $(VENV) build results logs .snakemake ppfl.egg-info \
+	  .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,43 @@
+"""What all tests share: one thread a process, results made by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it loads
+os.environ["MKL_NUM_THREADS"] = "1"
+
+import numpy as np
+import pytest
+import yaml
+
+MakeResult = Callable[..., Path]
+
+
+@pytest.fixture
+def make_result(tmp_path: Path) -> MakeResult:
+    """Return a function that writes a result file from a config, a status and series over rounds."""
+    from ppfl.results.recorder import Recorder
+
+    def make(
+        digest: str, config: Mapping[str, Any], series: Mapping[str, Any], *, status: str = "complete", every: int = 10
+    ) -> Path:
+        path = tmp_path / f"{digest}.h5"
+        attributes = {"digest": digest, "name": config["name"], "config": yaml.safe_dump(dict(config), sort_keys=False)}
+        recorder = Recorder(path, attributes | {"results_version": 1}, {"commit": "0123456789ab", "num_ranks": 2})
+        recorder.describe_problem({"L": 2.5}, {"client": np.array(["a", "b"], dtype=object)})
+        for position in range(len(next(iter(series.values())))):
+            scores = {name: np.float64(values[position]) for name, values in series.items()}
+            recorder.append(position * every, scores | {"seconds": 0.5 * position})
+        if status == "running":
+            recorder.write()
+            return path
+        stages, statistics = ["global", "personal", "tuned"], ["mean", "weighted_mean", "q10", "q50", "q90"]
+        summary = {"test_accuracy": np.array([[0.5], [0.75], [0.8125]]) + np.zeros(5)}
+        recorder.finish(status, {}, summary, stages, statistics, {"ended": "2026-01-01T00:00:00+00:00"})
+        return path
+
+    return make

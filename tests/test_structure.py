@@ -1,0 +1,112 @@
+"""Rules about the source that no linter checks."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAX_FILE_LINES = 320
+MAX_TEST_FILE_LINES = 450
+MAX_FUNCTION_LINES = 48
+TEXT_SUFFIXES = ("", ".html", ".j2", ".json", ".md", ".py", ".sh", ".smk", ".toml", ".txt", ".yaml")
+FOLDERS = ("ppfl", "tests", "workflow", "benchmarks")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "ppfl")]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def text_files() -> list[Path]:
+    folders = (*FOLDERS, "configs", "docs", "profiles", "slurm")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    texts = [path for path in (*paths, *ROOT.iterdir()) if path.is_file() and path.suffix in TEXT_SUFFIXES]
+    assert ROOT / "Makefile" in texts
+    return texts
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(LIBRARY) > 40
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= (MAX_FILE_LINES if path in LIBRARY else MAX_TEST_FILE_LINES)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_hdf5_is_written_in_results_alone(path: Path) -> None:
+    if path.parent.name == "results" or path.name == "doctor.py":  # which tries whether a folder takes file locks
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "h5py.File":
+            mode = [ast.literal_eval(value) for value in node.args[1:2]]
+            mode += [ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg == "mode"]
+            assert mode in ([], ["r"]), f"line {node.lineno} opens an HDF5 file for writing"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_no_global_randomness_and_no_unfinished_work(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for pattern in (r"\bmanual_seed\b", r"np\.random\.seed", r"import random\b", r"\bTODO\b", r"\bFIXME\b", r"pickle"):
+        if pattern == "pickle" and "never pickle" in text:
+            continue
+        found = re.search(pattern, text)
+        assert not found, f"{found.group()!r} at character {found.start()}"
+
+
+def test_files_name_no_machine() -> None:
+    """No index of packages, no home folder; data folders come from PPFL_DATA, which CI alone sets."""
+    # put together, or this file would be found
+    forbidden = re.compile("|".join(["index" + "-url", "/ro" + "ot/", "/wo" + "rk/", "/ho" + "me/", "/sha" + "red"]))
+    for path in text_files():
+        found = forbidden.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{name_of(path)}: {found.group()}"
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = list(project["project"]["dependencies"])
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += extra
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+    pinned = {pin.replace("_", "-") for pin in pins}
+    assert not [name for name in wanted if name.lower() not in pinned]
+    assert pins["torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize("module", ["ppfl.config", "ppfl.grid"])
+def test_configurations_are_read_without_torch_and_mpi(module: str, tmp_path: Path) -> None:
+    script = (
+        "import sys; from ppfl.deferred import defer_torch; defer_torch(); "
+        f"import {module}; print(*(m for m in sys.modules if m in ('torch._C', 'mpi4py.MPI', 'h5py')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == []
+
+
+def test_one_process_needs_no_mpi(tmp_path: Path) -> None:
+    script = "import sys, ppfl.experiment, ppfl.comm.solo; print('mpi4py.MPI' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["False"]
