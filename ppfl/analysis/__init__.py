@@ -1,0 +1,1 @@
+"""Figures and the report: reads results, writes pictures and one page."""

@@ -1,0 +1,58 @@
+"""One self-contained HTML page about all experiments: figures inlined, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from ppfl.analysis.tables import provenance_rows, runs_table, varying_keys
+from ppfl.results.reader import Result, open_result
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment: its result files and its figure (SVG)."""
+
+    name: str
+    results: list[Path]
+    figure: Path
+
+
+def write_report(sections: Sequence[Section], out: Path) -> None:
+    """Write the page; raises FileNotFoundError when a result or a figure is not there."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ppfl.analysis", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    described = [_describe(section) for section in sections]
+    statuses = Counter(status for section in described for status in section["table"].statuses)
+    page = environment.get_template("report.html.j2").render(sections=described, statuses=statuses)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+
+
+def _describe(section: Section) -> dict[str, Any]:
+    results = [open_result(path) for path in section.results]
+    picture = base64.b64encode(section.figure.read_bytes()).decode()
+    return {
+        "name": section.name,
+        "figure": f"data:image/svg+xml;base64,{picture}",
+        "varying": varying_keys(results),
+        "table": runs_table(results),
+        "config": _config_text(results[0]),
+        "provenance": provenance_rows(results),
+    }
+
+
+def _config_text(result: Result) -> str:
+    return yaml.safe_dump(dict(result.config), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,107 @@
+"""Snakemake from configurations to the report, on tiny experiments."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+import yaml
+
+from ppfl.analysis.curves import load_curves
+from ppfl.grid import load_cells
+
+ROOT = Path(__file__).parent.parent.parent
+TINY = ROOT / "configs" / "test" / "workflow.yaml"
+
+pytestmark = pytest.mark.workflow
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    project = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command = [sys.executable, "-m", "snakemake", *project, *arguments]
+    # a bare PATH: the rules find ppfl and mpiexec where Snakemake runs, also when nothing was activated
+    environment = os.environ | {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workflow")
+    done = snakemake(folder, "--cores", "2", "--configfile", str(TINY))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "results"
+
+
+def test_every_cell_has_a_complete_result_of_two_ranks(finished: Path) -> None:
+    for name in ("quadratic", "digits"):
+        for digest in load_cells(ROOT / "configs" / "test" / f"{name}.yaml"):
+            with h5py.File(finished / f"tiny_{name}" / f"{digest}.h5") as file:
+                assert file.attrs["digest"] == digest
+                assert file.attrs["complete"] == 1
+                assert file["provenance"].attrs["num_ranks"] == 2
+
+
+def test_a_diverging_run_is_a_result(finished: Path) -> None:
+    statuses = sorted(curve.status for curve in load_curves(sorted((finished / "tiny_quadratic").glob("*.h5"))).curves)
+    assert statuses == ["complete", "diverged"]
+
+
+def test_each_experiment_is_drawn_and_reported(finished: Path) -> None:
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    for name in ("tiny_quadratic", "tiny_digits"):
+        assert (finished / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert f'<section id="{name}">' in text
+    for status, count in (("complete", 2), ("diverged", 1)):
+        assert len(re.findall(rf'<tr class="{status}">', text)) == count
+
+
+def test_a_second_run_has_nothing_to_do(finished: Path) -> None:
+    done = snakemake(finished.parent, "--cores", "1", "--configfile", str(TINY))
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_only_what_is_missing_is_done_again(finished: Path) -> None:
+    (lost, *_) = sorted((finished / "tiny_quadratic").glob("*.h5"))
+    kept = {path: path.stat().st_mtime_ns for path in finished.glob("*/*.h5") if path != lost}
+    lost.unlink()
+    done = snakemake(finished.parent, "--cores", "2", "--configfile", str(TINY))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lost.exists()
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_lint_is_clean(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_snakefiles_are_small() -> None:
+    workflow = ROOT / "workflow"
+    for path in [ROOT / "Snakefile", *workflow.rglob("*.smk"), *(workflow / "scripts").glob("*.py")]:
+        limit = 20 if path.suffix == ".py" else 60
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path
+
+
+@pytest.mark.parametrize("change", [{"ranks": 0}, {"rank": 2}, {"experiments": []}])
+def test_a_wrong_workflow_configuration_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    wrong = tmp_path / "workflow.yaml"
+    wrong.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text(encoding="utf-8")) | change))
+    done = snakemake(tmp_path, "--cores", "1", "--dry-run", "--configfile", str(wrong))
+    assert done.returncode != 0
+    assert next(iter(change)) in done.stdout + done.stderr
+
+
+def test_two_experiments_of_one_name_are_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.yaml"
+    copy.write_text((ROOT / "configs" / "test" / "digits.yaml").read_text(encoding="utf-8"))
+    both = tmp_path / "workflow.yaml"
+    both.write_text(yaml.safe_dump({"experiments": ["configs/test/digits.yaml", str(copy)]}))
+    done = snakemake(tmp_path, "--cores", "1", "--dry-run", "--configfile", str(both))
+    assert done.returncode != 0
+    assert "both named 'tiny_digits'" in done.stdout + done.stderr

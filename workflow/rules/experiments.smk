@@ -1,0 +1,21 @@
+rule experiment:
+    """One run of a grid, on several MPI ranks."""
+    output:
+        "results/{experiment}/{digest}.h5",
+    message:
+        "{wildcards.experiment}: run {wildcards.digest}"
+    log:
+        "logs/{experiment}/{digest}.log",
+    params:
+        # not an input: the digest says what is computed, and a comment in the file changes nothing
+        config=lambda wildcards: EXPERIMENTS[wildcards.experiment][0],
+    threads: config["ranks"]
+    resources:
+        mpi="mpiexec",
+        tasks=config["ranks"],
+        cpus_per_task=1,
+    conda:
+        "../envs/ppfl.yaml"
+    shell:
+        "{resources.mpi} -n {resources.tasks} python -m mpi4py -m ppfl run {params.config:q}"
+        " --cell {wildcards.digest} --out {output:q} > {log:q} 2>&1"

@@ -1,0 +1,15 @@
+rule figure:
+    """Curves of one experiment, all runs."""
+    input:
+        lambda wildcards: results_of(wildcards.experiment),
+    output:
+        png="results/figures/{experiment}.png",
+        svg="results/figures/{experiment}.svg",
+    message:
+        "{wildcards.experiment}: figure"
+    log:
+        "logs/figures/{experiment}.log",
+    conda:
+        "../envs/ppfl.yaml"
+    script:
+        "../scripts/figure.py"
