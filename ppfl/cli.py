@@ -68,7 +68,7 @@ def _tell(error: UserError) -> int:
 
     if not isinstance(error, SharedUserError):
         _print(error, f"rank {rank}: ")
-        return USER_ERROR
+        MpiCommunicator().abort(USER_ERROR)  # the other ranks may wait for this one
     if rank == 0:
         _print(error)
     # the first rank to end takes down the others, so none ends before rank 0 has told why

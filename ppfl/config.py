@@ -35,7 +35,8 @@ class Tuned(Settings):
     """The final stage `tuned`: every client's w is tuned once more before it is scored."""
 
     epochs: Annotated[int, Field(ge=0)] = 5
-    """Calls of the fine-tuner, or epochs of one that takes mini-batches."""
+    """Passes over a client's training samples in batches of problem.batch_size; each batch is one call of the
+    fine-tuner, with all the steps or epochs that its own settings say."""
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")] | None = None
     """What to tune with; null takes the algorithm's own."""
 
@@ -118,6 +119,9 @@ class Config(Settings):
     def scientific(self) -> dict[str, Any]:
         """Return what decides the results, defaults filled in, data files by their content; JSON types only."""
         content: dict[str, Any] = _canonical(self.model_dump(exclude=_NOT_SCIENTIFIC))
+        tuned = content["evaluate"]["tuned"]
+        if tuned["fine_tuner"] is None:
+            tuned["fine_tuner"] = content["algorithm"].get("fine_tuner")
         return content
 
     @cached_property

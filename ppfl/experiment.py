@@ -10,6 +10,7 @@ import torch
 from ppfl.config import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
 from ppfl.core.communicator import GuardedCommunicator
+from ppfl.core.errors import UserError
 from ppfl.core.problem import Placement
 from ppfl.device import choose_device, describe_device
 from ppfl.engine.cohort import CohortSampler
@@ -18,8 +19,8 @@ from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.launcher import open_communicator
 from ppfl.provenance import describe_process, now
-from ppfl.results.parameters import save_local, save_shared
-from ppfl.results.recorder import Recorder, prepare
+from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
+from ppfl.results.recorder import Recorder, prepare, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +44,16 @@ def run(config: Config, out: Path, progress: Progress) -> str:
     clients, a step size that must diverge, broken data, a full disk.
     """
     communicator = open_communicator()
-    if on_first_rank(communicator, lambda: prepare(out, config.digest)) == "already done":
-        return "already done"
+    try:
+        if on_first_rank(communicator, lambda: _make_room(config, out)) == "already done":
+            return "already done"
+        return _compute(config, out, progress, communicator)
+    finally:
+        if communicator.rank == 0:
+            release(out)
+
+
+def _compute(config: Config, out: Path, progress: Progress, communicator: Communicator) -> str:
     setup = build(config, communicator)
     recorder = _open_recorder(config, out, setup) if communicator.rank == 0 else None
     engine = Synchronous(setup)
@@ -55,6 +64,16 @@ def run(config: Config, out: Path, progress: Progress) -> str:
     _finish(config, out, setup, engine, recorder)
     progress.finish(engine.status, out)
     return engine.status
+
+
+def _make_room(config: Config, out: Path) -> str:
+    """Return what `prepare` found; what an unfinished run left beside its result goes."""
+    found = prepare(out, config.digest)
+    if found == "new":
+        remove_parameters(out)
+    elif config.save.local and not has_local(out):
+        raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
+    return found
 
 
 def build(config: Config, communicator: Communicator) -> Setup:
@@ -107,6 +126,11 @@ def _named(prefix: str, action: Callable[[], Result]) -> Result:
 def _client_weights(config: Config, problem: Problem) -> tuple[float, ...]:
     if config.weights == "uniform":
         return (1.0,) * problem.num_clients
+    if not problem.has_samples and len(set(problem.num_train_samples)) > 1:
+        raise SharedUserError(
+            "weights: samples: what this problem knows of itself (θ*, ‖F‖, legal steps) is of the unweighted mean; "
+            "use uniform"
+        )
     return tuple(float(samples) for samples in problem.num_train_samples)
 
 
@@ -146,6 +170,12 @@ def _record(recorder: Recorder | None, scored: Scored, communicator: Communicato
 
 def _finish(config: Config, out: Path, setup: Setup, engine: Synchronous, recorder: Recorder | None) -> None:
     """Score the three stages, save the parameters and complete the result. Collective."""
+
+    def write_rounds() -> None:
+        if recorder is not None:
+            recorder.write()
+
+    on_every_rank(setup.communicator, write_rounds)  # the stages may take long
     stages = score_stages(setup, engine.group, engine.server)
     clients = {f"{stage}_{metric}": values for stage, scores in stages.items() for metric, values in scores.items()}
     metrics = next(iter(stages.values())).keys()

@@ -35,7 +35,10 @@ class _Loader(yaml.SafeLoader):
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node)
-    return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+    try:
+        return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+    except ValueError as error:
+        raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark) from error
 
 
 def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:

@@ -133,6 +133,7 @@ def test_the_digest_is_the_hash_of_canonical_json(folder: Path) -> None:
     text = parse_yaml(config.to_yaml(), "text")
     for key in ("name", "engine", "save"):
         del text[key]
+    text["evaluate"]["tuned"]["fine_tuner"] = text["algorithm"]["fine_tuner"]
     assert text == config.scientific()
     assert len(config.digest) == 16
     assert set(config.digest) <= set("0123456789abcdef")
@@ -281,3 +282,9 @@ def test_listing_a_grid_loads_neither_torch_nor_mpi(folder: Path) -> None:
 def quadratic_digest_in(text: str, folder: Path) -> bool:
     (folder / "quadratic.yaml").write_text(QUADRATIC)
     return quadratic(folder).digest in text
+
+
+def test_the_fine_tuner_of_the_last_stage_is_the_algorithms_own_unless_it_is_given(folder: Path) -> None:
+    own = "{name: conjugate_gradient, steps: 5, start: redraw}"
+    assert quadratic(folder).digest == quadratic(folder, f"evaluate.tuned.fine_tuner={own}").digest
+    assert quadratic(folder).digest != quadratic(folder, "evaluate.tuned.fine_tuner={name: exact}").digest

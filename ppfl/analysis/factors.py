@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,8 @@ def find_factors(configs: Sequence[Config]) -> list[Factor]:
     together: dict[tuple[int, ...], list[str]] = {}
     for key in keys:
         values = [config.get(key) for config in flat]
-        pattern = tuple(values.index(value) for value in values)
+        told_apart = [(type(value), value) for value in values]  # a cohort of 1 and of 1.0 are not the same
+        pattern = tuple(told_apart.index(value) for value in told_apart)
         if any(pattern) and not is_seed(key):
             together.setdefault(pattern, []).append(key)
     return [_factor(tuple(group), flat) for group in together.values()]
@@ -62,10 +63,16 @@ def find_factors(configs: Sequence[Config]) -> list[Factor]:
 
 def _factor(keys: tuple[str, ...], flat: Sequence[Config]) -> Factor:
     values = [[config.get(key) for key in keys] for config in flat]
-    labels = tuple(", ".join(_text(value) for value in row if value is not None) or "none" for row in values)
+    labels = tuple(_label(row, _text) for row in values)
+    if len(set(labels)) < len({repr(row) for row in values}):
+        labels = tuple(_label(row, repr) for row in values)
     numbers = tuple(float(row[0]) for row in values if isinstance(row[0], int | float) and not isinstance(row[0], bool))
     ordered = len(keys) == 1 and len(numbers) == len(values)
     return Factor(keys, labels, numbers if ordered else None)
+
+
+def _label(row: Sequence[Any], text: Callable[[Any], str]) -> str:
+    return ", ".join(text(value) for value in row if value is not None) or "none"
 
 
 def _text(value: Any) -> str:

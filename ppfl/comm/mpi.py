@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,11 @@ class MpiCommunicator:
         result = rows.new_empty(int(num_rows.sum()), my_width)
         self._comm.Alltoallv((_buffer(packed), widths * rows.shape[0]), (result.numpy(), num_rows * my_width))
         return result
+
+    def abort(self, code: int) -> None:
+        """End all ranks with an exit code, wherever they are."""
+        sys.stderr.flush()
+        self._comm.Abort(code)
 
     def barrier(self) -> None:
         """Return when every rank has called it."""

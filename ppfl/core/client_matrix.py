@@ -58,7 +58,7 @@ class ClientMatrix:
         cancelling when the rows are close to each other and far from 0.
         """
         n = self.num_vectors
-        total = ExactSum(n * n, num_bins=3, device=self._columns.device)
+        total = ExactSum(n * n, device=self._columns.device)
         for block in self._blocks():
             centred = block.to(torch.float64)
             centred = centred - centred[:1]

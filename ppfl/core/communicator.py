@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from ppfl.core.types import Params
+    from collections.abc import Sequence
 
 Operation = Literal["sum", "max"]
 
@@ -45,8 +43,8 @@ class Communicator(Protocol):
 class HoldsLocalParameters(Protocol):
     """Whoever keeps the clients' local parameters."""
 
-    def local_parameters(self) -> Iterable[Params]:
-        """Iterate over all groups of tensors that must not leave this rank."""
+    def local_parameter_at(self, address: int) -> str | None:
+        """Return the name of the local parameter whose memory begins at this address; None when there is none."""
         ...
 
 
@@ -73,14 +71,12 @@ class GuardedCommunicator:
 
     def check(self, tensor: torch.Tensor) -> None:
         """Raise LocalParameterError when `tensor` shares memory with a protected parameter."""
-        storage = tensor.untyped_storage().data_ptr()
-        for params in self._owner.local_parameters() if self._owner else ():
-            for name, value in params.items():
-                if storage and value.untyped_storage().data_ptr() == storage:
-                    raise LocalParameterError(
-                        f"the local parameter {name!r} was handed to the communicator; local parameters stay on the "
-                        f"rank of their client. Send a gradient of the shared parameters instead."
-                    )
+        name = self._owner.local_parameter_at(tensor.untyped_storage().data_ptr()) if self._owner else None
+        if name is not None:
+            raise LocalParameterError(
+                f"the local parameter {name!r} was handed to the communicator; local parameters stay on the rank of "
+                f"their client. Send a gradient of the shared parameters instead."
+            )
 
     def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
         """See Communicator; refuses local parameters."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
 
 BIN_BITS = 40
+NUM_BINS = 3
 MAX_TERMS = 1 << 22
 _LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
 _NOTHING = -(1 << 30)
@@ -25,14 +26,15 @@ _NON_FINITE = 1 << 30
 
 
 class ExactSum:
-    """Σ_k x_k of vectors of length D, order-free; kept on one device, 8·num_bins·D bytes.
+    """Σ_k x_k of vectors of length D, order-free; kept on one device, 24·D bytes.
 
-    num_bins: 2 keeps at least 40 bits below the largest entry (enough for float32 terms), 3 keeps at least 80
-    (float64 terms). A term with NaN or inf makes the whole sum NaN. At most 2**22 terms.
+    Three bins keep at least 80 bits below the largest entry of any term: a coordinate 2**-27 times the largest keeps
+    the 53 bits of a float64, one 2**-56 times the largest the 24 bits of a float32. A term with NaN or inf makes the
+    whole sum NaN. At most 2**22 terms.
     """
 
-    def __init__(self, length: int, num_bins: int, device: torch.device | str = "cpu") -> None:
-        self._bins = torch.zeros(num_bins, length, dtype=torch.int64, device=device)
+    def __init__(self, length: int, device: torch.device | str = "cpu") -> None:
+        self._bins = torch.zeros(NUM_BINS, length, dtype=torch.int64, device=device)
         self._top = _NOTHING
         self._num_terms = 0
 
@@ -45,10 +47,9 @@ class ExactSum:
             self._top = _NON_FINITE
         if largest == 0.0 or self._top == _NON_FINITE:
             return
-        num_bins = len(self._bins)
-        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_BIN + num_bins - 1)
+        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_BIN + NUM_BINS - 1)
         self._raise_top(max(needed, self._top))
-        for row in range(self._top - needed, num_bins):
+        for row in range(self._top - needed, NUM_BINS):
             exponent = (self._top - row) * BIN_BITS
             # truncated in the lowest bin too: rounding there would depend on which bin is the lowest at this moment
             integers = (rest * math.ldexp(1.0, -exponent)).trunc_()
@@ -79,26 +80,19 @@ class ExactSum:
         shift = top - self._top
         if shift <= 0:
             return
-        num_bins = len(self._bins)
         if self._top != _NOTHING:
-            kept = self._bins[: max(num_bins - shift, 0)].clone()
+            kept = self._bins[: max(NUM_BINS - shift, 0)].clone()
             self._bins.zero_()
-            self._bins[num_bins - len(kept) :] = kept
+            self._bins[NUM_BINS - len(kept) :] = kept
         self._top = top
 
     def _round(self, bins: torch.Tensor) -> torch.Tensor:
         """Carry from the lowest bin up, so that equal sums have equal bins, then round."""
-        num_bins = len(bins)
-        for row in range(num_bins - 1, 0, -1):
+        for row in range(NUM_BINS - 1, 0, -1):
             carry = bins[row] >> BIN_BITS
             bins[row] -= carry << BIN_BITS
             bins[row - 1] += carry
         total = torch.zeros(bins.shape[1], dtype=torch.float64, device=bins.device)
-        for row in range(num_bins - 1, -1, -1):
+        for row in range(NUM_BINS - 1, -1, -1):
             total += bins[row].to(torch.float64) * math.ldexp(1.0, (self._top - row) * BIN_BITS)
         return total
-
-
-def num_bins_for(dtype: torch.dtype) -> int:
-    """Bins that lose nothing that a floating-point sum of this number type would keep."""
-    return 3 if dtype == torch.float64 else 2

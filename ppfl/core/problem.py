@@ -67,7 +67,7 @@ class Problem(ABC):
     clients: range
     """Clients whose data this rank holds."""
     seed: int
-    """Seed of the data and of everything that is drawn while computing on it."""
+    """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
     has_samples: bool = True
     """True when `data` holds samples, of which `select` can take some."""
     fixed_data: bool = False

@@ -60,15 +60,16 @@ def resolve_shared_lr(
         if lr == "theory":
             raise ValueError("lr: 'theory' needs a problem that knows its curvature (quadratic); give a number")
         return float(lr)
+    curvature = constants.smoothness if exact else constants.joint_smoothness
     if lr == "theory":
-        return _inverse(constants.smoothness if exact else constants.joint_smoothness)
+        lr = _inverse(curvature)
     step = lr * optimizer.lr
     bound = 2.0 * _inverse(constants.mean_smoothness)
     if exact and full_cohort and optimizer.memoryless and step * constants.mean_smoothness > 2.0:
         raise ValueError(
-            f"lr: {step:g} must diverge: with all clients and exact w the step is at most 2/λ_max(mean S_m) = {bound:g}"
+            f"lr: {step:g} (server_optimizer.lr included) must diverge: with all clients and exact w the step is at "
+            f"most 2/λ_max(mean S_m) = {bound:g}"
         )
-    curvature = constants.smoothness if exact else constants.joint_smoothness
     usual = 2.0 * _inverse(curvature)
     if step * curvature > 2.0:
         logger.warning("algorithm.lr: %g is large for this problem: steps above %g often diverge", step, usual)

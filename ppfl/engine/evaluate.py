@@ -72,7 +72,7 @@ def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]
 
 
 def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> Params:
-    """`tuned_epochs` passes over the client's training samples, the fine-tuner applied to each batch in turn."""
+    """`tuned_epochs` times: the fine-tuner applied to every batch of the client's training samples in turn."""
     tuner, problem = setup.tuned_fine_tuner, setup.problem
     assert tuner is not None
     applications = 0

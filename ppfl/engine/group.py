@@ -37,14 +37,16 @@ class ClientGroup:
     def __init__(self, problem: Problem, algorithm: Algorithm, shared: Params, clients_per_chunk: int) -> None:
         self.problem = problem
         self.algorithm = algorithm
+        self._clients_per_chunk = clients_per_chunk
         first, last = problem.clients.start, problem.clients.stop
         self.chunks = [
             range(start, min(start + clients_per_chunk, last)) for start in range(first, last, clients_per_chunk)
         ]
-        self._states = [
-            _stack_states([algorithm.init_client(shared, problem.init_local(client)) for client in chunk])
-            for chunk in self.chunks
-        ]
+        self._states: list[State] = [{} for _ in self.chunks]
+        self._addresses: dict[int, str] = {}
+        for index, chunk in enumerate(self.chunks):
+            states = [algorithm.init_client(shared, problem.init_local(client)) for client in chunk]
+            self._keep(index, _stack_states(states))
         self._kept_data: dict[int, Data] = {}
 
     @property
@@ -54,15 +56,23 @@ class ClientGroup:
 
     def state(self, client: int) -> State:
         """Return the state of one client of this rank, each tensor in memory of its own."""
-        for chunk, states in zip(self.chunks, self._states, strict=True):
-            if client in chunk:
-                return _member(states, chunk.index(client))
-        raise KeyError(client)
+        index, row = divmod(client - self.clients.start, self._clients_per_chunk)
+        return _member(self._states[index], row)
 
-    def local_parameters(self) -> Iterator[Params]:
-        """Iterate over all tensors that must not leave this rank: the stacked states of every chunk."""
-        for states in self._states:
-            yield from states.values()
+    def local_parameter_at(self, address: int) -> str | None:
+        """Return the name of the local parameter, or other state of a client, whose memory begins there."""
+        return self._addresses.get(address)
+
+    def _keep(self, index: int, states: State) -> None:
+        """Replace the stacked states of a chunk."""
+        for old in self._states[index].values():
+            for value in old.values():
+                self._addresses.pop(value.untyped_storage().data_ptr(), None)
+        self._states[index] = states
+        for new in states.values():
+            self._addresses |= {
+                value.untyped_storage().data_ptr(): name for name, value in new.items() if value.numel()
+            }
 
     def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
@@ -82,17 +92,18 @@ class ClientGroup:
         states = self._states[index]
         if len(chunk) == 1:
             uplink, new_state = self.algorithm.client(self.problem, message, _member(states, 0), datas[0], draws[0])
-            self._states[index] = _stack_states([new_state])
+            self._keep(index, _stack_states([new_state]))
             yield Uplink(chunk[0], uplink, sizes[0])
             return
         uplinks, new_states = torch.func.vmap(
             lambda state, data, draw: self.algorithm.client(self.problem, message, state, data, draw)
         )(states, _stack_data(datas), _stack_draws(draws, chunk))
         sampled = torch.tensor([client in members for client in chunk])
-        self._states[index] = {
+        kept = {
             name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
             for name, group in new_states.items()
         }
+        self._keep(index, kept)
         for client in members:
             row = chunk.index(client)
             yield Uplink(client, {name: value[row] for name, value in uplinks.items()}, sizes[row])

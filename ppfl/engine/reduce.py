@@ -8,7 +8,7 @@ import torch
 
 from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.communicator import LocalParameterError
-from ppfl.core.exact_sum import ExactSum, num_bins_for
+from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, unflatten
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def aggregate(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], l
     """Return the aggregate of the cohort's uplinks, the same bits on every rank. Collective.
 
     `like` has the names and shapes of an uplink, also for a rank that has no client in the cohort. Raises
-    LocalParameterError when an uplink has a name that is not among them, or a local parameter's memory.
+    LocalParameterError when an uplink has a name that is not among them.
     """
     checked = (_checked(setup, uplink, like) for uplink in uplinks)
     if not like:  # everything is local: the clients work, and nothing is sent
@@ -39,7 +39,7 @@ def _linear(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], lik
     total_weight = sum(setup.client_weights[client] for client in sorted(cohort))
     first = next(iter(like.values()))
     length = sum(value.numel() for value in like.values())
-    total = ExactSum(length, num_bins_for(first.dtype), first.device)
+    total = ExactSum(length, first.device)
     for uplink in uplinks:
         total.add(flatten(uplink.params).to(torch.float64) * (setup.client_weights[uplink.client] / total_weight))
     return total.reduce(setup.communicator)
@@ -57,6 +57,4 @@ def _checked(setup: Setup, uplink: Uplink, like: Params) -> Uplink:
             f"the uplink of {setup.algorithm.name} has {', '.join(uplink.params)}, but only {', '.join(like)} may "
             f"leave a client: local parameters stay on the rank of their client"
         )
-    for value in uplink.params.values():
-        setup.communicator.check(value)
     return uplink

@@ -23,16 +23,14 @@ if TYPE_CHECKING:
     from ppfl.engine.group import Uplink
     from ppfl.engine.setup import Setup
 
-EXPLOSION_FACTOR = 1e9
-"""A loss this many times the first one (or 1, if that is larger) counts as diverged."""
+EXPLOSION_FACTOR = 1e3
+"""A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
 
 
 @dataclass
 class Costs:
     """What the rounds have cost so far, over all clients of all ranks."""
 
-    shared_gradients: float = 0.0
-    local_gradients: float = 0.0
     uplink_bytes: int = 0
     downlink_bytes: int = 0
     seconds: float = 0.0
@@ -64,6 +62,10 @@ class Synchronous:
         self.group = ClientGroup(setup.problem, setup.algorithm, shared, setup.clients_per_chunk)
         setup.communicator.protect(self.group)
         self._costs = Costs()
+        # one row a client of this rank, so that totals are added up in client order on any number of ranks
+        self._gradients = torch.zeros(len(self.group.clients), 2, dtype=torch.float64)
+        # a gradient of nothing is none
+        self._sides = torch.tensor([bool(shared), any(map(setup.problem.init_local, self.group.clients))])
         self._limit = math.inf
 
     def __iter__(self) -> Iterator[Scored]:
@@ -98,9 +100,8 @@ class Synchronous:
 
     def _counted(self, uplinks: Iterator[Uplink]) -> Iterator[Uplink]:
         for uplink in uplinks:
-            shared_gradients, local_gradients = self.setup.algorithm.num_gradients(uplink.num_samples)
-            self._costs.shared_gradients += shared_gradients
-            self._costs.local_gradients += local_gradients
+            counted = torch.tensor(self.setup.algorithm.num_gradients(uplink.num_samples), dtype=torch.float64)
+            self._gradients[uplink.client - self.group.clients.start] += counted * self._sides
             yield uplink
 
     def _count_bytes(self, message: Params, combined: Params, cohort_size: int) -> None:
@@ -118,10 +119,10 @@ class Synchronous:
         return not math.isfinite(loss) or loss > self._limit
 
     def _total_costs(self) -> dict[str, float]:
-        """Add up over ranks what each counted for its own clients; bytes and seconds are the same on all."""
+        """Add up what was counted for every client of all ranks; bytes and seconds are the same on all."""
         costs = self._costs
-        mine = torch.tensor([costs.shared_gradients, costs.local_gradients], dtype=torch.float64)
-        shared_gradients, local_gradients = self.setup.communicator.allreduce(mine, "sum").tolist()
+        of_clients = self.setup.communicator.allgather_rows(self._gradients)
+        shared_gradients, local_gradients = (math.fsum(column) for column in of_clients.T.tolist())
         return {
             "shared_gradients": shared_gradients,
             "local_gradients": local_gradients,

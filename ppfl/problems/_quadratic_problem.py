@@ -159,7 +159,7 @@ class Quadratic(Problem):
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
         """‖F(θ)‖, ‖θ − θ*‖ and, (N,), ‖∇_1 f_m(θ, w_m*(θ))‖, all at w_m*(θ) and in float64. Collective."""
         theta = _exactly(shared)
-        total = ExactSum(sum(self._shared_lengths.values()), num_bins=3)
+        total = ExactSum(sum(self._shared_lengths.values()))
         norms = []
         for client in self.clients:
             gradient = self._gradient_at_exact_local(theta, client)
@@ -189,7 +189,7 @@ class Quadratic(Problem):
     def _find_constants(self) -> None:
         """Set θ*, σ*² and the curvatures. Collective."""
         communicator, length = self._placement.communicator, sum(self._shared_lengths.values())
-        hessian_sum, linear_sum = ExactSum(length * length, num_bins=3), ExactSum(length, num_bins=3)
+        hessian_sum, linear_sum = ExactSum(length * length), ExactSum(length)
         curvatures = []
         for client in self.clients:
             blocks = self._blocks[client]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def shared_path(result: Path) -> Path:
-    """Return where θ of a result lies: `<stem>.shared.safetensors`."""
-    return result.with_name(f"{result.stem}.shared.safetensors")
+    """Return where θ of a result lies: `<name of the result>.shared.safetensors`."""
+    return result.with_name(f"{result.name}.shared.safetensors")
 
 
 def save_shared(result: Path, shared: Params, digest: str) -> None:
@@ -29,7 +30,7 @@ def save_shared(result: Path, shared: Params, digest: str) -> None:
 def save_local(result: Path, clients: Iterable[tuple[int, Params]], rank: int, size: int, digest: str) -> None:
     """Save every w_m of this rank, named `<client number>/<parameter>`; each rank writes a file of its own."""
     tensors = {f"{client}/{name}": value for client, params in clients for name, value in params.items()}
-    _save(result.with_name(f"{result.stem}.local-{rank}-of-{size}.safetensors"), tensors, digest)
+    _save(result.with_name(f"{result.name}.local-{rank}-of-{size}.safetensors"), tensors, digest)
 
 
 def load_shared(result: Path) -> Params:
@@ -45,10 +46,10 @@ def load_local(result: Path) -> dict[int, Params]:
 
     Raises UserError when the files of some rank are missing.
     """
-    parts = sorted(result.parent.glob(f"{result.stem}.local-*-of-*.safetensors"))
+    parts = _local_parts(result)
     if not parts:
         raise UserError(f"{result}: has no local parameters beside it; run with save.local: true")
-    wanted = int(parts[0].stem.rsplit("-", 1)[1])
+    wanted = int(parts[0].name.removesuffix(".safetensors").rsplit("-", 1)[1])
     if len(parts) != wanted:
         raise UserError(f"{result}: {len(parts)} of {wanted} files of local parameters are there")
     clients: dict[int, Params] = {}
@@ -57,6 +58,21 @@ def load_local(result: Path) -> dict[int, Params]:
             client, name = key.split("/", 1)
             clients.setdefault(int(client), {})[name] = value
     return clients
+
+
+def has_local(result: Path) -> bool:
+    """Say whether local parameters lie beside a result."""
+    return bool(_local_parts(result))
+
+
+def remove_parameters(result: Path) -> None:
+    """Remove what an earlier, unfinished run left beside a result that is about to be computed anew."""
+    for path in [shared_path(result), *_local_parts(result)]:
+        path.unlink(missing_ok=True)
+
+
+def _local_parts(result: Path) -> list[Path]:
+    return sorted(result.parent.glob(f"{glob.escape(result.name)}.local-*-of-*.safetensors"))
 
 
 def _save(path: Path, tensors: Params, digest: str) -> None:

@@ -1,11 +1,13 @@
 """Writes a result file so that a kill at any moment leaves the last written state readable.
 
 The whole file is written anew to a temporary name in the same folder, flushed to the disk and moved over the old one,
-at most every `WRITE_INTERVAL_SECONDS` while scores arrive. A result that exists is never overwritten.
+at most every `WRITE_INTERVAL_SECONDS` while scores arrive (less often when writing takes long). A result that exists is
+never overwritten.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from contextlib import suppress
@@ -21,14 +23,22 @@ from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LOCKS: dict[Path, int] = {}
+"""Locks that this process holds; the operating system lets go of them when it ends, however it ends."""
+
 WRITE_INTERVAL_SECONDS = 2.0
+LONGEST_INTERVAL_SECONDS = 4.0
 
 
 def prepare(out: Path, digest: str) -> Literal["new", "already done"]:
     """Make room for a result at `out`: create the folder, move an unfinished result of the same digest aside.
 
-    Raises UserError when `out` holds another run or something that is no result, or cannot be written.
+    Until `release`, or until this process ends, no other process of this host gets past here for the same `out`; where
+    the file system has no locks, nothing keeps it from that. Raises UserError when another process has it, when `out`
+    holds another run or something that is no result, or cannot be written.
     """
+    if not out.name:
+        raise UserError(f"--out {out}: is a folder; give the name of a file, such as {out / 'result.h5'}")
     probe = out.with_name(f".{out.name}.{os.getpid()}.probe")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +48,7 @@ def prepare(out: Path, digest: str) -> Literal["new", "already done"]:
         with suppress(OSError):
             probe.unlink()
         raise UserError(f"--out {out}: cannot write into {out.parent}: {error.strerror}") from error
+    _lock(out)
     if not out.exists():
         return "new"
     try:
@@ -53,6 +64,35 @@ def prepare(out: Path, digest: str) -> Literal["new", "already done"]:
         return "already done"
     out.rename(_free_name(out))
     return "new"
+
+
+def release(out: Path) -> None:
+    """Let other processes have `out` again."""
+    lock = _LOCKS.pop(out.absolute(), None)
+    if lock is not None:
+        _lock_name(out).unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(out: Path) -> None:
+    path = _lock_name(out)
+    lock = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # whoever had it may have removed the file between the two lines above
+        is_current = path.exists() and path.stat().st_ino == os.fstat(lock).st_ino
+    except BlockingIOError:
+        is_current = False
+    except OSError:  # no locks on this file system
+        is_current = True
+    if not is_current:
+        os.close(lock)
+        raise UserError(f"--out {out}: another process is writing it; wait for its end, or choose another name")
+    _LOCKS[out.absolute()] = lock
+
+
+def _lock_name(out: Path) -> Path:
+    return out.with_name(f".{out.name}.lock")
 
 
 def _free_name(out: Path) -> Path:
@@ -76,6 +116,7 @@ class Recorder:
         self._summary_labels: tuple[list[str], list[str]] = ([], [])
         self._status = RUNNING
         self._last_write = -np.inf
+        self._interval_seconds = WRITE_INTERVAL_SECONDS
         self._written_round: int | None = None
 
     def describe_problem(self, facts: Mapping[str, Any], clients: Mapping[str, np.ndarray]) -> None:
@@ -88,7 +129,7 @@ class Recorder:
         self._rounds.append(round)
         for name, value in scores.items():
             self._series.setdefault(name, []).append(value)
-        if time.monotonic() - self._last_write >= WRITE_INTERVAL_SECONDS:
+        if time.monotonic() - self._last_write >= self._interval_seconds:
             self.write()
 
     def finish(
@@ -111,10 +152,11 @@ class Recorder:
     def write(self) -> None:
         """Write all that is known now, atomically. Raises UserError when the disk refuses; the old file stays."""
         partial = self.out.with_name(f".{self.out.name}.partial")
+        started = time.monotonic()
         try:
-            with h5py.File(partial, "w") as file:
-                self._write_groups(file)
-            with partial.open("rb") as handle:
+            with partial.open("wb") as handle:
+                handle.write(self._image())
+                handle.flush()
                 os.fsync(handle.fileno())
             partial.replace(self.out)
         except OSError as error:
@@ -123,7 +165,17 @@ class Recorder:
             last = f"rounds up to {self._written_round} are in it" if there else "nothing was written"
             raise UserError(f"{self.out}: cannot write the result ({error}); {last}") from error
         self._last_write = time.monotonic()
+        # a long history takes long to write, and no more than 5 seconds of rounds may be lost
+        spent = self._last_write - started
+        self._interval_seconds = min(max(WRITE_INTERVAL_SECONDS, 20.0 * spent), LONGEST_INTERVAL_SECONDS)
         self._written_round = self._rounds[-1] if self._rounds else 0
+
+    def _image(self) -> bytes:
+        """Build the file in memory: HDF5 does not survive a full disk, plain writing does."""
+        with h5py.File("image", "w", driver="core", backing_store=False) as file:
+            self._write_groups(file)
+            file.flush()
+            return bytes(file.id.get_file_image())
 
     def _write_groups(self, file: h5py.File) -> None:
         file.attrs.update({**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)})

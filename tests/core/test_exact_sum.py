@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.exact_sum import MAX_TERMS, ExactSum, num_bins_for
+from ppfl.core.exact_sum import MAX_TERMS, ExactSum
 from tests.ranks import on_ranks
 
 WIDE = st.floats(min_value=-1e200, max_value=1e200, allow_nan=False, allow_subnormal=False)
 
 
-def total(terms: list[torch.Tensor], num_bins: int = 3) -> torch.Tensor:
-    sums = ExactSum(len(terms[0]), num_bins)
+def total(terms: list[torch.Tensor]) -> torch.Tensor:
+    sums = ExactSum(len(terms[0]))
     for term in terms:
         sums.add(term)
     return sums.reduce(SoloCommunicator())
@@ -56,7 +56,7 @@ def test_any_number_of_ranks_gives_the_same_bits(num_ranks: int, spread: float) 
     terms = random_terms(11, 500, spread)
 
     def share(communicator):  # type: ignore[no-untyped-def]
-        sums = ExactSum(500, 3)
+        sums = ExactSum(500)
         for index in range(communicator.rank, len(terms), communicator.size):
             sums.add(terms[index])
         return sums.reduce(communicator)
@@ -65,12 +65,15 @@ def test_any_number_of_ranks_gives_the_same_bits(num_ranks: int, spread: float) 
         assert torch.equal(result, total(terms))
 
 
-def test_two_bins_keep_float32_terms_exactly() -> None:
-    terms = [term.to(torch.float32) for term in random_terms(20, 1000, 1.0)]
-    assert num_bins_for(torch.float32) == 2
-    reference = torch.stack(terms).to(torch.float64).sum(dim=0)
-    scale = torch.stack(terms).abs().max()
-    assert (total(terms, 2) - reference).abs().max() <= 20 * 2.0**-40 * scale
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_coordinates_keep_the_digits_of_their_number_type(dtype: torch.dtype) -> None:
+    """Down to 2**-56 (float32) and 2**-27 (float64) of the largest coordinate nothing is lost."""
+    smallest = 56 if dtype == torch.float32 else 27
+    scales = 2.0 ** -torch.arange(0, smallest + 1, dtype=torch.float64)
+    mantissas = 1.0 + torch.from_numpy(np.random.default_rng(0).random(len(scales)))
+    term = (mantissas * scales).to(dtype)
+    term[0] = 1.0
+    assert torch.equal(total([term]), term.to(torch.float64))
 
 
 def test_a_plain_sum_would_differ() -> None:
@@ -91,12 +94,12 @@ def test_non_finite_terms_make_the_sum_nan(bad: float, position: int) -> None:
 
 
 def test_sums_of_nothing_and_of_zeros_are_zero() -> None:
-    assert torch.equal(ExactSum(3, 3).reduce(SoloCommunicator()), torch.zeros(3, dtype=torch.float64))
+    assert torch.equal(ExactSum(3).reduce(SoloCommunicator()), torch.zeros(3, dtype=torch.float64))
     assert torch.equal(total([torch.zeros(3)] * 2), torch.zeros(3, dtype=torch.float64))
 
 
 def test_too_many_terms_are_refused() -> None:
-    sums = ExactSum(1, 2)
+    sums = ExactSum(1)
     sums._num_terms = MAX_TERMS
     sums.add(torch.ones(1))
     with pytest.raises(OverflowError, match="at most"):

@@ -53,11 +53,12 @@ def test_an_honest_uplink_passes() -> None:
 def test_the_communicator_refuses_local_memory(operation: str) -> None:
     run = leaky_engine("not at all")
     list(run)
-    stacked = next(run.group.local_parameters())["w"]
+    stacked = run.group._states[0]["local"]["w"]
     arguments: dict[str, tuple[Any, ...]] = {"allreduce": ("sum",), "allgather_rows": (), "rows_to_columns": ([0, 1],)}
     with pytest.raises(LocalParameterError, match="'w'"):
         getattr(run.setup.communicator, operation)(stacked, *arguments[operation])
     with pytest.raises(LocalParameterError, match="'w'"):
         getattr(run.setup.communicator, operation)(stacked[0], *arguments[operation])
+    assert run.group.local_parameter_at(stacked.data_ptr()) == "w"
     harmless = torch.zeros_like(stacked)
     getattr(run.setup.communicator, operation)(harmless, *arguments[operation])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,14 @@ import xarray
 
 from ppfl.core.errors import UserError
 from ppfl.results import recorder as module
-from ppfl.results.recorder import Recorder, prepare
+from ppfl.results.recorder import Recorder, prepare, release
+
+
+@pytest.fixture(autouse=True)
+def _let_go(tmp_path: Path) -> Iterator[None]:
+    yield
+    release(tmp_path / "r.h5")
+
 
 NAMES = np.array(["anna", "björn", "çelik"], dtype=object)
 
@@ -79,6 +87,7 @@ def test_an_unfinished_result_is_moved_aside(tmp_path: Path) -> None:
         new_recorder(out).append(0, {"loss": 1.0})
         before = out.read_bytes()
         assert prepare(out, "abc") == "new"
+        release(out)
         assert not out.exists()
         assert (tmp_path / f"r.incomplete-{number}.h5").read_bytes() == before
 
@@ -109,7 +118,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_rounds_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WRITE_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LONGEST_INTERVAL_SECONDS", 0.0)
     recorder = new_recorder(tmp_path / "r.h5")
     recorder.append(0, {"loss": 1.0})
     recorder.append(7, {"loss": 0.5})
@@ -130,7 +139,7 @@ import sys
 from pathlib import Path
 from ppfl.results import recorder as module
 from tests.results.test_recorder import new_recorder
-module.WRITE_INTERVAL_SECONDS = 0.0
+module.LONGEST_INTERVAL_SECONDS = 0.0
 recorder = new_recorder(Path(sys.argv[1]))
 for number in range(1_000_000):
     recorder.append(number, {"loss": float(number)})
@@ -154,3 +163,55 @@ def test_kill_minus_nine_loses_nothing_that_was_written(tmp_path: Path, seed: in
     assert stored == list(range(len(stored)))
     assert len(stored) - 1 >= written[-1]
     assert np.array_equal(stored, xarray.open_dataset(out, engine="h5netcdf", group="rounds").loss.values)
+
+
+FILLER = """
+import resource, sys
+from pathlib import Path
+from ppfl.core.errors import UserError
+from ppfl.results import recorder as module
+from tests.results.test_recorder import new_recorder
+module.LONGEST_INTERVAL_SECONDS = 0.0
+recorder = new_recorder(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    for number in range(1_000_000):
+        recorder.append(number, {"loss": float(number)})
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_really_full_disk_ends_with_one_line_and_keeps_the_rounds_so_far(tmp_path: Path) -> None:
+    """A limit on the size of files, which HDF5 itself would not survive."""
+    out = tmp_path / "r.h5"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", FILLER, str(out)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot write the result" in done.stderr
+    with h5py.File(out) as file:
+        stored = list(file["rounds/round"])
+    assert stored == list(range(len(stored)))
+    assert f"rounds up to {stored[-1]} are in it" in done.stderr
+
+
+PREPARER = """
+import sys
+from pathlib import Path
+from ppfl.results.recorder import prepare
+prepare(Path(sys.argv[1]), "abc")
+"""
+
+
+def test_two_writers_of_one_result_are_one_too_many(tmp_path: Path) -> None:
+    first = prepare(tmp_path / "r.h5", "abc")
+    assert first == "new"
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", PREPARER, str(tmp_path / "r.h5")]
+    refused = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert "another process is writing it" in refused.stderr
+    release(tmp_path / "r.h5")
+    assert subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0

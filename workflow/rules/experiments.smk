@@ -1,7 +1,8 @@
 rule experiment:
     """One run of a grid, on several MPI ranks."""
     output:
-        "results/{experiment}/{digest}.h5",
+        # the run keeps its own file, so that Snakemake never deletes the rounds of a run that was killed
+        touch("results/{experiment}/{digest}.done"),
     message:
         "{wildcards.experiment}: run {wildcards.digest}"
     log:
@@ -9,6 +10,7 @@ rule experiment:
     params:
         # not an input: the digest says what is computed, and a comment in the file changes nothing
         config=lambda wildcards: EXPERIMENTS[wildcards.experiment][0],
+        out="results/{experiment}/{digest}.h5",
     threads: config["ranks"]
     resources:
         mpi="mpiexec",
@@ -18,4 +20,4 @@ rule experiment:
         "../envs/ppfl.yaml"
     shell:
         "{resources.mpi} -n {resources.tasks} python -m mpi4py -m ppfl run {params.config:q}"
-        " --cell {wildcards.digest} --out {output:q} > {log:q} 2>&1"
+        " --cell {wildcards.digest} --out {params.out:q} >> {log:q} 2>&1"

@@ -1,0 +1,107 @@
+"""Stages, statistics and cost counters against values worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppfl.core.errors import UserError
+from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
+from tests.engine.build import COMPARISON, EXACT, engine, ffgg
+from tests.numpy_reference import best_local, loss, random_clients, write_clients
+
+SMALL: dict[str, Any] = {
+    **COMPARISON, "clients": 3, "rows": 40, "shared_dimension": 6, "local_dimension": 4,
+}  # fmt: skip
+GD = {"name": "gradient_descent", "steps": 5, "lr": "theory"}
+
+
+class Weighted:
+    """As much of a set-up as statistics need."""
+
+    def __init__(self, weights: tuple[int, ...]) -> None:
+        self.problem = self
+        self._weights = weights
+
+    def metric_weights(self, metric: str) -> tuple[int, ...]:
+        return self._weights
+
+
+def test_statistics() -> None:
+    values = np.array([0.0, 1.0, 0.5, np.nan])
+    found = summarize(Weighted((1, 2, 5, 0)), "accuracy", values)  # type: ignore[arg-type]
+    assert list(found) == list(STATISTICS)
+    assert found["mean"] == pytest.approx(0.5)
+    assert found["weighted_mean"] == pytest.approx((2 * 1.0 + 5 * 0.5) / 8)
+    assert (found["q10"], found["q50"], found["q90"]) == pytest.approx((0.1, 0.5, 0.9))
+
+
+def test_a_client_with_samples_and_a_score_of_nan_is_not_hidden() -> None:
+    found = summarize(Weighted((1, 1)), "loss", np.array([0.0, np.nan]))  # type: ignore[arg-type]
+    assert np.isnan(found["mean"])
+
+
+def test_no_client_with_samples_is_nan() -> None:
+    assert np.isnan(list(summarize(Weighted((0, 0)), "loss", np.array([1.0, 2.0])).values())).all()  # type: ignore[arg-type]
+
+
+def test_stages_are_theta_with_initial_own_and_tuned_local_parameters(tmp_path: Path) -> None:
+    clients = random_clients(3)
+    problem = {"name": "quadratic", "file": str(write_clients(tmp_path / "p.h5", clients))}
+    tuned = {"every": 100, "tuned": {"epochs": 1, "fine_tuner": EXACT}}
+    run = engine(problem=problem, algorithm=ffgg({**GD, "steps": 1}, 0.1), rounds=3, evaluate=tuned)
+    list(run)
+    theta = run.server["shared"]["theta"].numpy()
+    own = [run.group.state(client)["local"]["w"].numpy() for client in range(3)]
+    assert all(np.linalg.norm(w) > 0 for w in own)
+    found = score_stages(run.setup, run.group, run.server)
+    zero = np.zeros_like(own[0])
+    expected = {
+        "global": [loss(client, theta, zero) for client in clients],
+        "personal": [loss(client, theta, w) for client, w in zip(clients, own, strict=True)],
+        "tuned": [loss(client, theta, best_local(client, theta)) for client in clients],
+    }
+    assert list(found) == list(expected)
+    for stage, values in expected.items():
+        assert found[stage]["loss"] == pytest.approx(np.array(values), rel=1e-9)  # type: ignore[index]
+    assert (found["tuned"]["loss"] < found["personal"]["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    ("tuner", "gradients"),
+    [(EXACT, 0), (GD, 5), ({"name": "conjugate_gradient", "steps": 3}, 4), ({**GD, "steps": 1}, 1)],
+    ids=["exact", "five steps", "cg", "one step"],
+)
+@pytest.mark.parametrize(("cohort", "size"), [("all", 3), (2, 2)])
+def test_costs(tuner: dict[str, Any], gradients: int, cohort: Any, size: int) -> None:
+    """4 rounds, D = 6 numbers of 8 bytes each way a client and round."""
+    run = engine(problem=SMALL, algorithm=ffgg(tuner), rounds=4, cohort=cohort)
+    costs = list(run)[-1].costs
+    assert costs["shared_gradients"] == 4 * size
+    assert costs["local_gradients"] == 4 * size * gradients
+    assert costs["uplink_bytes"] == costs["downlink_bytes"] == 4 * size * 6 * 8
+    assert costs["seconds"] > 0
+
+
+@pytest.mark.parametrize(("local", "counted"), [([], (6, 0)), (["*"], (0, 30)), (["w"], (6, 30))])
+def test_gradients_of_nothing_are_not_counted(local: list[str], counted: tuple[int, int]) -> None:
+    run = engine(problem={**SMALL, "split": {"local": local}}, algorithm=ffgg(GD), rounds=2)
+    costs = list(run)[-1].costs
+    assert (costs["shared_gradients"], costs["local_gradients"]) == counted
+
+
+def test_unequal_weights_on_a_quadratic_are_refused(tmp_path: Path) -> None:
+    """Its θ*, ‖F‖ and legal steps are those of the unweighted mean."""
+    clients = random_clients(3)
+    clients[0] = {**random_clients(1, rows=30)[0]}
+    problem = {"name": "quadratic", "file": str(write_clients(tmp_path / "p.h5", clients))}
+    with pytest.raises(UserError, match="weights: samples"):
+        engine(problem=problem, algorithm=ffgg(EXACT, 0.1), weights="samples")
+
+
+def test_the_servers_lr_does_not_slip_past_the_bound_of_theory() -> None:
+    with pytest.raises(UserError, match="must diverge"):
+        engine(problem=SMALL, algorithm=ffgg(EXACT), server_optimizer={"name": "sgd", "lr": 5.0})
