@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ppfl.aggregation import aggregate
 
 # MKL picks its kernel by the alignment of an array unless told otherwise, so the same sum could have other bits on
 # another number of ranks. It reads this once, when torch loads, hence here.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 
 __version__ = "0.1.0"
+__all__ = ["aggregate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `aggregate` when it is first asked for: it loads torch."""
+    if name == "aggregate":
+        from ppfl.aggregation import aggregate
+
+        return aggregate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

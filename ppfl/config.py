@@ -14,7 +14,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from ppfl.config_errors import ConfigError, Finding, findings_of
 from ppfl.config_schema import schema_of
-from ppfl.core.method import Aggregator, Algorithm, FineTuner, ServerOptimizer
+from ppfl.core.aggregator import Aggregator
+from ppfl.core.asynchronous import Asynchronous
+from ppfl.core.byzantine import Byzantine
+from ppfl.core.compute_times import ComputeTimes
+from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom, Seed, Settings, refusal
 from ppfl.core.problem import ProblemSettings
 from ppfl.yaml_file import apply_overrides, read_yaml
@@ -74,7 +78,7 @@ class Config(Settings):
     seed: Seed = 0
     """Drives everything random."""
     rounds: Annotated[int, Field(ge=1)]
-    """Rounds of communication."""
+    """Rounds of communication; arrivals when asynchronous."""
     precision: Literal["float32", "float64"] = "float32"
     """Number type of parameters and data."""
     problem: Annotated[ProblemSettings, ChosenFrom("ppfl.problems")]
@@ -91,6 +95,12 @@ class Config(Settings):
     """What the server makes of the aggregate before it takes a step."""
     aggregator: Annotated[Aggregator, ChosenFrom("ppfl.aggregators")] = Field(default=_MEAN, validate_default=True)
     """How the clients' vectors become one."""
+    byzantine: Byzantine | None = None
+    """Clients that send what they like; null: all are honest."""
+    compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None
+    """How long clients take on a virtual clock; null: nothing counts virtual seconds."""
+    asynchronous: Asynchronous | None = None
+    """Uplinks are applied as they arrive; null: in rounds. With it, `rounds` and `evaluate.every` count arrivals."""
     evaluate: Evaluate = Evaluate()
     """Scores during the run and at its end."""
     save: Save = Save()
@@ -114,6 +124,21 @@ class Config(Settings):
     def _one_vote_a_client(self) -> Config:
         if self.weights == "samples" and not self.aggregator.linear:
             raise refusal("weights", f"'uniform', since aggregator {self.aggregator.name!r} takes one vote per client")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_attackers(self) -> Config:
+        if self.byzantine is not None:
+            has_labels = self.problem.has_labels
+            self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_labels)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_asynchrony(self) -> Config:
+        if self.asynchronous is not None:
+            self.asynchronous.refuse_method(self.algorithm, self.aggregator, self.weights, self.cohort)
+            self.asynchronous.refuse_times(self.compute_times)
+            self.asynchronous.refuse_chunks(self.engine.clients_per_chunk)
         return self
 
     def scientific(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+@cache
 def _commit() -> str:
     folder = Path(__file__).parent
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,14 @@ from typing import Any
 
 import torch
 
-from ppfl.core.communicator import Operation
+from ppfl.core.communicator import Message, Operation
 
 
 class _Exchange:
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size, timeout=60)
         self.slots: list[Any] = [None] * size
+        self.inboxes: list[queue.SimpleQueue[Message]] = [queue.SimpleQueue() for _ in range(size)]
 
 
 class ThreadCommunicator:
@@ -43,8 +45,31 @@ class ThreadCommunicator:
     def rows_to_columns(self, rows: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
         return torch.cat(self._all(rows))[:, bounds[self.rank] : bounds[self.rank + 1]].contiguous()
 
+    def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        return self._all(tensor)[source].clone()
+
     def barrier(self) -> None:
         self._all(None)
+
+    def send(self, destination: int, header: Sequence[int], body: torch.Tensor) -> None:
+        assert destination != self.rank
+        self._exchange.inboxes[destination].put(Message(self.rank, tuple(header), body.clone()))
+
+    def receive(self, dtype: torch.dtype, *, wait: bool) -> Message | None:
+        while True:
+            try:
+                message = self._exchange.inboxes[self.rank].get(timeout=0.05 if wait else 0)
+            except queue.Empty:
+                if not wait:
+                    return None
+                if self._exchange.barrier.broken:
+                    raise threading.BrokenBarrierError from None
+            else:
+                assert message.body.dtype == dtype
+                return message
+
+    def finish_sending(self) -> None:
+        pass
 
 
 def on_ranks(size: int, function: Callable[[ThreadCommunicator], Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
@@ -22,6 +22,7 @@ class FFGG(Algorithm):
     """
 
     name: Literal["ffgg"]
+    needs_rounds: ClassVar[str] = ""
     lr: PositiveFloat | Literal["theory"]
     """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
@@ -49,8 +50,8 @@ class FFGG(Algorithm):
         """One gradient of θ; those of w are the fine-tuner's."""
         return 1.0, self.fine_tuner.num_gradients(num_samples)
 
-    def resolve(self, problem: Problem, full_cohort: bool, optimizer: ServerOptimizer) -> FFGG:
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> FFGG:
         """Fill in `theory` and refuse γ > 2/λ_max(mean S_m) where that must diverge."""
         fine_tuner = self.fine_tuner.resolve(problem)
-        lr = resolve_shared_lr(self.lr, problem, fine_tuner, full_cohort, optimizer)
+        lr = resolve_shared_lr(self.lr, problem, fine_tuner, participation == 1.0, optimizer)
         return self.model_copy(update={"lr": lr, "fine_tuner": fine_tuner})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,13 +12,24 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from ppfl.core.communicator import Message
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.communicator import Operation
 
 _OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
+_HEADER_TAG, _BODY_TAG = 1, 2
+_MAX_HEADER = 8
 _REDUCIBLE = (torch.float32, torch.float64, torch.int64)  # MPI.SUM on bfloat16 is silently wrong
+
+
+@dataclass(frozen=True, slots=True)
+class _Incoming:
+    message: Message
+    request: MPI.Request
+    """Of the body, which may still be on its way."""
 
 
 class MpiCommunicator:
@@ -27,6 +40,8 @@ class MpiCommunicator:
         self.rank = self._comm.Get_rank()
         self.size = self._comm.Get_size()
         self.local_rank = self._comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+        self._sending: list[tuple[MPI.Request, object]] = []
+        self._incoming: list[_Incoming] = []
 
     def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
         """Return the element-wise sum or maximum over ranks."""
@@ -59,9 +74,55 @@ class MpiCommunicator:
         sys.stderr.flush()
         self._comm.Abort(code)
 
+    def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        """Return the tensor of rank `source`."""
+        result = tensor.clone() if self.rank == source else torch.empty_like(tensor)
+        self._comm.Bcast(_buffer(result), source)
+        return result
+
     def barrier(self) -> None:
         """Return when every rank has called it."""
         self._comm.Barrier()
+
+    def send(self, destination: int, header: Sequence[int], body: torch.Tensor) -> None:
+        """Start to send a header of int64 and, unless it is empty, a body of its own number type."""
+        assert len(header) <= _MAX_HEADER
+        numbers = np.array([body.numel(), *header], dtype=np.int64)
+        # the buffers are kept until they have been sent: a blocking send would wait for a rank that may be computing
+        self._sending = [(request, kept) for request, kept in self._sending if not request.Test()]
+        self._sending.append((self._comm.Isend(numbers, destination, _HEADER_TAG), numbers))
+        if body.numel():
+            self._sending.append((self._comm.Isend(_buffer(body), destination, _BODY_TAG), body))
+
+    def receive(self, dtype: torch.dtype, *, wait: bool) -> Message | None:
+        """Return the first message that is here as a whole; a large body may be overtaken by another rank's message."""
+        while True:
+            self._accept(dtype)
+            unfinished: set[int] = set()
+            for position, incoming in enumerate(self._incoming):
+                source = incoming.message.source
+                if source not in unfinished and incoming.request.Test():
+                    return self._incoming.pop(position).message
+                unfinished.add(source)
+            if not wait:
+                return None
+            os.sched_yield()  # ranks may outnumber the cores
+
+    def _accept(self, dtype: torch.dtype) -> None:
+        """Begin to receive everything that is announced."""
+        status = MPI.Status()
+        while (announced := self._comm.Improbe(MPI.ANY_SOURCE, _HEADER_TAG, status)) is not None:
+            source = status.Get_source()
+            numbers = np.empty(status.Get_count(MPI.INT64_T), dtype=np.int64)
+            announced.Recv(numbers)
+            body = torch.empty(int(numbers[0]), dtype=dtype)
+            request = self._comm.Irecv(_buffer(body), source, _BODY_TAG) if body.numel() else MPI.REQUEST_NULL
+            self._incoming.append(_Incoming(Message(source, tuple(numbers[1:].tolist()), body), request))
+
+    def finish_sending(self) -> None:
+        """Wait for all messages that this rank sent."""
+        MPI.Request.Waitall([request for request, _ in self._sending])
+        self._sending = []
 
 
 def _buffer(tensor: torch.Tensor) -> np.ndarray:

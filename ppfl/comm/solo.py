@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ppfl.core.communicator import Operation
+    from ppfl.core.communicator import Message, Operation
 
 
 class SoloCommunicator:
@@ -31,5 +31,22 @@ class SoloCommunicator:
         """Return a copy."""
         return rows.clone()
 
+    def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        """Return a copy."""
+        return tensor.clone()
+
     def barrier(self) -> None:
+        """Return at once."""
+
+    def send(self, destination: int, header: Sequence[int], body: torch.Tensor) -> None:
+        """Raise ValueError: there is no other rank."""
+        raise ValueError(f"there is no rank {destination} to send to")
+
+    def receive(self, dtype: torch.dtype, *, wait: bool) -> Message | None:
+        """Return None; raise ValueError rather than wait for ever."""
+        if wait:
+            raise ValueError("there is no rank to wait for")
+        return None
+
+    def finish_sending(self) -> None:
         """Return at once."""

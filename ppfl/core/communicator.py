@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -12,8 +13,17 @@ if TYPE_CHECKING:
 Operation = Literal["sum", "max"]
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one rank sent to another: a few integers, and a vector that may be empty."""
+
+    source: int
+    header: tuple[int, ...]
+    body: torch.Tensor
+
+
 class Communicator(Protocol):
-    """Collective operations between ranks; every rank calls each of them, in the same order.
+    """Collective operations between ranks, which every rank calls in the same order, and messages from one to another.
 
     Tensors are contiguous CPU tensors of float32, float64, int64 or uint8 (`allreduce`: not uint8).
     """
@@ -35,16 +45,38 @@ class Communicator(Protocol):
         """Exchange (C, D) row blocks for (N, D_r) column blocks; rank r receives columns bounds[r]:bounds[r + 1]."""
         ...
 
+    def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        """Return the tensor of rank `source`; those of other ranks tell shape and number type alone."""
+        ...
+
     def barrier(self) -> None:
         """Return when every rank has called it."""
+        ...
+
+    def send(self, destination: int, header: Sequence[int], body: torch.Tensor) -> None:
+        """Start to send a message to another rank and return at once; `body` (D,) must not be changed any more.
+
+        Messages from one rank to another arrive in the order in which they were sent.
+        """
+        ...
+
+    def receive(self, dtype: torch.dtype, *, wait: bool) -> Message | None:
+        """Return the first message that has arrived from any rank; bodies are of type `dtype`.
+
+        Without `wait`, None when there is none.
+        """
+        ...
+
+    def finish_sending(self) -> None:
+        """Return when all messages that this rank sent have been taken over."""
         ...
 
 
 class HoldsLocalParameters(Protocol):
     """Whoever keeps the clients' local parameters."""
 
-    def local_parameter_at(self, address: int) -> str | None:
-        """Return the name of the local parameter whose memory begins at this address; None when there is none."""
+    def local_name_at(self, address: int) -> str | None:
+        """Return the name of the tensor at an address in memory when it must not leave this rank."""
         ...
 
 
@@ -66,16 +98,16 @@ class GuardedCommunicator:
         self._owner: HoldsLocalParameters | None = None
 
     def protect(self, owner: HoldsLocalParameters) -> None:
-        """Refuse from now on whatever shares memory with the local parameters that `owner` holds at that moment."""
+        """Refuse from now on whatever shares memory with the local parameters that `owner` holds then."""
         self._owner = owner
 
     def check(self, tensor: torch.Tensor) -> None:
         """Raise LocalParameterError when `tensor` shares memory with a protected parameter."""
-        name = self._owner.local_parameter_at(tensor.untyped_storage().data_ptr()) if self._owner else None
+        name = self._owner.local_name_at(tensor.untyped_storage().data_ptr()) if self._owner else None
         if name is not None:
             raise LocalParameterError(
-                f"the local parameter {name!r} was handed to the communicator; local parameters stay on the rank of "
-                f"their client. Send a gradient of the shared parameters instead."
+                f"the local parameter {name!r} was handed to the communicator; local parameters stay on the "
+                f"rank of their client. Send a gradient of the shared parameters instead."
             )
 
     def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
@@ -93,6 +125,24 @@ class GuardedCommunicator:
         self.check(rows)
         return self._inner.rows_to_columns(rows, bounds)
 
+    def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
+        """See Communicator; refuses local parameters."""
+        self.check(tensor)
+        return self._inner.broadcast(tensor, source)
+
     def barrier(self) -> None:
         """See Communicator."""
         self._inner.barrier()
+
+    def send(self, destination: int, header: Sequence[int], body: torch.Tensor) -> None:
+        """See Communicator; refuses local parameters."""
+        self.check(body)
+        self._inner.send(destination, header, body)
+
+    def receive(self, dtype: torch.dtype, *, wait: bool) -> Message | None:
+        """See Communicator."""
+        return self._inner.receive(dtype, wait=wait)
+
+    def finish_sending(self) -> None:
+        """See Communicator."""
+        self._inner.finish_sending()

@@ -1,4 +1,4 @@
-"""The interfaces of methods: what a fine-tuner, an algorithm, a server optimizer and an aggregator are.
+"""The interfaces of methods: what a fine-tuner, an algorithm and a server optimizer are.
 
 All of them are frozen values made of pure functions. Functions of one client have no control flow on values and no
 randomness of their own: whatever is random comes in through `draws`.
@@ -15,9 +15,6 @@ from ppfl.core.params import add_scaled
 from ppfl.core.plugins import PlugIn
 
 if TYPE_CHECKING:
-    import torch
-
-    from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -98,6 +95,10 @@ class Algorithm(PlugIn):
     """A federated method as pure functions. The server's state is a dict with at least the group "shared" (θ); a
     client's state at least the group "local" (w)."""
 
+    needs_rounds: ClassVar[str] = "its server step is defined for the aggregate of a cohort"
+    """Why it cannot run asynchronously; "" when it can: the server takes single uplinks, gradients or changes of θ,
+    computed at an older θ, and nothing else that the server or a client keeps belongs to a round."""
+
     @property
     def fine_tuner_of_clients(self) -> FineTuner | None:
         """Return the fine-tuner that the method uses, the default one for the final stage `tuned`."""
@@ -139,20 +140,11 @@ class Algorithm(PlugIn):
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
         """Return gradients of θ and of w that one call of `client` computes, in units of one over all S samples."""
 
-    def resolve(self, problem: Problem, full_cohort: bool, optimizer: ServerOptimizer) -> Algorithm:
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Algorithm:
         """Return this method with `theory` step sizes filled in.
 
-        Raises ValueError, naming the legal bound, for steps that must diverge.
+        participation: N of the cohort over all clients with samples; 1 when all of them take part in every round.
+        Raises ValueError, beginning with the key, for steps that must diverge (naming the legal bound), for a split
+        that the method is not made for, and for a server optimizer that it has no use for.
         """
         return self
-
-
-class Aggregator(PlugIn):
-    """N client vectors in, one vector out."""
-
-    linear: ClassVar[bool] = False
-    """True when the rule is the weighted mean: the engine then accumulates without keeping any row."""
-
-    @abstractmethod
-    def __call__(self, matrix: ClientMatrix) -> torch.Tensor:
-        """Return the aggregate, shape (D,), the same on every rank."""

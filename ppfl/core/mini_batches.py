@@ -1,4 +1,4 @@
-"""What fine-tuners that go through mini-batches of a client's samples have in common."""
+"""Orders of mini-batches, drawn from a counter, and what fine-tuners that go through them have in common."""
 
 from __future__ import annotations
 
@@ -20,6 +20,31 @@ if TYPE_CHECKING:
 _ORDER = "order of samples"
 
 
+def draw_orders(
+    problem: Problem, purpose: str, client: int, round: int, num_samples: int, num_epochs: int
+) -> torch.Tensor:
+    """Return a fresh order of S samples for every epoch, (epochs, S) int64, keyed (seed, purpose, round, client)."""
+    draw = generator(problem.seed, purpose, round=round, client=client)
+    return torch.from_numpy(np.stack([draw.permutation(num_samples) for _ in range(num_epochs)]))
+
+
+def cut(problem: Problem, data: Data, orders: torch.Tensor, batch_size: int) -> Iterator[Data]:
+    """Yield ⌈S/B⌉ mini-batches an epoch; the last one of an epoch may be smaller."""
+    device = next(iter(data.values())).device
+    for order in orders.to(device).unbind(0):
+        for samples in torch.split(order, batch_size):
+            yield problem.select(data, samples)
+
+
+def refuse_without_samples(key: str, batch_size: int | Literal["all"], problem: Problem) -> None:
+    """Raise ValueError for mini-batches on a problem that has no samples."""
+    if batch_size != "all" and not problem.has_samples:
+        raise ValueError(
+            f"{key}: {batch_size} asks for mini-batches, but this problem is given by sufficient statistics and has "
+            "no samples; use 'all'"
+        )
+
+
 class MiniBatchFineTuner(FineTuner):
     """Epochs over the data of one call in mini-batches of B samples, in a freshly drawn order each epoch.
 
@@ -38,9 +63,7 @@ class MiniBatchFineTuner(FineTuner):
         start = super().draws(problem, client, round, num_samples)
         if self.batch_size == "all":
             return start
-        draw = generator(problem.seed, _ORDER, round=round, client=client)
-        orders = np.stack([draw.permutation(num_samples) for _ in range(self.epochs)])
-        return {**start, _ORDER: torch.from_numpy(orders)}
+        return {**start, _ORDER: draw_orders(problem, _ORDER, client, round, num_samples, self.epochs)}
 
     def batches(self, problem: Problem, data: Data, draws: Draws) -> Iterator[Data]:
         """Yield the data of every step: ⌈S/B⌉ mini-batches an epoch."""
@@ -48,10 +71,7 @@ class MiniBatchFineTuner(FineTuner):
             for _ in range(self.epochs):
                 yield data
             return
-        device = next(iter(data.values())).device
-        for order in draws[_ORDER].to(device).unbind(0):
-            for samples in torch.split(order, self.batch_size):
-                yield problem.select(data, samples)
+        yield from cut(problem, data, draws[_ORDER], self.batch_size)
 
     def num_gradients(self, num_samples: int) -> float:
         """One an epoch: the mini-batches of an epoch cover every sample once."""
@@ -59,9 +79,5 @@ class MiniBatchFineTuner(FineTuner):
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse mini-batches on problems that have no samples."""
-        if self.batch_size != "all" and not problem.has_samples:
-            raise ValueError(
-                f"fine_tuner.batch_size: {self.batch_size} asks for mini-batches, but this problem is given by "
-                "sufficient statistics and has no samples; use 'all'"
-            )
+        refuse_without_samples("fine_tuner.batch_size", self.batch_size, problem)
         return self

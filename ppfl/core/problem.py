@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from ppfl.core.plugins import PlugIn, Seed
 if TYPE_CHECKING:
     import numpy as np
 
+    from ppfl.core.byzantine import Byzantine
     from ppfl.core.communicator import Communicator
     from ppfl.core.types import Data, Params
 
@@ -23,7 +24,7 @@ class Constants:
 
     smoothness: max_m λ_max(Hessian of F_m), exact w. joint_smoothness: max_m λ_max(∇²_11 f_m), inexact w.
     mean_smoothness: λ_max(mean Hessian of F_m). strong_convexity: λ_min of the same. local_smoothness: max_m
-    λ_max(∇²_22 f_m).
+    λ_max(∇²_22 f_m). whole_smoothness: max_m λ_max(∇² f_m), θ and w taken together.
     """
 
     smoothness: float
@@ -31,6 +32,7 @@ class Constants:
     mean_smoothness: float
     strong_convexity: float
     local_smoothness: float
+    whole_smoothness: float
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Placement:
     """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
     dtype: torch.dtype
     device: torch.device
+    byzantine: Byzantine | None = None
+    """Attackers, some of whom may be clients of the problem."""
+
+    def byzantine_clients(self, client_names: tuple[str, ...]) -> frozenset[int]:
+        """Return the clients that are Byzantine, so that a problem can leave them out of what it says of itself."""
+        return self.byzantine.members(client_names, self.seed) if self.byzantine is not None else frozenset()
 
     def clients_of_rank(self, num_clients: int, clients_per_chunk: int = 1) -> range:
         """Contiguous clients of this rank, in whole chunks."""
@@ -68,6 +76,8 @@ class Problem(ABC):
     """Clients whose data this rank holds."""
     seed: int
     """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
+    byzantine: frozenset[int] = frozenset()
+    """Clients of all ranks that are Byzantine: F, θ*, constants and means of metrics are over the others."""
     has_samples: bool = True
     """True when `data` holds samples, of which `select` can take some."""
     fixed_data: bool = False
@@ -77,6 +87,16 @@ class Problem(ABC):
     def num_clients(self) -> int:
         """N, all clients of all ranks."""
         return len(self.client_names)
+
+    @property
+    def honest_clients(self) -> list[int]:
+        """Clients of this rank that are not Byzantine."""
+        return [client for client in self.clients if client not in self.byzantine]
+
+    @property
+    def num_honest(self) -> int:
+        """Clients of all ranks that are not Byzantine."""
+        return self.num_clients - len(self.byzantine)
 
     @abstractmethod
     def init_shared(self) -> Params:
@@ -89,6 +109,19 @@ class Problem(ABC):
     @abstractmethod
     def redraw_local(self, client: int, round: int) -> Params:
         """Return a fresh random w_m, e.g. N(0, I), keyed (seed, round, client)."""
+
+    def parameter_names(self) -> tuple[str, ...]:
+        """Return the names of all parameters, shared and local, from the input of the model to its output."""
+        return (*self.init_shared(), *self.init_local(self.clients.start))
+
+    @property
+    def local_names(self) -> tuple[str, ...]:
+        """Names of the local parameters."""
+        return tuple(self.init_local(self.clients.start))
+
+    def all_local(self) -> Problem:
+        """Return the same problem with every parameter local, to personalize whole models. Collective."""
+        raise NotImplementedError(f"{type(self).__name__} has a fixed split")
 
     @abstractmethod
     def data(self, client: int, round: int) -> Data:
@@ -123,6 +156,13 @@ class Problem(ABC):
         gradient: Params = torch.func.grad(lambda theta: self.loss(theta, local, data))(shared)
         return gradient
 
+    def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
+        """(∇_1 f_m(θ, w), ∇_2 f_m(θ, w)) at the price of one; `data` as it came, not advanced."""
+        both: tuple[Params, Params] = torch.func.grad(lambda theta, w: self.loss(theta, w, data), argnums=(0, 1))(
+            shared, local
+        )
+        return both
+
     def local_hessian_product(self, shared: Params, local: Params, direction: Params, data: Data) -> Params:
         """∇²_22 f_m(θ, w) · direction."""
         transposed = torch.func.vjp(lambda w: self.local_gradient(shared, w, data), local)[1]  # it is symmetric
@@ -135,6 +175,10 @@ class Problem(ABC):
 
     def constants(self) -> Constants | None:
         """Return curvatures, for `lr: theory` and for refusing steps that must diverge; None when unknown."""
+        return None
+
+    def solution(self) -> Params | None:
+        """Return θ*, the minimizer of the mean of F_m, where it is known, and with it `exact_local`; None elsewhere."""
         return None
 
     def facts(self) -> dict[str, float]:
@@ -164,6 +208,9 @@ class Problem(ABC):
 
 class ProblemSettings(PlugIn):
     """Base of the sections `problem:`; builds the problem on every rank."""
+
+    has_labels: ClassVar[bool] = False
+    """True when data have class labels `y`."""
 
     seed: Seed | None = None
     """Seed of the data alone; default: the run's seed."""

@@ -76,6 +76,27 @@ def resolve_shared_lr(
     return lr
 
 
+def resolve_training_lr(lr: float | Literal["theory"], curvature: float | None, key: str = "lr") -> float:
+    """Return 1/curvature when `lr` is `theory`; a curvature of None is not known, one of 0 has no largest step.
+
+    Raises ValueError for `theory` where the curvature is not known; warns of steps above 2/curvature.
+    """
+    if lr == "theory":
+        if curvature is None:
+            raise ValueError(f"{key}: 'theory' needs a problem that knows its curvature (quadratic); give a number")
+        return _inverse(curvature)
+    if curvature is not None and lr * curvature > 2.0:
+        usual = 2.0 / curvature
+        logger.warning("algorithm.%s: %g is large for this problem: steps above %g often diverge", key, lr, usual)
+    return lr
+
+
+def refuse_divergence(lr: float | Literal["theory"], curvature: float | None, bound: str) -> None:
+    """Raise ValueError, naming the bound, for a step of gradient descent above 2/curvature; None is not known."""
+    if lr != "theory" and curvature is not None and lr * curvature > 2.0:
+        raise ValueError(f"lr: {lr:g} must diverge: the steps are at most {bound} = {2.0 / curvature:g}")
+
+
 def _inverse(curvature: float) -> float:
     """Return 1/λ, or 1 where nothing curves (no parameters on that side) and any step will do."""
     return 1.0 / curvature if curvature > 0 else 1.0

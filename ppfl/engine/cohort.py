@@ -30,9 +30,19 @@ class CohortSampler:
             raise ValueError(f"{cohort} clients wanted, {len(self._eligible)} have training samples")
 
     @property
+    def eligible(self) -> tuple[int, ...]:
+        """Clients with training samples, ascending."""
+        return tuple(self._eligible)
+
+    @property
     def is_full(self) -> bool:
         """True when every client with samples takes part in every round."""
         return self.size == len(self._eligible)
+
+    @property
+    def participation(self) -> float:
+        """N over the number of clients with samples, in (0, 1]."""
+        return self.size / len(self._eligible)
 
     def __call__(self, round: int) -> frozenset[int]:
         """Return the N clients of a round."""
@@ -40,3 +50,7 @@ class CohortSampler:
             return frozenset(self._eligible)
         draw = generator(self._seed, "cohort", round=round)
         return frozenset(int(client) for client in draw.choice(self._eligible, self.size, replace=False))
+
+    def position(self, num_choices: int, draw: int) -> int:
+        """Return draw number `draw` of one out of several; out of all clients it is the cohort of one of that round."""
+        return int(generator(self._seed, "cohort", round=draw).choice(num_choices, 1, replace=False)[0])

@@ -40,18 +40,20 @@ def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> 
 
 def score_stages(setup: Setup, group: ClientGroup, server: State) -> dict[Stage, dict[str, np.ndarray]]:
     """Return {stage: {metric: (N,)}}: `global` (θ with the client's initial w), `personal` (the client's own w),
-    `tuned` (after a final fine-tuning). Collective."""
+    `tuned` (after a final fine-tuning, of w, or of whole models where nothing is local). Collective."""
     algorithm, problem = setup.algorithm, setup.problem
 
-    def view_of_stage(client: int, stage: Stage) -> tuple[Params, Params]:
+    def score(client: int, stage: Stage) -> Mapping[str, float]:
         if stage == "global":
             initial = algorithm.init_client(server["shared"], problem.init_local(client))
-            return algorithm.view(server, initial)
+            return problem.client_metrics(*algorithm.view(server, initial), client)
         shared, local = algorithm.view(server, group.state(client))
-        return (shared, local) if stage == "personal" else (shared, _tuned(setup, shared, local, client))
+        if stage == "personal":
+            return problem.client_metrics(shared, local, client)
+        return setup.tuned_problem.client_metrics(*_tuned(setup, shared, local, client), client)
 
     def scores_of(stage: Stage) -> dict[str, np.ndarray]:
-        return _gather(setup, lambda client: problem.client_metrics(*view_of_stage(client, stage), client))
+        return _gather(setup, lambda client: score(client, stage))
 
     return {stage: scores_of(stage) for stage in (STAGES if setup.tuned_fine_tuner is not None else STAGES[:2])}
 
@@ -59,22 +61,28 @@ def score_stages(setup: Setup, group: ClientGroup, server: State) -> dict[Stage,
 def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]:
     """Return the statistics of one metric over clients, (N,) -> {mean, weighted_mean, q10, q50, q90}.
 
-    Weights are the samples that the metric was computed on; clients without such samples are left out.
+    Weights are the samples that the metric was computed on; clients without such samples, and Byzantine ones, are
+    left out.
     """
     weights = np.array(setup.problem.metric_weights(metric), dtype=np.float64)
+    weights[list(setup.problem.byzantine)] = 0.0
     there = weights > 0
     if not there.any():
         return dict.fromkeys(STATISTICS, math.nan)
     known, weight = values[there], weights[there]
-    q10, q50, q90 = np.quantile(known, [0.1, 0.5, 0.9])
+    with np.errstate(invalid="ignore"):  # inf − inf in a run that diverged
+        q10, q50, q90 = np.quantile(known, [0.1, 0.5, 0.9])
     weighted = float((known * weight).sum() / weight.sum())
     return {"mean": float(known.mean()), "weighted_mean": weighted, "q10": q10, "q50": q50, "q90": q90}
 
 
-def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> Params:
+def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> tuple[Params, Params]:
     """`tuned_epochs` times: the fine-tuner applied to every batch of the client's training samples in turn."""
-    tuner, problem = setup.tuned_fine_tuner, setup.problem
+    tuner, problem = setup.tuned_fine_tuner, setup.tuned_problem
     assert tuner is not None
+    if problem is not setup.problem:
+        whole = {**shared, **local}
+        shared, local = {}, {name: whole[name] for name in problem.local_names}
     applications = 0
     for epoch in range(setup.tuned_epochs):
         for data in problem.training_epoch(client, epoch):
@@ -83,7 +91,7 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> Params:
             start = tuner.begin(local, draws) if applications == 0 else local
             local = tuner.tune(problem, shared, start, problem.advance(shared, data), draws)
             applications += 1
-    return local
+    return shared, local
 
 
 def _gather(setup: Setup, score: Callable[[int], Mapping[str, float]]) -> dict[str, np.ndarray]:

@@ -37,16 +37,15 @@ class ClientGroup:
     def __init__(self, problem: Problem, algorithm: Algorithm, shared: Params, clients_per_chunk: int) -> None:
         self.problem = problem
         self.algorithm = algorithm
-        self._clients_per_chunk = clients_per_chunk
         first, last = problem.clients.start, problem.clients.stop
         self.chunks = [
             range(start, min(start + clients_per_chunk, last)) for start in range(first, last, clients_per_chunk)
         ]
         self._states: list[State] = [{} for _ in self.chunks]
-        self._addresses: dict[int, str] = {}
+        self._names_by_address: dict[int, str] = {}
         for index, chunk in enumerate(self.chunks):
             states = [algorithm.init_client(shared, problem.init_local(client)) for client in chunk]
-            self._keep(index, _stack_states(states))
+            self._store(index, _stack_states(states))
         self._kept_data: dict[int, Data] = {}
 
     @property
@@ -56,23 +55,27 @@ class ClientGroup:
 
     def state(self, client: int) -> State:
         """Return the state of one client of this rank, each tensor in memory of its own."""
-        index, row = divmod(client - self.clients.start, self._clients_per_chunk)
+        if client not in self.clients:
+            raise KeyError(client)
+        index, row = divmod(client - self.clients.start, len(self.chunks[0]))
         return _member(self._states[index], row)
 
-    def local_parameter_at(self, address: int) -> str | None:
-        """Return the name of the local parameter, or other state of a client, whose memory begins there."""
-        return self._addresses.get(address)
+    def local_name_at(self, address: int) -> str | None:
+        """Return the name of the tensor among them whose memory starts at an address."""
+        return self._names_by_address.get(address)
 
-    def _keep(self, index: int, states: State) -> None:
-        """Replace the stacked states of a chunk."""
-        for old in self._states[index].values():
-            for value in old.values():
-                self._addresses.pop(value.untyped_storage().data_ptr(), None)
-        self._states[index] = states
-        for new in states.values():
-            self._addresses |= {
-                value.untyped_storage().data_ptr(): name for name, value in new.items() if value.numel()
-            }
+    def compute(self, client: int, state: State, message: Params, job: int) -> tuple[Uplink, State]:
+        """Run one client outside of rounds, with data and draws of its job number `job`; nothing is kept."""
+        data = self._data(client, job)
+        num_samples = _num_samples(data)
+        draws = self.algorithm.draws(self.problem, client, job, num_samples)
+        uplink, new_state = self.algorithm.client(self.problem, message, state, data, draws)
+        return Uplink(client, uplink, num_samples), new_state
+
+    def keep(self, client: int, state: State) -> None:
+        """Replace the state of one client of this rank; for chunks of one client."""
+        assert len(self.chunks[0]) == 1
+        self._store(client - self.clients.start, _stack_states([state]))
 
     def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
@@ -92,7 +95,7 @@ class ClientGroup:
         states = self._states[index]
         if len(chunk) == 1:
             uplink, new_state = self.algorithm.client(self.problem, message, _member(states, 0), datas[0], draws[0])
-            self._keep(index, _stack_states([new_state]))
+            self._store(index, _stack_states([new_state]))
             yield Uplink(chunk[0], uplink, sizes[0])
             return
         uplinks, new_states = torch.func.vmap(
@@ -103,10 +106,20 @@ class ClientGroup:
             name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
             for name, group in new_states.items()
         }
-        self._keep(index, kept)
+        self._store(index, kept)
         for client in members:
             row = chunk.index(client)
             yield Uplink(client, {name: value[row] for name, value in uplinks.items()}, sizes[row])
+
+    def _store(self, index: int, states: State) -> None:
+        for group in self._states[index].values():
+            for value in group.values():
+                self._names_by_address.pop(value.untyped_storage().data_ptr(), None)
+        self._states[index] = states
+        for group in states.values():
+            for name, value in group.items():
+                if value.numel():
+                    self._names_by_address[value.untyped_storage().data_ptr()] = name
 
     def _data(self, client: int, round: int) -> Data:
         if not self.problem.fixed_data:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
+from ppfl.core.agree import SharedUserError
 from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.communicator import LocalParameterError
 from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, unflatten
+from ppfl.core.pre_aggregator import Moment
+from ppfl.engine.byzantine import attack, hostile_rows, name_of_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,19 +24,31 @@ if TYPE_CHECKING:
     from ppfl.engine.setup import Setup
 
 
-def aggregate(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], like: Params) -> Params:
+class Aggregate(NamedTuple):
+    """What became of a cohort's uplinks; NaN when they cannot be aggregated, since the run has diverged."""
+
+    params: Params
+    num_nonfinite: int
+    """Vectors that were left out for NaN or inf."""
+
+
+def aggregate(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], like: Params, round: int) -> Aggregate:
     """Return the aggregate of the cohort's uplinks, the same bits on every rank. Collective.
 
     `like` has the names and shapes of an uplink, also for a rank that has no client in the cohort. Raises
-    LocalParameterError when an uplink has a name that is not among them.
+    LocalParameterError when an uplink has a name that is not among them, and SharedUserError when an attacker hands
+    NaN or inf to the mean. NaN or inf of honest clients under the mean is no error: it is how a run diverges.
     """
     checked = (_checked(setup, uplink, like) for uplink in uplinks)
     if not like:  # everything is local: the clients work, and nothing is sent
         for _ in checked:
             pass
-        return {}
-    vector = _linear(setup, checked, cohort, like) if setup.aggregator.linear else _by_rows(setup, checked, like)
-    return unflatten(vector, like)
+        return Aggregate({}, 0)
+    attacked = setup.byzantine is not None and not setup.byzantine.attack.on_data
+    if setup.aggregator.linear and not attacked:
+        return Aggregate(unflatten(_linear(setup, checked, cohort, like), like), 0)
+    vector, num_nonfinite = _by_rows(setup, checked, sorted(cohort), like, round)
+    return Aggregate(unflatten(vector, like), num_nonfinite)
 
 
 def _linear(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], like: Params) -> torch.Tensor:
@@ -45,10 +62,29 @@ def _linear(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], lik
     return total.reduce(setup.communicator)
 
 
-def _by_rows(setup: Setup, uplinks: Iterable[Uplink], like: Params) -> torch.Tensor:
+def _by_rows(
+    setup: Setup, uplinks: Iterable[Uplink], cohort: list[int], like: Params, round: int
+) -> tuple[torch.Tensor, int]:
+    """Return the aggregate of all rows, those of attackers included, (D,), and how many of them are not finite."""
     rows = [flatten(uplink.params) for uplink in uplinks]
     empty = flatten(like).new_zeros(0, sum(value.numel() for value in like.values()))
-    return setup.aggregator(ClientMatrix.from_rows(setup.communicator, torch.stack(rows) if rows else empty))
+    moment = Moment(setup.problem.seed, round)
+    sent = ClientMatrix.from_rows(setup.communicator, torch.stack(rows) if rows else empty)
+    matrix = attack(setup, sent, cohort, moment)
+    num_nonfinite = int((~matrix.finite()).sum())
+    try:
+        return setup.aggregator(matrix, moment), num_nonfinite
+    except NotFiniteError as error:
+        hostile = hostile_rows(setup, cohort)
+        if all(hostile[row] for row in error.rows):
+            names = ", ".join(name_of_row(setup, cohort, row) for row in error.rows)
+            raise SharedUserError(
+                f"round {round + 1}: NaN or inf from {names}, which the mean does not survive; "
+                f"use another aggregator than 'mean', or something before it"
+            ) from error
+    except TooFewVectorsError:
+        pass
+    return empty.new_full(empty.shape[1:], math.nan), num_nonfinite
 
 
 def _checked(setup: Setup, uplink: Uplink, like: Params) -> Uplink:

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
     import torch
 
+    from ppfl.core.aggregator import Aggregator
+    from ppfl.core.asynchronous import Asynchronous
+    from ppfl.core.byzantine import Byzantine
     from ppfl.core.communicator import GuardedCommunicator
-    from ppfl.core.method import Aggregator, Algorithm, FineTuner, ServerOptimizer
+    from ppfl.core.compute_times import ComputeTimes
+    from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
     from ppfl.core.problem import Problem
     from ppfl.engine.cohort import CohortSampler
 
@@ -30,6 +37,26 @@ class Setup:
     evaluate_every: int
     tuned_epochs: int
     tuned_fine_tuner: FineTuner | None
-    """What the final stage `tuned` tunes with; None when the method has no local parameters to tune."""
+    """What the final stage `tuned` tunes with; None when the stage is left out."""
+    tuned_problem: Problem
+    """What it tunes and scores: `problem`, or where nothing is local the same with everything local."""
     clients_per_chunk: int
     device: torch.device
+    byzantine: Byzantine | None = None
+    """Attackers; None when all clients are honest."""
+    asynchronous: Asynchronous | None = None
+    """None: in rounds. Otherwise `num_rounds` counts arrivals, and `cohort` samples the clients in flight."""
+    compute_times: ComputeTimes | None = None
+    """Of the virtual clock; None when nothing asks for virtual seconds."""
+    replay: Mapping[str, np.ndarray] | None = None
+    """Arrays of the arrival log to be repeated, (arrivals,)."""
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """Return gradients of θ and of w in one call of a client; none of a side without parameters.
+
+        Multiples of 2⁻²⁰, whose sums are exact in any order up to 2³³: the same on any number of ranks.
+        """
+        of_shared, of_local = (round(count * 2**20) / 2**20 for count in self.algorithm.num_gradients(num_samples))
+        num_local = len(self.problem.local_names)
+        num_shared = len(self.problem.parameter_names()) - num_local
+        return of_shared if num_shared else 0.0, of_local if num_local else 0.0

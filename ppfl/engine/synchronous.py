@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ppfl.engine.group import Uplink
     from ppfl.engine.setup import Setup
 
-EXPLOSION_FACTOR = 1e3
+EXPLOSION_FACTOR = 1e6
 """A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
 
 
@@ -31,10 +31,16 @@ EXPLOSION_FACTOR = 1e3
 class Costs:
     """What the rounds have cost so far, over all clients of all ranks."""
 
+    shared_gradients: float = 0.0
+    local_gradients: float = 0.0
     uplink_bytes: int = 0
     downlink_bytes: int = 0
     seconds: float = 0.0
     """Wall-clock seconds in rounds on rank 0, without scoring and writing."""
+    nonfinite_clients: int = 0
+    """Vectors that robust rules left out for NaN or inf, one a client and round."""
+    virtual_seconds: float = 0.0
+    """Sum over rounds of the slowest client's compute time, where the run has compute times."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,6 @@ class Synchronous:
         self.group = ClientGroup(setup.problem, setup.algorithm, shared, setup.clients_per_chunk)
         setup.communicator.protect(self.group)
         self._costs = Costs()
-        # one row a client of this rank, so that totals are added up in client order on any number of ranks
-        self._gradients = torch.zeros(len(self.group.clients), 2, dtype=torch.float64)
-        # a gradient of nothing is none
-        self._sides = torch.tensor([bool(shared), any(map(setup.problem.init_local, self.group.clients))])
         self._limit = math.inf
 
     def __iter__(self) -> Iterator[Scored]:
@@ -90,18 +92,27 @@ class Synchronous:
         cohort = setup.cohort(round)
         message = setup.algorithm.downlink(self.server, round)
         uplinks = self._counted(self.group.step(message, cohort, round))
-        combined = aggregate(setup, uplinks, cohort, like=setup.algorithm.uplink_like(self.server))
+        like = setup.algorithm.uplink_like(self.server)
+        combined, num_nonfinite = aggregate(setup, uplinks, cohort, like, round)
         finite = all(bool(torch.isfinite(value).all()) for value in combined.values())
         if finite:
             self.server = setup.algorithm.server(self.server, combined, setup.server_optimizer, round)
         self._count_bytes(message, combined, len(cohort))
+        self._costs.nonfinite_clients += num_nonfinite
+        self._costs.virtual_seconds += self._virtual_seconds(cohort, round)
         self._costs.seconds += time.perf_counter() - started
         return finite
 
+    def _virtual_seconds(self, cohort: frozenset[int], round: int) -> float:
+        """Return how long a round lasts: until the slowest client has arrived."""
+        times, seed = self.setup.compute_times, self.setup.problem.seed
+        return max(times.seconds(seed, client, round) for client in cohort) if times is not None else 0.0
+
     def _counted(self, uplinks: Iterator[Uplink]) -> Iterator[Uplink]:
         for uplink in uplinks:
-            counted = torch.tensor(self.setup.algorithm.num_gradients(uplink.num_samples), dtype=torch.float64)
-            self._gradients[uplink.client - self.group.clients.start] += counted * self._sides
+            shared_gradients, local_gradients = self.setup.num_gradients(uplink.num_samples)
+            self._costs.shared_gradients += shared_gradients
+            self._costs.local_gradients += local_gradients
             yield uplink
 
     def _count_bytes(self, message: Params, combined: Params, cohort_size: int) -> None:
@@ -119,14 +130,19 @@ class Synchronous:
         return not math.isfinite(loss) or loss > self._limit
 
     def _total_costs(self) -> dict[str, float]:
-        """Add up what was counted for every client of all ranks; bytes and seconds are the same on all."""
+        """Add up over ranks what each counted for its own clients; bytes and seconds are the same on all."""
         costs = self._costs
-        of_clients = self.setup.communicator.allgather_rows(self._gradients)
-        shared_gradients, local_gradients = (math.fsum(column) for column in of_clients.T.tolist())
+        mine = torch.tensor([costs.shared_gradients, costs.local_gradients], dtype=torch.float64)
+        shared_gradients, local_gradients = self.setup.communicator.allreduce(mine, "sum").tolist()
+        virtual = {} if self.setup.compute_times is None else {"virtual_seconds": costs.virtual_seconds}
+        robust = not self.setup.aggregator.linear or self.setup.byzantine is not None
+        lost = {"nonfinite_clients": float(costs.nonfinite_clients)} if robust else {}
         return {
             "shared_gradients": shared_gradients,
             "local_gradients": local_gradients,
             "uplink_bytes": float(costs.uplink_bytes),
             "downlink_bytes": float(costs.downlink_bytes),
             "seconds": costs.seconds,
+            **virtual,
+            **lost,
         }

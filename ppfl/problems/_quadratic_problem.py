@@ -11,17 +11,16 @@ from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, ratio, subtract
 from ppfl.core.problem import Constants, Problem
 from ppfl.core.rng import generator
+from ppfl.core.split import EVERYTHING, Split
+from ppfl.problems._quadratic_operator import RANK_CUTOFF, PersonalizedOperator
 
 if TYPE_CHECKING:
     from ppfl.core.problem import Placement
-    from ppfl.core.split import Split
     from ppfl.core.types import Data, Params
     from ppfl.problems._quadratic_file import Layout
     from ppfl.problems._quadratic_generators import Matrices
 
 PARAMETER_NAMES = ("theta", "w")
-RANK_CUTOFF = 1e-12
-"""Eigenvalues below this fraction of the largest one count as 0 in pseudo-inverses."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Quadratic(Problem):
     blocks of Q, and c_s, c_l those of c. S_m = Q_ss − Q_sl Q_ll⁺ Q_ls is the Hessian of F_m; with everything shared it
     is Q itself. Pseudo-inverses are cut at RANK_CUTOFF. Known constants: `theta_star` (the minimizer of the mean of
     F_m, of least norm), `sigma_star_squared` = (1/N) Σ_m ‖∇_1 f_m(θ*, w_m*(θ*))‖², and `constants()`; curvatures of an
-    empty side are 0. Building is collective.
+    empty side are 0. Byzantine clients do not count in any of them. Building is collective.
     """
 
     fixed_data = True
@@ -67,19 +66,24 @@ class Quadratic(Problem):
         self.client_names = layout.client_names
         self.num_train_samples = layout.num_rows
         self.clients = clients
+        self.byzantine = placement.byzantine_clients(layout.client_names)
         self.seed = placement.seed
         self._placement = placement
+        self._layout = layout
         local_names = split.local_names(PARAMETER_NAMES)
         lengths = dict(zip(PARAMETER_NAMES, (layout.shared_dimension, layout.local_dimension), strict=True))
         self._shared_lengths = {name: length for name, length in lengths.items() if name not in local_names}
         self._local_lengths = {name: lengths[name] for name in local_names}
-        is_local = torch.cat([torch.full((length,), name in local_names) for name, length in lengths.items()])
-        self._blocks = {client: _blocks(gram, is_local) for client, gram in grams.items()}
+        self._is_local = torch.cat([torch.full((length,), name in local_names) for name, length in lengths.items()])
+        self._blocks = {client: _blocks(gram, self._is_local) for client, gram in grams.items()}
         self._data = {
             client: {key: value.to(placement.device, placement.dtype) for key, value in blocks.items()}
             for client, blocks in self._blocks.items()
         }
         self._find_constants()
+        systems = ((grams[client].curvature, grams[client].linear) for client in self.honest_clients)
+        length = layout.shared_dimension
+        self._operator = None if local_names else PersonalizedOperator(systems, length, placement.communicator)
 
     def init_shared(self) -> Params:
         """0."""
@@ -96,6 +100,20 @@ class Quadratic(Problem):
             name: torch.tensor(draw.standard_normal(length), dtype=self._placement.dtype, device=self._placement.device)
             for name, length in self._local_lengths.items()
         }
+
+    def parameter_names(self) -> tuple[str, ...]:
+        """θ, then w: f_m is a linear map of θ followed by what w makes of the rest."""
+        return PARAMETER_NAMES
+
+    @property
+    def local_names(self) -> tuple[str, ...]:
+        """Which of θ and w are local."""
+        return tuple(self._local_lengths)
+
+    def all_local(self) -> Quadratic:
+        """Return the same f_m with θ and w local. Collective."""
+        grams = {client: _gram(blocks, self._is_local) for client, blocks in self._blocks.items()}
+        return Quadratic(self._placement, Split(local=(EVERYTHING,)), self._layout, self.clients, grams)
 
     def data(self, client: int, round: int) -> Data:
         """Return the blocks of Q and c, ½(‖b‖² + ‖y‖²), and Q_ll⁺."""
@@ -132,6 +150,10 @@ class Quadratic(Problem):
         gradient = data["shared_curvature"] @ s + data["cross"] @ l - data["shared_linear"]
         return _cut(gradient, self._shared_lengths)
 
+    def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
+        """(Q_ss s + Q_sl l − c_s, Q_ll l − t)."""
+        return self.shared_gradient(shared, local, data), self.local_gradient(shared, local, data)
+
     def exact_local(self, shared: Params, data: Data) -> Params:
         """Q_ll⁺ t, the minimizer of least norm; (BᵀB)⁺ Bᵀ(y − Aθ) with w local."""
         data = self._advanced(shared, data)
@@ -140,6 +162,10 @@ class Quadratic(Problem):
     def constants(self) -> Constants:
         """Return the curvatures, computed once when the problem was built."""
         return self._constants
+
+    def solution(self) -> Params:
+        """θ*, in float64."""
+        return self.theta_star
 
     def facts(self) -> dict[str, float]:
         """L, μ, L_joint, L_local, L_mean as in Constants, and σ*²."""
@@ -163,11 +189,15 @@ class Quadratic(Problem):
         norms = []
         for client in self.clients:
             gradient = self._gradient_at_exact_local(theta, client)
-            total.add(gradient)
+            if client not in self.byzantine:
+                total.add(gradient)
             norms.append(torch.linalg.vector_norm(gradient))
-        operator = total.reduce(self._placement.communicator) / self.num_clients
+        operator = total.reduce(self._placement.communicator) / self.num_honest
         difference = _join(subtract(theta, self.theta_star), operator)
+        # where w is shared too: what θ alone is worth to clients that tune a w of their own
+        own_w = {} if self._operator is None else {"personalized_operator_norm": self._operator.norm(theta["theta"])}
         return {
+            **own_w,
             "operator_norm": torch.linalg.vector_norm(operator),
             "distance": torch.linalg.vector_norm(difference),
             "client_gradient_norm": self._placement.communicator.allgather_rows(_column(norms)),
@@ -191,25 +221,28 @@ class Quadratic(Problem):
         communicator, length = self._placement.communicator, sum(self._shared_lengths.values())
         hessian_sum, linear_sum = ExactSum(length * length), ExactSum(length)
         curvatures = []
-        for client in self.clients:
+        for client in self.honest_clients:
             blocks = self._blocks[client]
             projected = blocks["cross"] @ blocks["local_inverse"]
             hessian = blocks["shared_curvature"] - projected @ blocks["cross"].T
             hessian = (hessian + hessian.T) / 2
             hessian_sum.add(hessian.reshape(-1))
             linear_sum.add(blocks["shared_linear"] - projected @ blocks["local_linear"])
-            own = (hessian, blocks["shared_curvature"], blocks["local_curvature"])
+            whole = _gram(blocks, self._is_local).curvature
+            own = (hessian, blocks["shared_curvature"], blocks["local_curvature"], whole)
             curvatures.append(torch.tensor([_extreme_eigenvalues(matrix)[1] for matrix in own], dtype=torch.float64))
-        of_clients = communicator.allgather_rows(torch.stack(curvatures) if curvatures else torch.zeros(0, 3).double())
-        smoothness, joint_smoothness, local_smoothness = of_clients.amax(dim=0).tolist()
-        mean_hessian = hessian_sum.reduce(communicator).reshape(length, length) / self.num_clients
+        of_clients = communicator.allgather_rows(torch.stack(curvatures) if curvatures else torch.zeros(0, 4).double())
+        smoothness, joint_smoothness, local_smoothness, whole_smoothness = of_clients.amax(dim=0).tolist()
+        mean_hessian = hessian_sum.reduce(communicator).reshape(length, length) / self.num_honest
         strong_convexity, mean_smoothness = _extreme_eigenvalues(mean_hessian)
-        self._constants = Constants(smoothness, joint_smoothness, mean_smoothness, strong_convexity, local_smoothness)
-        theta_star = _pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / self.num_clients)
+        self._constants = Constants(
+            smoothness, joint_smoothness, mean_smoothness, strong_convexity, local_smoothness, whole_smoothness
+        )
+        theta_star = _pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / self.num_honest)
         self.theta_star = _cut(theta_star, self._shared_lengths)
-        gradients = [self._gradient_at_exact_local(self.theta_star, client) for client in self.clients]
+        gradients = [self._gradient_at_exact_local(self.theta_star, client) for client in self.honest_clients]
         squares = communicator.allgather_rows(_column([gradient @ gradient for gradient in gradients]))
-        self.sigma_star_squared = float(squares.sum()) / self.num_clients
+        self.sigma_star_squared = float(squares.sum()) / self.num_honest
 
 
 def _blocks(gram: Gram, is_local: torch.Tensor) -> Data:
@@ -226,6 +259,17 @@ def _blocks(gram: Gram, is_local: torch.Tensor) -> Data:
         "local_linear": gram.linear.index_select(0, l),
         "constant": gram.constant,
     }
+
+
+def _gram(blocks: Data, is_local: torch.Tensor) -> Gram:
+    """Put the parts together again."""
+    s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
+    order = torch.argsort(torch.cat([s, l]))
+    upper = torch.cat([blocks["shared_curvature"], blocks["cross"]], dim=1)
+    lower = torch.cat([blocks["cross"].T, blocks["local_curvature"]], dim=1)
+    curvature = torch.cat([upper, lower]).index_select(0, order).index_select(1, order)
+    linear = torch.cat([blocks["shared_linear"], blocks["local_linear"]]).index_select(0, order)
+    return Gram(curvature, linear, blocks["constant"])
 
 
 def _pseudo_inverse(matrix: torch.Tensor) -> torch.Tensor:
@@ -249,9 +293,9 @@ def _join(params: Params, like: torch.Tensor) -> torch.Tensor:
 
 
 def _cut(vector: torch.Tensor, lengths: dict[str, int]) -> Params:
-    """Return named pieces that own their memory."""
-    if not lengths:
-        return {}
+    """Return named pieces of a vector that nobody else keeps; they own their memory."""
+    if len(lengths) < 2:
+        return dict.fromkeys(lengths, vector)
     pieces = torch.split(vector, list(lengths.values()))
     return {name: piece.clone() for name, piece in zip(lengths, pieces, strict=True)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Literal
 
@@ -59,6 +60,8 @@ class Supervised(Problem):
         self.num_validation_samples = samples.num_validation_samples
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
+        self.byzantine = placement.byzantine_clients(samples.client_names)
+        self._attack = placement.byzantine.attack if placement.byzantine is not None else None
         self.device = placement.device
         self.seed = placement.seed
         self.fixed_data = batch_size == "all"
@@ -88,17 +91,37 @@ class Supervised(Problem):
         """Draw w from the model's initial law, afresh for every (round, client)."""
         return self._draw("redraw", local=True, round=round, client=client)
 
+    def parameter_names(self) -> tuple[str, ...]:
+        """Return all names in the order of the stages."""
+        return tuple(name for stage in self._stages for name in stage.parameters)
+
+    @property
+    def local_names(self) -> tuple[str, ...]:
+        """Return those of them that are local."""
+        return tuple(name for name in self.parameter_names() if name in self._local_names)
+
+    def all_local(self) -> Supervised:
+        """Return the same f_m with all parameters of the model local."""
+        view = copy.copy(self)
+        view._local_names = frozenset(self.parameter_names())
+        view._num_shared_stages = 0
+        return view
+
     def data(self, client: int, round: int) -> Data:
         """Draw min(B, S) of the S training samples without replacement, keyed (seed, round, client).
 
-        All of them, in their order, when B ≥ S.
+        All of them, in their order, when B ≥ S; those of a Byzantine client as its attack has changed them.
         """
         train = self._train[client]
         size = self._size_of_batch(len(train))
-        if size >= len(train):
-            return self._decode(train, slice(None))
-        rows = generator(self.seed, "batch", round=round, client=client).choice(len(train), size, replace=False)
-        return self._decode(train, torch.from_numpy(rows).to(self.device))
+        rows: torch.Tensor | slice = slice(None)
+        if size < len(train):
+            draw = generator(self.seed, "batch", round=round, client=client).choice(len(train), size, replace=False)
+            rows = torch.from_numpy(draw).to(self.device)
+        data = self._decode(train, rows)
+        if self._attack is None or client not in self.byzantine:
+            return data
+        return self._attack.poison(data, self.label_histogram.shape[1])
 
     def training_epoch(self, client: int, epoch: int) -> list[Data]:
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveInt, ValidationInfo, field_validator
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class SupervisedSettings(ProblemSettings):
     """f_m(θ, w) = mean cross-entropy of the model with parameters (θ, w) over training samples of client m."""
+
+    has_labels: ClassVar[bool] = True
 
     name: Literal["supervised"]
     dataset: Annotated[Dataset, ChosenFrom("ppfl.datasets")]

@@ -5,6 +5,7 @@ provenance/  attributes: versions, commit, device, ranks, hosts, Slurm ids, time
 problem/     attributes: what the problem knows of itself (L, mu, …)
 rounds/      dimension round: scores and costs; (round, client) where there is one number a client
 clients/     dimension client: samples, <stage>_<metric>
+arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone
 summary/     dimensions stage, statistic: one variable a metric
 """
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import h5py
     import xarray as xr
 
+_GROUPS = ("rounds", "clients", "summary", "arrivals")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -33,6 +35,8 @@ class Result:
     clients: xr.Dataset
     summary: xr.Dataset
     """Final metrics by stage and statistic; empty while a run is running."""
+    arrivals: xr.Dataset
+    """The log of an asynchronous run; empty for others."""
 
 
 def open_result(path: Path) -> Result:
@@ -52,7 +56,7 @@ def open_result(path: Path) -> Result:
         raise UserError(f"{path}: {reason}; give the .h5 file that a run wrote") from error
     if attributes.get("kind") != FILE_KIND:
         raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give the .h5 file that a run wrote")
-    datasets = {name: _dataset(path, name if name in groups else None) for name in ("rounds", "clients", "summary")}
+    datasets = {name: _dataset(path, name if name in groups else None) for name in _GROUPS}
     config = yaml.safe_load(attributes["config"])
     return Result(path, attributes, config, provenance, problem, **datasets)
 

@@ -21,7 +21,7 @@ from ppfl.core.errors import UserError
 from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _LOCKS: dict[Path, int] = {}
 """Locks that this process holds; the operating system lets go of them when it ends, however it ends."""
@@ -113,6 +113,7 @@ class Recorder:
         self._series: dict[str, list[float | np.ndarray]] = {}
         self._clients: dict[str, np.ndarray] = {}
         self._summary: dict[str, np.ndarray] = {}
+        self._arrivals: Callable[[], Mapping[str, np.ndarray]] | None = None
         self._summary_labels: tuple[list[str], list[str]] = ([], [])
         self._status = RUNNING
         self._last_write = -np.inf
@@ -123,6 +124,10 @@ class Recorder:
         """Store what is known before the first round; `clients` has arrays (N, …), names under "client"."""
         self._groups["problem"] = facts
         self._clients.update(clients)
+
+    def follow_arrivals(self, arrivals: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Store with every write what `arrivals` returns then: arrays (arrival,)."""
+        self._arrivals = arrivals
 
     def append(self, round: int, scores: Mapping[str, float | np.ndarray]) -> None:
         """Add the scores after `round` rounds; write when the last write is old enough."""
@@ -186,6 +191,10 @@ class Recorder:
         _write_dataset_group(file, "rounds", {"round": np.array(self._rounds)}, series, names)
         coordinates = {"client": names} if names is not None else {}
         _write_dataset_group(file, "clients", coordinates, self._clients, None)
+        if self._arrivals is not None:
+            columns = self._arrivals()
+            numbers = np.arange(len(next(iter(columns.values()))))
+            _write_dataset_group(file, "arrivals", {"arrival": numbers}, columns, None)
         if self._summary:
             stages, statistics = self._summary_labels
             labels = {"stage": np.array(stages, dtype=object), "statistic": np.array(statistics, dtype=object)}

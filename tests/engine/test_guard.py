@@ -59,6 +59,6 @@ def test_the_communicator_refuses_local_memory(operation: str) -> None:
         getattr(run.setup.communicator, operation)(stacked, *arguments[operation])
     with pytest.raises(LocalParameterError, match="'w'"):
         getattr(run.setup.communicator, operation)(stacked[0], *arguments[operation])
-    assert run.group.local_parameter_at(stacked.data_ptr()) == "w"
+    assert run.group.local_name_at(stacked.data_ptr()) == "w"
     harmless = torch.zeros_like(stacked)
     getattr(run.setup.communicator, operation)(harmless, *arguments[operation])

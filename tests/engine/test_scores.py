@@ -22,8 +22,9 @@ GD = {"name": "gradient_descent", "steps": 5, "lr": "theory"}
 class Weighted:
     """As much of a set-up as statistics need."""
 
-    def __init__(self, weights: tuple[int, ...]) -> None:
+    def __init__(self, weights: tuple[int, ...], byzantine: frozenset[int] = frozenset()) -> None:
         self.problem = self
+        self.byzantine = byzantine
         self._weights = weights
 
     def metric_weights(self, metric: str) -> tuple[int, ...]:
@@ -42,6 +43,11 @@ def test_statistics() -> None:
 def test_a_client_with_samples_and_a_score_of_nan_is_not_hidden() -> None:
     found = summarize(Weighted((1, 1)), "loss", np.array([0.0, np.nan]))  # type: ignore[arg-type]
     assert np.isnan(found["mean"])
+
+
+def test_byzantine_clients_do_not_count() -> None:
+    found = summarize(Weighted((1, 1, 9), frozenset({2})), "loss", np.array([1.0, 2.0, 50.0]))  # type: ignore[arg-type]
+    assert (found["mean"], found["weighted_mean"]) == (1.5, 1.5)
 
 
 def test_no_client_with_samples_is_nan() -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import yaml
+
+from ppfl.core.plugins import discover
+from tests.aggregators.tables import ATTACKS, BEFORE, RULES
+from tests.algorithms.cases import sections
 
 pytestmark = pytest.mark.mpi
 
@@ -29,10 +34,49 @@ def ffgg(lr: object, fine_tuner: dict[str, object]) -> dict[str, object]:
     return {"name": "ffgg", "lr": lr, "fine_tuner": fine_tuner}
 
 
+def robust_cases() -> dict[str, dict[str, object]]:
+    """Every aggregator, each after the next pre-aggregator and up against the next attack on vectors."""
+    kinds = discover("ppfl.attacks").items()
+    attacks = [{"name": name, **ATTACKS[name]} for name, kind in kinds if not vars(kind).get("on_data")]
+    steps = [{"name": name, **BEFORE[name](7)} for name in discover("ppfl.pre_aggregators")]
+    cases: dict[str, dict[str, object]] = {}
+    for rule, step, attack in zip(discover("ppfl.aggregators"), cycle(steps), cycle(attacks), strict=False):
+        arguments = RULES[rule](4 if step["name"] == "bucketing" else 7)
+        cases[f"{attack['name']}-{step['name']}-{rule}"] = {
+            "problem": QUADRATIC,
+            "algorithm": ffgg("theory", CG),
+            "aggregator": {"name": rule, **arguments, "before": [step]},
+            "byzantine": {"attack": attack, "clients": 2, "placement": "beside"},
+        }
+    return cases
+
+
 CASES: dict[str, dict[str, object]] = {
     "quadratic": {"problem": QUADRATIC, "algorithm": ffgg("theory", CG), "precision": "float64"},
     "quadratic-exact": {"problem": QUADRATIC, "algorithm": ffgg("theory", {"name": "exact"}), "precision": "float64"},
     "quadratic-float32": {"problem": QUADRATIC, "algorithm": ffgg("theory", CG)},
+    "asynchronous": {
+        "problem": QUADRATIC,
+        "algorithm": ffgg("theory", CG),
+        "precision": "float64",
+        "rounds": 40,
+        "asynchronous": {
+            "engine": "virtual",
+            "step": "delay_adaptive",
+            "concurrency": 4,
+            "buffer": 2,
+            "max_staleness": 2,
+        },
+        "compute_times": {"name": "log_normal", "stragglers": 1, "straggler_factor": 10},
+    },
+    "digits-asynchronous": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "server_optimizer": {"name": "momentum"},
+        "rounds": 40,
+        "asynchronous": {"engine": "virtual"},
+        "compute_times": {"name": "pareto"},
+    },
     "quadratic-sampled": {"problem": QUADRATIC, "algorithm": ffgg("theory", CG), "cohort": 2, "precision": "float64"},
     "digits": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
@@ -50,6 +94,28 @@ CASES: dict[str, dict[str, object]] = {
         "algorithm": ffgg(0.1, GD),
         "precision": "float64",
         "cohort": 0.5,
+    },
+    **{
+        f"{algorithm}-{aggregator}": {
+            **sections(algorithm, "quadratic"),
+            "precision": "float64",
+            "aggregator": {"name": aggregator},
+        }
+        for algorithm in discover("ppfl.algorithms")
+        for aggregator in ("mean", "median")
+    },
+    **robust_cases(),
+    # two ranks and more have columns of their own
+    "digits-many-columns": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [256]}},
+        "algorithm": ffgg(0.1, GD),
+        "aggregator": {"name": "geometric_median", "before": [{"name": "nnm", "f": 3}]},
+        "byzantine": {"attack": {"name": "gaussian", "standard_deviation": 1.0}, "clients": 3, "placement": "among"},
+    },
+    "digits-label-flip": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "byzantine": {"attack": {"name": "label_flip"}, "clients": 3},
     },
 }
 RANK_COUNTS = (1, 2, 3, 4)
@@ -72,7 +138,7 @@ def start_ranks(count: int, folder: Path) -> None:
     configs = [str(folder / f"{name}.yaml") for name in CASES]
     command = [mpiexec, "-n", str(count), sys.executable, "-m", "mpi4py", "-m", "tests.mpi.run_many"]
     root = Path(__file__).parents[2]
-    subprocess.run([*command, str(folder / f"ranks-{count}"), *configs], cwd=root, check=True, timeout=300)
+    subprocess.run([*command, str(folder / f"ranks-{count}"), *configs], cwd=root, check=True, timeout=600)
 
 
 def arrays(path: Path) -> dict[str, np.ndarray]:

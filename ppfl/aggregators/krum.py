@@ -1,0 +1,35 @@
+"""Krum: the vector whose neighbours are nearest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import NonNegativeInt
+
+from ppfl.core.aggregator import Aggregator
+from ppfl.core.gram import krum_scores, mean_of, smallest
+from ppfl.core.pre_aggregator import Bound, few_neighbours
+
+if TYPE_CHECKING:
+    from ppfl.core.client_matrix import ClientMatrix
+
+
+class Krum(Aggregator):
+    """x_i with the smallest sum of squared distances to its N − f − 2 nearest other vectors.
+
+    Source: Blanchard et al., NeurIPS 2017, Section 4. Ties go to the lowest index.
+    """
+
+    name: Literal["krum"]
+    f: NonNegativeInt
+    """Byzantine vectors at most."""
+
+    def bound(self) -> Bound:
+        """N >= 2f + 3."""
+        return few_neighbours(self.f)
+
+    def rule(self, matrix: ClientMatrix) -> torch.Tensor:
+        """Return the chosen vector, shape (D,)."""
+        scores = krum_scores(matrix.gram(), self.f)
+        return matrix.combine(mean_of(smallest(scores[None, :], 1)[0]))

@@ -1,0 +1,26 @@
+"""The coordinate-wise median."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ppfl.core import order_statistics
+from ppfl.core.aggregator import Aggregator
+
+if TYPE_CHECKING:
+    import torch
+
+    from ppfl.core.client_matrix import ClientMatrix
+
+
+class Median(Aggregator):
+    """Median of each coordinate; of an even number of values the mean of the two in the middle.
+
+    Source: Yin et al., ICML 2018, Algorithm 1 (option I).
+    """
+
+    name: Literal["median"]
+
+    def rule(self, matrix: ClientMatrix) -> torch.Tensor:
+        """Return the medians, shape (D,)."""
+        return matrix.coordinatewise(order_statistics.median)

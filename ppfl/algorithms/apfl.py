@@ -1,0 +1,65 @@
+"""A learned mixture of an own and the global model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+import torch
+from pydantic import Field, NonNegativeFloat
+
+from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.params import add_scaled, inner, map_params, subtract
+from ppfl.core.step_sizes import step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class APFL(LocalTraining):
+    """u = α v_m + (1 − α) θ_m;  θ_m ← θ_m − η ∇f_B(θ_m),  v_m ← v_m − η α ∇f_B(u),  α ← α − η_α ⟨v_m − θ_m, ∇f_B(u)⟩.
+
+    Source: Deng et al., 2020, Algorithm 1, and its rule for a learned α, here in every step and clipped to [0, 1]. H
+    times from θ; all three use the values of before the step. α v_m + (1 − α) θ is deployed; v_m and α stay with the
+    client. Everything is shared. With α fixed at 0 it deploys FedAvg's model, at 1 that of local_only.
+    """
+
+    name: Literal["apfl"]
+    mixing: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """α to begin with."""
+    mixing_lr: NonNegativeFloat
+    """η_α; 0 keeps α as it is."""
+
+    def init_client(self, shared: Params, local: Params) -> State:
+        """v_m = θ_0, and α."""
+        like = next(iter(shared.values()))
+        return {"local": local, "personal": shared, "mixing": {"alpha": torch.full_like(like.sum(), self.mixing)}}
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, (v_m, α))."""
+        shared, personal, alpha, lr = message, state["personal"], state["mixing"]["alpha"], step_size(self.lr)
+        for batch in self.batches(problem, data, draws):
+            of_shared = problem.shared_gradient(shared, state["local"], batch)
+            of_mixture = problem.shared_gradient(_mix(personal, shared, alpha), state["local"], batch)
+            slope = inner(subtract(personal, shared), of_mixture)
+            shared, personal = add_scaled(shared, of_shared, -lr), add_scaled(personal, of_mixture, -lr * alpha)
+            alpha = torch.clamp(alpha - self.mixing_lr * slope, 0.0, 1.0)
+        return subtract(message, shared), {"local": state["local"], "personal": personal, "mixing": {"alpha": alpha}}
+
+    def view(self, server: State, state: State) -> tuple[Params, Params]:
+        """α v_m + (1 − α) θ."""
+        return _mix(state["personal"], server["shared"], state["mixing"]["alpha"]), state["local"]
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """One at θ_m and one at the mixture a step."""
+        return 2.0 * self.num_passes(num_samples), 0.0
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""
+        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
+        return super().resolve(problem, participation, optimizer)
+
+
+def _mix(personal: Params, shared: Params, alpha: torch.Tensor) -> Params:
+    return map_params(lambda v, theta: alpha * v + (1.0 - alpha) * theta, personal, shared)

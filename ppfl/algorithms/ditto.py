@@ -1,0 +1,59 @@
+"""An own model beside federated averaging."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import NonNegativeFloat
+
+from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.params import add_scaled, subtract
+from ppfl.core.step_sizes import step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class Ditto(LocalTraining):
+    """θ_m ← θ_m − η ∇f_B(θ_m), H times from θ;  v_m ← v_m − η (∇f_B(v_m) + λ (v_m − θ)), H times;  θ as in FedAvg.
+
+    Source: Li et al., ICML 2021, Algorithm 1 with FedAvg as the global solver. v_m is deployed. Everything is shared;
+    both see the same mini-batches. With λ = 0, v_m is what local_only finds.
+    """
+
+    name: Literal["ditto"]
+    penalty: NonNegativeFloat
+    """λ, weight of ½‖v_m − θ‖²."""
+
+    def init_client(self, shared: Params, local: Params) -> State:
+        """v_m = θ_0."""
+        return {"local": local, "personal": shared}
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, v_m)."""
+        shared = self.shared_steps(problem, message, state["local"], data, draws)
+        personal = state["personal"]
+        for batch in self.batches(problem, data, draws):
+            gradient = problem.shared_gradient(personal, state["local"], batch)
+            gradient = add_scaled(gradient, subtract(personal, message), self.penalty)
+            personal = add_scaled(personal, gradient, -step_size(self.lr))
+        return subtract(message, shared), {"local": state["local"], "personal": personal}
+
+    def view(self, server: State, state: State) -> tuple[Params, Params]:
+        """v_m."""
+        return state["personal"], state["local"]
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """One for θ_m and one for v_m a step."""
+        return 2.0 * self.num_passes(num_samples), 0.0
+
+    def curvature(self, constants: Constants) -> float:
+        """max_m λ_max(∇² f_m) + λ."""
+        return constants.joint_smoothness + self.penalty
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`, 1/(max_m λ_max(∇² f_m) + λ) for both; refuse local parameters."""
+        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
+        return super().resolve(problem, participation, optimizer)

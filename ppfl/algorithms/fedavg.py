@@ -1,0 +1,33 @@
+"""Federated averaging."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.params import subtract
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class FedAvg(LocalTraining):
+    """θ_m ← θ_m − η ∇f_B(θ_m), H times from θ;  θ ← θ − direction(θ − θ_m), which is the mean of the θ_m.
+
+    Source: McMahan et al., AISTATS 2017, Algorithm 1; with server optimizers: Reddi et al., ICLR 2021, Algorithm 1.
+    Everything is shared. E epochs on all of a client's samples: `epochs: E`, `batch_size: B` here and
+    `batch_size: all` in the problem.
+    """
+
+    name: Literal["fedavg"]
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, nothing local)."""
+        return subtract(message, self.shared_steps(problem, message, state["local"], data, draws)), state
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""
+        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
+        return super().resolve(problem, participation, optimizer)

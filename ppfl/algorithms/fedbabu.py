@@ -1,0 +1,42 @@
+"""Training the body alone, tuning the heads at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from ppfl.core.local_training import LocalTraining, require_local_side
+from ppfl.core.method import FineTuner
+from ppfl.core.params import subtract
+from ppfl.core.plugins import ChosenFrom
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class FedBABU(LocalTraining):
+    """θ_m ← θ_m − η ∇_1 f_B(θ_m, w_0), H times from θ, w_0 the initial head;  θ ← θ − direction(θ − θ_m).
+
+    Source: Oh et al., ICLR 2022, Algorithm 1. Heads stay as they were drawn, the same for all clients, until the final
+    stage `tuned`; the stage `personal` is therefore as good as `global`.
+    """
+
+    name: Literal["fedbabu"]
+    fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
+    """How the heads are tuned in the final stage; the rounds do not use it."""
+
+    @property
+    def fine_tuner_of_clients(self) -> FineTuner:
+        """Return the fine-tuner of the final stage."""
+        return self.fine_tuner
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, the head as it was)."""
+        return subtract(message, self.shared_steps(problem, message, state["local"], data, draws)), state
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`, 1/max_m λ_max(∇²_11 f_m); refuse splits whose local layers are not at the output side."""
+        require_local_side(self.name, problem, "output", "fedalt")
+        tuned = self.model_copy(update={"fine_tuner": self.fine_tuner.resolve(problem)})
+        return super(FedBABU, tuned).resolve(problem, participation, optimizer)

@@ -1,0 +1,46 @@
+"""Federated averaging with a proximal term."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import NonNegativeFloat
+
+from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.params import add_scaled, subtract
+from ppfl.core.step_sizes import step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class FedProx(LocalTraining):
+    """θ_m ← θ_m − η (∇f_B(θ_m) + μ (θ_m − θ)), H times from θ;  θ ← θ − direction(θ − θ_m).
+
+    Source: Li et al., MLSys 2020, Algorithm 2, the subproblem solved inexactly by H gradient steps. Everything is
+    shared. With μ = 0 it is FedAvg.
+    """
+
+    name: Literal["fedprox"]
+    penalty: NonNegativeFloat
+    """μ, weight of ½‖θ_m − θ‖²."""
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, nothing local)."""
+        shared = message
+        for batch in self.batches(problem, data, draws):
+            gradient = problem.shared_gradient(shared, state["local"], batch)
+            gradient = add_scaled(gradient, subtract(shared, message), self.penalty)
+            shared = add_scaled(shared, gradient, -step_size(self.lr))
+        return subtract(message, shared), state
+
+    def curvature(self, constants: Constants) -> float:
+        """max_m λ_max(∇² f_m) + μ."""
+        return constants.joint_smoothness + self.penalty
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`, 1/(max_m λ_max(∇² f_m) + μ); refuse local parameters."""
+        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
+        return super().resolve(problem, participation, optimizer)

@@ -1,0 +1,71 @@
+"""FFGG with several repetitions on the client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.core.params import add_scaled, subtract
+from ppfl.core.plugins import ChosenFrom
+from ppfl.core.step_sizes import resolve_shared_lr, step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class LocalFFGG(Algorithm):
+    """{w_m ← tune(θ_m, w_m);  θ_m ← θ_m − γ ∇_1 f_m(θ_m, w_m)}, H times from θ;  θ ← θ − direction(θ − θ_m).
+
+    Source: Mishchenko, Islamov, Gorbunov, Horváth, TMLR 2025, the local variant of FFGG. With H = 1 it is FFGG. All
+    repetitions see the data of the round, whole; each has draws of its own.
+    """
+
+    name: Literal["local_ffgg"]
+    needs_rounds: ClassVar[str] = ""
+    lr: PositiveFloat | Literal["theory"]
+    """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""
+    local_steps: PositiveInt
+    """H, repetitions in a round."""
+    fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
+    """How a client improves w_m with θ_m frozen."""
+
+    @property
+    def fine_tuner_of_clients(self) -> FineTuner:
+        """Return the fine-tuner of the rounds."""
+        return self.fine_tuner
+
+    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+        """Return what the fine-tuner draws in every repetition, named `<repetition>/<name>`."""
+        drawn: Draws = {}
+        for step in range(self.local_steps):
+            # repetitions count on through the rounds, so that no two of them draw the same
+            one = self.fine_tuner.draws(problem, client, round * self.local_steps + step, num_samples)
+            drawn |= {f"{step}/{name}": value for name, value in one.items()}
+        return drawn
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, w_m)."""
+        shared, local = message, state["local"]
+        for step in range(self.local_steps):
+            own = {name.removeprefix(f"{step}/"): v for name, v in draws.items() if name.startswith(f"{step}/")}
+            local = self.fine_tuner(problem, shared, local, data, own)
+            shared = add_scaled(shared, problem.shared_gradient(shared, local, data), -step_size(self.lr))
+        return subtract(message, shared), {"local": local}
+
+    def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
+        """θ ← θ − direction of the server optimizer."""
+        return optimizer.step(state, aggregate, 1.0)
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """One of θ and one fine-tuning a repetition."""
+        return float(self.local_steps), self.local_steps * self.fine_tuner.num_gradients(num_samples)
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> LocalFFGG:
+        """Fill in `theory`; with H = 1 refuse γ > 2/λ_max(mean S_m) where that must diverge."""
+        fine_tuner = self.fine_tuner.resolve(problem)
+        is_ffgg = participation == 1.0 and self.local_steps == 1
+        lr = resolve_shared_lr(self.lr, problem, fine_tuner, is_ffgg, optimizer)
+        return self.model_copy(update={"lr": lr, "fine_tuner": fine_tuner})

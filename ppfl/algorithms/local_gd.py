@@ -1,0 +1,34 @@
+"""Local gradient descent: federated averaging without mini-batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.params import subtract
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class LocalGD(LocalTraining):
+    """θ_m ← θ_m − η ∇f_m(θ_m), H times from θ;  θ ← θ − direction(θ − θ_m), which is the mean of the θ_m.
+
+    Source: Khaled, Mishchenko, Richtárik, "First Analysis of Local GD on Heterogeneous Data", 2019, Algorithm 1. It is
+    `fedavg` with `batch_size: all`. Everything is shared.
+    """
+
+    name: Literal["local_gd"]
+    batch_size: Literal["all"] = "all"
+    """All data of the round in each step."""
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, nothing local)."""
+        return subtract(message, self.shared_steps(problem, message, state["local"], data, draws)), state
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""
+        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
+        return super().resolve(problem, participation, optimizer)

@@ -1,0 +1,67 @@
+"""No communication."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from ppfl.core.local_training import LocalTraining, refuse_server_optimizer
+from ppfl.core.params import add_scaled
+from ppfl.core.step_sizes import refuse_divergence, step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class LocalOnly(LocalTraining):
+    """(θ_m, w_m) ← (θ_m, w_m) − η ∇f_B(θ_m, w_m), H times, on the client's own θ_m; nothing is sent.
+
+    Source: the usual baseline without federation. θ_m starts at θ_0 and θ stays there.
+    """
+
+    name: Literal["local_only"]
+    needs_rounds: ClassVar[str] = "its clients send nothing that could arrive"
+
+    def init_client(self, shared: Params, local: Params) -> State:
+        """Return w_m and θ_m = θ_0."""
+        return {"local": local, "personal": shared}
+
+    def downlink(self, server: State, round: int) -> Params:
+        """Return nothing."""
+        return {}
+
+    def uplink_like(self, server: State) -> Params:
+        """Return nothing."""
+        return {}
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (nothing, (θ_m, w_m))."""
+        own, local, lr = state["personal"], state["local"], step_size(self.lr)
+        for batch in self.batches(problem, data, draws):
+            of_own, of_local = problem.gradients(own, local, batch)
+            own, local = add_scaled(own, of_own, -lr), add_scaled(local, of_local, -lr)
+        return {}, {"local": local, "personal": own}
+
+    def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
+        """Return θ as it is."""
+        return state
+
+    def view(self, server: State, state: State) -> tuple[Params, Params]:
+        """(θ_m, w_m)."""
+        return state["personal"], state["local"]
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """One of θ_m and one of w a step."""
+        return self.num_passes(num_samples), self.num_passes(num_samples)
+
+    def curvature(self, constants: Constants) -> float:
+        """max_m λ_max(∇² f_m), θ and w taken together."""
+        return constants.whole_smoothness
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`; refuse η > 2/max_m λ_max(∇² f_m), and server optimizers."""
+        refuse_server_optimizer(self.name, optimizer)
+        constants = problem.constants()
+        refuse_divergence(self.lr, None if constants is None else self.curvature(constants), "2/max_m λ_max(∇² f_m)")
+        return super().resolve(problem, participation, optimizer)

@@ -1,0 +1,70 @@
+"""Personalization by Moreau envelopes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import PositiveFloat, PositiveInt
+
+from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.params import add_scaled, subtract
+from ppfl.core.step_sizes import resolve_training_lr, step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class PFedMe(LocalTraining):
+    """v_m ≈ argmin_v f_B(v) + (λ/2)‖v − θ_m‖²;  θ_m ← θ_m − η λ (θ_m − v_m), H times;  θ ← θ − direction(θ − θ_m).
+
+    Source: Dinh et al., NeurIPS 2020, Algorithm 1; its β is the server optimizer's lr. v_m is found by K gradient steps
+    from θ_m, and deployed. Everything is shared.
+    """
+
+    name: Literal["pfedme"]
+    lr: PositiveFloat | Literal["theory"]
+    """η; `theory` is 1/λ: a Moreau envelope curves by at most λ."""
+    penalty: PositiveFloat
+    """λ."""
+    inner_steps: PositiveInt
+    """K, gradient steps to find v_m."""
+    inner_lr: PositiveFloat | Literal["theory"]
+    """Step to find v_m; `theory` is 1/(max_m λ_max(∇² f_m) + λ)."""
+
+    def init_client(self, shared: Params, local: Params) -> State:
+        """v_m = θ_0."""
+        return {"local": local, "personal": shared}
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+        """Return (θ − θ_m, the last v_m)."""
+        shared, personal = message, state["personal"]
+        for batch in self.batches(problem, data, draws):
+            personal = shared
+            for _ in range(self.inner_steps):
+                gradient = problem.shared_gradient(personal, state["local"], batch)
+                gradient = add_scaled(gradient, subtract(personal, shared), self.penalty)
+                personal = add_scaled(personal, gradient, -step_size(self.inner_lr))
+            shared = add_scaled(shared, subtract(shared, personal), -step_size(self.lr) * self.penalty)
+        return subtract(message, shared), {"local": state["local"], "personal": personal}
+
+    def view(self, server: State, state: State) -> tuple[Params, Params]:
+        """v_m."""
+        return state["personal"], state["local"]
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """K a step."""
+        return self.inner_steps * self.num_passes(num_samples), 0.0
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`; refuse local parameters."""
+        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
+        resolved = super().resolve(problem, participation, optimizer)
+        constants = problem.constants()
+        curvature = None if constants is None else constants.joint_smoothness + self.penalty
+        steps = {
+            "lr": resolve_training_lr(self.lr, self.penalty),
+            "inner_lr": resolve_training_lr(self.inner_lr, curvature, "inner_lr"),
+        }
+        return resolved.model_copy(update=steps)

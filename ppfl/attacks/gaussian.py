@@ -1,0 +1,35 @@
+"""Noise in the place of vectors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveFloat
+
+from ppfl.core.attack import Attack, Block, Scene
+from ppfl.core.rng import generator
+
+_PURPOSE = "gaussian attack"
+_MAX_BLOCKS = 2**32
+
+
+class Gaussian(Attack):
+    """x_a ~ N(0, standard_deviation² I), drawn anew for every attacker and round.
+
+    Source: Blanchard et al., NeurIPS 2017, Section 6, with a standard deviation of 200. Keyed (seed, round, attacker,
+    block of columns), so that ranks draw what belongs to their columns.
+    """
+
+    name: Literal["gaussian"]
+    standard_deviation: PositiveFloat
+    """Of every entry."""
+
+    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+        """Return the draws."""
+        draws = torch.empty_like(block.own)
+        for attacker, row in enumerate(draws):
+            key = attacker * _MAX_BLOCKS + block.number
+            draw = generator(scene.moment.seed, _PURPOSE, round=scene.moment.round, client=key)
+            row.copy_(torch.from_numpy(draw.standard_normal(len(row)) * self.standard_deviation))
+        return draws

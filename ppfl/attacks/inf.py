@@ -1,0 +1,22 @@
+"""Infinity."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from ppfl.core.attack import Attack, Block, Scene
+
+
+class Inf(Attack):
+    """x_a ← ∞ in every coordinate: one such vector is the end of any mean.
+
+    Source: Guerraoui, Gupta, Pinot, Robust Machine Learning, Springer 2024, Chapter 4. Robust rules leave it out.
+    """
+
+    name: Literal["inf"]
+
+    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+        """Return ∞."""
+        return torch.full_like(block.own, torch.inf)

@@ -1,0 +1,52 @@
+"""A little is enough (ALIE)."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveFloat
+
+from ppfl.core.attack import Attack, Block, Scene, worst_factor
+
+if TYPE_CHECKING:
+    import torch
+
+    from ppfl.core.client_matrix import ClientMatrix
+
+
+class LittleIsEnough(Attack):
+    """x_a ← μ − factor · σ, mean and standard deviation of each coordinate over the honest vectors.
+
+    Source: Baruch, Baruch, Goldberg, NeurIPS 2019, Algorithm 3. `published` is its z_max = Φ⁻¹((H − s)/H) with H honest
+    ones among N and s = ⌊N/2⌋ + 1 − (N − H): so many of them have to be farther from the mean for the attackers to be
+    in the majority. `optimal`: the factor that takes the aggregate of this round farthest from the honest mean, by a
+    line search of 16 aggregations.
+    """
+
+    name: Literal["little_is_enough"]
+    factor: PositiveFloat | Literal["published", "optimal"] = "published"
+    """z."""
+
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> Attack:
+        """Choose the factor. Collective."""
+        if self.factor == "published":
+            return self.model_copy(update={"factor": _published(len(byzantine), int(byzantine.sum()))})
+        if self.factor != "optimal":
+            return self
+        found = worst_factor(lambda x: self.model_copy(update={"factor": x}), matrix, byzantine, scene)
+        return self.model_copy(update={"factor": found})
+
+    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+        """Return μ − factor · σ."""
+        assert not isinstance(self.factor, str)
+        spread = block.honest.std(dim=0, keepdim=True, correction=0)
+        return block.honest.mean(dim=0, keepdim=True) - self.factor * spread
+
+
+def _published(num_vectors: int, num_byzantine: int) -> float:
+    num_honest = num_vectors - num_byzantine
+    supporters = num_vectors // 2 + 1 - num_byzantine
+    share = (num_honest - supporters) / num_honest
+    # beyond these, attackers need nobody or nobody is left: no deviation, or about all of the honest ones pass it
+    return max(NormalDist().inv_cdf(min(max(share, 0.5), 1.0 - 0.5 / num_honest)), 0.0)

@@ -1,0 +1,28 @@
+"""Mimicking one honest client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import NonNegativeInt
+
+from ppfl.core.attack import Attack, Block, Scene
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Mimic(Attack):
+    """x_a ← x_j of one honest client j: nothing looks wrong, and j counts for many.
+
+    Source: Karimireddy, He, Jaggi, ICLR 2022, Section 4. There j is learnt in rounds of warm-up; here it is given.
+    """
+
+    name: Literal["mimic"]
+    client: NonNegativeInt = 0
+    """j: number among the honest clients of a round, modulo how many there are."""
+
+    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+        """Return x_j."""
+        row = self.client % len(block.honest)
+        return block.honest[row : row + 1]

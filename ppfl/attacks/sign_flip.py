@@ -1,0 +1,28 @@
+"""Flipped signs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveFloat
+
+from ppfl.core.attack import Attack, Block, Scene
+
+if TYPE_CHECKING:
+    import torch
+
+
+class SignFlip(Attack):
+    """x_a ← −factor · x_a: attackers send the opposite of what they would have sent.
+
+    Source: Li et al., AAAI 2019 (RSA), Section 5. Attackers beside the problem's clients have no data: each takes the
+    vector of an honest client, the first attacker that of the first client of the round.
+    """
+
+    name: Literal["sign_flip"]
+    factor: PositiveFloat = 1.0
+    """Length of what is sent, in terms of the honest vector."""
+
+    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+        """Return −factor · x_a."""
+        return -self.factor * block.own

@@ -1,0 +1,103 @@
+"""What a rule is that makes one vector of those of N clients, some of which may be Byzantine."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+
+import torch
+from pydantic import Field, model_validator
+
+from ppfl.core.plugins import ChosenFrom, PlugIn, discover
+from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator
+
+if TYPE_CHECKING:
+    from ppfl.core.client_matrix import ClientMatrix
+
+_PRE_AGGREGATORS = "ppfl.pre_aggregators"
+Chosen = TypeVar("Chosen", bound=PlugIn)
+
+
+class TooFewVectorsError(ValueError):
+    """What is left without NaN and inf is not enough for a rule."""
+
+
+class NotFiniteError(ValueError):
+    """The mean was to be taken of vectors with NaN or inf; `rows` are their numbers."""
+
+    def __init__(self, rows: list[int]) -> None:
+        super().__init__(f"vectors {', '.join(map(str, rows))} have NaN or inf, which the mean does not survive")
+        self.rows = rows
+
+
+class Aggregator(PlugIn):
+    """N client vectors in, one vector out; one vote a client.
+
+    Vectors with NaN or inf count as Byzantine: they are left out, and f is that much smaller, though not below 0.
+    """
+
+    before: tuple[Annotated[PreAggregator, ChosenFrom(_PRE_AGGREGATORS)], ...] = Field(default=(), strict=False)
+    """What is done to the vectors first, in this order; an `f` that is left out there is the rule's own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_f(cls, values: Any) -> Any:
+        """Hand f on to what comes before and does not say its own, so that equal rules have equal settings."""
+        if not isinstance(values, dict) or "f" not in values or not isinstance(values.get("before"), list | tuple):
+            return values
+        takes_f = {name for name, kind in discover(_PRE_AGGREGATORS).items() if "f" in kind.model_fields}
+        before = [
+            {"f": values["f"], **step} if isinstance(step, dict) and step.get("name") in takes_f else step
+            for step in values["before"]
+        ]
+        return {**values, "before": before}
+
+    @property
+    def linear(self) -> bool:
+        """True when the rule is the weighted mean: the engine then accumulates without keeping any row."""
+        return False
+
+    def bound(self) -> Bound:
+        """Return how many vectors the rule takes at least, after what comes before it."""
+        return Bound(1, "N >= 1")
+
+    @abstractmethod
+    def rule(self, matrix: ClientMatrix) -> torch.Tensor:
+        """Return the aggregate of finite vectors, shape (D,), the same on every rank. Collective."""
+
+    def __call__(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        """Return the aggregate, shape (D,), the same on every rank. Collective.
+
+        Raises TooFewVectorsError when not enough of them are finite.
+        """
+        finite = matrix.finite()
+        chosen = self
+        if not finite.all():
+            matrix = matrix.select(finite.nonzero()[:, 0])
+            chosen = self.without(int((~finite).sum()))
+            try:
+                chosen.check(matrix.num_vectors)
+            except ValueError as error:
+                raise TooFewVectorsError(f"without vectors that have NaN or inf: {error}") from error
+        for step in chosen.before:
+            matrix = step(matrix, moment)
+        return chosen.rule(matrix)
+
+    def check(self, num_vectors: int) -> None:
+        """Raise ValueError, with the inequality, when the rule or what comes before it is undefined for N vectors."""
+        number, origin = num_vectors, ""
+        for position, step in enumerate(self.before):
+            step.bound().check(f"before[{position}] {step.name}", number, origin)
+            number = step.num_outputs(number)
+            origin = f" ({num_vectors} before {step.name})" if number != num_vectors else origin
+        self.bound().check(self.name, number, origin)
+
+    def without(self, removed: int) -> Self:
+        """Return the rule for that many vectors, taken for Byzantine, fewer: f is smaller, here and in `before`."""
+        before = tuple(_with_less_f(step, removed) for step in self.before)
+        return _with_less_f(self, removed).model_copy(update={"before": before})
+
+
+def _with_less_f(plug_in: Chosen, removed: int) -> Chosen:
+    f = getattr(plug_in, "f", None)
+    return plug_in if f is None else plug_in.model_copy(update={"f": max(f - removed, 0)})

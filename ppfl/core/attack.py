@@ -1,0 +1,106 @@
+"""What Byzantine clients do: with the vectors that they send, or with their data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ppfl.core.plugins import PlugIn
+from ppfl.core.pre_aggregator import Moment
+
+if TYPE_CHECKING:
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.types import Data
+
+_TRIALS = 16
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an attacker knows besides the vectors: when it is, and the rule that it is up against."""
+
+    moment: Moment
+    aggregate: Callable[[ClientMatrix], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The same columns of all vectors that an attacker looks at, in float64."""
+
+    honest: torch.Tensor
+    """(H, B), of the honest clients, those with NaN or inf left out."""
+    own: torch.Tensor
+    """(A, B), what the attackers would have sent had they been honest."""
+    number: int
+    """Of the block, over all ranks."""
+
+
+class Attack(PlugIn):
+    """N client vectors in, the same number out, those of the Byzantine clients replaced. Attackers see everything."""
+
+    on_data: ClassVar[bool] = False
+    """True when it changes the data of the Byzantine clients, who then send what honest clients would."""
+
+    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+        """Return what the attackers send, (A, B) or (1, B) for all of them alike."""
+        raise NotImplementedError(f"{self.name} does not change vectors")
+
+    def poison(self, data: Data, num_classes: int) -> Data:
+        """Return the data that a Byzantine client computes on."""
+        return data
+
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> Attack:
+        """Return the attack with what it chooses in view of the vectors filled in. Collective."""
+        return self
+
+    def __call__(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> ClientMatrix:
+        """Replace the rows that are marked in `byzantine`, (N,) bool; at least one other row is finite. Collective."""
+        return self.prepare(matrix, byzantine, scene).replace(matrix, byzantine, scene)
+
+    def replace(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> ClientMatrix:
+        """Replace the rows, nothing being left to choose."""
+        honest, own = _rows(~byzantine & matrix.finite()), _rows(byzantine)
+
+        def changed(block: torch.Tensor, number: int) -> torch.Tensor:
+            wide = block.to(torch.float64)
+            seen = Block(
+                wide.index_select(0, honest.to(wide.device)), wide.index_select(0, own.to(wide.device)), number
+            )
+            return wide.index_copy(0, own.to(wide.device), self.vectors(seen, scene).expand(len(own), -1))
+
+        return matrix.map_blocks(changed)
+
+
+def worst_factor(
+    attack_with: Callable[[float], Attack], matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene
+) -> float:
+    """Return the factor x >= 0 that takes the aggregate farthest from the honest mean, by line search. Collective.
+
+    x grows by 1, 4/3, 16/9, … times 1 as long as that helps, and is then refined by steps that shrink by 3/4 and change
+    direction whenever they do not help; 16 trials in all. Source of the idea: Shejwalkar & Houmansadr, NDSS 2021.
+    """
+    honest = (~byzantine & matrix.finite()).to(torch.float64)
+    mean = matrix.select(_rows(honest > 0)).combine(torch.full((int(honest.sum()),), 1.0 / float(honest.sum())))
+
+    def damage(factor: float) -> float:
+        aggregate = scene.aggregate(attack_with(factor).replace(matrix, byzantine, scene))
+        return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
+
+    best, found, step, growing = 0.0, damage(0.0), 1.0, True
+    for _ in range(_TRIALS - 1):
+        trial = max(best + step, 0.0)
+        new = damage(trial)
+        if new > found:
+            best, found = trial, new
+            step *= 4.0 / 3.0 if growing else 1.0
+        else:
+            growing = False
+            step *= -3.0 / 4.0
+    return best
+
+
+def _rows(marked: torch.Tensor) -> torch.Tensor:
+    return marked.nonzero()[:, 0]

@@ -1,0 +1,89 @@
+"""The section `byzantine:`: who is Byzantine, when, and what they do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ppfl.core.agree import SharedUserError
+from ppfl.core.attack import Attack
+from ppfl.core.plugins import ChosenFrom, Settings, refusal
+from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.core.aggregator import Aggregator
+
+
+class Byzantine(Settings):
+    """Attackers: clients of the problem that turned against it, or others beside them.
+
+    Scores, F, θ* and the constants of a problem are over its honest clients.
+    """
+
+    attack: Annotated[Attack, ChosenFrom("ppfl.attacks")]
+    """What the attackers do."""
+    clients: PositiveInt | Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    """How many attackers there are, drawn by the seed, or the names of the clients."""
+    placement: Literal["among", "beside"] = "among"
+    """among: clients of the problem; beside: in addition to them, without data, in every cohort."""
+    rounds: Literal["all"] | Annotated[float, Field(gt=0, le=1)] = "all"
+    """When they attack: in all rounds, or in each with this probability; in the others they act as honest clients."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Byzantine:
+        if self.placement == "beside" and not isinstance(self.clients, int):
+            raise refusal("clients", "a number: attackers beside the problem's clients have no names")
+        if self.attack.on_data:
+            if self.placement == "beside":
+                raise refusal("placement", f"'among': {self.attack.name} changes data, and those beside have none")
+            if self.rounds != "all":
+                raise refusal("rounds", f"'all': {self.attack.name} changes data, once and for all")
+        return self
+
+    @property
+    def num_beside(self) -> int:
+        """Attackers beside the problem's clients."""
+        return self.clients if self.placement == "beside" and isinstance(self.clients, int) else 0
+
+    def members(self, client_names: Sequence[str], seed: int) -> frozenset[int]:
+        """Return the clients of the problem that are Byzantine; raises SharedUserError when there are none such."""
+        if self.placement == "beside":
+            return frozenset()
+        if isinstance(self.clients, int):
+            if self.clients >= len(client_names):
+                raise SharedUserError(
+                    f"byzantine.clients: {self.clients} of {len(client_names)} clients leave no honest one; "
+                    f"at most {len(client_names) - 1}"
+                )
+            drawn = generator(seed, "byzantine").choice(len(client_names), self.clients, replace=False)
+            return frozenset(int(client) for client in drawn)
+        unknown = sorted(set(self.clients) - set(client_names))
+        if unknown or len(set(self.clients)) == len(client_names):
+            what = f"no client is called {', '.join(unknown)}" if unknown else "that leaves no honest client"
+            raise SharedUserError(f"byzantine.clients: {what}; the clients are {_shorten(client_names)}")
+        return frozenset(client_names.index(name) for name in self.clients)
+
+    def attacks_in(self, round: int, seed: int) -> bool:
+        """Return whether vectors are attacked in this round."""
+        if self.attack.on_data:
+            return False
+        return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
+
+    def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_labels: bool) -> None:
+        """Raise pydantic's error for what does not go with attackers."""
+        if self.attack.on_data:
+            if not has_labels:
+                raise refusal("byzantine.attack.name", "an attack on vectors: data of this problem have no labels")
+            return
+        if asynchronous:
+            raise refusal("byzantine.attack.name", "an attack on data: asynchronous runs apply one uplink at a time")
+        if aggregator.linear and weights != "uniform":
+            raise refusal("weights", "'uniform', since attackers have one vote each")
+
+
+def _shorten(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return shown if len(names) <= 8 else f"{shown}, … ({len(names)} in all)"

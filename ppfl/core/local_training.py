@@ -1,0 +1,157 @@
+"""What methods have in common whose clients take several gradient steps in a round, and what they ask of a split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from ppfl.core.method import Algorithm
+from ppfl.core.mini_batches import cut, draw_orders, refuse_without_samples
+from ppfl.core.params import add_scaled
+from ppfl.core.plugins import refusal
+from ppfl.core.step_sizes import resolve_training_lr, step_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+# another one than the fine-tuners', so that the steps on θ and those on w do not see the same mini-batches
+_ORDER = "order of samples for training"
+
+
+class LocalTraining(Algorithm):
+    """A client sends θ − θ_m, θ_m where its steps from θ ended;  θ ← θ − direction(aggregate of θ − θ_m).
+
+    Source: Reddi et al., ICLR 2021, Algorithm 1: θ − θ_m is a pseudo-gradient for any server optimizer, and with sgd
+    and lr 1 the new θ is the aggregate of the θ_m. A step sees a mini-batch of B samples of the data of the round, or
+    all of it. Mini-batches go through the data in a freshly drawn order, ⌈S/B⌉ of them an epoch, the last one possibly
+    smaller.
+    """
+
+    needs_rounds: ClassVar[str] = ""
+
+    lr: PositiveFloat | Literal["theory"]
+    """η, a client's step; `theory` is 1/max_m λ_max of the Hessian of what the steps descend."""
+    local_steps: PositiveInt | None = None
+    """H, steps of a client in a round; either this or `epochs`."""
+    epochs: PositiveInt | None = None
+    """Passes of a client over the data of the round; either this or `local_steps`."""
+    batch_size: PositiveInt | Literal["all"] = "all"
+    """Samples a step, B, or `all` data of the round."""
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Self:
+        if self.local_steps is None and self.epochs is None:
+            raise refusal("local_steps", "a number of steps, or give `epochs`")
+        if self.local_steps is not None and self.epochs is not None:
+            raise refusal("epochs", "nothing beside `local_steps`: give exactly one of the two")
+        return self
+
+    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+        """Return the order of the samples in every epoch that is begun, (epochs, S)."""
+        if self.batch_size == "all":
+            return {}
+        num_epochs = -(-self._num_steps(num_samples) // self._steps_an_epoch(num_samples))
+        return {_ORDER: draw_orders(problem, _ORDER, client, round, num_samples, num_epochs)}
+
+    def batches(self, problem: Problem, data: Data, draws: Draws) -> Iterator[Data]:
+        """Yield the data of every step."""
+        if self.batch_size == "all":
+            for _ in range(self._num_steps(1)):
+                yield data
+            return
+        orders = draws[_ORDER]
+        steps = cut(problem, data, orders, self.batch_size)
+        for _ in range(self._num_steps(orders.shape[1])):
+            yield next(steps)
+
+    def shared_steps(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+        """θ ← θ − η ∇_1 f_B(θ, w) in every step, w as it is."""
+        for batch in self.batches(problem, data, draws):
+            shared = add_scaled(shared, problem.shared_gradient(shared, local, batch), -step_size(self.lr))
+        return shared
+
+    def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
+        """θ ← θ − direction of the server optimizer."""
+        return optimizer.step(state, aggregate, 1.0)
+
+    def num_passes(self, num_samples: int) -> float:
+        """Gradients over all S samples that the steps of a round amount to."""
+        epochs, rest = divmod(self._num_steps(num_samples), self._steps_an_epoch(num_samples))
+        return epochs + (rest * self.batch_size / num_samples if self.batch_size != "all" and rest else 0.0)
+
+    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+        """One of θ a step and none of w."""
+        return self.num_passes(num_samples), 0.0
+
+    def curvature(self, constants: Constants) -> float:
+        """Return max_m λ_max of the Hessian of what the steps descend: f_m in θ, with w as it is."""
+        return constants.joint_smoothness
+
+    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
+        """Fill in `theory`; refuse mini-batches where there are no samples; warn of large steps."""
+        refuse_without_samples("batch_size", self.batch_size, problem)
+        constants = problem.constants()
+        curvature = None if constants is None else self.curvature(constants)
+        return self.model_copy(update={"lr": resolve_training_lr(self.lr, curvature)})
+
+    def _steps_an_epoch(self, num_samples: int) -> int:
+        return 1 if self.batch_size == "all" else max(1, -(-num_samples // self.batch_size))
+
+    def _num_steps(self, num_samples: int) -> int:
+        if self.local_steps is not None:
+            return self.local_steps
+        assert self.epochs is not None
+        return self.epochs * self._steps_an_epoch(num_samples)
+
+
+def refuse_local_parameters(name: str, problem: Problem, instead: str) -> None:
+    """Raise ValueError unless everything is shared; `instead` names methods that train local parameters."""
+    if problem.local_names:
+        raise ValueError(
+            f"name: {name!r} shares every parameter, but problem.split keeps {', '.join(problem.local_names)} local; "
+            f"set problem.split: {{local: []}}, or use {instead}"
+        )
+
+
+def require_local_parameters(name: str, problem: Problem, instead: str) -> None:
+    """Raise ValueError when nothing is local; `instead` names methods that share everything."""
+    if not problem.local_names:
+        raise ValueError(
+            f"name: {name!r} is for clients with local parameters, but problem.split shares everything; name some in "
+            f"problem.split.local, or use {instead}"
+        )
+
+
+def require_local_side(name: str, problem: Problem, side: Literal["input", "output"], instead: str) -> None:
+    """Raise ValueError unless the local parameters are those of whole layers at one end of the model, and some shared.
+
+    Layers are what parameter names begin with, e.g. `head` of `head.weight`.
+    """
+    layers = list(dict.fromkeys(_layer(parameter) for parameter in problem.parameter_names()))
+    local = {_layer(parameter) for parameter in problem.local_names}
+    shared = {_layer(parameter) for parameter in problem.init_shared()}
+    end = layers[-len(local) :] if side == "output" else layers[: len(local)]
+    if not local or not shared or local & shared or local != set(end):
+        raise ValueError(
+            f"name: {name!r} keeps whole layers at the {side} side local and shares the others; problem.split keeps "
+            f"{', '.join(problem.local_names) or 'nothing'} local, and the layers are {', '.join(layers)}, from input "
+            f"to output; mend problem.split.local, or use {instead}"
+        )
+
+
+def refuse_server_optimizer(name: str, optimizer: ServerOptimizer) -> None:
+    """Raise ValueError unless the server optimizer is the default, for methods whose server takes no steps."""
+    if not optimizer.memoryless or optimizer.lr != 1.0:
+        raise ValueError(
+            f"name: the server of {name!r} takes no steps: leave server_optimizer out, or set it to "
+            f"{{name: sgd, lr: 1}}; it is {optimizer.name} with lr {optimizer.lr:g}"
+        )
+
+
+def _layer(parameter: str) -> str:
+    return parameter.rsplit(".", 1)[0]

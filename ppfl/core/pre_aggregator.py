@@ -1,0 +1,67 @@
+"""What rules do to the vectors of clients before they aggregate them, and the moment at which they do it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ppfl.core.plugins import PlugIn
+
+if TYPE_CHECKING:
+    import torch
+
+    from ppfl.core.client_matrix import ClientMatrix
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What random choices are keyed by: the seed of the run and the round."""
+
+    seed: int = 0
+    round: int = 0
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Fewest vectors that a rule is defined for, and the inequality that says so."""
+
+    fewest: int
+    inequality: str
+
+    def check(self, where: str, num_vectors: int, origin: str = "") -> None:
+        """Raise ValueError, with the inequality, when there are fewer."""
+        if num_vectors < self.fewest:
+            raise ValueError(
+                f"{where} needs {self.inequality}, here at least {self.fewest} vectors; there are {num_vectors}{origin}"
+            )
+
+
+def majority(f: int) -> Bound:
+    """f < N/2."""
+    return Bound(2 * f + 1, f"f < N/2 with f = {f}")
+
+
+def few_neighbours(f: int) -> Bound:
+    """N >= 2f + 3, which leaves every vector N − f − 2 >= f + 1 neighbours."""
+    return Bound(2 * f + 3, f"N >= 2f + 3 with f = {f}")
+
+
+class PreAggregator(PlugIn):
+    """N client vectors in, N' out, each a weighted sum of the old ones."""
+
+    def bound(self) -> Bound:
+        """Return how many vectors it takes at least."""
+        return Bound(1, "N >= 1")
+
+    def num_outputs(self, num_vectors: int) -> int:
+        """N' for N."""
+        return num_vectors
+
+    @abstractmethod
+    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        """Return the weights of the new vectors, (N', N) float64. Collective."""
+
+    def __call__(self, matrix: ClientMatrix, moment: Moment) -> ClientMatrix:
+        """Return the new vectors. Collective."""
+        return matrix.mix(self.mixing(matrix, moment))

@@ -1,0 +1,183 @@
+"""What both asynchronous engines have in common: who is sent θ next, and what the server does with an arrival."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_right, insort
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from ppfl.core.communicator import LocalParameterError
+from ppfl.core.params import add_scaled, map_params, num_bytes
+from ppfl.engine.arrivals import Arrival, ArrivalLog
+from ppfl.engine.evaluate import score_round
+from ppfl.engine.group import ClientGroup
+from ppfl.engine.synchronous import EXPLOSION_FACTOR, Costs, Scored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.types import Params, State
+    from ppfl.engine.cohort import CohortSampler
+    from ppfl.engine.group import Uplink
+    from ppfl.engine.setup import Setup
+
+
+class Dispatcher:
+    """Who is sent θ: M clients at the start, then one for each that arrives.
+
+    With all clients in flight it is the one that arrived. Otherwise draw number k is uniform over the clients that are
+    idle; with M = 1 these are the draws of synchronous rounds with one client.
+    """
+
+    def __init__(self, sampler: CohortSampler) -> None:
+        self._sampler = sampler
+        self.starters = sorted(sampler(0))
+        self._idle = sorted(set(sampler.eligible) - set(self.starters))
+        self._num_draws = 1
+
+    def next(self, arrived: int) -> int:
+        """Return who takes the place of a client that arrived."""
+        if self._sampler.is_full:
+            return arrived
+        insort(self._idle, arrived)
+        position = self._sampler.position(len(self._idle), self._num_draws)
+        self._num_draws += 1
+        return self._idle.pop(position)
+
+
+class AsynchronousEngine(ABC):
+    """θ ← θ − γ s(d) g as uplinks g arrive, and θ goes back to one client; iterate over it to run it.
+
+    Source: Mishchenko et al., TMLR 2025, Asynchronous FFGG. `rounds` counts arrivals. An uplink that was computed at
+    version v and arrives at version v', both counted in server updates, has the delay d = v' − v. Scores show w_m as
+    it is after those jobs of client m that have arrived. After the run `server` and `group` hold the final state.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        assert setup.asynchronous is not None
+        self.setup = setup
+        self.rules = setup.asynchronous
+        shared = setup.problem.init_shared()
+        self.server: State = setup.algorithm.init_server(shared, setup.server_optimizer)
+        self.group = ClientGroup(setup.problem, setup.algorithm, shared, clients_per_chunk=1)
+        setup.communicator.protect(self.group)
+        self.status: Literal["running", "complete", "diverged"] = "running"
+        self.arrivals = ArrivalLog()
+        self.version = 0
+        self.num_dropped = 0
+        self.costs = Costs()
+        self._dispatcher = Dispatcher(setup.cohort)
+        self._like = setup.algorithm.uplink_like(self.server)
+        self._total: Params | None = None
+        self._num_buffered = 0
+        self._largest_delay = 0
+        self._optimizers: dict[float, ServerOptimizer] = {1.0: setup.server_optimizer}
+        self._gradients: dict[int, tuple[float, float]] = {}
+        self._limit = math.inf
+        stops = setup.communicator.allgather_rows(torch.tensor([setup.problem.clients.stop]))
+        self._stops: list[int] = stops.tolist()
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Scored]:
+        """Run to the end; yield the scores at 0, at every `evaluate_every`-th and at the last arrival. Collective."""
+
+    def _message(self) -> Params:
+        return self.setup.algorithm.downlink(self.server, self.version)
+
+    def _rank_of(self, client: int) -> int:
+        return bisect_right(self._stops, client)
+
+    def _compute(self, client: int, message: Params, job: int) -> tuple[Uplink, State]:
+        """Return (uplink, new state) of one job of a client of this rank; the group stays as it is.
+
+        Raises LocalParameterError when the uplink has other names than announced, or memory of the client's state.
+        """
+        state = self.group.state(client)
+        uplink, new_state = self.group.compute(client, state, message, job)
+        private = {_address(value) for of in (state, new_state) for group in of.values() for value in group.values()}
+        shares_memory = any(_address(value) in private for value in uplink.params.values() if value.numel())
+        if shares_memory or uplink.params.keys() != self._like.keys():
+            raise LocalParameterError(
+                f"the uplink of {self.setup.algorithm.name} has {', '.join(uplink.params)}; only "
+                f"{', '.join(self._like)}, in memory of their own, may leave a client: local parameters stay on the "
+                f"rank of their client"
+            )
+        return uplink, new_state
+
+    def _count_gradients(self, num_samples: int) -> None:
+        if num_samples not in self._gradients:
+            self._gradients[num_samples] = self.setup.num_gradients(num_samples)
+        shared_gradients, local_gradients = self._gradients[num_samples]
+        self.costs.shared_gradients += shared_gradients
+        self.costs.local_gradients += local_gradients
+
+    def _apply(self, client: int, version: int, uplink: Params, seconds: float, turnaround_seconds: float) -> bool:
+        """Let the server take one uplink. Returns False when it has NaN or inf; θ then stays as it was."""
+        delay = self.version - version
+        self.arrivals.append(Arrival(client, version, delay, seconds, turnaround_seconds))
+        self.costs.uplink_bytes += num_bytes(uplink)
+        self.costs.downlink_bytes += num_bytes(self._message())
+        if not all(math.isfinite(float(value.sum())) for value in uplink.values()):  # half the price of torch.isfinite
+            return False
+        if self.rules.max_staleness is not None and delay > self.rules.max_staleness:
+            self.num_dropped += 1
+            return True
+        self._total = uplink if self._total is None else add_scaled(self._total, uplink, 1.0)
+        self._largest_delay = max(self._largest_delay, delay)
+        self._num_buffered += 1
+        if self._num_buffered == self.rules.buffer:
+            self._step()
+        return True
+
+    def _step(self) -> None:
+        """θ ← θ − γ s(d) · mean of the buffer."""
+        assert self._total is not None
+        count, setup = self._num_buffered, self.setup
+        mean = self._total if count == 1 else map_params(lambda value: value / count, self._total)
+        factor = self.rules.step_factor(setup.cohort.size, self._largest_delay)
+        if factor not in self._optimizers:
+            lr = setup.server_optimizer.lr * factor
+            self._optimizers[factor] = setup.server_optimizer.model_copy(update={"lr": lr})
+        self.server = setup.algorithm.server(self.server, mean, self._optimizers[factor], self.version)
+        self.version += 1
+        self._total, self._num_buffered, self._largest_delay = None, 0, 0
+
+    def _is_due(self, num_arrivals: int, finite: bool) -> bool:
+        last = num_arrivals == self.setup.num_rounds
+        return num_arrivals % self.setup.evaluate_every == 0 or last or not finite
+
+    def _score(self, num_arrivals: int, finite: bool = True) -> Scored:
+        """Score the state and set the status. Collective."""
+        metrics = score_round(self.setup, self.group, self.server, num_arrivals)
+        loss = float(metrics["loss"])
+        if num_arrivals == 0:
+            self._limit = EXPLOSION_FACTOR * max(1.0, abs(loss))
+        if not finite or not math.isfinite(loss) or loss > self._limit:
+            self.status = "diverged"
+        elif num_arrivals == self.setup.num_rounds:
+            self.status = "complete"
+        return Scored(num_arrivals, metrics, self._total_costs())
+
+    @abstractmethod
+    def _total_costs(self) -> dict[str, float]:
+        """Return what has been spent so far by all ranks, for jobs that arrived. Collective."""
+
+    def _named_costs(self) -> dict[str, float]:
+        costs = self.costs
+        return {
+            "shared_gradients": costs.shared_gradients,
+            "local_gradients": costs.local_gradients,
+            "uplink_bytes": float(costs.uplink_bytes),
+            "downlink_bytes": float(costs.downlink_bytes),
+            "seconds": costs.seconds,
+            "server_updates": float(self.version),
+            "dropped_arrivals": float(self.num_dropped),
+        }
+
+
+def _address(value: torch.Tensor) -> int:
+    return value.untyped_storage().data_ptr()

@@ -1,0 +1,70 @@
+"""Attackers at work: what becomes of the vectors of one cohort, and whether the rules can cope at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.attack import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.core.aggregator import Aggregator
+    from ppfl.core.byzantine import Byzantine
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.pre_aggregator import Moment
+    from ppfl.core.problem import Problem
+    from ppfl.engine.cohort import CohortSampler
+    from ppfl.engine.setup import Setup
+
+
+def check_cohort(problem: Problem, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None) -> None:
+    """Raise ValueError, beginning with the key, when a cohort may have no honest client or be too small for the rule.
+
+    The rule is checked for the vectors that it will get: the cohort's and those of attackers beside it.
+    """
+    num_vectors = cohort.size
+    if byzantine is not None:
+        hostile = len(problem.byzantine.intersection(cohort.eligible))
+        if not byzantine.attack.on_data and cohort.size <= hostile:
+            raise ValueError(
+                f"cohort: {cohort.size} clients a round, of which all may be Byzantine; "
+                f"with {hostile} Byzantine clients at least {hostile + 1}"
+            )
+        num_vectors += byzantine.num_beside
+    try:
+        aggregator.check(num_vectors)
+    except ValueError as error:
+        raise ValueError(f"aggregator: {error}") from error
+
+
+def attack(setup: Setup, matrix: ClientMatrix, cohort: Sequence[int], moment: Moment) -> ClientMatrix:
+    """Return the vectors that the server gets; rows are those of the cohort, then of attackers beside it. Collective.
+
+    An attacker beside the clients begins with the vector of an honest client, the first one with that of the first
+    client of the cohort, and so on in turn: what it sends when it does not attack.
+    """
+    byzantine = setup.byzantine
+    if byzantine is None:
+        return matrix
+    marked = torch.tensor(hostile_rows(setup, cohort))
+    if byzantine.num_beside:
+        matrix = matrix.select(torch.arange(len(marked)) % len(cohort))
+    if not byzantine.attacks_in(moment.round, moment.seed) or not marked.any():
+        return matrix
+    if not (matrix.finite() & ~marked).any():
+        return matrix  # the honest clients have diverged, and nothing is left to attack
+    return byzantine.attack(matrix, marked, Scene(moment, lambda changed: setup.aggregator(changed, moment)))
+
+
+def hostile_rows(setup: Setup, cohort: Sequence[int]) -> list[bool]:
+    """Return which rows are of attackers."""
+    num_beside = setup.byzantine.num_beside if setup.byzantine is not None else 0
+    return [client in setup.problem.byzantine for client in cohort] + [True] * num_beside
+
+
+def name_of_row(setup: Setup, cohort: Sequence[int], row: int) -> str:
+    """Return who sent a row, in words."""
+    return f"client {setup.problem.client_names[cohort[row]]}" if row < len(cohort) else f"attacker {row - len(cohort)}"

@@ -1,0 +1,232 @@
+"""Asynchrony by real messages: rank 0 coordinates and works for its own clients, the other ranks work for theirs."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ppfl.core.params import flatten, unflatten
+from ppfl.engine.asynchronous import AsynchronousEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ppfl.core.communicator import Message
+    from ppfl.core.types import Params, State
+    from ppfl.engine.setup import Setup
+    from ppfl.engine.synchronous import Scored
+
+COORDINATOR = 0
+
+
+class _Kind(IntEnum):
+    """First number of a header, and what follows it there."""
+
+    WORK = 0
+    """client, version; body: what the server sends."""
+    UPLINK = 1
+    """client, version, samples; body: the uplink."""
+    SCORE = 2
+    """arrivals, 1 when all uplinks were finite."""
+    GOODBYE = 3
+    """nothing: no message follows."""
+
+
+class _Work(NamedTuple):
+    client: int
+    version: int
+    message: Params
+
+
+class _Uplink(NamedTuple):
+    client: int
+    version: int
+    num_samples: int
+    params: Params
+
+
+class _Pending(NamedTuple):
+    job: int
+    state: State
+
+
+class Messages(AsynchronousEngine):
+    """Uplinks are applied in the order in which they reach rank 0, whichever rank they come from.
+
+    Rank 0 takes in all that has arrived, applies it one by one, and computes a job of its own when nothing waits or
+    after as many uplinks of others as there are other ranks: none of them starves, and neither do its own clients. A
+    rank works through its clients in the order in which it was sent θ for them. The new w_m of a job counts from the
+    moment its uplink is applied, so that scores are those of a replay by the virtual clock.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        num_clients = setup.problem.num_clients
+        self._num_applied = torch.zeros(num_clients, dtype=torch.int64)
+        self._num_jobs = [0] * num_clients
+        self._pending: dict[int, _Pending] = {}
+        self._work: deque[_Work] = deque()
+        self._arrived: deque[_Uplink] = deque()
+        self._num_served_of_others = 0
+        self._sent_at_seconds: dict[int, float] = {}
+        self._clock_start = self._clock_stopped = time.perf_counter()
+        self._downlink_like = self._message()
+        self._dtype = next((value.dtype for value in self._like.values()), torch.float32)
+
+    def __iter__(self) -> Iterator[Scored]:
+        """Run all arrivals; see AsynchronousEngine."""
+        yield self._score(0)
+        yield from self._coordinate() if self.setup.communicator.rank == COORDINATOR else self._serve()
+
+    def _coordinate(self) -> Iterator[Scored]:
+        """What rank 0 does."""
+        communicator = self.setup.communicator
+        self._resume_clock()
+        for client in self._dispatcher.starters:
+            self._dispatch(client)
+        for done in range(1, self.setup.num_rounds + 1):
+            client, version, num_samples, params = self._next_uplink()
+            now = self._seconds()
+            self._count_gradients(num_samples)
+            finite = self._apply(client, version, params, now, now - self._sent_at_seconds.pop(client))
+            self._num_applied[client] += 1
+            if done < self.setup.num_rounds:
+                self._dispatch(self._dispatcher.next(client))
+            if self._is_due(done, finite):
+                self._stop_clock()
+                for rank in range(1, communicator.size):
+                    self._send(rank, [_Kind.SCORE, done, int(finite)], {})
+                scored = self._score_together(done, finite)
+                if self.status != "running":
+                    self._say_goodbye()
+                yield scored
+                if self.status != "running":
+                    return
+                self._resume_clock()
+
+    def _serve(self) -> Iterator[Scored]:
+        """What the other ranks do."""
+        while True:
+            told = self._take_in()
+            if told is not None:
+                _, done, finite = told.header
+                scored = self._score_together(done, bool(finite))
+                if self.status != "running":
+                    self._say_goodbye()
+                yield scored
+                if self.status != "running":
+                    return
+            else:
+                client, version, num_samples, params = self._compute_next()
+                self._send(COORDINATOR, [_Kind.UPLINK, client, version, num_samples], params)
+
+    def _take_in(self) -> Message | None:
+        """Take in all messages, waiting for one when there is no work. Returns the one that asks for scores, if any."""
+        communicator = self.setup.communicator
+        while (message := communicator.receive(self._dtype, wait=not self._work)) is not None:
+            if message.header[0] == _Kind.SCORE:
+                return message
+            _, client, version = message.header
+            self._work.append(_Work(client, version, _params(message.body, self._downlink_like)))
+        return None
+
+    def _dispatch(self, client: int) -> None:
+        """Send θ to a client; a client of rank 0 is put in its own line."""
+        message, rank = self._message(), self._rank_of(client)
+        self._sent_at_seconds[client] = self._seconds()
+        if rank == COORDINATOR:
+            self._work.append(_Work(client, self.version, message))
+        else:
+            self._send(rank, [_Kind.WORK, client, self.version], message)
+
+    def _next_uplink(self) -> _Uplink:
+        """Return the uplink that has waited longest; compute own ones as the class says."""
+        communicator = self.setup.communicator
+        while True:
+            while (message := communicator.receive(self._dtype, wait=False)) is not None:
+                self._arrived.append(self._uplink_of(message))
+            enough = self._num_served_of_others >= max(communicator.size - 1, 1)
+            if self._work and (enough or not self._arrived):
+                self._arrived.append(self._compute_next())
+                self._num_served_of_others = 0
+            elif self._arrived:
+                uplink = self._arrived.popleft()
+                self._num_served_of_others += uplink.client not in self.group.clients
+                return uplink
+            else:
+                waited_for = communicator.receive(self._dtype, wait=True)
+                assert waited_for is not None
+                self._arrived.append(self._uplink_of(waited_for))
+
+    def _compute_next(self) -> _Uplink:
+        """Compute the job of this rank that has waited longest."""
+        client, version, message = self._work.popleft()
+        if client in self._pending:  # the server has applied it, or it would not have sent θ again
+            self.group.keep(client, self._pending.pop(client).state)
+        uplink, state = self._compute(client, message, self._num_jobs[client])
+        self._pending[client] = _Pending(self._num_jobs[client], state)
+        self._num_jobs[client] += 1
+        return _Uplink(client, version, uplink.num_samples, uplink.params)
+
+    def _score_together(self, num_arrivals: int, finite: bool) -> Scored:
+        """Give every rank the server's state and tell which uplinks it has applied; score. Collective."""
+        communicator = self.setup.communicator
+        self._num_applied = communicator.broadcast(self._num_applied, COORDINATOR)
+        for client, (job, state) in list(self._pending.items()):
+            if self._num_applied[client] > job:
+                self.group.keep(client, state)
+                del self._pending[client]
+        self.server = {
+            name: {
+                key: communicator.broadcast(value.cpu().contiguous(), COORDINATOR).to(value.device)
+                for key, value in group.items()
+            }
+            for name, group in self.server.items()
+        }
+        return self._score(num_arrivals, finite)
+
+    def _say_goodbye(self) -> None:
+        """Receive everything that is still under way, so that no message is left when the program ends. Collective."""
+        communicator = self.setup.communicator
+        others = communicator.size - 1 if communicator.rank == COORDINATOR else 1
+        for rank in range(1, communicator.size) if communicator.rank == COORDINATOR else [COORDINATOR]:
+            self._send(rank, [_Kind.GOODBYE], {})
+        while others:
+            message = communicator.receive(self._dtype, wait=True)
+            assert message is not None
+            others -= message.header[0] == _Kind.GOODBYE
+        communicator.finish_sending()
+
+    def _send(self, rank: int, header: list[int], params: Params) -> None:
+        body = flatten(params).cpu() if params else torch.zeros(0, dtype=self._dtype)
+        self.setup.communicator.send(rank, header, body)
+
+    def _uplink_of(self, message: Message) -> _Uplink:
+        _, client, version, num_samples = message.header
+        return _Uplink(client, version, num_samples, _params(message.body, self._like))
+
+    def _seconds(self) -> float:
+        """Wall-clock seconds since the start, without those of scoring and writing."""
+        return time.perf_counter() - self._clock_start
+
+    def _stop_clock(self) -> None:
+        self._clock_stopped = time.perf_counter()
+        self.costs.seconds = self._seconds()
+
+    def _resume_clock(self) -> None:
+        self._clock_start += time.perf_counter() - self._clock_stopped
+
+    def _total_costs(self) -> dict[str, float]:
+        """Return what rank 0 counted, on every rank."""
+        named = self._named_costs()
+        values = torch.tensor(list(named.values()), dtype=torch.float64)
+        told = self.setup.communicator.broadcast(values, COORDINATOR).tolist()
+        return dict(zip(named, told, strict=True))
+
+
+def _params(body: torch.Tensor, like: Params) -> Params:
+    return unflatten(body.to(next(iter(like.values())).device), like) if like else {}

@@ -1,0 +1,151 @@
+"""Asynchrony by a virtual clock: a queue of events (time, client), the same on any number of ranks."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.agree import SharedUserError
+from ppfl.core.params import flatten, unflatten
+from ppfl.engine.asynchronous import AsynchronousEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ppfl.core.types import Params, State
+    from ppfl.engine.group import Uplink
+    from ppfl.engine.setup import Setup
+    from ppfl.engine.synchronous import Scored
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """θ on its way through one client."""
+
+    number: int
+    """Jobs that this client began before."""
+    version: int
+    message: Params | None
+    """None on ranks that do not have this client."""
+    started_seconds: float
+
+
+class VirtualClock(AsynchronousEngine):
+    """Arrivals in the order of drawn compute times, ties by client; or in the order of a recorded log.
+
+    Every rank holds the server's state and the queue. The rank of the arriving client sends its uplink to all; the
+    others compute ahead meanwhile, each one job that it will need later, so that ranks work at the same time although
+    events come one after another. What a job computes depends on neither. Several ranks hold as many versions of θ as
+    they have clients in flight.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._now = 0.0
+        self._events: list[tuple[float, int]] = []
+        self._in_flight: dict[int, _Job] = {}
+        self._num_jobs = [0] * setup.problem.num_clients
+        self._ahead: dict[int, tuple[Uplink, State]] = {}
+        self._to_compute: deque[int] = deque()
+        self._recorded = None if setup.replay is None else {name: v.tolist() for name, v in setup.replay.items()}
+
+    def __iter__(self) -> Iterator[Scored]:
+        """Run all arrivals; see AsynchronousEngine."""
+        yield self._score(0)
+        for client in self._dispatcher.starters:
+            self._dispatch(client)
+        for done in range(1, self.setup.num_rounds + 1):
+            started = time.perf_counter()
+            finite = self._arrive(done - 1)
+            self.costs.seconds += time.perf_counter() - started
+            if self._is_due(done, finite):
+                scored = self._score(done, finite)
+                yield scored
+                if self.status != "running":
+                    return
+
+    def _dispatch(self, client: int) -> None:
+        """Send θ to a client."""
+        number = self._num_jobs[client]
+        self._num_jobs[client] += 1
+        mine = client in self.group.clients
+        self._in_flight[client] = _Job(number, self.version, self._message() if mine else None, self._now)
+        if mine and self.setup.communicator.size > 1:
+            self._to_compute.append(client)
+        if self.setup.compute_times is not None:
+            seconds = self.setup.compute_times.seconds(self.setup.problem.seed, client, number)
+            heapq.heappush(self._events, (self._now + seconds, client))
+
+    def _arrive(self, position: int) -> bool:
+        """Let the next uplink arrive and its client, or another, go on. Returns False when it has NaN or inf."""
+        self._now, client = self._next_event(position)
+        job = self._in_flight.pop(client)
+        uplink = self._uplink(client, job)
+        if self._recorded is None:
+            turnaround_seconds = self._now - job.started_seconds
+        else:
+            turnaround_seconds = self._recorded["turnaround_seconds"][position]
+        finite = self._apply(client, job.version, uplink, self._now, turnaround_seconds)
+        self._dispatch(self._dispatcher.next(client))
+        return finite
+
+    def _next_event(self, position: int) -> tuple[float, int]:
+        if self._recorded is None:
+            return heapq.heappop(self._events)
+        client, version = self._recorded["client"][position], self._recorded["version"][position]
+        job = self._in_flight.get(client)
+        if job is None or job.version != version:
+            here = f"its θ is of version {job.version}" if job else "it is not at work"
+            raise SharedUserError(
+                f"asynchronous.replay: arrival {position} of the log is of client {client} with version {version}, but "
+                f"here {here}: the log is of a run with other clients, concurrency, buffer, max_staleness or seed"
+            )
+        return self._recorded["seconds"][position], client
+
+    def _uplink(self, client: int, job: _Job) -> Params:
+        """Return the uplink of a client on every rank, and keep the client's new state on its own."""
+        communicator = self.setup.communicator
+        if communicator.size == 1:
+            return self._finish(client, job).params
+        owner = self._rank_of(client)
+        if communicator.rank == owner:
+            params = self._finish(client, job).params
+        else:
+            self._compute_ahead()
+            params = self._like
+        if not params:
+            return {}
+        vector = flatten(params)
+        sent = communicator.broadcast(vector.cpu(), owner).to(vector.device)
+        return unflatten(sent, self._like)
+
+    def _finish(self, client: int, job: _Job) -> Uplink:
+        computed = self._ahead.pop(client, None)
+        if computed is None:
+            assert job.message is not None
+            computed = self._compute(client, job.message, job.number)
+        uplink, state = computed
+        self.group.keep(client, state)
+        self._count_gradients(uplink.num_samples)
+        return uplink
+
+    def _compute_ahead(self) -> None:
+        """Compute the job of this rank that has waited longest, if any has not been computed."""
+        while self._to_compute:
+            client = self._to_compute.popleft()
+            job = self._in_flight.get(client)
+            if job is not None and job.message is not None and client not in self._ahead:
+                self._ahead[client] = self._compute(client, job.message, job.number)
+                return
+
+    def _total_costs(self) -> dict[str, float]:
+        """Add up over ranks what each counted for its own clients."""
+        mine = torch.tensor([self.costs.shared_gradients, self.costs.local_gradients], dtype=torch.float64)
+        shared_gradients, local_gradients = self.setup.communicator.allreduce(mine, "sum").tolist()
+        gradients = {"shared_gradients": shared_gradients, "local_gradients": local_gradients}
+        return {**self._named_costs(), **gradients, "virtual_seconds": self._now}

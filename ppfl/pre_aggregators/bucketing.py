@@ -1,0 +1,39 @@
+"""Means of random buckets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import PositiveInt
+
+from ppfl.core.pre_aggregator import Moment, PreAggregator
+from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from ppfl.core.client_matrix import ClientMatrix
+
+
+class Bucketing(PreAggregator):
+    """y_b = mean of the vectors in bucket b: a random order, keyed (seed, round), cut into buckets of `size`.
+
+    Source: Karimireddy, He, Jaggi, ICLR 2022, Algorithm 1. ⌈N/size⌉ buckets, of which the last may be smaller. f
+    Byzantine vectors spoil at most f buckets.
+    """
+
+    name: Literal["bucketing"]
+    size: PositiveInt
+    """Vectors of a bucket, s."""
+
+    def num_outputs(self, num_vectors: int) -> int:
+        """⌈N/s⌉."""
+        return -(-num_vectors // self.size)
+
+    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        """Return 1/(vectors in the bucket) for each of them."""
+        number = matrix.num_vectors
+        order = torch.from_numpy(generator(moment.seed, "bucketing", round=moment.round).permutation(number))
+        weights = torch.zeros(self.num_outputs(number), number, dtype=torch.float64)
+        for bucket, members in enumerate(torch.split(order, self.size)):
+            weights[bucket, members] = 1.0 / len(members)
+        return weights

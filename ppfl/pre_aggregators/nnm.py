@@ -1,0 +1,34 @@
+"""Nearest-neighbour mixing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import NonNegativeInt
+
+from ppfl.core.gram import mean_of, smallest, squared_distances
+from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
+
+if TYPE_CHECKING:
+    from ppfl.core.client_matrix import ClientMatrix
+
+
+class NNM(PreAggregator):
+    """y_i = mean of the N − f vectors nearest to x_i, itself among them.
+
+    Source: Allouah et al., AISTATS 2023, Algorithm 2. Ties go to the lowest index.
+    """
+
+    name: Literal["nnm"]
+    f: NonNegativeInt
+    """Byzantine vectors at most; the rule's when left out."""
+
+    def bound(self) -> Bound:
+        """f < N/2."""
+        return majority(self.f)
+
+    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        """Return 1/(N − f) for each neighbour."""
+        distances = squared_distances(matrix.gram())
+        return mean_of(smallest(distances, matrix.num_vectors - self.f))

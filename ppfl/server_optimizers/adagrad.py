@@ -1,0 +1,25 @@
+"""AdaGrad at the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ppfl.server_optimizers._adaptive import Adaptive, Decay
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Adagrad(Adaptive):
+    """m ← β₁ m + (1 − β₁) g;  v ← v + g²;  direction = η m / (√v + τ).
+
+    Source: Reddi et al., ICLR 2021, Algorithm 2 (FedAdagrad).
+    """
+
+    name: Literal["adagrad"]
+    beta1: Decay = 0.0
+    """β₁, share of the last mean m that is kept."""
+
+    def second_moment(self, v: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        """v ← v + g²."""
+        return v + square

@@ -1,0 +1,25 @@
+"""Adam at the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ppfl.server_optimizers._adaptive import Adaptive, Decay
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Adam(Adaptive):
+    """m ← β₁ m + (1 − β₁) g;  v ← β₂ v + (1 − β₂) g²;  direction = η m / (√v + τ).
+
+    Source: Reddi et al., ICLR 2021, Algorithm 2 (FedAdam).
+    """
+
+    name: Literal["adam"]
+    beta2: Decay = 0.99
+    """β₂, share of the last v that is kept."""
+
+    def second_moment(self, v: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+        """v ← β₂ v + (1 − β₂) g²."""
+        return self.beta2 * v + (1.0 - self.beta2) * square

@@ -1,0 +1,150 @@
+"""Every rule, alone and after every pre-aggregator, equals the dense reference, on 1 and 3 ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppfl.core import client_matrix
+from ppfl.core.plugins import discover
+from ppfl.core.pre_aggregator import Moment
+from ppfl.core.rng import generator
+from tests.aggregators import dense_reference
+from tests.aggregators.tables import ATTACKS, BEFORE, RULES, aggregate, most, rule, vectors
+from tests.ranks import on_ranks
+
+DIMENSION = 37
+TOLERANCE = 1e-6
+
+
+@pytest.fixture(autouse=True)
+def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five blocks of columns, spread over the ranks."""
+    monkeypatch.setattr(client_matrix, "BLOCK_COLUMNS", 8)
+
+
+def test_the_tables_cover_every_plug_in() -> None:
+    assert RULES.keys() == discover("ppfl.aggregators").keys()
+    assert BEFORE.keys() == discover("ppfl.pre_aggregators").keys()
+    assert ATTACKS.keys() == discover("ppfl.attacks").keys()
+
+
+def expected(name: str, x: np.ndarray, before: str | None = None) -> np.ndarray:
+    wide = x.astype(np.float64)
+    if before is not None:
+        arguments = BEFORE[before](len(wide))
+        if before == "bucketing":
+            arguments = {**arguments, "order": generator(3, "bucketing", round=5).permutation(len(wide))}
+        wide = getattr(dense_reference, before)(wide, **arguments)
+    result: np.ndarray = getattr(dense_reference, name)(wide, **RULES[name](len(wide)))
+    return result
+
+
+def assert_close(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.dtype == np.float32
+    assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("kind", ["generic", "ties"])
+@pytest.mark.parametrize("num_vectors", [3, 10, 50])
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_rules(name: str, num_vectors: int, kind: str, num_ranks: int) -> None:
+    x = vectors(num_vectors, DIMENSION, kind)
+    chosen = rule(name, num_vectors)
+    for got in on_ranks(num_ranks, lambda communicator: aggregate(communicator, chosen, x)):
+        assert_close(got, expected(name, x))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("num_vectors", [10, 50])
+@pytest.mark.parametrize("before", sorted(BEFORE))
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_rules_after_something(name: str, before: str, num_vectors: int, num_ranks: int) -> None:
+    x = vectors(num_vectors, DIMENSION, "generic")
+    chosen = rule(name, num_vectors, before)
+    for got in on_ranks(num_ranks, lambda communicator: aggregate(communicator, chosen, x)):
+        assert_close(got, expected(name, x, before))
+
+
+def test_a_chain_is_followed_in_its_order() -> None:
+    x = vectors(12, DIMENSION, "generic")
+    steps = [{"name": "nnm"}, {"name": "clipping", "threshold": 3.0}, {"name": "bucketing", "size": 3}]
+    document = {"name": "trimmed_mean", "f": 1, "before": steps}
+    chosen = discover("ppfl.aggregators")["trimmed_mean"].model_validate(document)
+    order = generator(3, "bucketing", round=5).permutation(12)
+    mixed = dense_reference.clipping(dense_reference.nnm(x.astype(np.float64), 1), 3.0)
+    want = dense_reference.trimmed_mean(dense_reference.bucketing(mixed, 3, order), 1)
+    for got in on_ranks(2, lambda communicator: aggregate(communicator, chosen, x)):
+        assert_close(got, want)
+
+
+def test_buckets_are_new_in_every_round_and_the_same_for_the_same_seed() -> None:
+    x = vectors(10, DIMENSION, "generic")
+    chosen = rule("median", 10, "bucketing")
+
+    def run(moment: Moment) -> Any:
+        return on_ranks(1, lambda communicator: aggregate(communicator, chosen, x, moment))[0].tobytes()
+
+    assert run(Moment(1, 2)) == run(Moment(1, 2))
+    assert len({run(Moment(1, 2)), run(Moment(1, 3)), run(Moment(2, 2))}) == 3
+
+
+@pytest.mark.parametrize("num_vectors", [20, 50])
+def test_mda_beyond_enumeration(num_vectors: int) -> None:
+    f = 8
+    x = vectors(num_vectors, DIMENSION, "generic")
+    chosen = rule("mda", num_vectors, f=f)
+    got = on_ranks(1, lambda communicator: aggregate(communicator, chosen, x))[0]
+    assert_close(got, dense_reference.mda_by_balls(x.astype(np.float64), f))
+
+
+def test_the_geometric_median_minimizes() -> None:
+    """Unit vectors towards the rows cancel; beyond the dense reference, which follows the same steps."""
+    x = vectors(10, DIMENSION, "generic").astype(np.float64)
+    found = on_ranks(1, lambda communicator: aggregate(communicator, rule("geometric_median", 10), x))[0]
+    away = found - x
+    assert np.linalg.norm((away / np.linalg.norm(away, axis=1, keepdims=True)).sum(axis=0)) <= 1e-8
+
+
+@pytest.mark.parametrize("before", [None, *sorted(BEFORE)])
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_ranks_do_not_change_a_bit(name: str, before: str | None) -> None:
+    x = vectors(11, 77, "generic")
+    chosen = rule(name, 11, before)
+    alone = on_ranks(1, lambda communicator: aggregate(communicator, chosen, x))[0]
+    for num_ranks in (2, 3, 4):
+        for got in on_ranks(num_ranks, lambda communicator: aggregate(communicator, chosen, x)):
+            assert got.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"mda"}))  # whose subsets of least diameter tie as a rule
+def test_the_order_of_clients_does_not_matter(name: str) -> None:
+    x = vectors(11, DIMENSION, "generic")
+    chosen = rule(name, 11)
+    order = np.random.default_rng(1).permutation(11)
+    one, other = (on_ranks(1, lambda c, rows=rows: aggregate(c, chosen, rows))[0] for rows in (x, x[order]))
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_a_common_shift_is_followed(name: str) -> None:
+    x = vectors(11, DIMENSION, "generic").astype(np.float64)
+    chosen = rule(name, 11)
+    one, moved = (on_ranks(1, lambda c, rows=rows: aggregate(c, chosen, rows))[0] for rows in (x, x + 10.0))
+    np.testing.assert_allclose(moved, one + 10.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"mean", "centered_clipping"}))  # which give way by the radius
+def test_f_vectors_far_away_are_kept_out(name: str) -> None:
+    """Also in the first row, by which others would be centred: 1e30 beside numbers around 1."""
+    num_vectors = 12
+    x = vectors(num_vectors, DIMENSION, "generic")
+    x[1] -= 5.0
+    honest = x[most(num_vectors) :]
+    x[: most(num_vectors)] = 1e30
+    got = on_ranks(1, lambda communicator: aggregate(communicator, rule(name, num_vectors), x))[0]
+    assert (got >= honest.min(axis=0) - 0.5).all()
+    assert (got <= honest.max(axis=0) + 0.5).all()

@@ -1,0 +1,117 @@
+"""What algorithms refuse, and how they say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ppfl.config import ConfigError
+from ppfl.core.errors import UserError
+from tests.algorithms.cases import NAMES, SETTINGS, sections
+from tests.engine.build import engine
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("wrong", [{"tau": 3}, {"lr": 0.0}, {"lr": -1.0}, {"lr": "large"}, {"lr": float("nan")}])
+def test_wrong_keys_and_values(name: str, wrong: dict[str, Any]) -> None:
+    valid = sections(name, "quadratic")
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        engine(**{**valid, "algorithm": {**valid["algorithm"], **wrong}})
+
+
+COUNTS = {"local_steps", "epochs", "batch_size", "inner_steps"}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in NAMES for key in COUNTS & SETTINGS[name][1].keys()])
+def test_counts_are_positive_integers(name: str, key: str) -> None:
+    valid = sections(name, "digits")
+    for wrong in (0, -1, 1.5):
+        with pytest.raises(ConfigError, match=key):
+            engine(**{**valid, "algorithm": {**valid["algorithm"], key: wrong}})
+
+
+TRAINING = [name for name in NAMES if "epochs" in SETTINGS[name][1]]
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_steps_or_epochs(name: str) -> None:
+    valid = sections(name, "digits")["algorithm"]
+    without = {key: value for key, value in valid.items() if key != "epochs"}
+    for wrong in (without, {**valid, "local_steps": 2}):
+        with pytest.raises(ConfigError, match=r"local_steps|epochs"):
+            engine(**{**sections(name, "digits"), "algorithm": wrong})
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_mini_batches_need_samples(name: str) -> None:
+    valid = sections(name, "quadratic")
+    with pytest.raises(UserError, match=r"algorithm\.batch_size: 5 asks for mini-batches"):
+        engine(**{**valid, "algorithm": {**valid["algorithm"], "batch_size": 5}})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_theory_needs_a_known_curvature(name: str) -> None:
+    valid = sections(name, "digits")
+    key = "inner_lr" if name == "pfedme" else "lr"  # pfedme's lr depends on the penalty alone
+    with pytest.raises(UserError, match=rf"algorithm\.{key}: 'theory' needs a problem that knows its curvature"):
+        engine(**{**valid, "algorithm": {**valid["algorithm"], key: "theory"}})
+
+
+OUTPUT, INPUT = ["head.*"], ["hidden1.*"]
+WRONG_SPLITS = {
+    **{name: [OUTPUT, INPUT, ["*"]] for name in ("apfl", "ditto", "fedavg", "fedprox", "l2gd", "local_gd", "pfedme")},
+    **{name: [[], INPUT, ["*"], ["head.bias"], ["*.bias"]] for name in ("fedbabu", "fedper", "fedrep")},
+    "lg_fedavg": [[], OUTPUT, ["*"], ["hidden1.weight"]],
+    "scaffold_theta": [[]],
+}
+
+
+@pytest.mark.parametrize(("name", "local"), [(name, local) for name in WRONG_SPLITS for local in WRONG_SPLITS[name]])
+def test_splits_that_do_not_fit(name: str, local: list[str]) -> None:
+    valid = sections(name, "digits")
+    with pytest.raises(UserError, match=rf"^algorithm\.name: '{name}' .*problem\.split.* or use \w+"):
+        engine(**{**valid, "problem": {**valid["problem"], "split": {"local": local}}})
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - WRONG_SPLITS.keys()))
+@pytest.mark.parametrize("local", [[], ["*"], ["*.bias"], ["hidden1.*"]])
+def test_others_take_any_split(name: str, local: list[str]) -> None:
+    valid = sections(name, "digits", rounds=2)
+    assert len(list(engine(**{**valid, "problem": {**valid["problem"], "split": {"local": local}}}))) == 2
+
+
+@pytest.mark.parametrize("name", ["l2gd", "local_only"])
+@pytest.mark.parametrize("optimizer", [{"name": "momentum"}, {"name": "sgd", "lr": 0.5}])
+def test_server_optimizers_that_have_no_use(name: str, optimizer: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"leave server_optimizer out"):
+        engine(**sections(name, "quadratic", server_optimizer=optimizer))
+
+
+def test_a_step_that_must_diverge_alone() -> None:
+    valid = sections("local_only", "quadratic")
+    with pytest.raises(UserError, match=r"algorithm\.lr: 50 must diverge: .* 2/max_m λ_max"):
+        engine(**{**valid, "algorithm": {**valid["algorithm"], "lr": 50.0}})
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"local_only", "ffgg"}))
+def test_a_large_step_is_warned_of(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    valid = sections(name, "quadratic")
+    engine(**{**valid, "algorithm": {**valid["algorithm"], "lr": 1000.0}})
+    assert "algorithm.lr: 1000 is large" in caplog.text
+
+
+@pytest.mark.parametrize(("key", "values"), {"probability": [0.0, 1.0], "penalty": [0.0, -1.0]}.items())
+def test_l2gd(key: str, values: list[float]) -> None:
+    valid = sections("l2gd", "quadratic")
+    for value in values:
+        with pytest.raises(ConfigError, match=key):
+            engine(**{**valid, "algorithm": {**valid["algorithm"], key: value}})
+
+
+@pytest.mark.parametrize(("key", "values"), {"mixing": [-0.1, 1.1], "mixing_lr": [-1.0]}.items())
+def test_apfl(key: str, values: list[float]) -> None:
+    valid = sections("apfl", "quadratic")
+    for value in values:
+        with pytest.raises(ConfigError, match=key):
+            engine(**{**valid, "algorithm": {**valid["algorithm"], key: value}})

@@ -1,0 +1,145 @@
+"""What every algorithm that is found has to satisfy, on a quadratic problem and on digits."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ppfl.core.plugins import discover
+from tests.algorithms.cases import NAMES, PROBLEMS, QUADRATIC, sections
+from tests.engine.build import engine
+from tests.ranks import on_ranks
+
+EACH = [(name, problem) for name in NAMES for problem in PROBLEMS]
+
+
+def run(name: str, problem: str, communicator: Any = None, **others: Any) -> dict[str, np.ndarray]:
+    """Run to the end; return everything that came out, except seconds."""
+    running = engine(communicator, **sections(name, problem, **others))
+    found: dict[str, Any] = {}
+    for scored in running:
+        found |= {f"{scored.round} {key}": value for key, value in {**scored.metrics, **scored.costs}.items()}
+    groups = {"server": running.server} | {str(c): running.group.state(c) for c in running.group.clients}
+    for owner, state in groups.items():
+        for group, params in state.items():
+            found |= {f"{owner} {group} {key}": value.numpy() for key, value in params.items()}
+    assert running.status == "complete"
+    return {key: np.asarray(value) for key, value in found.items() if not key.endswith("seconds")}
+
+
+@cache
+def base(name: str, problem: str, cohort: str | int = "all") -> dict[str, np.ndarray]:
+    """One rank, one client at a time."""
+    return run(name, problem, cohort=cohort)
+
+
+def test_every_algorithm_is_tested() -> None:
+    assert set(NAMES) == set(discover("ppfl.algorithms"))
+
+
+@pytest.mark.parametrize(("name", "problem"), EACH)
+def test_runs_and_everything_is_finite(name: str, problem: str) -> None:
+    found = base(name, problem)
+    assert all(np.isfinite(value).all() for value in found.values())
+    if problem == "quadratic":  # elsewhere the loss is that of another mini-batch every round
+        assert float(found["4 loss"]) < float(found["0 loss"])
+
+
+@pytest.mark.parametrize("cohort", ["all", 2])
+@pytest.mark.parametrize(("name", "problem"), EACH)
+def test_vectorized_chunks_equal_the_loop(name: str, problem: str, cohort: str | int) -> None:
+    one = base(name, problem, cohort)
+    three = run(name, problem, cohort=cohort, engine={"clients_per_chunk": 3})
+    assert one.keys() == three.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(three[key], value, rtol=1e-10, atol=1e-10, err_msg=key)
+
+
+@pytest.mark.parametrize("cohort", ["all", 2])
+@pytest.mark.parametrize(("name", "problem"), EACH)
+def test_three_ranks_give_the_bits_of_one(name: str, problem: str, cohort: str | int) -> None:
+    alone = base(name, problem, cohort)
+    covered: set[str] = set()
+    for found in on_ranks(3, lambda communicator: run(name, problem, communicator, cohort=cohort)):
+        assert all(found[key].tobytes() == alone[key].tobytes() for key in found)
+        covered |= found.keys()
+    assert covered == alone.keys()
+
+
+@pytest.mark.parametrize(("name", "problem"), EACH)
+def test_inputs_stay_and_a_second_call_gives_the_same(name: str, problem: str) -> None:
+    running = engine(**sections(name, problem))
+    list(running)
+    setup, round, client = running.setup, 4, 1
+    algorithm = setup.algorithm
+    message, state = algorithm.downlink(running.server, round), running.group.state(client)
+    data = setup.problem.data(client, round)
+    draws = algorithm.draws(setup.problem, client, round, len(data["y"]) if "y" in data else 1)
+    inputs = [message, data, draws, *state.values(), *running.server.values()]
+    before = [{key: value.clone() for key, value in params.items()} for params in inputs]
+    first, second = (algorithm.client(setup.problem, message, state, data, draws) for _ in range(2))
+    algorithm.view(running.server, state)
+    if uplink := first[0]:
+        algorithm.server(running.server, uplink, setup.server_optimizer, round)
+    for params, old in zip(inputs, before, strict=True):
+        assert all(torch.equal(params[key], old[key]) for key in old)
+    assert first[0].keys() == algorithm.uplink_like(running.server).keys()
+    assert first[1].keys() == state.keys()
+    for one, other in zip((first[0], *first[1].values()), (second[0], *second[1].values()), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(("name", "problem"), EACH)
+def test_uplinks_have_memory_of_their_own(name: str, problem: str) -> None:
+    """A tensor that is sent is neither the client's state nor what the server sent."""
+    running = engine(**sections(name, problem))
+    setup = running.setup
+    for round in range(4):
+        message, state = setup.algorithm.downlink(running.server, round), running.group.state(0)
+        data = setup.problem.data(0, round)
+        draws = setup.algorithm.draws(setup.problem, 0, round, len(data["y"]) if "y" in data else 1)
+        uplink, new = setup.algorithm.client(setup.problem, message, state, data, draws)
+        kept = {value.data_ptr() for params in (message, *state.values(), *new.values()) for value in params.values()}
+        assert not kept & {value.data_ptr() for value in uplink.values() if value.numel()}
+        running._round(round)
+
+
+@pytest.mark.parametrize(("name", "problem"), EACH)
+def test_gradients_and_bytes_are_counted(name: str, problem: str) -> None:
+    found = base(name, problem)
+    assert found["4 shared_gradients"] > 0
+    of_shared = sum(value.nbytes for key, value in found.items() if key.startswith("server shared "))
+    num_clients = len(found["4 client_gradient_norm"]) if problem == "quadratic" else 6
+    vectors = {"local_only": 0, "scaffold": 2, "scaffold_theta": 2}.get(name, 1) * 4 * num_clients
+    for key in ("4 uplink_bytes", "4 downlink_bytes"):
+        if name == "l2gd":  # its rounds may send nothing
+            assert 0 < found[key] < vectors * of_shared
+        else:
+            assert found[key] == vectors * of_shared
+
+
+def test_gradients_of_a_side_without_parameters_are_not_counted() -> None:
+    for local, key in (([], "local_gradients"), (["*"], "shared_gradients")):
+        running = engine(**sections("scaffold", "quadratic") | {"problem": {**QUADRATIC, "split": {"local": local}}})
+        costs = list(running)[-1].costs
+        assert costs.pop(key) == 0
+        assert costs["shared_gradients" if local == [] else "local_gradients"] == 4 * 3 * 5
+
+
+@pytest.mark.parametrize(("name", "problem"), EACH)
+def test_all_stages_are_scored(name: str, problem: str) -> None:
+    """With a fine-tuner for the final stage, whole models are tuned where nothing is local: better than before."""
+    from ppfl.engine.evaluate import score_stages
+
+    tuner = {"name": "gradient_descent", "steps": 3, "lr": "theory" if problem == "quadratic" else 0.1}
+    running = engine(**sections(name, problem, evaluate={"every": 100, "tuned": {"epochs": 1, "fine_tuner": tuner}}))
+    list(running)
+    stages = score_stages(running.setup, running.group, running.server)
+    assert list(stages) == ["global", "personal", "tuned"]
+    metric = "loss" if problem == "quadratic" else "test_loss"
+    assert all(np.isfinite(scores[metric]).all() for scores in stages.values())
+    assert stages["tuned"][metric].mean() < stages["global"][metric].mean()

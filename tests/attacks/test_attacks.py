@@ -1,0 +1,139 @@
+"""Attacks: their formulas, what they leave alone, and that ranks do not change a bit."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ppfl.core import client_matrix
+from ppfl.core.attack import Scene
+from ppfl.core.client_matrix import ClientMatrix
+from ppfl.core.plugins import discover
+from ppfl.core.pre_aggregator import Moment
+from tests.aggregators.tables import ATTACKS, attack, matrix_of, rule, vectors
+from tests.ranks import on_ranks
+
+DIMENSION = 29
+HOSTILE = (0, 3, 4)
+ON_VECTORS = sorted(name for name in ATTACKS if not discover("ppfl.attacks")[name].on_data)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_matrix, "BLOCK_COLUMNS", 8)
+
+
+def rows_of(matrix: ClientMatrix) -> np.ndarray:
+    units = torch.eye(matrix.num_vectors, dtype=torch.float64)
+    return np.stack([matrix.select(unit.nonzero()[:, 0]).combine(torch.ones(1)).numpy() for unit in units])
+
+
+def attacked(
+    chosen: Any, x: np.ndarray, num_ranks: int = 1, moment: Moment | None = None, aggregator: Any = None
+) -> np.ndarray:
+    marked = torch.zeros(len(x), dtype=torch.bool)
+    marked[list(HOSTILE)] = True
+    moment = moment or Moment(3, 5)
+    aggregator = aggregator or rule("median", len(x))
+
+    def run(communicator: Any) -> np.ndarray:
+        matrix = matrix_of(communicator, x)
+        scene = Scene(moment, lambda changed: aggregator(changed, moment))
+        result = rows_of(chosen(matrix, marked, scene))
+        np.testing.assert_array_equal(rows_of(matrix), x)
+        return result
+
+    found = on_ranks(num_ranks, run)
+    assert all(result.tobytes() == found[0].tobytes() for result in found)
+    return found[0]
+
+
+def formula(name: str, honest: np.ndarray, own: np.ndarray) -> np.ndarray:
+    mean, spread = honest.mean(axis=0), honest.std(axis=0)
+    num_vectors = len(honest) + len(own)
+    match name:
+        case "sign_flip":
+            return -4.0 * own
+        case "inner_product":
+            return -0.5 * mean + 0 * own
+        case "little_is_enough":
+            supporters = num_vectors // 2 + 1 - len(own)
+            return mean - NormalDist().inv_cdf((len(honest) - supporters) / len(honest)) * spread + 0 * own
+        case "mimic":
+            return honest[1] + 0 * own
+    raise KeyError(name)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("name", ["sign_flip", "inner_product", "little_is_enough", "mimic"])
+def test_formulas(name: str, num_ranks: int) -> None:
+    x = vectors(11, DIMENSION, "generic").astype(np.float64)
+    honest = np.delete(x, HOSTILE, axis=0)
+    got = attacked(attack(name), x, num_ranks)
+    np.testing.assert_allclose(got[list(HOSTILE)], formula(name, honest, x[list(HOSTILE)]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ON_VECTORS)
+def test_honest_vectors_stay_and_ranks_do_not_change_a_bit(name: str) -> None:
+    x = vectors(11, DIMENSION, "generic")
+    alone = attacked(attack(name), x)
+    assert alone.dtype == np.float32
+    assert (np.delete(alone, HOSTILE, axis=0) == np.delete(x, HOSTILE, axis=0)).all()
+    assert (alone[list(HOSTILE)] != x[list(HOSTILE)]).any(axis=1).all()
+    for num_ranks in (2, 3, 4):
+        assert attacked(attack(name), x, num_ranks).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("name", ON_VECTORS)
+def test_attackers_ignore_honest_vectors_that_are_not_finite(name: str) -> None:
+    x = vectors(11, DIMENSION, "generic")
+    x[7, 3] = np.nan
+    got = attacked(attack(name), x)[list(HOSTILE)]
+    assert np.isinf(got).all() if name == "inf" else np.isfinite(got).all()
+
+
+def test_gaussian_draws_are_keyed_by_seed_round_attacker_and_block() -> None:
+    x = np.zeros((11, 4000))
+    chosen = attack("gaussian")
+    got = attacked(chosen, x)[list(HOSTILE)]
+    assert abs(got.mean()) < 0.1
+    assert got.std() == pytest.approx(3.0, rel=0.05)
+    blocks = got.reshape(3, -1, 8).reshape(-1, 8)
+    assert len(np.unique(blocks, axis=0)) == len(blocks)
+    assert (attacked(chosen, x, moment=Moment(3, 5)) == attacked(chosen, x)).all()
+    for moment in (Moment(3, 6), Moment(4, 5)):
+        assert (attacked(chosen, x, moment=moment)[list(HOSTILE)] != got).all()
+
+
+@pytest.mark.parametrize("name", ["inner_product", "little_is_enough"])
+@pytest.mark.parametrize("rule_name", ["mean", "trimmed_mean", "krum"])
+def test_the_optimal_factor_does_the_most_damage(name: str, rule_name: str) -> None:
+    """At least nearly that of the best of a fine grid."""
+    x = vectors(11, DIMENSION, "generic").astype(np.float64)
+    aggregator = rule(rule_name, 11, **({} if rule_name == "mean" else {"f": 3}))
+    mean = np.delete(x, HOSTILE, axis=0).mean(axis=0)
+
+    def damage(factor: Any) -> float:
+        sent = attacked(attack(name, factor=factor), x, aggregator=aggregator)
+        moved = on_ranks(1, lambda c: aggregator(matrix_of(c, sent), Moment()))[0].numpy()
+        return float(np.linalg.norm(moved - mean))
+
+    best = max(damage(factor) for factor in np.linspace(0.05, 5.0, 60))
+    assert damage("optimal") >= 0.9 * best
+
+
+def test_mimic_counts_from_the_start_again() -> None:
+    x = vectors(11, DIMENSION, "generic")
+    assert (attacked(attack("mimic", client=9), x) == attacked(attack("mimic", client=1), x)).all()
+
+
+def test_label_flip_mirrors_labels_alone() -> None:
+    data = {"x": torch.ones(3, 2), "y": torch.tensor([0, 4, 9])}
+    poisoned = attack("label_flip").poison(data, 10)
+    assert poisoned["y"].tolist() == [9, 5, 0]
+    assert poisoned["x"] is data["x"]
+    assert data["y"].tolist() == [0, 4, 9]
