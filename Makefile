@@ -1,8 +1,8 @@
-# make run: set up, compute, draw.   make test: every check.   See README.md.
+# make run: set up, compute, draw.   make paper: the paper's figures.   make test: every check.   See README.md.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run test test-quick lint clean
+.PHONY: run paper test test-quick lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,12 +22,20 @@ $(shell rm -f $(STAMP))
 endif
 
 # whoever holds our own lock may remove the one that a killed Snakemake left behind
+define only_one
+exec 9>$(VENV)/.run.lock; \
+flock --nonblock 9 || { echo 'make: another make run or make paper is at work here' >&2; exit 1; }; \
+if ls .snakemake/locks/* >/dev/null 2>&1; then $(SNAKEMAKE) --unlock --quiet all; fi
+endef
+
 run: $(STAMP)
-	@exec 9>$(VENV)/.run.lock; flock --nonblock 9 || { echo 'make: another make run is at work here' >&2; exit 1; }; \
-	ls .snakemake/locks/* >/dev/null 2>&1 && $(SNAKEMAKE) --unlock --quiet all; \
-	$(SNAKEMAKE)
+	@$(only_one); $(SNAKEMAKE)
 	@printf '\nresults  %s\nfigures  %s\nreport   %s\n' \
 	  '$(CURDIR)/results/<experiment>/<digest>.h5' '$(CURDIR)/results/figures/' '$(CURDIR)/results/report.html'
+
+paper: $(STAMP)
+	@$(only_one); $(SNAKEMAKE) paper
+	@printf '\nfigures  %s\nreport   %s\n' '$(CURDIR)/results/paper/figures/' '$(CURDIR)/results/paper/report.html'
 
 test: lint
 	$(BIN)/python -m pytest

@@ -10,6 +10,10 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/experiments.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/paper_common.smk"
+include: "workflow/rules/paper_packs.smk"
+include: "workflow/rules/paper.smk"
+include: "workflow/rules/paper_report.smk"
 
 
 rule all:

@@ -148,6 +148,33 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | 
 
 @main.command()
 @_config
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where results go, one <digest>.h5 a run. Default: results/<name>",
+)
+@_overrides
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Child processes. Default: one a core.")
+def pack(config: Path, out: Path | None, overrides: tuple[str, ...], jobs: int | None) -> int:
+    """Run all runs of a grid on this machine, several at once, without starting a program for each.
+
+    What is complete is not repeated. A run that fails leaves <digest>.failed.txt and does not touch the others; the
+    exit code is 1 then. A diverged run is a result like any other. Not to be started by mpiexec.
+    """
+    defer_torch()
+    from ppfl.grid import load_cells
+    from ppfl.pack.command import default_jobs, pack
+
+    cells = load_cells(config, overrides)
+    folder = out or next(iter(cells.values())).config.default_out().parent
+    counts = pack(cells, folder, jobs or default_jobs(), lambda line: click.echo(f"ppfl: {line}", err=True))
+    click.echo(f"{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
+    return 1 if counts["failed"] else 0
+
+
+@main.command()
+@_config
 @_overrides
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: digest, what varies and default result file of each run."
@@ -192,6 +219,43 @@ def show(file: Path) -> int:
 
     if launched_as().rank == 0:
         show_result(file)
+    return 0
+
+
+@main.command()
+@click.argument("source", metavar="CONFIG|RESULT", type=click.Path(path_type=Path))
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="GLOBS",
+    help="Local parameters of a candidate split, e.g. --split 'head.*' or --split 'hidden.*,head.*'; '' shares "
+    "everything. Repeatable. Default: the split of the file.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), metavar="N", help="Rounds to train. Default: the file's.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all numbers there.")
+def diagnose(source: Path, splits: tuple[str, ...], rounds: int | None, json_file: Path | None) -> int:
+    """How overpersonalized is a split: do the clients, each with its own w, want the same shared parameters?
+
+    ρ compares what still pulls on θ at its end with what pulled at its start. A configuration is trained first, in
+    memory, once for each split; a result is examined as it ended. A quadratic is not trained: its ρ is exact.
+    docs/diagnose.md says how ρ is estimated and what the verdicts rest on.
+    """
+    from ppfl.diagnose.command import plan
+    from ppfl.diagnose.command import run as run_diagnosis
+    from ppfl.progress import choose_progress, show_warnings
+
+    rank = launched_as().rank
+    show_warnings(rank)
+    found = run_diagnosis(plan(source, splits, rounds), json_file, choose_progress(rank))
+    if rank == 0:
+        from ppfl.diagnose.table import render
+        from ppfl.diagnose.verdict import verdict
+        from ppfl.show import wide_console
+
+        wide_console().print(render(found))
+        for one in found:
+            click.echo(verdict(one))
     return 0
 
 

@@ -54,15 +54,25 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         surface[usage.group(1)] = {option: value.strip() for option, value in options}
     assert surface == {
         "run [OPTIONS] CONFIG": {"--out": "FILE", "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--help": ""},
+        "pack [OPTIONS] CONFIG": {"--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--help": ""},
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},
+        "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
         "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
     }
 
 
 def test_help_and_version() -> None:
     text = ppfl("--help").output
-    for name in ("run", "grid", "show", "doctor", "mpiexec -n N python -m mpi4py -m ppfl run CONFIG", "Exit codes"):
+    for name in (
+        "run",
+        "grid",
+        "show",
+        "diagnose",
+        "doctor",
+        "mpiexec -n N python -m mpi4py -m ppfl run CONFIG",
+        "Exit codes",
+    ):
         assert name in text
     assert ppfl("--version").output == "ppfl, version 0.1.0\n"
 

@@ -1,8 +1,7 @@
 rule experiment:
     """One run of a grid, on several MPI ranks."""
     output:
-        # the run keeps its own file, so that Snakemake never deletes the rounds of a run that was killed
-        touch("results/{experiment}/{digest}.done"),
+        "results/{experiment}/{digest}.h5",
     message:
         "{wildcards.experiment}: run {wildcards.digest}"
     log:
@@ -10,7 +9,8 @@ rule experiment:
     params:
         # not an input: the digest says what is computed, and a comment in the file changes nothing
         config=lambda wildcards: EXPERIMENTS[wildcards.experiment][0],
-        out="results/{experiment}/{digest}.h5",
+        # written there and moved when complete: Snakemake deletes what a killed job has left of its outputs
+        out="results/{experiment}/running/{digest}.h5",
     threads: config["ranks"]
     resources:
         mpi="mpiexec",
@@ -21,3 +21,4 @@ rule experiment:
     shell:
         "{resources.mpi} -n {resources.tasks} python -m mpi4py -m ppfl run {params.config:q}"
         " --cell {wildcards.digest} --out {params.out:q} >> {log:q} 2>&1"
+        " && mv {params.out:q}.* results/{wildcards.experiment:q}/ && mv {params.out:q} {output:q}"

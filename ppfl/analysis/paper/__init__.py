@@ -1,0 +1,1 @@
+"""The paper's figures: what theory predicts, drawn beside what was run."""

@@ -1,0 +1,1 @@
+"""How overpersonalized is a split? See docs/diagnose.md."""

@@ -1,0 +1,176 @@
+"""σ²(θ), how much the clients still pull on θ once each has tuned its own w, and the gap between train and test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ppfl.core.exact_sum import ExactSum
+from ppfl.core.params import flatten, map_params
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Params
+    from ppfl.engine.setup import Setup
+
+NUM_BATCHES = 8
+"""Mini-batches in each of the two independent halves of a gradient estimate."""
+
+_TRAIN_LOSS = "train_loss"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is found at one θ over the M honest clients with training samples, in client order; alike on all ranks."""
+
+    squares: dict[str, np.ndarray]
+    """{group: (M,)}: unbiased estimates of the group's part of ‖∇_1 f_m(θ, w_m)‖², which may be negative."""
+    common: float
+    """Estimate of ‖F(θ)‖², F(θ) the mean of the clients' gradients: the part of σ² that more rounds would remove."""
+    scores: dict[str, np.ndarray]
+    """{metric: (M,)} with the tuned w: `train_loss`, and what the problem scores; NaN for clients without samples."""
+
+    @property
+    def client_squares(self) -> np.ndarray:
+        """‖∇_1 f_m‖² over all groups, (M,)."""
+        total: np.ndarray = sum(self.squares.values(), np.zeros(len(self.scores[_TRAIN_LOSS])))
+        return total
+
+
+def group_of(parameter: str) -> str:
+    """Return the stage that a parameter belongs to: conv1 for conv1.weight, and theta for theta."""
+    return parameter.rpartition(".")[0] or parameter
+
+
+def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_draw: int) -> Measurement:
+    """σ²(θ) = (1/M) Σ_m ‖∇_1 f_m(θ, w_m)‖² by groups, w_m tuned from start(m) at fixed θ. Collective.
+
+    `first_draw` is the first number of a round whose batches no training has seen. Where the problem knows w_m*(θ),
+    that is taken; where data are not drawn, gradients are exact.
+    """
+    problem = setup.problem
+    groups = list(dict.fromkeys(map(group_of, shared)))
+    clients = [client for client in problem.honest_clients if problem.num_train_samples[client] > 0]
+    length = sum(value.numel() for value in shared.values())
+    halves = tuple(ExactSum(length, device=setup.device) for _ in range(2))
+    rows: list[list[float]] = []
+    names: list[str] = []
+    for client in clients:
+        whole = _everything(problem, client)
+        local = tuned_local(setup, shared, start(client), client, whole)
+        pair = gradient_pair(problem, shared, local, client, first_draw)
+        for half, gradient in zip(halves, pair, strict=True):
+            if gradient:
+                half.add(flatten(gradient))
+        with torch.no_grad():
+            train_loss = float(problem.loss(shared, local, whole))
+        scores = {_TRAIN_LOSS: train_loss, **problem.client_metrics(shared, local, client)}
+        names = list(scores)
+        rows.append([*_inner_by_group(groups, *pair).values(), *scores.values()])
+    return _gathered(setup, groups, names, rows, halves)
+
+
+def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: Data) -> Params:
+    """w ← w*(θ) where it has a closed form, otherwise `evaluate.tuned`'s fine-tuner on all training samples."""
+    problem, tuner = setup.problem, setup.tuned_fine_tuner
+    if not local:
+        return local
+    data = problem.advance(shared, data)
+    if problem.solution() is not None:
+        return problem.exact_local(shared, data)
+    if tuner is None:
+        return local
+    num_samples = len(data["y"]) if "y" in data else 1
+    for call in range(max(setup.tuned_epochs, 1)):
+        draws = tuner.draws(problem, client, setup.num_rounds + call, num_samples)
+        local = tuner.tune(problem, shared, tuner.begin(local, draws) if call == 0 else local, data, draws)
+    return local
+
+
+def gradient_pair(
+    problem: Problem, shared: Params, local: Params, client: int, first_draw: int
+) -> tuple[Params, Params]:
+    """Return two independent unbiased estimates of ∇_1 f_m(θ, w), float64, each over NUM_BATCHES drawn batches.
+
+    E⟨g, g'⟩ = ‖∇_1 f_m‖², while E‖g‖² = ‖∇_1 f_m‖² + the variance of g. The gradient itself, twice, when data are not
+    drawn.
+    """
+    if problem.fixed_data:
+        gradient = _gradient(problem, shared, local, client, first_draw)
+        return gradient, gradient
+    draws = range(first_draw, first_draw + 2 * NUM_BATCHES)
+    return (
+        _mean_gradient(problem, shared, local, client, draws[:NUM_BATCHES]),
+        _mean_gradient(problem, shared, local, client, draws[NUM_BATCHES:]),
+    )
+
+
+def _mean_gradient(problem: Problem, shared: Params, local: Params, client: int, draws: range) -> Params:
+    total = _gradient(problem, shared, local, client, draws[0])
+    for draw in draws[1:]:
+        total = map_params(torch.add, total, _gradient(problem, shared, local, client, draw))
+    return map_params(lambda value: value / len(draws), total)
+
+
+def _gradient(problem: Problem, shared: Params, local: Params, client: int, draw: int) -> Params:
+    gradient = problem.shared_gradient(shared, local, problem.data(client, draw))
+    return {name: value.to(torch.float64) for name, value in gradient.items()}
+
+
+def _everything(problem: Problem, client: int) -> Data:
+    """All training samples of a client as one batch."""
+    batches = problem.training_epoch(client, 0)
+    if len(batches) == 1:
+        return batches[0]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _inner_by_group(groups: list[str], one: Params, other: Params) -> dict[str, float]:
+    """⟨g, g'⟩, cut by groups of parameters."""
+    found = dict.fromkeys(groups, 0.0)
+    for name, value in one.items():
+        found[group_of(name)] += float((value * other[name]).sum())
+    return found
+
+
+def _gathered(
+    setup: Setup, groups: list[str], names: list[str], rows: list[list[float]], halves: tuple[ExactSum, ...]
+) -> Measurement:
+    """Put together what the ranks have found. Collective."""
+    communicator = setup.communicator
+    widths = communicator.allgather_rows(torch.tensor([len(row) for row in rows[:1]], dtype=torch.int64))
+    mine = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), int(widths[0]))
+    everyone = communicator.allgather_rows(mine).numpy()
+    columns = [np.ascontiguousarray(column) for column in everyone.T]
+    one, other = (half.reduce(communicator) / len(everyone) for half in halves)
+    names = names or _score_names(setup.problem)
+    return Measurement(
+        squares=dict(zip(groups, columns[: len(groups)], strict=True)),
+        common=float((one * other).sum()),
+        scores=dict(zip(names, columns[len(groups) :], strict=True)),
+    )
+
+
+def _score_names(problem: Problem) -> list[str]:
+    """Names of the scores, for a rank whose clients have no training samples."""
+    client = problem.clients.start
+    return [_TRAIN_LOSS, *problem.client_metrics(problem.init_shared(), problem.init_local(client), client)]
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Mean over the clients that have samples to score; NaN when none has."""
+    known = values[~np.isnan(values)]
+    return float(known.sum()) / len(known) if len(known) else math.nan
+
+
+def gap(scores: Mapping[str, np.ndarray]) -> float:
+    """Test loss − train loss in nats, mean over the clients that have test samples; NaN where nothing is tested."""
+    if "test_loss" not in scores:
+        return math.nan
+    return mean_of_known(scores["test_loss"] - scores[_TRAIN_LOSS])

@@ -1,0 +1,210 @@
+"""`ppfl pack`: what it writes is what `ppfl run` writes, and no cell can harm another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from ppfl.cli import main
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.experiment import run
+from ppfl.grid import load_cells
+from ppfl.pack.scheduler import Outcome, Task, run_tasks
+from ppfl.progress import Silent
+from ppfl.results.reader import open_result
+from tests.mpi.test_same_bits import arrays
+
+ROOT = Path(__file__).parent.parent
+QUADRATIC = {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 3, "rows": 60}
+CG = {"name": "conjugate_gradient", "steps": 2, "start": "redraw"}
+BASE: dict[str, Any] = {
+    "name": "packed",
+    "rounds": 6,
+    "precision": "float64",
+    "problem": QUADRATIC,
+    "algorithm": {"name": "ffgg", "lr": "theory", "fine_tuner": CG},
+    "evaluate": {"every": 2},
+}
+DIGITS: dict[str, Any] = {
+    "name": "supervised",
+    "dataset": {"name": "digits", "partition": {"name": "dirichlet", "clients": 4, "alpha": 0.3}},
+    "model": {"name": "mlp", "hidden": [16]},
+    "split": {"local": ["head.*"]},
+    "batch_size": 16,
+}
+
+
+def write(folder: Path, **sections: Any) -> Path:
+    path = folder / "packed.yaml"
+    path.write_text(yaml.safe_dump(BASE | sections))
+    return path
+
+
+def pack(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["pack", *map(str, arguments)], catch_exceptions=False, prog_name="ppfl")
+
+
+def test_results_have_the_bytes_of_single_runs(tmp_path: Path) -> None:
+    """Cells of one child share a problem, others follow on another one: no array tells the difference."""
+    gd = {"name": "gradient_descent", "steps": 2, "lr": 0.05}
+    cases = [
+        {"algorithm.fine_tuner": CG},
+        {"algorithm.fine_tuner": {"name": "exact"}, "seed": 1},
+        {"algorithm.fine_tuner": {"name": "exact"}, "cohort": 2, "engine.clients_per_chunk": 3},
+        {"problem": DIGITS, "algorithm.lr": 0.1, "algorithm.fine_tuner": gd, "server_optimizer": {"name": "momentum"}},
+        {"problem": DIGITS, "algorithm.lr": 0.1, "algorithm.fine_tuner": gd},
+        {"algorithm.fine_tuner": {"name": "exact"}},
+    ]
+    config = write(tmp_path, grid={"cases": cases})
+    cells = load_cells(config)
+    assert len(cells) == len(cases)
+    done = pack(config, "--out", tmp_path / "packed", "--jobs", "2")
+    assert (done.exit_code, done.stdout) == (0, f"6 complete: {tmp_path / 'packed'}\n"), done.stderr
+    for digest, cell in cells.items():
+        run(cell.config, tmp_path / "alone" / f"{digest}.h5", Silent(), SoloCommunicator())
+        expected, got = (arrays(tmp_path / folder / f"{digest}.h5") for folder in ("alone", "packed"))
+        assert expected.keys() == got.keys()
+        for key, want in expected.items():
+            equal = list(got[key].ravel()) == list(want.ravel()) if want.dtype == object else None
+            assert equal if equal is not None else got[key].tobytes() == want.tobytes(), (cell.varying, key)
+        parameters = [tmp_path / folder / f"{digest}.h5.shared.safetensors" for folder in ("alone", "packed")]
+        assert parameters[0].read_bytes() == parameters[1].read_bytes()
+
+
+def test_what_is_complete_is_skipped_and_what_fails_leaves_a_note(tmp_path: Path) -> None:
+    # both steps pass validation; that the second must diverge is known when its problem is built
+    refused = {**BASE["algorithm"], "lr": 1000.0, "fine_tuner": {"name": "exact"}}
+    config = write(tmp_path, grid={"algorithm": [BASE["algorithm"], refused]})
+    good, bad = load_cells(config)
+    first = pack(config, "--out", tmp_path, "--jobs", "1")
+    assert (first.exit_code, first.stdout) == (1, f"1 complete, 1 failed: {tmp_path}\n")
+    note = tmp_path / f"{bad}.failed.txt"
+    assert "must diverge" in note.read_text()
+    assert "Traceback" in note.read_text()
+    assert f"failed: {bad}" in first.stderr
+    assert not (tmp_path / f"{good}.failed.txt").exists()
+    written = (tmp_path / f"{good}.h5").stat().st_mtime_ns
+    second = pack(config, "--out", tmp_path, "--jobs", "1")
+    assert (second.exit_code, second.stdout) == (1, f"1 already done, 1 failed: {tmp_path}\n")
+    assert (tmp_path / f"{good}.h5").stat().st_mtime_ns == written
+
+
+def test_a_later_success_removes_the_note(tmp_path: Path) -> None:
+    config = write(tmp_path)
+    (digest,) = load_cells(config)
+    note, out = tmp_path / f"{digest}.failed.txt", tmp_path / f"{digest}.h5"
+    out.write_text("in the way")
+    assert pack(config, "--out", tmp_path).exit_code == 1
+    assert "no HDF5 file" in note.read_text()
+    out.unlink()
+    assert pack(config, "--out", tmp_path, "--set", "evaluate.every=2").exit_code == 0
+    assert not note.exists()
+
+
+def test_a_diverged_run_is_no_failure(tmp_path: Path) -> None:
+    momentum = {"name": "momentum"}
+    config = write(tmp_path, algorithm={**BASE["algorithm"], "lr": 1000.0}, server_optimizer=momentum, rounds=200)
+    done = pack(config, "--out", tmp_path)
+    assert (done.exit_code, done.stdout) == (0, f"1 diverged: {tmp_path}\n")
+
+
+def test_several_ranks_and_impossible_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(tmp_path)
+    in_the_way = pack(config, "--out", config)
+    assert (in_the_way.exit_code, "cannot make this folder" in in_the_way.stderr) == (2, True)
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    several = pack(config, "--out", tmp_path)
+    assert (several.exit_code, "without mpiexec" in several.stderr) == (2, True)
+
+
+def outcomes(jobs: int, *payloads: tuple[str, str], affinities: str = "") -> dict[str, Outcome]:
+    names = affinities or "a" * len(payloads)
+    tasks = [Task(f"{n} {payload[0]}", names[n], payload) for n, payload in enumerate(payloads)]
+    return {outcome.key: outcome for outcome in run_tasks(tasks, jobs, "tests.pack_work:make")}
+
+
+def test_a_killed_child_is_replaced_and_its_task_tried_once_more(tmp_path: Path) -> None:
+    found = outcomes(2, ("die once", str(tmp_path / "died")), ("fail", ""), ("die", ""), ("exit", ""), ("work", ""))
+    assert [key for key, outcome in found.items() if outcome.answer is None] == sorted(
+        ["1 fail", "2 die", "3 exit"], key=list(found).index
+    )
+    assert found["0 die once"].answer
+    assert found["4 work"].answer
+    assert found["1 fail"].failure.startswith("ValueError: of no use\n\nTraceback")
+    assert found["2 die"].failure == "the process was killed by SIGKILL (out of memory?), 2 times"
+    assert found["3 exit"].failure == "the process ended with exit code 3, 2 times"
+
+
+def test_tasks_of_one_kind_stay_in_one_child() -> None:
+    """Four kinds in turns, two children: each kind sees one process, unless the other child has nothing left."""
+    found = outcomes(2, *[("sleep", "")] * 12, affinities="abcd" * 3)
+    children = {kind: set() for kind in "abcd"}
+    for key, outcome in found.items():
+        children["abcd"[int(key.split()[0]) % 4]].add((outcome.answer or "").split()[0])
+    assert len(set.union(*children.values())) == 2
+    assert sum(len(processes) for processes in children.values()) <= 5
+
+
+def test_more_jobs_than_tasks_start_no_idle_child() -> None:
+    assert len(outcomes(50, ("work", ""))) == 1
+    assert outcomes(2) == {}
+
+
+def descendants(pid: int) -> Iterator[int]:
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield int(child)
+        yield from descendants(int(child))
+
+
+@pytest.fixture
+def long_pack(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
+    """Yield `ppfl pack` at work on a cell of some seconds, the cell's result, and the process that computes it."""
+    config = write(tmp_path, rounds=2500, evaluate={"every": 1250})
+    (digest,) = load_cells(config)
+    command = [sys.executable, "-m", "ppfl", "pack", str(config), "--out", str(tmp_path), "--jobs", "1"]
+    out = tmp_path / f"{digest}.h5"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        wait_for(out.exists)
+        yield process, out, list(descendants(process.pid))[-1]
+        process.kill()
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_packs_in_one_folder_are_refused(long_pack: tuple[subprocess.Popen[str], Path, int]) -> None:
+    _, out, _ = long_pack
+    second = pack(out.parent / "packed.yaml", "--out", out.parent)
+    assert (second.exit_code, "another ppfl pack is at work" in second.stderr) == (2, True)
+
+
+def test_kill_9_of_a_child_costs_one_more_try(long_pack: tuple[subprocess.Popen[str], Path, int]) -> None:
+    process, out, child = long_pack
+    os.kill(child, signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert open_result(out).attrs["status"] == "complete"
+    assert out.with_name(f"{out.stem}.incomplete-1.h5").exists()
+
+
+def test_children_end_with_a_killed_parent(long_pack: tuple[subprocess.Popen[str], Path, int]) -> None:
+    process, out, child = long_pack
+    process.kill()
+    process.wait()
+    wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text())
+    assert open_result(out).attrs["status"] == "running"
