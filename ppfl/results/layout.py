@@ -1,4 +1,6 @@
-"""The layout of a result file, said once for the writer and the reader.
+"""The layout of a result and of what lies beside it, said once for writers and readers.
+
+Inside `<result>.h5`:
 
 /            attributes: digest, name, status, complete, config (YAML), results_version
 provenance/  attributes: versions, commit, device, ranks, hosts, Slurm ids, times
@@ -7,10 +9,33 @@ rounds/      dimension round: scores and costs; (round, client) where there is o
 clients/     dimension client: samples, <stage>_<metric>
 arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone
 summary/     dimensions stage, statistic: one variable a metric
+
+Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
+`.failed.json`, `.checkpoint/`.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
+
+
+def running_path(result: Path) -> Path:
+    """Return where a running job says that it is alive and how far it is."""
+    return result.with_name(f"{result.name}.running.json")
+
+
+def failed_path(result: Path) -> Path:
+    """Return where a run that failed has left its reason."""
+    return result.with_name(f"{result.name}.failed.json")
+
+
+def checkpoint_path(result: Path) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return result.with_name(f"{result.name}.checkpoint")

@@ -1,0 +1,55 @@
+"""`ppfl grid`: which runs a file holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ppfl.cli.options import config_argument, overrides_option
+from ppfl.deferred import defer_torch
+from ppfl.launcher import launched_as
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.grid import Cell
+
+
+@click.command()
+@config_argument
+@overrides_option
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: digest, what varies and default result file of each run."
+)
+def grid(config: Path, overrides: tuple[str, ...], as_json: bool) -> int:
+    """List the runs of a file: the digest of each, and what varies between them."""
+    defer_torch()
+    from ppfl.grid import load_cells
+
+    cells = list(load_cells(config, overrides).values())
+    if launched_as().rank == 0:
+        _print_json(cells) if as_json else _print_table(cells)
+    return 0
+
+
+def _print_json(cells: Sequence[Cell]) -> None:
+    rows = [{"digest": cell.digest, "varying": cell.varying, "out": str(cell.config.default_out())} for cell in cells]
+    click.echo(json.dumps(rows, indent=1))
+
+
+def _print_table(cells: Sequence[Cell]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ppfl.config_errors import show_value
+    from ppfl.show import wide_console
+
+    paths = list(dict.fromkeys(path for cell in cells for path in cell.varying))
+    table = Table("digest", *paths)
+    for cell in cells:
+        values = [show_value(cell.varying[path]) if path in cell.varying else "" for path in paths]
+        table.add_row(cell.digest, *map(Text, values))
+    wide_console().print(table)
