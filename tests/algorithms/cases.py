@@ -38,6 +38,7 @@ SETTINGS: dict[str, tuple[Section, Section]] = {
     "fedsim": (_STEPS, _EPOCHS),
     "ffgg": ({"lr": "theory", "fine_tuner": _GD}, {"lr": 0.1, "fine_tuner": _SGD}),
     "l2gd": ({"lr": "theory", **_COIN}, {"lr": 0.5, **_COIN}),
+    "l2gd_theta": ({"lr": "theory", **_COIN}, {"lr": 0.5, **_COIN}),
     "lg_fedavg": (_STEPS, _EPOCHS),
     "local_ffgg": (
         {**_STEPS, "fine_tuner": {**_GD, "start": "redraw"}},

@@ -81,24 +81,32 @@ def scaffold(
     return x, c, of_client
 
 
-def l2gd(bowls: Sequence[Bowl], coins: Sequence[bool], lr: float, penalty: float, p: float) -> tuple[Array, list[int]]:
-    """Return x_m, (M, D), and the averaging iterations; the mean moves all at once, as published."""
+def l2gd(
+    bowls: Sequence[Bowl], coins: Sequence[bool], lr: float, penalty: float, p: float, num_shared: int | None = None
+) -> tuple[Array, list[int]]:
+    """Return x_m, (M, D), and the averaging iterations; the mean moves all at once, as published.
+
+    It moves the first `num_shared` coordinates (default: all).
+    """
     M = len(bowls)
     x = np.zeros((M, len(bowls[0].c)))
     averaged = []
     for k, averages in enumerate(coins):
         if averages:
-            x = x - lr * penalty / (M * p) * (x - x.mean(axis=0))
+            apart = x - x.mean(axis=0)
+            apart[:, num_shared if num_shared is not None else len(bowls[0].c) :] = 0
+            x = x - lr * penalty / (M * p) * apart
             averaged.append(k)
         else:
             x = x - lr / (M * (1 - p)) * np.stack([b.gradient(row) for b, row in zip(bowls, x, strict=True)])
     return x, averaged
 
 
-def l2gd_minimizer(bowls: Sequence[Bowl], penalty: float) -> Array:
-    """Q_m x_m − c_m + λ(x_m − x̄) = 0 for all m, one linear system; (M, D)."""
+def l2gd_minimizer(bowls: Sequence[Bowl], penalty: float, num_shared: int | None = None) -> Array:
+    """Q_m x_m − c_m + λ(x_m − x̄) = 0 for all m, one linear system; (M, D). λ counts for `num_shared` coordinates."""
     M, D = len(bowls), len(bowls[0].c)
-    system = np.kron(np.eye(M) - np.full((M, M), 1 / M), penalty * np.eye(D))
+    penalized = np.arange(D) < (D if num_shared is None else num_shared)
+    system = np.kron(np.eye(M) - np.full((M, M), 1 / M), penalty * np.diag(penalized.astype(float)))
     for m, b in enumerate(bowls):
         system[m * D : (m + 1) * D, m * D : (m + 1) * D] += b.Q
     return np.linalg.solve(system, np.concatenate([b.c for b in bowls])).reshape(M, D)

@@ -63,6 +63,7 @@ WRONG_SPLITS = {
     **{name: [OUTPUT, INPUT, ["*"]] for name in ("apfl", "ditto", "fedavg", "fedprox", "l2gd", "local_gd", "pfedme")},
     **{name: [[], INPUT, ["*"], ["head.bias"], ["*.bias"]] for name in ("fedbabu", "fedper", "fedrep")},
     "lg_fedavg": [[], OUTPUT, ["*"], ["hidden1.weight"]],
+    "l2gd_theta": [[]],
     "scaffold_theta": [[]],
 }
 
@@ -81,7 +82,7 @@ def test_others_take_any_split(name: str, local: list[str]) -> None:
     assert len(list(engine(**{**valid, "problem": {**valid["problem"], "split": {"local": local}}}))) == 2
 
 
-@pytest.mark.parametrize("name", ["l2gd", "local_only"])
+@pytest.mark.parametrize("name", ["l2gd", "l2gd_theta", "local_only"])
 @pytest.mark.parametrize("optimizer", [{"name": "momentum"}, {"name": "sgd", "lr": 0.5}])
 def test_server_optimizers_that_have_no_use(name: str, optimizer: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"leave server_optimizer out"):

@@ -162,6 +162,36 @@ def test_l2gd_theory(run: Any) -> None:
     assert running.setup.algorithm.lr == pytest.approx(bound)
 
 
+def test_l2gd_theta_follows_the_loop_and_ends_near_its_minimizer(tmp_path: Path) -> None:
+    """The penalty is on θ_m alone; w_m takes part in the gradient steps."""
+    path = write_clients(tmp_path / "problem.h5", CLIENTS)
+    num_shared = CLIENTS[0]["H"].shape[1]
+
+    def finish(lr: float, rounds: int) -> Any:
+        settings = {"name": "l2gd_theta", "lr": lr, "penalty": PENALTY, "probability": P}
+        running = engine(problem={"name": "quadratic", "file": str(path)}, algorithm=settings, rounds=rounds)
+        list(running)
+        return running
+
+    for rounds in (1, 2, 10, 200):
+        running = finish(2.0, rounds)
+        x, averaged = reference.l2gd(BOWLS, coins(running, rounds), 2.0, PENALTY, P, num_shared)
+        assert np.linalg.norm(pairs(running) - x) <= TOLERANCE
+        assert running._total_costs()["uplink_bytes"] == len(averaged) * x[:, :num_shared].nbytes
+    wanted = reference.l2gd_minimizer(BOWLS, PENALTY, num_shared)
+    distances = [np.linalg.norm(pairs(finish(lr, rounds)) - wanted) for lr, rounds in ((1.0, 400), (0.05, 6000))]
+    assert distances[1] < distances[0] / 2.5
+    assert distances[1] < 0.1 * np.linalg.norm(wanted)
+    assert np.linalg.norm(wanted - reference.l2gd_minimizer(BOWLS, PENALTY)) > 0.1 * np.linalg.norm(wanted)
+
+
+def pairs(running: Any) -> Array:
+    """Return (θ_m, w_m) of every client."""
+    group = running.group
+    viewed = [running.setup.algorithm.view(running.server, group.state(m)) for m in group.clients]
+    return np.stack([np.concatenate([shared["theta"].numpy(), local["w"].numpy()]) for shared, local in viewed])
+
+
 # --- pFedMe, APFL, FedBABU
 
 
