@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import torch
 
+from ppfl.core.sorting_network import sorted_rows
+
 
 def median(block: torch.Tensor) -> torch.Tensor:
     """Return the middle value of each column, (B,) float64; of an even number the mean of the two in the middle."""
     number = len(block)
-    middle = block.sort(dim=0).values[(number - 1) // 2 : number // 2 + 1]
+    middle = sorted_rows(block, (number - 1) // 2, number // 2 + 1)
     return middle.to(torch.float64).mean(dim=0)
 
 
 def trimmed_mean(block: torch.Tensor, trimmed: int) -> torch.Tensor:
     """Return the mean of each column without its `trimmed` smallest and its `trimmed` largest values, (B,) float64."""
-    return block.sort(dim=0).values[trimmed : len(block) - trimmed].to(torch.float64).mean(dim=0)
+    return sorted_rows(block, trimmed, len(block) - trimmed).to(torch.float64).mean(dim=0)
 
 
 def mean_around_median(block: torch.Tensor, count: int) -> torch.Tensor:

@@ -32,11 +32,11 @@ SHOWN = (
 )
 PREDICTED = (
     "FFGG with exact w is gradient descent on F (dashed); with warm w and few steps it follows as w tracks w*(θ). "
-    "Local GD, with w shared or local, is a linear recursion whose fixed point is not θ* unless all S_m agree: "
-    "the dotted floors in the colours of the curves. Scaffold with everything shared and L2GD approach the "
-    "solutions of other problems (one w for all; a penalty, on everything or on θ), at which ‖F‖ is known too. Scaffold with local w has "
-    "θ* as its fixed point: it removes the drift by remembering one vector more a client, and where it is stable "
-    "it profits from local steps."
+    "Local GD, with w shared or local, is a linear recursion whose fixed point is not θ* unless all S_m agree: the "
+    "dotted floors in the colours of the curves. Scaffold with everything shared and L2GD approach the solutions of"
+    " other problems (one w for all; a penalty, on everything or on θ), at which ‖F‖ is known too. Scaffold with "
+    "local w has θ* as its fixed point: it removes the drift by remembering one vector more a client, and where it "
+    "is stable it profits from local steps."
 )
 ROUNDING = 1e-12
 """Floors below this fraction of ‖F(θ_0)‖ are none."""
