@@ -156,6 +156,11 @@ class Config(Settings):
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @staticmethod
+    def decides_results(key: str) -> bool:
+        """Whether a top-level key is part of the digest."""
+        return key not in _NOT_SCIENTIFIC
+
     def to_yaml(self) -> str:
         """Return the whole configuration with defaults filled in; `load` reads it back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -36,3 +36,12 @@ def defer_torch() -> None:
     """Let `import torch` succeed without loading it until an attribute is used; nothing when it is loaded already."""
     if "torch" not in sys.modules:
         sys.modules["torch"] = _Placeholder("torch")
+
+
+def hide_torch() -> None:
+    """Take the stand-in out of sight of code that asks whether torch is loaded and then uses it, as matplotlib does.
+
+    Who has the stand-in already can go on with it.
+    """
+    if isinstance(sys.modules.get("torch"), _Placeholder):
+        del sys.modules["torch"]

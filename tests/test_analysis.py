@@ -18,6 +18,8 @@ from ppfl.analysis.curves import band, load_curves
 from ppfl.analysis.factors import find_factors
 from ppfl.analysis.figure import draw_figure, save_figure
 from ppfl.analysis.report import Section, write_report
+from ppfl.analysis.sources import results_at
+from ppfl.core.errors import UserError
 from tests.conftest import MakeResult
 
 
@@ -47,7 +49,7 @@ def data_lines(axes: Axes) -> list[Line2D]:
 
 
 def test_panels_and_lines_are_the_runs(make_result: MakeResult) -> None:
-    figure = draw_figure(load_curves(grid(make_result)))
+    figure = draw_figure(load_curves(results_at(grid(make_result))))
     assert [axes.get_title() for axes in figure.axes] == [f"problem.zeta = {zeta}" for zeta in (0, 1, 10)]
     number = 0
     for axes in figure.axes:
@@ -66,7 +68,7 @@ def test_panels_and_lines_are_the_runs(make_result: MakeResult) -> None:
 
 def test_seeds_become_median_and_band(make_result: MakeResult) -> None:
     paths = [make_result(f"{seed:08x}", config(seed=seed), series(scale)) for seed, scale in enumerate((5, 1, 2))]
-    curves = load_curves(paths)
+    curves = load_curves(results_at(paths))
     assert curves.factors == ()
     axes = draw_figure(curves).axes[0]
     (line,) = data_lines(axes)
@@ -83,7 +85,7 @@ def test_runs_that_stopped_early_are_marked(make_result: MakeResult) -> None:
         make_result("00000001", config(steps=2), broken, status="diverged"),
         make_result("00000002", config(steps=5), series(2), status="running"),
     ]
-    figure = draw_figure(load_curves(paths))
+    figure = draw_figure(load_curves(results_at(paths)))
     single = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     ends = [(line.get_marker(), float(line.get_ydata()[0])) for line in single]
     assert ends == [("x", 1e6), (">", series(2)["operator_norm"][-1])]
@@ -94,7 +96,7 @@ def test_runs_that_stopped_early_are_marked(make_result: MakeResult) -> None:
 def test_accuracy_is_drawn_where_there_is_no_operator_norm(make_result: MakeResult) -> None:
     accuracies = [0.1, 0.5, 0.75, 0.9]
     path = make_result("00000000", config(), {"test_accuracy": accuracies, "loss": [1.0] * 4})
-    axes = draw_figure(load_curves([path])).axes[0]
+    axes = draw_figure(load_curves(results_at([path]))).axes[0]
     np.testing.assert_array_equal(data_lines(axes)[0].get_ydata(), accuracies)
     assert axes.get_yscale() == "linear"
     assert "test accuracy" in axes.get_ylabel()
@@ -102,10 +104,11 @@ def test_accuracy_is_drawn_where_there_is_no_operator_norm(make_result: MakeResu
 
 def test_band_keeps_the_rounds_that_all_runs_have(make_result: MakeResult) -> None:
     short = {name: values[:3] for name, values in series(2).items()}
-    curves = load_curves([
+    paths = [
         make_result("00000000", config(seed=0), series(1)),
         make_result("00000001", config(seed=1), short, status="diverged"),
-    ])  # fmt: skip
+    ]
+    curves = load_curves(results_at(paths))
     summary = band(curves.curves)
     np.testing.assert_array_equal(summary.rounds, [0, 10, 20])
     np.testing.assert_array_equal(summary.highest, short["operator_norm"])
@@ -131,19 +134,19 @@ def test_more_factors_than_two_use_line_styles(make_result: MakeResult) -> None:
         settings = config(zeta, steps)
         settings["algorithm"]["lr"] = lr
         paths.append(make_result(f"{number:08x}", settings, series(1 + number)))
-    figure = draw_figure(load_curves(paths))
+    figure = draw_figure(load_curves(results_at(paths)))
     assert len(figure.axes) == 2
     drawn = {(line.get_color(), line.get_linestyle()) for line in data_lines(figure.axes[0])}
     assert len(drawn) == 4
 
 
 def test_a_figure_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one result"):
-        load_curves([])
+    with pytest.raises(UserError, match="at least one result"):
+        results_at([])
 
 
 def test_equal_figures_are_equal_files(make_result: MakeResult, tmp_path: Path) -> None:
-    curves = load_curves(grid(make_result))
+    curves = load_curves(results_at(grid(make_result)))
     for name in ("a", "b"):
         save_figure(draw_figure(curves), [tmp_path / f"{name}.svg", tmp_path / f"{name}.png"])
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
@@ -174,7 +177,7 @@ class _Page(HTMLParser):
 
 
 def make_report(paths: list[Path], folder: Path) -> str:
-    save_figure(draw_figure(load_curves(paths)), [folder / "trial.svg"])
+    save_figure(draw_figure(load_curves(results_at(paths))), [folder / "trial.svg"])
     write_report([Section("trial", paths, folder / "trial.svg")], folder / "out" / "report.html")
     return (folder / "out" / "report.html").read_text(encoding="utf-8")
 

@@ -57,9 +57,18 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         "pack [OPTIONS] CONFIG": {"--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--help": ""},
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},
+        "collect [OPTIONS] GRID": {"--out": "FILE", "--results": "FOLDER", "--clients": "", "--help": ""},
+        "table [OPTIONS] SOURCE": {
+            "--metric": "NAME", "--at": "WHEN", "--seeds": "", "--format": "", "--out": "FILE", "--where": "KEY=VALUE",
+            "--results": "FOLDER", "--help": "",
+        },
+        "plot [OPTIONS] SOURCE": {
+            "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",
+            "--where": "KEY=VALUE", "--results": "FOLDER", "--help": "",
+        },
         "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
         "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
-    }
+    }  # fmt: skip
 
 
 def test_help_and_version() -> None:

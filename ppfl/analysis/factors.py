@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Config = Mapping[str, Any]
+
+NONE = "none"
+"""The label of a key that a run does not have."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,24 @@ class Factor:
         """Distinct labels, by number where there are numbers, else in the order of runs."""
         positions = {label: position for position, label in reversed(list(enumerate(self.labels)))}
         numbers = self.numbers or range(len(self.labels))
-        return sorted(positions, key=lambda label: numbers[positions[label]])
+        return sorted(positions, key=lambda label: (numbers[positions[label]], positions[label]))
+
+
+def of_one_key(factor: Factor, configs: Sequence[Config]) -> Factor:
+    """Return the factor of the one of its keys that most of the flat configurations have: it tells all levels apart."""
+    key = max(factor.keys, key=lambda key: sum(config.get(key) is not None for config in configs))
+    return _factor((key,), configs)
+
+
+def restricted(factors: Sequence[Factor], runs: Sequence[int]) -> tuple[Factor, ...]:
+    """Return the factors of some of the runs that vary between them."""
+    found = []
+    for factor in factors:
+        labels = tuple(factor.labels[run] for run in runs)
+        numbers = tuple(factor.numbers[run] for run in runs) if factor.numbers else None
+        if len(set(labels)) > 1:
+            found.append(Factor(factor.keys, labels, numbers))
+    return tuple(found)
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
@@ -47,18 +68,25 @@ def is_seed(key: str) -> bool:
     return key.rsplit(".", 1)[-1] == "seed"
 
 
-def find_factors(configs: Sequence[Config]) -> list[Factor]:
-    """Return what varies besides seeds, in the order of the configuration; keys that vary together are one factor."""
+def find_factors(configs: Sequence[Config], *, with_seeds: bool = False) -> list[Factor]:
+    """Return what varies, in the order of the configuration; keys that vary together are one factor.
+
+    Seeds are left out unless asked for: they repeat an experiment.
+    """
     flat = [flatten(config) for config in configs]
     keys = list(dict.fromkeys(key for config in flat for key in config))
-    together: dict[tuple[int, ...], list[str]] = {}
+    together: dict[bytes, list[str]] = {}
     for key in keys:
-        values = [config.get(key) for config in flat]
-        told_apart = [(type(value), value) for value in values]  # a cohort of 1 and of 1.0 are not the same
-        pattern = tuple(told_apart.index(value) for value in told_apart)
-        if any(pattern) and not is_seed(key):
-            together.setdefault(pattern, []).append(key)
+        first_seen: dict[Any, int] = {}
+        pattern = array("l", [first_seen.setdefault(_token(config.get(key)), len(first_seen)) for config in flat])
+        if len(first_seen) > 1 and (with_seeds or not is_seed(key)):
+            together.setdefault(pattern.tobytes(), []).append(key)
     return [_factor(tuple(group), flat) for group in together.values()]
+
+
+def _token(value: Any) -> Any:
+    """Tell values apart as configurations do: a cohort of 1 and of 1.0 are not the same."""
+    return (type(value), repr(value) if isinstance(value, list | dict) else value)
 
 
 def _factor(keys: tuple[str, ...], flat: Sequence[Config]) -> Factor:
@@ -72,7 +100,7 @@ def _factor(keys: tuple[str, ...], flat: Sequence[Config]) -> Factor:
 
 
 def _label(row: Sequence[Any], text: Callable[[Any], str]) -> str:
-    return ", ".join(text(value) for value in row if value is not None) or "none"
+    return ", ".join(text(value) for value in row if value is not None) or NONE
 
 
 def _text(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from ppfl.analysis.curves import Band, Curves, band
 from ppfl.analysis.factors import Factor
+from ppfl.analysis.roles import Roles, assign_roles
+from ppfl.analysis.tables import STATUS_TEXT
 
 MAX_COLUMNS = 4
 LineStyle = Literal["-", "--", ":", "-."]
@@ -41,24 +42,15 @@ LABELS = {
     "test_accuracy": "test accuracy, mean over clients",
     "loss": r"loss $f(\theta, w)$, mean over clients",
 }
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which factors are panels, which one is colour, which one is line style."""
-
-    panels: tuple[Factor, ...]
-    colour: Factor | None
-    style: Factor | None
-
-
-def assign_roles(factors: Sequence[Factor]) -> Roles:
-    """One factor: colour. Two: panels and colour. More: panels, colour and line style."""
-    if len(factors) < 2:
-        return Roles((), factors[0] if factors else None, None)
-    if len(factors) == 2:
-        return Roles((factors[0],), factors[1], None)
-    return Roles(tuple(factors[:-2]), factors[-2], factors[-1])
+X_LABELS = {
+    "round": "communication round",
+    "seconds": "seconds in rounds",
+    "virtual-seconds": "virtual seconds",
+    "uplink-bytes": "bytes sent by clients",
+    "gradients": "gradients, shared and local",
+}
+LOG_DECADES = 2.0
+"""A metric that is never negative gets a logarithmic scale when it spans more than this."""
 
 
 def colours_of(factor: Factor | None) -> dict[str, str]:
@@ -72,9 +64,12 @@ def colours_of(factor: Factor | None) -> dict[str, str]:
     return {level: mpl.colors.to_hex(colour) for level, colour in zip(levels, scale, strict=True)}
 
 
-def draw_figure(curves: Curves) -> Figure:
-    """Draw all curves of an experiment."""
-    roles = assign_roles(curves.factors)
+def draw_figure(curves: Curves, panel: str | None = None, colour: str | None = None) -> Figure:
+    """Draw all curves of an experiment; `panel` and `colour` are keys that are to have these roles.
+
+    Raises UserError when too much varies for one figure.
+    """
+    roles = assign_roles(curves.factors, panel, colour)
     panels: dict[tuple[str, ...], list[int]] = {}
     for combination in _combinations(roles.panels):
         members = [i for i in range(len(curves.curves)) if _labels(roles.panels, i) == combination]
@@ -83,7 +78,7 @@ def draw_figure(curves: Curves) -> Figure:
     num_columns = min(len(panels), MAX_COLUMNS)
     num_rows = -(-len(panels) // num_columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.1 * num_columns + 2.3, 2.9 * num_rows + 0.3), layout="constrained")
+        figure = Figure(figsize=(3.1 * num_columns + _legend_inches(roles), 2.9 * num_rows + 0.3), layout="constrained")
         grid = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
         for axes, (combination, members) in zip(grid.flat, panels.items(), strict=False):
             _draw_panel(axes, curves, members, roles)
@@ -92,11 +87,13 @@ def draw_figure(curves: Curves) -> Figure:
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes in grid[:, 0]:
-            axes.set_ylabel(LABELS[curves.metric])
+            axes.set_ylabel(LABELS.get(curves.metric, curves.metric.replace("_", " ")))
         for axes in grid[-1]:
-            axes.set_xlabel("communication round")
-        _scale(grid.flat[0], curves.metric)
+            axes.set_xlabel(X_LABELS[curves.x])
+        _scale(grid.flat[0], curves)
         _add_legend(figure, curves, roles)
+        if curves.absent:
+            figure.supxlabel(f"not drawn: {curves.absent}", fontsize=8.5, x=0.01, ha="left")
     return figure
 
 
@@ -106,6 +103,11 @@ def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
             figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _legend_inches(roles: Roles) -> float:
+    labels = [text for factor in (roles.colour, roles.style) if factor for text in (_short(factor), *factor.levels)]
+    return max(2.3, 0.6 + 0.075 * max(map(len, labels), default=0))
 
 
 def _combinations(factors: Sequence[Factor]) -> list[tuple[str, ...]]:
@@ -137,25 +139,30 @@ def _draw_panel(axes: Axes, curves: Curves, members: list[int], roles: Roles) ->
 
 def _draw_band(axes: Axes, runs: Band, colour: str, line_style: LineStyle, marker: str, number: int) -> None:
     # markers sit at different rounds for each colour, so that curves which coincide are all seen
-    spacing = max(len(runs.rounds) // 5, 1)
+    spacing = max(len(runs.x) // 5, 1)
     axes.plot(
-        runs.rounds, runs.median, color=colour, linestyle=line_style, marker=marker, markersize=4.5,
+        runs.x, runs.median, color=colour, linestyle=line_style, marker=marker, markersize=4.5,
         markevery=((number * spacing) // 4 % spacing, spacing),
     )  # fmt: skip
     if runs.num_runs > 1:
-        axes.fill_between(runs.rounds, runs.lowest, runs.highest, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(runs.x, runs.lowest, runs.highest, color=colour, alpha=0.2, linewidth=0)
     finite = np.flatnonzero(np.isfinite(runs.median))
-    if finite.size and (runs.num_diverged or runs.num_running):
+    if finite.size and (runs.num_diverged or runs.num_incomplete):
         last = finite[-1]
         end = "x" if runs.num_diverged else ">"
-        axes.plot(runs.rounds[last], runs.median[last], marker=end, color=colour, markersize=8, markeredgewidth=2)
+        axes.plot(runs.x[last], runs.median[last], marker=end, color=colour, markersize=8, markeredgewidth=2)
 
 
-def _scale(axes: Axes, metric: str) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    if metric == "test_accuracy":
+def _scale(axes: Axes, curves: Curves) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=curves.x == "round"))
+    if curves.x in ("uplink-bytes", "gradients"):
+        axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
+    if curves.metric.endswith("accuracy"):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    else:
+        return
+    values = np.concatenate([curve.values[np.isfinite(curve.values)] for curve in curves.curves])
+    positive = values[values > 0]
+    if positive.size and not (values < 0).any() and np.log10(positive.max() / positive.min()) > LOG_DECADES:
         axes.set_yscale("log")
 
 
@@ -186,10 +193,9 @@ def _legend_notes(curves: Curves) -> list[Line2D]:
     repeats = max(labels.count(label) for label in labels)
     if repeats > 1:
         notes.append(_heading(f"line: median of {repeats} seeds\nband: lowest to highest"))
-    statuses = {curve.status for curve in curves.curves}
-    for status, marker in (("diverged", "x"), ("running", ">")):
-        if status in statuses:
-            label = status if status == "diverged" else "incomplete"
+    ends = {STATUS_TEXT[curve.status] for curve in curves.curves}
+    for label, marker in (("diverged", "x"), ("incomplete", ">")):
+        if label in ends:
             notes.append(Line2D([], [], color="0.3", linestyle="", marker=marker, markeredgewidth=2, label=label))
     return notes
 

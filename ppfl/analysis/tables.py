@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 SERIES = ("operator_norm", "distance")
 """Scores of θ at the last evaluated round; everything else is told by stage."""
-STATUS_TEXT = {"complete": "complete", "diverged": "diverged", "running": "incomplete"}
+STATUS_TEXT = {"complete": "complete", "diverged": "diverged", "running": "incomplete", "failed": "incomplete"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def runs_table(results: Sequence[Result]) -> Table:
         rows.append(
             (
                 str(result.attrs["digest"])[:8],
-                *(_text(config.get(key)) for key in keys),
+                *(text_of(config.get(key)) for key in keys),
                 STATUS_TEXT[str(result.attrs["status"])],
                 str(_last(result, "round", "–")),
                 *(_last(result, name, "–") for name in series),
@@ -70,7 +71,7 @@ def provenance_rows(results: Sequence[Result]) -> list[tuple[str, str]]:
     names = list(dict.fromkeys(name for result in results for name in result.provenance))
     rows = []
     for name in names:
-        values = list(dict.fromkeys(_text(result.provenance.get(name)) for result in results))
+        values = list(dict.fromkeys(text_of(result.provenance.get(name)) for result in results))
         shown = ", ".join(values[:3]) + (f", … ({len(values)} values)" if len(values) > 3 else "")
         rows.append((name, shown))
     return rows
@@ -102,7 +103,10 @@ def _last(result: Result, name: str, absent: str) -> str:
     return number(float(result.rounds[name].to_numpy()[-1]))
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """Return a value of a configuration as tables show it."""
     if value is None:
         return "–"
+    if isinstance(value, list | dict):
+        return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

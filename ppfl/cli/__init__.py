@@ -8,13 +8,16 @@ from __future__ import annotations
 import click
 
 from ppfl import __version__
+from ppfl.cli.collect import collect
 from ppfl.cli.diagnose import diagnose
 from ppfl.cli.doctor import doctor
 from ppfl.cli.grid import grid
 from ppfl.cli.group import Commands
 from ppfl.cli.pack import pack
+from ppfl.cli.plot import plot
 from ppfl.cli.run import run
 from ppfl.cli.show import show
+from ppfl.cli.table import table
 
 
 @click.group(cls=Commands, context_settings={"max_content_width": 110})
@@ -34,5 +37,5 @@ def main() -> None:
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, grid, show, diagnose, doctor):
+for _command in (run, pack, grid, show, collect, table, plot, diagnose, doctor):
     main.add_command(_command)

@@ -46,6 +46,17 @@ def test_commands_of_the_readme_work(checkout: Path) -> None:
     assert (checkout / "digits-2-ranks.h5").exists()
 
 
+@pytest.mark.workflow
+def test_commands_of_the_chapter_on_results_work(checkout: Path) -> None:
+    commands = commands_of(ROOT / "docs" / "results.md")
+    assert len(commands) >= 6
+    script = "\n".join(["set -eo pipefail", "source .venv/bin/activate", *commands])
+    done = subprocess.run(["bash", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("grid.h5", "grid.png", "table.csv", "bytes.svg"):
+        assert (checkout / name).exists(), name
+
+
 def test_targets_of_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

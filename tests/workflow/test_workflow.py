@@ -12,7 +12,7 @@ import h5py
 import pytest
 import yaml
 
-from ppfl.analysis.curves import load_curves
+from ppfl.analysis.sources import results_at
 from ppfl.grid import load_cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,7 +47,7 @@ def test_every_cell_has_a_complete_result_of_two_ranks(finished: Path) -> None:
 
 
 def test_a_diverging_run_is_a_result(finished: Path) -> None:
-    statuses = sorted(curve.status for curve in load_curves(sorted((finished / "tiny_quadratic").glob("*.h5"))).curves)
+    statuses = sorted(run.status for run in results_at(sorted((finished / "tiny_quadratic").glob("*.h5"))).outlines)
     assert statuses == ["complete", "diverged"]
 
 

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from ppfl.analysis.curves import load_curves
-from ppfl.analysis.figure import draw_figure, save_figure
+from ppfl.analysis.plot import plot_or_explain
+from ppfl.deferred import defer_torch
 
 sys.stderr = Path(snakemake.log[0]).open("w", encoding="utf-8")
-curves = load_curves([Path(path) for path in snakemake.input])
-save_figure(draw_figure(curves), [Path(path) for path in snakemake.output])
+defer_torch()
+plot_or_explain([Path(path) for path in snakemake.input], [Path(path) for path in snakemake.output])

@@ -1,0 +1,151 @@
+"""`ppfl table`: what varies and final metrics, one row a configuration; seeds become a median and a range."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+
+import numpy as np
+
+from ppfl.analysis.curves import METRICS
+from ppfl.analysis.dimensions import short_names
+from ppfl.analysis.factors import find_factors, is_seed
+from ppfl.analysis.sources import Source
+from ppfl.core.errors import UserError
+
+LAST, BEST = "last", "best"
+_STAGED = "test_accuracy"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric over the complete runs of a row; nan when there are none."""
+
+    median: float
+    lowest: float
+    highest: float
+    num_runs: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: a series at some round, or a final metric in one stage (mean over clients)."""
+
+    name: str
+    stage: str | None
+
+    @property
+    def title(self) -> str:
+        """Heading of the column."""
+        return f"{self.name} {self.stage}" if self.stage else self.name
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """`rows` are (what varies as values, status in words, scores)."""
+
+    keys: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    at: str
+    rows: tuple[tuple[tuple[object, ...], str, tuple[Score, ...]], ...]
+
+
+def compare(
+    source: Source, metrics: Sequence[str] = (), at: str | None = None, *, seeds: bool = False
+) -> ComparisonTable:
+    """Tabulate the runs of a source.
+
+    `at` is last, best (lowest, of accuracies highest) or a round; None takes metrics by stage where they have stages,
+    else the last round. Only complete runs are in scores. `seeds` gives each run a row. Raises UserError when a metric
+    or a round is not there.
+    """
+    columns = _columns(source, metrics, at)
+    factors = find_factors(source.settings, with_seeds=seeds)
+    factors.sort(key=lambda factor: all(map(is_seed, factor.keys)))
+    # of seeds that are always the same one will do
+    keys = [key for factor in factors for key in (factor.keys[:1] if all(map(is_seed, factor.keys)) else factor.keys)]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for run in range(len(source.digests)):
+        groups.setdefault(tuple(factor.labels[run] for factor in factors), []).append(run)
+    scores = [_scores(source, run, columns, at or LAST) for run in range(len(source.digests))]
+    if at is not None and at.isdigit() and not any(isfinite(value) for row in scores for value in row):
+        rounds = sorted({int(number) for run in source.outlines for number in run.rounds})
+        allowed = ", ".join(map(str, rounds[:5])) + (f", … {rounds[-1]}" if len(rounds) > 5 else "")
+        raise UserError(f"--at {at}: no complete run was evaluated there; allowed: {allowed or 'none yet'}, last, best")
+    names = short_names(keys, frozenset())
+    rows = []
+    for runs in groups.values():
+        values = tuple(source.settings[runs[0]].get(key) for key in keys)
+        summary = tuple(_score([scores[run][column] for run in runs]) for column in range(len(columns)))
+        rows.append((values, _status([source.outlines[run].status for run in runs]), summary))
+    rows.sort(key=lambda row: [_rank(value) for value in row[0]])
+    return ComparisonTable(tuple(names[key] for key in keys), tuple(columns), at or LAST, tuple(rows))
+
+
+def _columns(source: Source, metrics: Sequence[str], at: str | None) -> list[Metric]:
+    series = source.series_names()
+    final = list(dict.fromkeys(name for run in source.outlines for name in run.summary))
+    stages = list(dict.fromkeys(stage for run in source.outlines for stage in run.stages))
+    if not metrics:
+        is_staged = "operator_norm" not in series and _STAGED in final
+        metrics = [_STAGED] if is_staged else [name for name in METRICS if name in series][:1]
+    columns = []
+    for name in metrics:
+        if name in final and at is None:
+            columns += [Metric(name, stage) for stage in stages]
+        elif name in series:
+            columns.append(Metric(name, None))
+        else:
+            allowed = ", ".join(dict.fromkeys([*series, *(final if at is None else [])])) or "none yet"
+            raise UserError(f"--metric {name}: the runs have no such metric; allowed: {allowed}")
+    return columns
+
+
+def _scores(source: Source, run: int, columns: Sequence[Metric], at: str) -> list[float]:
+    """Return one number a column; nan for a run that is not complete."""
+    if source.outlines[run].status != "complete":
+        return [nan] * len(columns)
+    names = {column.name for column in columns}
+    series, final = source.read(run, {"round", *names}, names)
+    stages = list(source.outlines[run].stages)
+    statistic = list(source.outlines[run].statistics).index("mean") if stages else 0
+    found = []
+    for column in columns:
+        if column.stage is None:
+            found.append(_at(series["round"], series[column.name], column.name, at))
+        elif column.name in final and column.stage in stages:
+            found.append(float(final[column.name][stages.index(column.stage), statistic]))
+        else:
+            found.append(nan)
+    return found
+
+
+def _at(rounds: np.ndarray, values: np.ndarray, name: str, at: str) -> float:
+    if at == LAST:
+        return float(values[-1])
+    if at == BEST:
+        return float(np.nanmax(values) if name.endswith("accuracy") else np.nanmin(values))
+    place = np.flatnonzero(rounds == int(at))
+    return float(values[place[0]]) if place.size else nan
+
+
+def _score(values: Sequence[float]) -> Score:
+    known = [value for value in values if not np.isnan(value)]
+    if not known:
+        return Score(nan, nan, nan, 0)
+    return Score(float(np.median(known)), min(known), max(known), len(known))
+
+
+def _status(statuses: Sequence[str]) -> str:
+    counts = Counter(statuses)
+    if len(statuses) == 1:
+        return statuses[0]
+    return ", ".join(f"{counts[status]} {status}" for status in sorted(counts))
+
+
+def _rank(value: object) -> tuple[int, float, str]:
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))

@@ -1,0 +1,68 @@
+"""`ppfl table`: what varies and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ppfl.cli.options import results_option, where_option
+from ppfl.deferred import defer_torch
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="What to show. Repeatable.")
+@click.option(
+    "--at", metavar="WHEN", help="last, best, or a round. Default: by stage where there are stages, else last."
+)
+@click.option("--seeds", is_flag=True, help="One row a run, instead of the median [lowest, highest] over seeds.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["text", "csv", "markdown", "latex"]),
+    default="text",
+    show_default=True,
+    help="CSV has all digits.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Default: standard output."
+)
+@where_option
+@results_option
+def table(
+    source: Path,
+    metrics: tuple[str, ...],
+    at: str | None,
+    seeds: bool,
+    format_name: str,
+    out: Path | None,
+    where: tuple[str, ...],
+    results: Path | None,
+) -> int:
+    """Tabulate runs: what varies, how they ended, final metrics; seeds become a median and a range.
+
+    SOURCE is a result, a folder of results, a configuration file, or a file of `ppfl collect`. Scores are over complete
+    runs; the column `status` counts all.
+    """
+    defer_torch()
+    from ppfl.analysis.comparison_table import compare
+    from ppfl.analysis.sources import open_source
+    from ppfl.analysis.table_formats import FORMATS
+    from ppfl.core.errors import UserError
+
+    if at not in (None, "last", "best") and not str(at).isdigit():
+        raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
+    found = open_source(source, results).where(where)
+    text = FORMATS[format_name](compare(found, metrics, at, seeds=seeds))
+    for line in found.warnings():
+        click.echo(f"ppfl: {line}", err=True)
+    if out is None:
+        click.echo(text, nl=False)
+        return 0
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot write it: {error.strerror}") from error
+    return 0

@@ -1,0 +1,183 @@
+"""Reads a few parts of very many results: low-level HDF5 calls, one open file at a time, nothing of xarray.
+
+`ppfl.results.reader.open_result` reads one result whole and takes about ten times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ppfl.core.errors import UserError
+from ppfl.results.layout import FILE_KIND, RUNNING, failed_path, running_path
+
+Array = npt.NDArray[Any]
+
+FAILED, MISSING = "failed", "missing"
+PROVENANCE = ("commit", "host", "device", "version_ppfl", "version_torch")
+"""What is read of where a result comes from."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """How a run ended and what its file holds, without the numbers."""
+
+    status: str
+    """complete, diverged, running (at work, or stopped before its end), failed or missing."""
+    reason: str = ""
+    """Why a failed run failed, in one line."""
+    attrs: dict[str, Any] = field(default_factory=dict)
+    """The attributes of the file; empty without one."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    rounds: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Evaluated rounds."""
+    clients: tuple[str, ...] | None = None
+    """Names of the clients where there are series over them."""
+    series: dict[str, tuple[np.dtype[Any], int]] = field(default_factory=dict)
+    """Number type and number of dimensions of each score and cost."""
+    summary: tuple[str, ...] = ()
+    """Final metrics."""
+    stages: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a result, finished or not."""
+        return bool(self.attrs)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.h5f.FileID]:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    # results are replaced as a whole, never changed in place: a lock would keep nobody from anything
+    access.set_file_locking(False, True)
+    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=access)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def kind_of(path: Path) -> str | None:
+    """Return the attribute `kind` of an HDF5 file, None for anything else."""
+    try:
+        with _opened(path) as file:
+            root = h5py.h5g.open(file, b"/")
+            return str(_attribute(root, b"kind")) if h5py.h5a.exists(root, b"kind") else None
+    except OSError:
+        return None
+
+
+def outline(path: Path) -> Outline:
+    """Return how the run ended whose result is, or would be, at `path`, whatever state it is in.
+
+    Raises UserError for an HDF5 file that is no result.
+    """
+    try:
+        with _opened(path) as file:
+            found = _outline(file, path)
+    except FileNotFoundError:
+        return _without_file(path)
+    except (OSError, RuntimeError, KeyError) as error:
+        return Outline(FAILED, f"the result cannot be read: {' '.join(str(error).split())}")
+    if found.status == RUNNING and (reason := _failure(path)) is not None:
+        return Outline(**(vars(found) | {"status": FAILED, "reason": reason}))
+    return found
+
+
+def read_numbers(
+    path: Path, series: Collection[str], metrics: Collection[str]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the named series, and the named final metrics as arrays (stage, statistic), of those that it has."""
+    with _opened(path) as file:
+        return _arrays(file, b"rounds", series), _arrays(file, b"summary", metrics)
+
+
+def _arrays(file: h5py.h5f.FileID, group: bytes, names: Collection[str]) -> dict[str, Array]:
+    root = h5py.h5g.open(file, b"/")
+    if not names or group not in root:
+        return {}
+    opened = h5py.h5g.open(root, group)
+    return {name: _array(opened, name.encode()) for name in names if name.encode() in opened}
+
+
+def _outline(file: h5py.h5f.FileID, path: Path) -> Outline:
+    root = h5py.h5g.open(file, b"/")
+    attrs = _attributes(root)
+    if attrs.get("kind") != FILE_KIND:
+        raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give files that runs wrote")
+    provenance = _attributes(h5py.h5g.open(root, b"provenance"), PROVENANCE) if b"provenance" in root else {}
+    rounds, clients, series = np.zeros(0, np.int64), None, {}
+    if b"rounds" in root:
+        group = h5py.h5g.open(root, b"rounds")
+        for name in group:
+            data = h5py.h5d.open(group, name)
+            series[name.decode()] = (data.dtype, data.rank)
+        rounds = _array(group, b"round")
+        clients = _texts(group, b"client") if series.pop("client", None) else None
+        series.pop("round")
+    final: dict[str, tuple[str, ...]] = {}
+    if b"summary" in root:
+        group = h5py.h5g.open(root, b"summary")
+        final = {"stages": _texts(group, b"stage"), "statistics": _texts(group, b"statistic")}
+        final["summary"] = tuple(name.decode() for name in group if name not in (b"stage", b"statistic"))
+    return Outline(str(attrs["status"]), "", attrs, provenance, rounds, clients, series, **final)
+
+
+def _without_file(path: Path) -> Outline:
+    reason = _failure(path)
+    if reason is not None:
+        return Outline(FAILED, reason)
+    return Outline(RUNNING if running_path(path).exists() else MISSING)
+
+
+def _failure(path: Path) -> str | None:
+    """Return why the last attempt failed; None when none did, or when another one has begun since."""
+    note = failed_path(path)
+    try:
+        failed_at = note.stat().st_mtime_ns
+        facts = json.loads(note.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError:
+        return f"{note.name} cannot be read"
+    with suppress(FileNotFoundError):
+        if running_path(path).stat().st_mtime_ns > failed_at:
+            return None
+    return " ".join(str(facts.get("reason", "no reason given")).split())
+
+
+def _attributes(location: h5py.h5g.GroupID, wanted: Collection[str] | None = None) -> dict[str, Any]:
+    if wanted is not None:
+        names = [name.encode() for name in wanted if h5py.h5a.exists(location, name.encode())]
+    else:
+        names = [h5py.h5a.open(location, index=index).name for index in range(h5py.h5a.get_num_attrs(location))]
+    return {name.decode(): _attribute(location, name) for name in names}
+
+
+def _attribute(location: h5py.h5g.GroupID, name: bytes) -> Any:
+    attribute = h5py.h5a.open(location, name)
+    value = np.empty(attribute.shape, attribute.dtype)
+    attribute.read(value)
+    item = value.item() if value.ndim == 0 else value
+    return item.decode() if isinstance(item, bytes) else item
+
+
+def _array(group: h5py.h5g.GroupID, name: bytes) -> Array:
+    data = h5py.h5d.open(group, name)
+    values = np.empty(data.shape, data.dtype)
+    data.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values
+
+
+def _texts(group: h5py.h5g.GroupID, name: bytes) -> tuple[str, ...]:
+    return tuple(text.decode() if isinstance(text, bytes) else str(text) for text in _array(group, name))

@@ -1,0 +1,147 @@
+"""`ppfl table`: what varies and what came of it, in four formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from ppfl.analysis.collect import collect
+from ppfl.analysis.sources import open_source
+from tests.conftest import MakeResult
+from tests.grids import fill, grid_file, in_all_states, ppfl
+
+GRID = "{problem.zeta: [0, 10], seed: [0, 1, 2]}"
+
+TEXT = """\
+zeta  status      operator norm
+0     3 complete  0.0002 [0.0001, 0.0003]
+10    3 complete  0.0005 [0.0004, 0.0006]
+"""
+CSV = """\
+zeta,status,uplink_bytes,uplink_bytes min,uplink_bytes max,uplink_bytes runs
+0.0,3 complete,16.0,16.0,16.0,3
+10.0,3 complete,16.0,16.0,16.0,3
+"""
+MARKDOWN = """\
+| zeta | status | operator norm |
+| --- | --- | --- |
+| 0 | 3 complete | 0.0002 [0.0001, 0.0003] |
+| 10 | 3 complete | 0.0005 [0.0004, 0.0006] |
+"""
+LATEX = r"""\begin{tabular}{lll}
+\hline
+zeta & status & uplink bytes \\
+\hline
+0 & 3 complete & 16 [16, 16] \\
+10 & 3 complete & 16 [16, 16] \\
+\hline
+\end{tabular}
+"""
+
+
+@pytest.fixture
+def config(make_result: MakeResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = grid_file(tmp_path, GRID)
+    fill(make_result, path)
+    return path
+
+
+def table(source: Path, *arguments: str | Path) -> str:
+    done = ppfl("table", source, *arguments)
+    assert done.exit_code == 0, done.stderr
+    return str(done.stdout)
+
+
+def test_formats_are_as_they_were(config: Path, tmp_path: Path) -> None:
+    assert table(tmp_path) == TEXT
+    assert table(tmp_path, "--format", "csv", "--metric", "uplink_bytes", "--at", "20") == CSV
+    assert table(tmp_path, "--format", "markdown") == MARKDOWN
+    assert table(tmp_path, "--format", "latex", "--metric", "uplink_bytes", "--at", "20") == LATEX
+    assert r"75.00 \% [75.00 \%, 75.00 \%]" in table(tmp_path, "--format", "latex", "--metric", "test_accuracy")
+
+
+def test_a_folder_a_grid_and_a_collection_give_the_same_table(config: Path, tmp_path: Path) -> None:
+    collect(open_source(tmp_path), tmp_path / "out" / "grid.h5")
+    assert table(config, "--results", tmp_path) == TEXT
+    assert table(tmp_path / "out" / "grid.h5") == TEXT
+    by_stage = ("--metric", "test_accuracy", "--format", "csv")
+    assert table(tmp_path / "out" / "grid.h5", *by_stage) == table(tmp_path, *by_stage)
+
+
+def test_seeds_can_be_shown_singly(config: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(table(tmp_path, "--seeds", "--format", "csv"))))
+    assert [(row["zeta"], row["seed"]) for row in rows] == [(z, s) for z in ("0.0", "10.0") for s in ("0", "1", "2")]
+    assert [float(row["operator_norm"]) for row in rows] == pytest.approx([k * 1e-4 for k in range(1, 7)])
+    assert {row["status"] for row in rows} == {"complete"}
+
+
+def test_best_is_the_lowest_norm_and_the_highest_accuracy(make_result: MakeResult, tmp_path: Path) -> None:
+    settings = {"name": "one", "seed": 0}
+    path = make_result("00", settings, {"loss": [3.0, 1.0, 2.0], "test_accuracy": [0.25, 0.75, 0.5]})
+    best = table(path, "--at", "best", "--metric", "loss", "--metric", "test_accuracy", "--format", "csv")
+    (row,) = csv.DictReader(io.StringIO(best))
+    assert (row["loss"], row["test_accuracy"], row["status"]) == ("1.0", "0.75", "complete")
+    (row,) = csv.DictReader(io.StringIO(table(path, "--at", "last", "--metric", "test_accuracy", "--format", "csv")))
+    assert row["test_accuracy"] == "0.5"
+    assert "test accuracy tuned" in table(path)
+
+
+def test_incomplete_runs_are_counted_and_not_averaged(make_result: MakeResult, tmp_path: Path) -> None:
+    config = grid_file(tmp_path, "{problem.zeta: [0, 1, 10], seed: [0, 1]}")
+    in_all_states(make_result, config)
+    done = ppfl("table", config, "--results", tmp_path)
+    lines = done.stdout.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines[1:]] == [
+        "1 complete, 1 diverged  0.0001", "1 failed, 1 running     –", "1 failed, 1 missing     –",
+    ]  # fmt: skip
+    assert "2 failed, 1 missing, 1 running of 6 runs" in done.stderr
+
+
+def test_where_selects_runs(config: Path, tmp_path: Path) -> None:
+    assert table(tmp_path, "--where", "problem.name=quadratic") == TEXT
+    assert table(tmp_path, "--where", "zeta=10", "--where", "seed=1").splitlines()[1] == "complete  0.0005"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--metric", "speed"], "--metric speed: the runs have no such metric; allowed: operator_norm"),
+        (["--at", "soon"], "--at soon: no such time; allowed: last, best, or a round"),
+        (["--at", "7"], "--at 7: no complete run was evaluated there; allowed: 0, 10, 20, 30, 40, last, best"),
+        (["--where", "zeta=3"], "--where zeta=3: fits no run; problem.zeta is 0.0, 10.0"),
+        (["--where", "beta=3"], "--where beta=3: no such key; allowed: "),
+        (["--where", "name=ffgg"], "--where name=ffgg: fits several keys; allowed: "),
+        (["--where", "zeta"], "--where zeta: fits no run"),
+        (["--out", "trial.yaml/table.txt"], "--out trial.yaml/table.txt: cannot write it"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(config: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = ppfl("table", tmp_path, *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"ppfl: error: {words}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty", "text.h5"])
+def test_a_source_that_is_none_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.h5").write_text("no HDF5")
+    done = ppfl("table", tmp_path / name)
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_table_goes_to_a_file(config: Path, tmp_path: Path) -> None:
+    assert table(tmp_path, "--out", tmp_path / "deep" / "table.txt") == ""
+    assert (tmp_path / "deep" / "table.txt").read_text(encoding="utf-8") == TEXT
+
+
+def test_the_end_of_a_key_is_taken_for_one_that_varies(make_result: MakeResult, tmp_path: Path) -> None:
+    for number, lr in enumerate((0.1, 0.2)):
+        settings = {"name": "one", "algorithm": {"lr": lr}, "server_optimizer": {"lr": 1.0}}
+        make_result(f"{number}", settings, {"loss": [1.0, lr]})
+    assert table(tmp_path, "--metric", "loss", "--where", "lr=0.2").splitlines()[1].split() == ["complete", "0.2"]
