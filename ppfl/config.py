@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from ppfl.config_errors import ConfigError, Finding, findings_of
 from ppfl.config_schema import schema_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RESULTS_VERSION = 1
 """Part of every digest; raised when a change of the code changes results, so that old ones are not taken for new."""
 
-_NOT_SCIENTIFIC = {"name", "engine", "save"}
+_NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint"}
 _MAX_SEED = 2**32
 _SGD: Any = {"name": "sgd"}
 _MEAN: Any = {"name": "mean"}
@@ -70,6 +70,15 @@ class Engine(Settings):
     """Where to compute; auto takes a GPU where there is one."""
 
 
+class Checkpoint(Settings):
+    """When the state of a run is saved, so that it can go on after it was killed; changes no result."""
+
+    every_seconds: PositiveFloat | None = 300.0
+    """Seconds from one checkpoint to the next, to the end of a round; null: none by time."""
+    every_rounds: Annotated[int, Field(ge=1)] | None = None
+    """Rounds, or arrivals, from one checkpoint to the next; null: none by rounds."""
+
+
 class Config(Settings):
     """One run."""
 
@@ -105,6 +114,8 @@ class Config(Settings):
     """Scores during the run and at its end."""
     save: Save = Save()
     """Files beside the result."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When the state of the run is saved."""
     engine: Engine = Engine()
     """How to compute."""
 

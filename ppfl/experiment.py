@@ -2,50 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
+from ppfl.assemble import build, build_problem
 from ppfl.config import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
-from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
-from ppfl.core.problem import Placement
-from ppfl.device import choose_device, describe_device
-from ppfl.engine.byzantine import check_cohort
+from ppfl.device import describe_device
 from ppfl.engine.choose import open_engine
-from ppfl.engine.cohort import CohortSampler
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
-from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
+from ppfl.keeper import CheckpointKeeper
 from ppfl.launcher import open_communicator
 from ppfl.provenance import describe_process, now
+from ppfl.results.checkpoints import Checkpoints
+from ppfl.results.claim import Claim
+from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
-from ppfl.results.reader import open_result
-from ppfl.results.recorder import Recorder, prepare, release
+from ppfl.results.recorder import Recorder, look, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ppfl.assemble import BuildProblem
     from ppfl.config import Config
     from ppfl.core.communicator import Communicator
-    from ppfl.core.problem import Problem, ProblemSettings
     from ppfl.engine.choose import AnyEngine
+    from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Scored
     from ppfl.progress import Progress
 
-    BuildProblem = Callable[[ProblemSettings, Placement, int], Problem]
 
-Result = TypeVar("Result")
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+logger = logging.getLogger(__name__)
 
 
-def build_problem(settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
-    """Build the part of the problem that this rank holds. Collective."""
-    return settings.build(placement, clients_per_chunk)
+@dataclass(frozen=True)
+class Caller:
+    """Who runs an experiment: what it wishes and what it is told, beside the progress that rank 0 shows."""
+
+    cell: str = ""
+    """What varies in a grid, in words, for the note of a failure."""
+    wants_stop: Callable[[], bool] = lambda: False
+    """Asked on every rank after every round; when any rank says yes, all save the state and stop."""
+    told: Callable[[int], None] = lambda done: None
+    """Called on every rank with the number of rounds done: 0 when the run is this job's own, then after every round."""
 
 
 def run(
@@ -54,150 +59,129 @@ def run(
     progress: Progress,
     communicator: Communicator | None = None,
     build_problem: BuildProblem = build_problem,
+    caller: Caller = Caller(),
 ) -> str:
-    """Run one experiment to the file `out`; return "complete", "diverged" or "already done". Collective.
+    """Run one experiment to the file `out`, from its checkpoint where there is one. Collective.
 
+    Returns "complete", "diverged", "already done", or "stopped" when the caller wanted it: everything is saved then.
     Default communicator: all ranks that the launcher started. `build_problem` may return a problem that it built
     earlier from the same arguments.
 
-    Raises UserError for what the user can mend: an output that belongs to another run, more ranks than chunks of
-    clients, a step size that must diverge, broken data, a full disk.
+    Raises UserError for what the user can mend: an output that belongs to another run or that another job works on,
+    more ranks than chunks of clients, a step size that must diverge, broken data, a full disk. Whatever ends a run that
+    was this job's own is noted beside the result (`ppfl.results.failures`).
     """
     communicator = communicator or open_communicator()
+    place = _Place(config, out, communicator.size, caller)
     try:
-        if on_first_rank(communicator, lambda: _make_room(config, out)) == "already done":
+        if on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "") == "already done":
             return "already done"
-        return _compute(config, out, progress, communicator, build_problem)
+        place.told(0)
+        return _compute(place, progress, communicator, build_problem, caller)
+    except BaseException as error:
+        place.note(error, communicator.rank)
+        raise
     finally:
-        if communicator.rank == 0:
-            release(out)
+        place.leave()
+
+
+class _Place:
+    """The result file and what lies beside it; on rank 0 with a claim."""
+
+    def __init__(self, config: Config, out: Path, num_ranks: int, caller: Caller) -> None:
+        self.config = config
+        self.out = out
+        self.claim: Claim | None = None
+        self.round: int | None = None
+        """Rounds done; None before the result is this job's own."""
+        self.is_unfinished = False
+        self._num_ranks = num_ranks
+        self._caller = caller
+
+    def enter(self) -> str:
+        """Claim the result unless it is finished. Called on rank 0."""
+        config, out = self.config, self.out
+        found = prepare(out, config.digest)
+        if found != "already done":
+            self.claim = Claim(out, self._num_ranks, config.rounds)
+            found = look(out, config.digest)  # whoever had it may have finished it meanwhile
+        self.is_unfinished = found == "unfinished"
+        if found != "already done":
+            remove_failure(out)
+            remove_parameters(out)
+        elif config.save.local and not has_local(out):
+            raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
+        return found
+
+    def told(self, round: int) -> None:
+        """Note how far the run is, for whoever asks."""
+        self.round = round
+        if self.claim is not None:
+            self.claim.tell(round)
+        self._caller.told(round)
+
+    def begin(self, round: int) -> None:
+        """Note where the rounds begin."""
+        self.round = round
+        if self.claim is not None:
+            self.claim.begin(round)
+
+    def check(self) -> None:
+        """Raise UserError when another job has taken the result over."""
+        if self.claim is not None:
+            self.claim.check()
+
+    def note(self, error: BaseException, rank: int) -> None:
+        """Leave the reason of a failure beside the result, unless the result is another job's."""
+        is_ours = self.round is not None and (self.claim is None or not self.claim.is_lost)
+        if is_ours and (rank == 0 or not isinstance(error, SharedUserError)):
+            failure = Failure.of(error, self.config.digest, cell=self._caller.cell, rank=rank, round=self.round)
+            write_rank_log(self.out, failure)
+            write_failure(self.out, failure)
+
+    def leave(self) -> None:
+        """Let other jobs have the result."""
+        if self.claim is not None:
+            self.claim.release()
 
 
 def _compute(
-    config: Config, out: Path, progress: Progress, communicator: Communicator, build_problem: BuildProblem
+    place: _Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem, caller: Caller
 ) -> str:
+    config, out = place.config, place.out
     setup = build(config, communicator, build_problem)
-    recorder = _open_recorder(config, out, setup) if communicator.rank == 0 else None
-    engine = open_engine(setup)
+    recorder = _open_recorder(place, setup) if communicator.rank == 0 else None
+    identity = {
+        "digest": config.digest,
+        "results_version": RESULTS_VERSION,
+        "clients_per_chunk": setup.clients_per_chunk,
+    }
+    checkpoints = Checkpoints(out, identity, communicator)
+    keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, caller.wants_stop, place.told, place.check)
+    engine = open_engine(setup, keeper)
+    first = keeper.resume(engine)
+    if place.is_unfinished and not first:
+        logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
     if recorder is not None and not isinstance(engine, Synchronous):
         recorder.follow_arrivals(engine.arrivals.arrays)
-    progress.start(config.rounds)
+    place.begin(first)
+    progress.start(config.rounds, first)
     for scored in engine:
         _record(recorder, scored, setup.communicator)
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
-    _finish(config, out, setup, engine, recorder)
+    if engine.status == "stopped":
+        _record(recorder, None, setup.communicator)
+    else:
+        _finish(config, out, setup, engine, recorder)
+        if communicator.rank == 0:
+            remove_failure(out)
+            checkpoints.remove()
     progress.finish(engine.status, out)
     return engine.status
 
 
-def _make_room(config: Config, out: Path) -> str:
-    """Return what `prepare` found; what an unfinished run left beside its result goes."""
-    found = prepare(out, config.digest)
-    if found == "new":
-        remove_parameters(out)
-    elif config.save.local and not has_local(out):
-        raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
-    return found
-
-
-def build(config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem) -> Setup:
-    """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
-    device = choose_device(config.engine.device, communicator)
-    guarded = GuardedCommunicator(communicator)
-    clients_per_chunk = config.engine.clients_per_chunk or 1
-    data_seed = config.seed if config.problem.seed is None else config.problem.seed
-    placement = Placement(guarded, data_seed, config.seed, _DTYPES[config.precision], device, config.byzantine)
-    problem = build_problem(config.problem, placement, clients_per_chunk)
-    _check_ranks(problem, communicator, clients_per_chunk)
-    cohort = _sample(config, problem)
-    _named("", lambda: check_cohort(problem, cohort, config.aggregator, config.byzantine))
-    optimizer = config.server_optimizer
-    participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
-    algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
-    if (times := config.compute_times) is not None:
-        _named("compute_times.", lambda: times.check(cohort.eligible))
-    tuner = config.evaluate.tuned.fine_tuner
-    # where nothing is local, whole models are personalized, and only with what the configuration names for it
-    whole_models = not problem.local_names
-    tuned_problem = problem.all_local() if whole_models and tuner else problem
-    resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)) if tuner else None
-    return Setup(
-        problem=problem,
-        algorithm=algorithm,
-        server_optimizer=config.server_optimizer,
-        aggregator=config.aggregator,
-        cohort=cohort,
-        communicator=guarded,
-        client_weights=_client_weights(config, problem),
-        num_rounds=config.rounds,
-        evaluate_every=config.evaluate.every,
-        tuned_epochs=config.evaluate.tuned.epochs,
-        tuned_fine_tuner=resolved_tuner or (None if whole_models else algorithm.fine_tuner_of_clients),
-        tuned_problem=tuned_problem,
-        clients_per_chunk=clients_per_chunk,
-        device=device,
-        byzantine=config.byzantine,
-        asynchronous=config.asynchronous,
-        compute_times=config.compute_times,
-        replay=_read_replay(config, communicator),
-    )
-
-
-def _sample(config: Config, problem: Problem) -> CohortSampler:
-    """Return who takes part in a round, or who is in flight."""
-    if config.asynchronous is None:
-        return _named("cohort: ", lambda: CohortSampler(problem, config.cohort, config.seed))
-    concurrency = config.asynchronous.concurrency
-    return _named("asynchronous.concurrency: ", lambda: CohortSampler(problem, concurrency, config.seed))
-
-
-def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
-    """Return the arrival log that is to be repeated. Collective."""
-    file = config.asynchronous.replay if config.asynchronous is not None else None
-    if file is None:
-        return None
-
-    def read() -> dict[str, np.ndarray]:
-        log = {str(name): values.to_numpy() for name, values in open_result(file.path).arrivals.data_vars.items()}
-        recorded = len(log["client"]) if log else 0
-        if recorded < config.rounds:
-            raise UserError(
-                f"asynchronous.replay: {file.path} has {recorded} arrivals, rounds: {config.rounds} asks for more"
-            )
-        return log
-
-    return on_every_rank(communicator, read)
-
-
-def _check_ranks(problem: Problem, communicator: Communicator, clients_per_chunk: int) -> None:
-    num_chunks = -(-problem.num_clients // clients_per_chunk)
-    if communicator.size > num_chunks:
-        raise SharedUserError(
-            f"{communicator.size} ranks for {problem.num_clients} clients in {num_chunks} chunk(s) of "
-            f"{clients_per_chunk}: every rank needs a chunk; start at most {num_chunks} ranks"
-        )
-
-
-def _named(prefix: str, action: Callable[[], Result]) -> Result:
-    """Turn a ValueError of a check that needs the built problem into an error that names the key."""
-    try:
-        return action()
-    except ValueError as error:
-        raise SharedUserError(f"{prefix}{error}") from error
-
-
-def _client_weights(config: Config, problem: Problem) -> tuple[float, ...]:
-    if config.weights == "uniform":
-        return (1.0,) * problem.num_clients
-    if not problem.has_samples and len(set(problem.num_train_samples)) > 1:
-        raise SharedUserError(
-            "weights: samples: what this problem knows of itself (θ*, ‖F‖, legal steps) is of the unweighted mean; "
-            "use uniform"
-        )
-    return tuple(float(samples) for samples in problem.num_train_samples)
-
-
-def _open_recorder(config: Config, out: Path, setup: Setup) -> Recorder:
+def _open_recorder(place: _Place, setup: Setup) -> Recorder:
+    config = place.config
     attributes = {
         "name": config.name,
         "digest": config.digest,
@@ -211,7 +195,7 @@ def _open_recorder(config: Config, out: Path, setup: Setup) -> Recorder:
         "clients_per_chunk": setup.clients_per_chunk,
         "device": describe_device(setup.device),
     }
-    recorder = Recorder(out, attributes, provenance)
+    recorder = Recorder(place.out, attributes, provenance, place.check)
     clients = {
         "client": np.array(problem.client_names, dtype=object),
         "num_train_samples": np.array(problem.num_train_samples),
@@ -225,24 +209,21 @@ def _open_recorder(config: Config, out: Path, setup: Setup) -> Recorder:
     return recorder
 
 
-def _record(recorder: Recorder | None, scored: Scored, communicator: Communicator) -> None:
-    """Hand the scores to the recorder; a refusing disk ends all ranks. Collective."""
+def _record(recorder: Recorder | None, scored: Scored | None, communicator: Communicator) -> None:
+    """Hand scores to the recorder, or have it write what it has; a refusing disk ends all ranks. Collective."""
 
     def append() -> None:
-        if recorder is not None:
+        if recorder is not None and scored is not None:
             recorder.append(scored.round, {**scored.metrics, **scored.costs})
+        elif recorder is not None:
+            recorder.write()
 
     on_every_rank(communicator, append)
 
 
 def _finish(config: Config, out: Path, setup: Setup, engine: AnyEngine, recorder: Recorder | None) -> None:
     """Score the three stages, save the parameters and complete the result. Collective."""
-
-    def write_rounds() -> None:
-        if recorder is not None:
-            recorder.write()
-
-    on_every_rank(setup.communicator, write_rounds)  # the stages may take long
+    _record(recorder, None, setup.communicator)  # the stages may take long
     stages = score_stages(setup, engine.group, engine.server)
     clients = {f"{stage}_{metric}": values for stage, scores in stages.items() for metric, values in scores.items()}
     metrics = next(iter(stages.values())).keys()

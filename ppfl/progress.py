@@ -21,8 +21,8 @@ _MAIN_METRICS = ("operator_norm", "test_accuracy", "loss")
 class Progress(Protocol):
     """Told by a run how far it is."""
 
-    def start(self, total_rounds: int) -> None:
-        """Begin; called once."""
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
+        """Begin, at a round other than 0 when a run goes on; called once."""
         ...
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
@@ -37,7 +37,7 @@ class Progress(Protocol):
 class Silent:
     """Says nothing: ranks other than 0, and tests."""
 
-    def start(self, total_rounds: int) -> None:
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
         """Say nothing."""
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
@@ -54,19 +54,23 @@ class Lines:
         self._stream = stream
         self._total_rounds = 0
         self._last_line_at = float("-inf")
+        self._first_round = 0
         self._started_at = 0.0
         self._latest = ""
 
-    def start(self, total_rounds: int) -> None:
-        """Begin to count time."""
-        self._total_rounds = total_rounds
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
+        """Begin to count time; say where a run goes on."""
+        self._total_rounds, self._first_round = total_rounds, first_round
         self._started_at = time.monotonic()
+        if first_round:
+            self._write(f"goes on at round {first_round} of {total_rounds}")
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
         """Write a line unless the last one is too recent."""
         now = time.monotonic()
         elapsed = now - self._started_at
-        left = f", {elapsed / round * (self._total_rounds - round):.0f} s left" if round else ""
+        done = round - self._first_round
+        left = f", {elapsed / done * (self._total_rounds - round):.0f} s left" if done else ""
         self._latest = f"round {round}/{self._total_rounds}{show_metric(metrics)}{left}"
         if now - self._last_line_at >= LINE_INTERVAL_SECONDS:
             self._last_line_at = now
@@ -92,7 +96,7 @@ class Bar:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
-    def start(self, total_rounds: int) -> None:
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
         """Show the bar."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -107,7 +111,7 @@ class Bar:
             console=Console(file=self._stream),
         )
         self._bar.start()
-        self._task = self._bar.add_task("", total=total_rounds)
+        self._task = self._bar.add_task("", total=total_rounds, completed=first_round)
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
         """Move the bar."""

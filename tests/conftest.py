@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,18 @@ os.environ["MKL_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import yaml
+
+from ppfl.stopping import SIGNALS
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command that was run in this process leaves its handlers of signals, which are meant to last to its end."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 MakeResult = Callable[..., Path]
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from ppfl.cli import main
 from ppfl.progress import Bar, Lines, Silent, choose_progress
 from ppfl.results.reader import open_result
+from ppfl.supervisor import Report
 from tests.conftest import MakeResult
 
 TINY = """
@@ -196,7 +197,7 @@ def test_an_error_after_mpi_started_is_told_once_and_ends_all_ranks(config: Path
 
 
 def test_a_failure_of_the_program_is_no_user_error(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> str:
+    def broken(*_: Any, **__: Any) -> str:
         raise AssertionError("a mistake of ours")
 
     monkeypatch.setattr("ppfl.experiment.run", broken)
@@ -206,7 +207,7 @@ def test_a_failure_of_the_program_is_no_user_error(config: Path, monkeypatch: py
 
 
 def test_an_interrupt_is_code_1(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any) -> str:
+    def interrupted(*_: Any, **__: Any) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ppfl.experiment.run", interrupted)
@@ -217,6 +218,7 @@ def test_an_interrupt_is_code_1(config: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_other_ranks_say_nothing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMI_RANK", "1")
     monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setattr("ppfl.supervisor.fork_rank", lambda rank: Report())
     for command in (("grid", config), ("run", config, "--set", "rounds=0"), ("rum",), ()):
         done = ppfl(*command)
         assert (done.output, done.exit_code) == ("", 0 if command[:1] == ("grid",) else 2)

@@ -13,10 +13,11 @@ import yaml
 from ppfl.analysis.paper.runs import Run, late_mean, spread
 from ppfl.analysis.paper.theory import Affine, System, system_of
 from ppfl.analysis.paper.tuning import choose, write_comparison
+from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import validate
 from ppfl.engine.choose import open_engine
-from ppfl.experiment import build, run
+from ppfl.experiment import run
 from ppfl.grid import load_cells
 from ppfl.progress import Silent
 from tests.engine.build import EXACT, config, ffgg

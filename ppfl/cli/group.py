@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -11,6 +12,8 @@ from ppfl.core.errors import UserError
 from ppfl.launcher import launched_as
 
 USER_ERROR = 2
+STOPPED = 75
+"""Stopped before its end on a signal, with everything saved: start again to continue."""
 
 
 class Commands(click.Group):
@@ -32,9 +35,28 @@ class Commands(click.Group):
         except click.Abort:
             _tell(UserError("interrupted"))
             code = 1
+        except (Exception, SystemExit) as error:
+            _end_other_ranks(error)
+            raise
         if standalone_mode:
             sys.exit(code)
         return code
+
+
+def end_together(code: int, line: str) -> int:
+    """Print a line on rank 0 and return the exit code on all ranks, after all are done. Collective."""
+    if launched_as().rank == 0:
+        click.echo(f"ppfl: {line}", err=True)
+    _leave_together()
+    return code
+
+
+def _leave_together() -> None:
+    """Finish with MPI, if it was begun: else the first rank to end with another code than 0 takes down the others."""
+    if "mpi4py.MPI" in sys.modules:
+        from ppfl.comm.mpi import leave
+
+        leave()
 
 
 def _one_line(error: click.ClickException) -> str:
@@ -51,17 +73,27 @@ def _tell(error: UserError) -> int:
         if rank == 0:
             _print(error)
         return USER_ERROR
-    from ppfl.comm.mpi import MpiCommunicator
+    from ppfl.comm.mpi import abort
     from ppfl.core.agree import SharedUserError
 
     if not isinstance(error, SharedUserError):
         _print(error, f"rank {rank}: ")
-        MpiCommunicator().abort(USER_ERROR)  # the other ranks may wait for this one
+        abort(USER_ERROR)  # the other ranks may wait for this one
     if rank == 0:
         _print(error)
-    # the first rank to end takes down the others, so none ends before rank 0 has told why
-    MpiCommunicator().barrier()
+    _leave_together()
     return USER_ERROR
+
+
+def _end_other_ranks(error: BaseException) -> None:
+    """End the job when one rank fails; without this the others would wait for it, and it for them, for ever."""
+    code = (error.code if isinstance(error.code, int) else 1) if isinstance(error, SystemExit) else 1
+    if code == 0 or "mpi4py.MPI" not in sys.modules:
+        return
+    from ppfl.comm.mpi import abort
+
+    traceback.print_exception(error)
+    abort(code)
 
 
 def _print(error: UserError, who: str = "") -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ppfl.cli.group import STOPPED, end_together
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.launcher import launched_as
+
+if TYPE_CHECKING:
+    from ppfl.config import Config
+    from ppfl.stopping import StopSignals
+    from ppfl.supervisor import Report
 
 
 @click.command()
@@ -23,26 +30,40 @@ from ppfl.launcher import launched_as
 def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | None) -> int:
     """Run one experiment and write its result.
 
-    Of a file with a grid, --cell says which run; `ppfl grid CONFIG` lists them. An existing result is never
-    overwritten: a complete one of the same run ends the command with "already done", an incomplete one is moved
-    aside, and that of another run is an error.
+    Of a file with a grid, --cell says which run; `ppfl grid CONFIG` lists them. A complete result of the same run ends
+    the command with "already done", an unfinished one goes on from its last checkpoint, and that of another run is an
+    error. SIGUSR1 and SIGTERM save the state and end the command with exit code 75: start it again to continue.
     """
-    from ppfl.grid import choose_cell
+    from ppfl.stopping import StopSignals
+    from ppfl.supervisor import Report, fork_rank
 
-    chosen = choose_cell(config, overrides, cell).config
-    out = out or chosen.default_out()
-    rank = launched_as().rank
+    launched = launched_as()
+    stop = StopSignals()
+    report = Report() if launched.size == 1 else fork_rank(launched.rank)
+    with report:
+        from ppfl.grid import choose_cell, show_varying
 
+        found = choose_cell(config, overrides, cell)
+        out = out or found.config.default_out()
+        report.about(out, found.config.digest, show_varying(found.varying))
+        return _run(found.config, out, show_varying(found.varying), stop, report)
+
+
+def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report) -> int:
+    from ppfl.experiment import Caller
     from ppfl.experiment import run as run_experiment
     from ppfl.progress import Bar, choose_progress, show_warnings
 
+    rank = launched_as().rank
     show_warnings(rank)
     progress = choose_progress(rank)
     try:
-        status = run_experiment(chosen, out, progress)
+        status = run_experiment(config, out, progress, caller=Caller(varying, stop, report.told))
     finally:
         if isinstance(progress, Bar):
             progress.close()
+    if status == "stopped":
+        return end_together(STOPPED, f"stopped at round {report.round} of {config.rounds}; start again to continue")
     if rank == 0:
         click.echo(f"{status}: {out}")
     return 0

@@ -69,11 +69,6 @@ class MpiCommunicator:
         self._comm.Alltoallv((_buffer(packed), widths * rows.shape[0]), (result.numpy(), num_rows * my_width))
         return result
 
-    def abort(self, code: int) -> None:
-        """End all ranks with an exit code, wherever they are."""
-        sys.stderr.flush()
-        self._comm.Abort(code)
-
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """Return the tensor of rank `source`."""
         result = tensor.clone() if self.rank == source else torch.empty_like(tensor)
@@ -123,6 +118,20 @@ class MpiCommunicator:
         """Wait for all messages that this rank sent."""
         MPI.Request.Waitall([request for request, _ in self._sending])
         self._sending = []
+
+
+def leave() -> None:
+    """Finish with MPI when every rank is here: an exit code other than 0 then ends no rank but its own. Collective."""
+    MPI.COMM_WORLD.Barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    MPI.Finalize()
+
+
+def abort(code: int) -> None:
+    """End all ranks with an exit code, wherever they are. Not collective."""
+    sys.stderr.flush()
+    MPI.COMM_WORLD.Abort(code)
 
 
 def _buffer(tensor: torch.Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppfl.assemble import build
 from ppfl.config import load, validate
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.errors import UserError
@@ -14,7 +15,6 @@ from ppfl.diagnose.measure import measure
 from ppfl.diagnose.table import write_json
 from ppfl.diagnose.verdict import diagnosis
 from ppfl.engine.choose import open_engine
-from ppfl.experiment import build
 from ppfl.launcher import open_communicator
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.results.reader import open_result

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,13 @@ class ArrivalLog:
             integers.append(getattr(arrival, name))
         for name, times in self._times.items():
             times.append(getattr(arrival, name))
+
+    def restore(self, log: Mapping[str, torch.Tensor]) -> None:
+        """Begin with the arrays of an earlier log."""
+        for name, integers in self._integers.items():
+            integers.extend(log[name].tolist())
+        for name, times in self._times.items():
+            times.extend(log[name].tolist())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return {name of a field of Arrival: (arrivals,)}, int64 or float64."""

@@ -5,16 +5,29 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right, insort
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ppfl.core.communicator import LocalParameterError
 from ppfl.core.params import add_scaled, map_params, num_bytes
+from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
+from ppfl.engine.checkpoint import (
+    Keeper,
+    name_clients,
+    name_costs,
+    name_params,
+    name_state,
+    read_params,
+    read_state,
+    restore_clients,
+    restore_costs,
+)
+from ppfl.engine.costs import Costs
 from ppfl.engine.evaluate import score_round
 from ppfl.engine.group import ClientGroup
-from ppfl.engine.synchronous import EXPLOSION_FACTOR, Costs, Scored
+from ppfl.engine.synchronous import EXPLOSION_FACTOR, Scored, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +52,15 @@ class Dispatcher:
         self._idle = sorted(set(sampler.eligible) - set(self.starters))
         self._num_draws = 1
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What a snapshot needs to know."""
+        return {"idle": self._idle, "num_draws": self._num_draws}
+
+    def restore(self, numbers: dict[str, Any]) -> None:
+        """Go on from the numbers of a snapshot."""
+        self._idle, self._num_draws = list(numbers["idle"]), numbers["num_draws"]
+
     def next(self, arrived: int) -> int:
         """Return who takes the place of a client that arrived."""
         if self._sampler.is_full:
@@ -57,15 +79,16 @@ class AsynchronousEngine(ABC):
     it is after those jobs of client m that have arrived. After the run `server` and `group` hold the final state.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
         assert setup.asynchronous is not None
         self.setup = setup
+        self.keeper = keeper
         self.rules = setup.asynchronous
         shared = setup.problem.init_shared()
         self.server: State = setup.algorithm.init_server(shared, setup.server_optimizer)
         self.group = ClientGroup(setup.problem, setup.algorithm, shared, clients_per_chunk=1)
         setup.communicator.protect(self.group)
-        self.status: Literal["running", "complete", "diverged"] = "running"
+        self.status: Status = "running"
         self.arrivals = ArrivalLog()
         self.version = 0
         self.num_dropped = 0
@@ -78,12 +101,48 @@ class AsynchronousEngine(ABC):
         self._optimizers: dict[float, ServerOptimizer] = {1.0: setup.server_optimizer}
         self._gradients: dict[int, tuple[float, float]] = {}
         self._limit = math.inf
+        self._done = 0
         stops = setup.communicator.allgather_rows(torch.tensor([setup.problem.clients.stop]))
         self._stops: list[int] = stops.tolist()
 
     @abstractmethod
     def __iter__(self) -> Iterator[Scored]:
-        """Run to the end; yield the scores at 0, at every `evaluate_every`-th and at the last arrival. Collective."""
+        """Run all arrivals that are left; yield the scores at 0, every `evaluate_every`-th and the last. Collective.
+
+        Between two arrivals the keeper may have a snapshot taken, or the run stopped.
+        """
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of this run, on any number of ranks."""
+        numbers, tensors, device = snapshot.numbers, snapshot.tensors, self.setup.device
+        self._done = snapshot.round
+        self._limit, self.version, self.num_dropped = numbers["limit"], numbers["version"], numbers["num_dropped"]
+        self._num_buffered, self._largest_delay = numbers["num_buffered"], numbers["largest_delay"]
+        self._dispatcher.restore(numbers["dispatcher"])
+        self.server = read_state(tensors, "server", self.server, device)
+        self._total = read_params(tensors, "total", device) if self._num_buffered else None
+        self.arrivals.restore(read_params(tensors, "arrivals", torch.device("cpu")))
+        restore_clients(self.group, tensors, device)
+        restore_costs(self.costs, numbers["costs"], self.setup.communicator.rank)
+
+    def _snapshot(self, done: int, numbers: dict[str, Any], messages: Params) -> Snapshot:
+        """Return the state of this rank: `numbers` of the engine, messages to clients at work, the rest. Collective."""
+        communicator = self.setup.communicator
+        common = {
+            "limit": self._limit,
+            "version": self.version,
+            "num_dropped": self.num_dropped,
+            "num_buffered": self._num_buffered,
+            "largest_delay": self._largest_delay,
+            "dispatcher": self._dispatcher.numbers,
+            "costs": name_costs(self.costs, communicator),
+        }
+        tensors = name_clients(self.group) | messages
+        if communicator.rank == 0:
+            log = {name: torch.from_numpy(values) for name, values in self.arrivals.arrays().items()}
+            tensors |= name_state("server", self.server) | name_params("total", self._total or {})
+            tensors |= name_params("arrivals", log)
+        return Snapshot(done, self.group.clients, common | numbers, tensors)
 
     def _message(self) -> Params:
         return self.setup.algorithm.downlink(self.server, self.version)

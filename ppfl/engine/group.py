@@ -77,6 +77,11 @@ class ClientGroup:
         assert len(self.chunks[0]) == 1
         self._store(client - self.clients.start, _stack_states([state]))
 
+    def restore(self, states: Mapping[int, State]) -> None:
+        """Replace the states of all clients of this rank."""
+        for index, chunk in enumerate(self.chunks):
+            self._store(index, _stack_states([states[client] for client in chunk]))
+
     def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
         for index, chunk in enumerate(self.chunks):

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from ppfl.core.params import flatten, unflatten
+from ppfl.core.snapshot import OF_CLIENT, Snapshot
 from ppfl.engine.asynchronous import AsynchronousEngine
+from ppfl.engine.checkpoint import name_params, read_params
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ppfl.core.communicator import Message
     from ppfl.core.types import Params, State
+    from ppfl.engine.checkpoint import Keeper
     from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Scored
 
@@ -34,6 +37,10 @@ class _Kind(IntEnum):
     """arrivals, 1 when all uplinks were finite."""
     GOODBYE = 3
     """nothing: no message follows."""
+    SAVE = 4
+    """arrivals, 1 when the run stops then."""
+    STOP = 5
+    """nothing: a rank was told to stop, and asks rank 0 to stop all."""
 
 
 class _Work(NamedTuple):
@@ -61,10 +68,13 @@ class Messages(AsynchronousEngine):
     after as many uplinks of others as there are other ranks: none of them starves, and neither do its own clients. A
     rank works through its clients in the order in which it was sent θ for them. The new w_m of a job counts from the
     moment its uplink is applied, so that scores are those of a replay by the virtual clock.
+
+    Rank 0 says when a snapshot is taken. Every rank then notes the θ that its clients at work were sent; after a
+    restart they begin anew with it, whatever had become of these jobs.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
+        super().__init__(setup, keeper)
         num_clients = setup.problem.num_clients
         self._num_applied = torch.zeros(num_clients, dtype=torch.int64)
         self._num_jobs = [0] * num_clients
@@ -73,22 +83,26 @@ class Messages(AsynchronousEngine):
         self._arrived: deque[_Uplink] = deque()
         self._num_served_of_others = 0
         self._sent_at_seconds: dict[int, float] = {}
+        self._taken_in: dict[int, _Work] = {}
+        self._asks_to_stop = False
         self._clock_start = self._clock_stopped = time.perf_counter()
         self._downlink_like = self._message()
         self._dtype = next((value.dtype for value in self._like.values()), torch.float32)
 
     def __iter__(self) -> Iterator[Scored]:
         """Run all arrivals; see AsynchronousEngine."""
-        yield self._score(0)
+        if self._done == 0:
+            yield self._score(0)
         yield from self._coordinate() if self.setup.communicator.rank == COORDINATOR else self._serve()
 
     def _coordinate(self) -> Iterator[Scored]:
         """What rank 0 does."""
         communicator = self.setup.communicator
         self._resume_clock()
-        for client in self._dispatcher.starters:
-            self._dispatch(client)
-        for done in range(1, self.setup.num_rounds + 1):
+        if self._done == 0:
+            for client in self._dispatcher.starters:
+                self._dispatch(client)
+        for done in range(self._done + 1, self.setup.num_rounds + 1):
             client, version, num_samples, params = self._next_uplink()
             now = self._seconds()
             self._count_gradients(num_samples)
@@ -107,12 +121,32 @@ class Messages(AsynchronousEngine):
                 if self.status != "running":
                     return
                 self._resume_clock()
+            self._keep_up(done)
+            if self.status != "running":
+                return
+
+    def _keep_up(self, done: int) -> None:
+        """Have all ranks save and stop where anybody wishes so; what rank 0 does."""
+        if self.keeper is None:
+            return
+        wish = self.keeper.wish(done)
+        stop = wish.stop or self._asks_to_stop
+        if wish.save or stop:
+            self._stop_clock()
+            for rank in range(1, self.setup.communicator.size):
+                self._send(rank, [_Kind.SAVE, done, int(stop)], {})
+            self._save_together(done, stop)
+            self._resume_clock()
 
     def _serve(self) -> Iterator[Scored]:
         """What the other ranks do."""
         while True:
             told = self._take_in()
-            if told is not None:
+            if told is not None and told.header[0] == _Kind.SAVE:
+                self._save_together(told.header[1], bool(told.header[2]))
+                if self.status != "running":
+                    return
+            elif told is not None:
                 _, done, finite = told.header
                 scored = self._score_together(done, bool(finite))
                 if self.status != "running":
@@ -125,21 +159,31 @@ class Messages(AsynchronousEngine):
                 self._send(COORDINATOR, [_Kind.UPLINK, client, version, num_samples], params)
 
     def _take_in(self) -> Message | None:
-        """Take in all messages, waiting for one when there is no work. Returns the one that asks for scores, if any."""
+        """Take in all messages, waiting for one when there is no work. Returns one that asks for all ranks, if any."""
         communicator = self.setup.communicator
+        if not self._asks_to_stop and self.keeper is not None and self.keeper.wish(self._done).stop:
+            self._asks_to_stop = True
+            self._send(COORDINATOR, [_Kind.STOP], {})
         while (message := communicator.receive(self._dtype, wait=not self._work)) is not None:
-            if message.header[0] == _Kind.SCORE:
+            if message.header[0] in (_Kind.SCORE, _Kind.SAVE):
+                self._done = message.header[1]
                 return message
             _, client, version = message.header
-            self._work.append(_Work(client, version, _params(message.body, self._downlink_like)))
+            self._line_up(_Work(client, version, _params(message.body, self._downlink_like)))
         return None
+
+    def _line_up(self, work: _Work) -> None:
+        """Put a job in the line of this rank."""
+        self._work.append(work)
+        if self.keeper is not None:
+            self._taken_in[work.client] = work
 
     def _dispatch(self, client: int) -> None:
         """Send θ to a client; a client of rank 0 is put in its own line."""
         message, rank = self._message(), self._rank_of(client)
         self._sent_at_seconds[client] = self._seconds()
         if rank == COORDINATOR:
-            self._work.append(_Work(client, self.version, message))
+            self._line_up(_Work(client, self.version, message))
         else:
             self._send(rank, [_Kind.WORK, client, self.version], message)
 
@@ -148,7 +192,7 @@ class Messages(AsynchronousEngine):
         communicator = self.setup.communicator
         while True:
             while (message := communicator.receive(self._dtype, wait=False)) is not None:
-                self._arrived.append(self._uplink_of(message))
+                self._hear(message)
             enough = self._num_served_of_others >= max(communicator.size - 1, 1)
             if self._work and (enough or not self._arrived):
                 self._arrived.append(self._compute_next())
@@ -160,7 +204,15 @@ class Messages(AsynchronousEngine):
             else:
                 waited_for = communicator.receive(self._dtype, wait=True)
                 assert waited_for is not None
-                self._arrived.append(self._uplink_of(waited_for))
+                self._hear(waited_for)
+
+    def _hear(self, message: Message) -> None:
+        """Put an uplink in line, or note that a rank asks to stop; what rank 0 does."""
+        if message.header[0] == _Kind.STOP:
+            self._asks_to_stop = True
+        else:
+            _, client, version, num_samples = message.header
+            self._arrived.append(_Uplink(client, version, num_samples, _params(message.body, self._like)))
 
     def _compute_next(self) -> _Uplink:
         """Compute the job of this rank that has waited longest."""
@@ -173,7 +225,12 @@ class Messages(AsynchronousEngine):
         return _Uplink(client, version, uplink.num_samples, uplink.params)
 
     def _score_together(self, num_arrivals: int, finite: bool) -> Scored:
-        """Give every rank the server's state and tell which uplinks it has applied; score. Collective."""
+        """Bring all ranks up to date; score. Collective."""
+        self._bring_up_to_date()
+        return self._score(num_arrivals, finite)
+
+    def _bring_up_to_date(self) -> None:
+        """Give every rank the server's state and tell which uplinks it has applied. Collective."""
         communicator = self.setup.communicator
         self._num_applied = communicator.broadcast(self._num_applied, COORDINATOR)
         for client, (job, state) in list(self._pending.items()):
@@ -187,7 +244,40 @@ class Messages(AsynchronousEngine):
             }
             for name, group in self.server.items()
         }
-        return self._score(num_arrivals, finite)
+
+    def _save_together(self, done: int, stop: bool) -> None:
+        """Let the keeper have a snapshot, and where the run stops, end. Collective."""
+        assert self.keeper is not None
+        self._bring_up_to_date()
+        at_work = torch.full((self.setup.problem.num_clients,), 0, dtype=torch.int64)
+        at_work[list(self._sent_at_seconds)] = 1
+        at_work = self.setup.communicator.broadcast(at_work, COORDINATOR)
+        mine = [work for client, work in self._taken_in.items() if at_work[client]]
+        messages: Params = {}
+        for work in mine:
+            messages[f"{OF_CLIENT}{work.client}/version"] = torch.tensor(work.version)
+            messages |= name_params(f"message/{work.version}", work.message)
+        numbers = {"num_applied": self._num_applied.tolist(), "sent_at": list(self._sent_at_seconds.items())}
+        self.keeper.save(self._snapshot(done, numbers, messages))
+        if stop:
+            self.status = "stopped"
+            self._say_goodbye()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot; jobs that were on their way begin again."""
+        tensors = dict(snapshot.tensors)
+        versions = {client: tensors.pop(f"{OF_CLIENT}{client}/version", None) for client in self.group.clients}
+        super().restore(Snapshot(snapshot.round, snapshot.clients, snapshot.numbers, tensors))
+        numbers = snapshot.numbers
+        self._num_jobs = list(numbers["num_applied"])
+        self._num_applied = torch.tensor(self._num_jobs, dtype=torch.int64)
+        for client, version in versions.items():
+            if version is not None:
+                message = read_params(tensors, f"message/{int(version)}", self.setup.device)
+                self._line_up(_Work(client, int(version), message))
+        if self.setup.communicator.rank == COORDINATOR:
+            self._sent_at_seconds = dict(numbers["sent_at"])
+        self._clock_start = self._clock_stopped - self.costs.seconds
 
     def _say_goodbye(self) -> None:
         """Receive everything that is still under way, so that no message is left when the program ends. Collective."""
@@ -204,10 +294,6 @@ class Messages(AsynchronousEngine):
     def _send(self, rank: int, header: list[int], params: Params) -> None:
         body = flatten(params).cpu() if params else torch.zeros(0, dtype=self._dtype)
         self.setup.communicator.send(rank, header, body)
-
-    def _uplink_of(self, message: Message) -> _Uplink:
-        _, client, version, num_samples = message.header
-        return _Uplink(client, version, num_samples, _params(message.body, self._like))
 
     def _seconds(self) -> float:
         """Wall-clock seconds since the start, without those of scoring and writing."""

@@ -5,11 +5,23 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 from ppfl.core.params import num_bytes
+from ppfl.core.snapshot import Snapshot
+from ppfl.engine.checkpoint import (
+    Keeper,
+    agree,
+    name_clients,
+    name_costs,
+    name_state,
+    read_state,
+    restore_clients,
+    restore_costs,
+)
+from ppfl.engine.costs import Costs
 from ppfl.engine.evaluate import score_round
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.reduce import aggregate
@@ -23,24 +35,11 @@ if TYPE_CHECKING:
     from ppfl.engine.group import Uplink
     from ppfl.engine.setup import Setup
 
+Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
+"""`stopped`: before its end, because somebody wished so; the keeper has a snapshot."""
+
 EXPLOSION_FACTOR = 1e6
 """A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
-
-
-@dataclass
-class Costs:
-    """What the rounds have cost so far, over all clients of all ranks."""
-
-    shared_gradients: float = 0.0
-    local_gradients: float = 0.0
-    uplink_bytes: int = 0
-    downlink_bytes: int = 0
-    seconds: float = 0.0
-    """Wall-clock seconds in rounds on rank 0, without scoring and writing."""
-    nonfinite_clients: int = 0
-    """Vectors that robust rules left out for NaN or inf, one a client and round."""
-    virtual_seconds: float = 0.0
-    """Sum over rounds of the slowest client's compute time, where the run has compute times."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,11 @@ class Synchronous:
     """A run in rounds; iterate over it to run it. After that, `server` and `group` hold the final state."""
 
     setup: Setup
+    keeper: Keeper | None = None
+    """Who keeps snapshots and says when to stop; nobody does when None."""
     server: State = field(init=False)
     group: ClientGroup = field(init=False)
-    status: Literal["running", "complete", "diverged"] = field(init=False, default="running")
+    status: Status = field(init=False, default="running")
 
     def __post_init__(self) -> None:
         setup = self.setup
@@ -69,11 +70,16 @@ class Synchronous:
         setup.communicator.protect(self.group)
         self._costs = Costs()
         self._limit = math.inf
+        self._done = 0
 
     def __iter__(self) -> Iterator[Scored]:
-        """Run all rounds; yield the scores at round 0, at every `evaluate_every`-th and at the last. Collective."""
-        yield self._score(0)
-        for round in range(self.setup.num_rounds):
+        """Run the rounds that are left; yield scores at 0, at every `evaluate_every`-th and at the last. Collective.
+
+        Between two rounds the keeper may have a snapshot taken, or the run stopped.
+        """
+        if self._done == 0:
+            yield self._score(0)
+        for round in range(self._done, self.setup.num_rounds):
             finite = self._round(round)
             done = round + 1
             if done % self.setup.evaluate_every == 0 or done == self.setup.num_rounds or not finite:
@@ -84,7 +90,33 @@ class Synchronous:
                 yield scored
                 if diverged:
                     return
+            if done < self.setup.num_rounds and self._stops_after(done):
+                self.status = "stopped"
+                return
         self.status = "complete"
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of this run, on any number of ranks."""
+        self._done = snapshot.round
+        self._limit = snapshot.numbers["limit"]
+        device = self.setup.device
+        self.server = read_state(snapshot.tensors, "server", self.server, device)
+        restore_clients(self.group, snapshot.tensors, device)
+        restore_costs(self._costs, snapshot.numbers["costs"], self.setup.communicator.rank)
+
+    def _snapshot(self, done: int) -> Snapshot:
+        """Return the state of this rank. Collective."""
+        communicator = self.setup.communicator
+        numbers = {"limit": self._limit, "costs": name_costs(self._costs, communicator)}
+        of_all = name_state("server", self.server) if communicator.rank == 0 else {}
+        return Snapshot(done, self.group.clients, numbers, of_all | name_clients(self.group))
+
+    def _stops_after(self, done: int) -> bool:
+        """Do what all ranks agree on: save, stop. Collective."""
+        wish = agree(self.keeper, self.setup.communicator, done)
+        if self.keeper is not None and (wish.save or wish.stop):
+            self.keeper.save(self._snapshot(done))
+        return wish.stop
 
     def _round(self, round: int) -> bool:
         """θ, w ← one round. Returns False when the aggregate has NaN or inf; θ then stays as it was."""

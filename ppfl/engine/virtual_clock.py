@@ -13,11 +13,14 @@ import torch
 from ppfl.core.agree import SharedUserError
 from ppfl.core.params import flatten, unflatten
 from ppfl.engine.asynchronous import AsynchronousEngine
+from ppfl.engine.checkpoint import agree, name_params, read_params
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
+    from ppfl.engine.checkpoint import Keeper
     from ppfl.engine.group import Uplink
     from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Scored
@@ -44,8 +47,8 @@ class VirtualClock(AsynchronousEngine):
     they have clients in flight.
     """
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
+        super().__init__(setup, keeper)
         self._now = 0.0
         self._events: list[tuple[float, int]] = []
         self._in_flight: dict[int, _Job] = {}
@@ -56,10 +59,11 @@ class VirtualClock(AsynchronousEngine):
 
     def __iter__(self) -> Iterator[Scored]:
         """Run all arrivals; see AsynchronousEngine."""
-        yield self._score(0)
-        for client in self._dispatcher.starters:
-            self._dispatch(client)
-        for done in range(1, self.setup.num_rounds + 1):
+        if self._done == 0:
+            yield self._score(0)
+            for client in self._dispatcher.starters:
+                self._dispatch(client)
+        for done in range(self._done + 1, self.setup.num_rounds + 1):
             started = time.perf_counter()
             finite = self._arrive(done - 1)
             self.costs.seconds += time.perf_counter() - started
@@ -68,6 +72,42 @@ class VirtualClock(AsynchronousEngine):
                 yield scored
                 if self.status != "running":
                     return
+            if done % self.setup.cohort.size == 0 and self._stops_after(done):
+                self.status = "stopped"
+                return
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot; jobs that were on their way begin again."""
+        super().restore(snapshot)
+        numbers, communicator = snapshot.numbers, self.setup.communicator
+        self._now, self._num_jobs = numbers["now"], list(numbers["num_jobs"])
+        self._events = [(seconds, client) for seconds, client in numbers["events"]]
+        messages: dict[int, Params] = {}
+        for client, number, version, started_seconds in numbers["in_flight"]:
+            mine = client in self.group.clients
+            if mine and version not in messages:
+                messages[version] = read_params(snapshot.tensors, f"message/{version}", self.setup.device)
+            message = messages[version] if mine else None
+            self._in_flight[client] = _Job(number, version, message, started_seconds)
+            if mine and communicator.size > 1:
+                self._to_compute.append(client)
+
+    def _stops_after(self, done: int) -> bool:
+        """Save or stop if any rank wants to; asked once in as many arrivals as clients are at work. Collective."""
+        wish = agree(self.keeper, self.setup.communicator, done)
+        if self.keeper is not None and (wish.save or wish.stop):
+            jobs = self._in_flight.items()
+            numbers = {
+                "now": self._now,
+                "num_jobs": self._num_jobs,
+                "events": self._events,
+                "in_flight": [[client, job.number, job.version, job.started_seconds] for client, job in jobs],
+            }
+            messages: Params = {}
+            for job in self._in_flight.values():
+                messages |= name_params(f"message/{job.version}", job.message or {})
+            self.keeper.save(self._snapshot(done, numbers, messages))
+        return wish.stop
 
     def _dispatch(self, client: int) -> None:
         """Send θ to a client."""

@@ -1,13 +1,12 @@
 """Writes a result file so that a kill at any moment leaves the last written state readable.
 
 The whole file is written anew to a temporary name in the same folder, flushed to the disk and moved over the old one,
-at most every `WRITE_INTERVAL_SECONDS` while scores arrive (less often when writing takes long). A result that exists is
-never overwritten.
+at most every `WRITE_INTERVAL_SECONDS` while scores arrive (less often when writing takes long). A finished result is
+never overwritten; who may write an unfinished one is decided by `ppfl.results.claim`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from contextlib import suppress
@@ -23,19 +22,14 @@ from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_LOCKS: dict[Path, int] = {}
-"""Locks that this process holds; the operating system lets go of them when it ends, however it ends."""
-
 WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
 
 
-def prepare(out: Path, digest: str) -> Literal["new", "already done"]:
-    """Make room for a result at `out`: create the folder, move an unfinished result of the same digest aside.
+def prepare(out: Path, digest: str) -> Literal["new", "unfinished", "already done"]:
+    """Create the folder of a result and look at what is there.
 
-    Until `release`, or until this process ends, no other process of this host gets past here for the same `out`; where
-    the file system has no locks, nothing keeps it from that. Raises UserError when another process has it, when `out`
-    holds another run or something that is no result, or cannot be written.
+    Raises UserError when `out` holds another run or something that is no result, or cannot be written.
     """
     if not out.name:
         raise UserError(f"--out {out}: is a folder; give the name of a file, such as {out / 'result.h5'}")
@@ -48,7 +42,11 @@ def prepare(out: Path, digest: str) -> Literal["new", "already done"]:
         with suppress(OSError):
             probe.unlink()
         raise UserError(f"--out {out}: cannot write into {out.parent}: {error.strerror}") from error
-    _lock(out)
+    return look(out, digest)
+
+
+def look(out: Path, digest: str) -> Literal["new", "unfinished", "already done"]:
+    """Say what is at `out`. Raises UserError when that is another run, or something that is no result."""
     if not out.exists():
         return "new"
     try:
@@ -60,53 +58,22 @@ def prepare(out: Path, digest: str) -> Literal["new", "already done"]:
         raise UserError(f"--out {out}: exists and is no ppfl result; choose another name")
     if found != digest:
         raise UserError(f"--out {out}: holds run {found}, this is run {digest}; choose another name")
-    if status in FINISHED:
-        return "already done"
-    out.rename(_free_name(out))
-    return "new"
-
-
-def release(out: Path) -> None:
-    """Let other processes have `out` again."""
-    lock = _LOCKS.pop(out.absolute(), None)
-    if lock is not None:
-        _lock_name(out).unlink(missing_ok=True)
-        os.close(lock)
-
-
-def _lock(out: Path) -> None:
-    path = _lock_name(out)
-    lock = os.open(path, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # whoever had it may have removed the file between the two lines above
-        is_current = path.exists() and path.stat().st_ino == os.fstat(lock).st_ino
-    except BlockingIOError:
-        is_current = False
-    except OSError:  # no locks on this file system
-        is_current = True
-    if not is_current:
-        os.close(lock)
-        raise UserError(f"--out {out}: another process is writing it; wait for its end, or choose another name")
-    _LOCKS[out.absolute()] = lock
-
-
-def _lock_name(out: Path) -> Path:
-    return out.with_name(f".{out.name}.lock")
-
-
-def _free_name(out: Path) -> Path:
-    number = 1
-    while (aside := out.with_name(f"{out.stem}.incomplete-{number}{out.suffix}")).exists():
-        number += 1
-    return aside
+    return "already done" if status in FINISHED else "unfinished"
 
 
 class Recorder:
     """Collects what a run yields and writes it; one writer per file, on rank 0."""
 
-    def __init__(self, out: Path, attributes: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        attributes: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        before_write: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`before_write` is called before each write and may raise, for one who must not write any more."""
         self.out = out
+        self._before_write = before_write
         self._attributes = {"kind": FILE_KIND, **attributes}
         self._groups: dict[str, Mapping[str, Any]] = {"provenance": provenance}
         self._rounds: list[int] = []
@@ -137,6 +104,16 @@ class Recorder:
         if time.monotonic() - self._last_write >= self._interval_seconds:
             self.write()
 
+    @property
+    def rows(self) -> dict[str, np.ndarray]:
+        """All that was appended: {"round": (rounds,), name: (rounds, …)}."""
+        return {"round": np.array(self._rounds), **{name: np.array(values) for name, values in self._series.items()}}
+
+    def restore(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Begin with the rows of an earlier part of the run."""
+        self._rounds = rows["round"].tolist()
+        self._series = {name: list(values) for name, values in rows.items() if name != "round"}
+
     def finish(
         self,
         status: str,
@@ -156,6 +133,7 @@ class Recorder:
 
     def write(self) -> None:
         """Write all that is known now, atomically. Raises UserError when the disk refuses; the old file stays."""
+        self._before_write()
         partial = self.out.with_name(f".{self.out.name}.partial")
         started = time.monotonic()
         try:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import Config, validate
 from ppfl.engine.synchronous import Scored, Synchronous
-from ppfl.experiment import build
 
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator

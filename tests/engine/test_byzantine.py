@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config_errors import ConfigError
 from ppfl.core.agree import SharedUserError
-from ppfl.experiment import build, run
+from ppfl.experiment import run
 from ppfl.progress import Silent
 from ppfl.results.reader import open_result
 from tests.engine.build import EXACT, config, engine, ffgg, norms, scores

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ppfl.algorithms.ffgg import FFGG
+from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import LocalParameterError
 from ppfl.engine.synchronous import Synchronous
-from ppfl.experiment import build
 from tests.engine.build import config
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from ppfl.assemble import build
 from ppfl.core.communicator import LocalParameterError, Message
 from ppfl.engine.choose import open_engine
 from ppfl.engine.messages import Messages
-from ppfl.experiment import build
 from ppfl.results.recorder import Recorder
 from tests.engine.build import EXACT, config, ffgg
 from tests.engine.test_virtual_clock import CG, SMALL, WARM, clock, locals_of, theta

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -18,14 +17,7 @@ import xarray
 
 from ppfl.core.errors import UserError
 from ppfl.results import recorder as module
-from ppfl.results.recorder import Recorder, prepare, release
-
-
-@pytest.fixture(autouse=True)
-def _let_go(tmp_path: Path) -> Iterator[None]:
-    yield
-    release(tmp_path / "r.h5")
-
+from ppfl.results.recorder import Recorder, prepare
 
 NAMES = np.array(["anna", "björn", "çelik"], dtype=object)
 
@@ -81,15 +73,36 @@ def test_a_finished_result_is_left_alone(tmp_path: Path, status: str) -> None:
     assert out.read_bytes() == before
 
 
-def test_an_unfinished_result_is_moved_aside(tmp_path: Path) -> None:
+def test_an_unfinished_result_stays_until_it_is_written_anew(tmp_path: Path) -> None:
     out = tmp_path / "r.h5"
-    for number in (1, 2):
-        new_recorder(out).append(0, {"loss": 1.0})
-        before = out.read_bytes()
-        assert prepare(out, "abc") == "new"
-        release(out)
-        assert not out.exists()
-        assert (tmp_path / f"r.incomplete-{number}.h5").read_bytes() == before
+    new_recorder(out).append(0, {"loss": 1.0})
+    before = out.read_bytes()
+    assert prepare(out, "abc") == "unfinished"
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]
+
+
+def test_rows_go_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    whole, first, second = (new_recorder(tmp_path / f"{name}.h5") for name in ("whole", "first", "second"))
+    rows = [(n, {"loss": 1 / (n + 3), "norms": np.arange(3, dtype=np.float32) / (n + 7)}) for n in range(5)]
+    for number, scores in rows:
+        whole.append(number, scores)
+        if number < 3:
+            first.append(number, scores)
+    second.restore(first.rows)
+    for number, scores in rows[3:]:
+        second.append(number, scores)
+    assert second._image() == whole._image()
+
+
+def test_nothing_is_written_by_one_who_must_not(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise UserError("is no longer ours")
+
+    out = tmp_path / "r.h5"
+    with pytest.raises(UserError, match="no longer ours"):
+        Recorder(out, {"digest": "abc"}, {}, refuse).write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_run_is_refused(tmp_path: Path) -> None:
@@ -196,22 +209,3 @@ def test_a_really_full_disk_ends_with_one_line_and_keeps_the_rounds_so_far(tmp_p
         stored = list(file["rounds/round"])
     assert stored == list(range(len(stored)))
     assert f"rounds up to {stored[-1]} are in it" in done.stderr
-
-
-PREPARER = """
-import sys
-from pathlib import Path
-from ppfl.results.recorder import prepare
-prepare(Path(sys.argv[1]), "abc")
-"""
-
-
-def test_two_writers_of_one_result_are_one_too_many(tmp_path: Path) -> None:
-    first = prepare(tmp_path / "r.h5", "abc")
-    assert first == "new"
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", PREPARER, str(tmp_path / "r.h5")]
-    refused = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert "another process is writing it" in refused.stderr
-    release(tmp_path / "r.h5")
-    assert subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0

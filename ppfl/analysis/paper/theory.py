@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ppfl.assemble import build
 from ppfl.config import validate
-from ppfl.experiment import build
 from ppfl.launcher import open_communicator
 
 if TYPE_CHECKING:

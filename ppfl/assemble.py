@@ -1,0 +1,134 @@
+"""From a configuration to a Setup: problem, resolved method and ranks, all that a run consists of but its files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.communicator import GuardedCommunicator
+from ppfl.core.errors import UserError
+from ppfl.core.problem import Placement
+from ppfl.device import choose_device
+from ppfl.engine.byzantine import check_cohort
+from ppfl.engine.cohort import CohortSampler
+from ppfl.engine.setup import Setup
+from ppfl.results.reader import open_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from ppfl.config import Config
+    from ppfl.core.communicator import Communicator
+    from ppfl.core.problem import Problem, ProblemSettings
+
+    BuildProblem = Callable[[ProblemSettings, Placement, int], Problem]
+
+Result = TypeVar("Result")
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build_problem(settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
+    """Build the part of the problem that this rank holds. Collective."""
+    return settings.build(placement, clients_per_chunk)
+
+
+def build(config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem) -> Setup:
+    """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
+    device = choose_device(config.engine.device, communicator)
+    guarded = GuardedCommunicator(communicator)
+    clients_per_chunk = config.engine.clients_per_chunk or 1
+    data_seed = config.seed if config.problem.seed is None else config.problem.seed
+    placement = Placement(guarded, data_seed, config.seed, _DTYPES[config.precision], device, config.byzantine)
+    problem = build_problem(config.problem, placement, clients_per_chunk)
+    _check_ranks(problem, communicator, clients_per_chunk)
+    cohort = _sample(config, problem)
+    _named("", lambda: check_cohort(problem, cohort, config.aggregator, config.byzantine))
+    optimizer = config.server_optimizer
+    participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
+    algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
+    if (times := config.compute_times) is not None:
+        _named("compute_times.", lambda: times.check(cohort.eligible))
+    tuner = config.evaluate.tuned.fine_tuner
+    # where nothing is local, whole models are personalized, and only with what the configuration names for it
+    whole_models = not problem.local_names
+    tuned_problem = problem.all_local() if whole_models and tuner else problem
+    resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)) if tuner else None
+    return Setup(
+        problem=problem,
+        algorithm=algorithm,
+        server_optimizer=config.server_optimizer,
+        aggregator=config.aggregator,
+        cohort=cohort,
+        communicator=guarded,
+        client_weights=_client_weights(config, problem),
+        num_rounds=config.rounds,
+        evaluate_every=config.evaluate.every,
+        tuned_epochs=config.evaluate.tuned.epochs,
+        tuned_fine_tuner=resolved_tuner or (None if whole_models else algorithm.fine_tuner_of_clients),
+        tuned_problem=tuned_problem,
+        clients_per_chunk=clients_per_chunk,
+        device=device,
+        byzantine=config.byzantine,
+        asynchronous=config.asynchronous,
+        compute_times=config.compute_times,
+        replay=_read_replay(config, communicator),
+    )
+
+
+def _sample(config: Config, problem: Problem) -> CohortSampler:
+    """Return who takes part in a round, or who is in flight."""
+    if config.asynchronous is None:
+        return _named("cohort: ", lambda: CohortSampler(problem, config.cohort, config.seed))
+    concurrency = config.asynchronous.concurrency
+    return _named("asynchronous.concurrency: ", lambda: CohortSampler(problem, concurrency, config.seed))
+
+
+def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
+    """Return the arrival log that is to be repeated. Collective."""
+    file = config.asynchronous.replay if config.asynchronous is not None else None
+    if file is None:
+        return None
+
+    def read() -> dict[str, np.ndarray]:
+        log = {str(name): values.to_numpy() for name, values in open_result(file.path).arrivals.data_vars.items()}
+        recorded = len(log["client"]) if log else 0
+        if recorded < config.rounds:
+            raise UserError(
+                f"asynchronous.replay: {file.path} has {recorded} arrivals, rounds: {config.rounds} asks for more"
+            )
+        return log
+
+    return on_every_rank(communicator, read)
+
+
+def _check_ranks(problem: Problem, communicator: Communicator, clients_per_chunk: int) -> None:
+    num_chunks = -(-problem.num_clients // clients_per_chunk)
+    if communicator.size > num_chunks:
+        raise SharedUserError(
+            f"{communicator.size} ranks for {problem.num_clients} clients in {num_chunks} chunk(s) of "
+            f"{clients_per_chunk}: every rank needs a chunk; start at most {num_chunks} ranks"
+        )
+
+
+def _named(prefix: str, action: Callable[[], Result]) -> Result:
+    """Turn a ValueError of a check that needs the built problem into an error that names the key."""
+    try:
+        return action()
+    except ValueError as error:
+        raise SharedUserError(f"{prefix}{error}") from error
+
+
+def _client_weights(config: Config, problem: Problem) -> tuple[float, ...]:
+    if config.weights == "uniform":
+        return (1.0,) * problem.num_clients
+    if not problem.has_samples and len(set(problem.num_train_samples)) > 1:
+        raise SharedUserError(
+            "weights: samples: what this problem knows of itself (θ*, ‖F‖, legal steps) is of the unweighted mean; "
+            "use uniform"
+        )
+    return tuple(float(samples) for samples in problem.num_train_samples)

@@ -1,0 +1,127 @@
+"""What of an engine's state goes into a snapshot, and how ranks agree to take one.
+
+Only values do: what is random comes from counters, and a job that is on its way is a pure function of its client's
+state, θ and its number, so it is noted, not saved, and computed again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from ppfl.core.snapshot import OF_CLIENT, client_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ppfl.core.communicator import Communicator
+    from ppfl.core.snapshot import Snapshot
+    from ppfl.core.types import Params, State
+    from ppfl.engine.costs import Costs
+    from ppfl.engine.group import ClientGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to happen between two rounds."""
+
+    stop: bool
+    """Save the state and end."""
+    save: bool
+    """Save the state."""
+
+
+class Keeper(Protocol):
+    """Whoever runs an engine: is told how far it is, says when to save and to stop, and takes the snapshots."""
+
+    def wish(self, done: int) -> Wish:
+        """Return what this rank wishes after `done` rounds; called often, and not at the same time on all ranks."""
+        ...
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot. Collective."""
+        ...
+
+
+NO_WISH = Wish(stop=False, save=False)
+
+
+def agree(keeper: Keeper | None, communicator: Communicator, done: int) -> Wish:
+    """Return what any rank wishes. Collective; one process does not communicate."""
+    if keeper is None:
+        return NO_WISH
+    wish = keeper.wish(done)
+    if communicator.size == 1:
+        return wish
+    stop, save = communicator.allreduce(torch.tensor([wish.stop, wish.save], dtype=torch.int64), "max").tolist()
+    return Wish(bool(stop), bool(save))
+
+
+def name_state(prefix: str, state: Mapping[str, Params]) -> Params:
+    """Return {prefix/group/name: tensor}."""
+    return {f"{prefix}/{group}/{name}": value for group, params in state.items() for name, value in params.items()}
+
+
+def name_params(prefix: str, params: Params) -> Params:
+    """Return {prefix/name: tensor}."""
+    return {f"{prefix}/{name}": value for name, value in params.items()}
+
+
+def read_params(tensors: Params, prefix: str, device: torch.device) -> Params:
+    """Return the parameters that `name_params` named, in their order."""
+    start = f"{prefix}/"
+    # copies in memory of their own: kernels round differently for other alignments
+    return {
+        name.removeprefix(start): value.to(device, copy=True)
+        for name, value in tensors.items()
+        if name.startswith(start)
+    }
+
+
+def read_state(tensors: Params, prefix: str, like: State, device: torch.device) -> State:
+    """Return the state that `name_state` named; groups without tensors are those of `like`."""
+    state: State = {group: {} for group in like}
+    for rest, value in read_params(tensors, prefix, device).items():
+        group, name = rest.split("/", 1)
+        state.setdefault(group, {})[name] = value
+    return state
+
+
+def name_clients(group: ClientGroup) -> Params:
+    """Return the states of all clients of this rank, named `client/<number>/<group>/<name>`."""
+    named: Params = {}
+    for client in group.clients:
+        named |= name_state(f"{OF_CLIENT}{client}", group.state(client))
+    return named
+
+
+def restore_clients(group: ClientGroup, tensors: Params, device: torch.device) -> None:
+    """Replace the states of all clients of this rank."""
+    of_client: dict[int, Params] = {client: {} for client in group.clients}
+    for name, value in tensors.items():
+        client = client_of(name)
+        if client in of_client:
+            of_client[client][name] = value
+    group.restore(
+        {
+            client: read_state(mine, f"{OF_CLIENT}{client}", group.state(client), device)
+            for client, mine in of_client.items()
+        }
+    )
+
+
+def name_costs(costs: Costs, communicator: Communicator) -> dict[str, Any]:
+    """Return all costs, the gradients of all ranks together. Collective."""
+    mine = torch.tensor([costs.shared_gradients, costs.local_gradients], dtype=torch.float64)
+    shared_gradients, local_gradients = communicator.allreduce(mine, "sum").tolist()
+    return {**asdict(costs), "shared_gradients": shared_gradients, "local_gradients": local_gradients}
+
+
+def restore_costs(costs: Costs, numbers: Mapping[str, Any], rank: int) -> None:
+    """Take back costs; gradients are sums over ranks, and rank 0 has those of all."""
+    for name, value in numbers.items():
+        setattr(costs, name, value)
+    if rank != 0:
+        costs.shared_gradients = costs.local_gradients = 0.0

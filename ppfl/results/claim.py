@@ -1,0 +1,210 @@
+"""The claim on a result, `<result>.running.json`: who works on it, and how far it is. No file locks are needed.
+
+It is created by linking a file of one's own to this name, which happens at most once on any file system, also on a
+shared one. A thread refreshes it while the run lasts. One that has not been refreshed for `STALE_SECONDS`, or whose
+process is known to be gone, is taken over by renaming it: of several takers one gets the file. A claim that is lost to
+another is noticed before the next write (`Claim.check`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ppfl.core.errors import UserError
+from ppfl.results.failures import now
+from ppfl.results.layout import running_path
+
+BEAT_SECONDS = 5.0
+DOUBTFUL_SECONDS = 15.0
+"""Age after which a claim may be a dead one: whoever wants the run waits to see."""
+STALE_SECONDS = 60.0
+_POLL_SECONDS = 0.5
+_HELD: set[str] = set()
+"""Tokens of the claims of this process."""
+
+
+class Claim:
+    """A claim that this process holds until `release`, or until it ends, however it ends."""
+
+    def __init__(self, result: Path, num_ranks: int, rounds: int) -> None:
+        """Claim a result.
+
+        Raises UserError when another job is at work on it: who, where, and when it was last seen.
+        """
+        self.path = running_path(result)
+        self.is_lost = False
+        self.token = secrets.token_hex(8)
+        self._result = result
+        self._facts: dict[str, Any] = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "job": os.environ.get("SLURM_JOB_ID", ""),
+            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),
+            "token": self.token,
+            "num_ranks": num_ranks,
+            "started": now(),
+        }
+        self._rounds = rounds
+        self._round = 0
+        self._began = (time.monotonic(), 0)
+        self._owner = threading.current_thread()
+        self._released = threading.Event()
+        self._writing = threading.Lock()
+        self._take()
+        _HELD.add(self.token)
+        threading.Thread(target=self._beat, name="claim", daemon=True).start()
+
+    def begin(self, round: int) -> None:
+        """Say at which round the work begins: rates are counted from here."""
+        self._round = round
+        self._began = (time.monotonic(), round)
+
+    def tell(self, round: int) -> None:
+        """Say how far it is; shown with the next beat."""
+        self._round = round
+
+    @property
+    def round(self) -> int:
+        """What was told last."""
+        return self._round
+
+    def check(self) -> None:
+        """Raise UserError unless the claim is still one's own."""
+        for _ in range(4):
+            found = _read(self.path)
+            if found is not None and found["token"] == self.token:
+                return
+            if found is not None:
+                break
+            time.sleep(_POLL_SECONDS / 2)  # somebody may have taken it by mistake and be putting it back
+        self.is_lost = True
+        who = _name(found, self.path) if found is not None else "its claim has been removed"
+        raise UserError(f"--out {self._result}: is no longer ours: {who}; nothing more is written")
+
+    def release(self) -> None:
+        """Let others have the result; a claim that is not one's own any more stays."""
+        self._released.set()
+        with self._writing:
+            _HELD.discard(self.token)
+            found = _read(self.path)
+            if found is not None and found["token"] == self.token:
+                self.path.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        mine = self._write_own()
+        try:
+            deadline = time.monotonic() + STALE_SECONDS
+            while not _link(mine, self.path):
+                found = _read(self.path)
+                if found is None:
+                    continue
+                age = _age(self.path, mine)
+                if age >= STALE_SECONDS or _is_dead(found, self._facts):
+                    self._take_over(found["token"])
+                elif age < DOUBTFUL_SECONDS or time.monotonic() > deadline:
+                    raise UserError(f"--out {self._result}: {_name(found, self.path)}; wait for its end, or stop it")
+                else:
+                    time.sleep(_POLL_SECONDS)
+                    os.utime(mine)
+        finally:
+            mine.unlink(missing_ok=True)
+
+    def _take_over(self, dead: str) -> None:
+        """Remove a stale claim, and put back what turns out to be another one."""
+        aside = self.path.with_name(f".{self.path.name}.{self.token}.stale")
+        with suppress(FileNotFoundError):
+            self.path.rename(aside)
+            found = _read(aside)
+            if found is not None and found["token"] != dead:
+                _link(aside, self.path)
+            aside.unlink()
+
+    def _write_own(self) -> Path:
+        """Write the claim as it is now to a name of its own."""
+        partial = self.path.with_name(f".{self.path.name}.{self.token}.partial")
+        (began, first), done = self._began, self._round
+        elapsed = time.monotonic() - began
+        rate = (done - first) / elapsed if elapsed > 0 else 0.0
+        left = (self._rounds - done) / rate if rate > 0 else None
+        progress = {"round": done, "rounds": self._rounds, "rounds_per_second": rate, "seconds_left": left}
+        text = json.dumps({**self._facts, "updated": time.time(), **progress})
+        try:
+            partial.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise UserError(f"--out {self._result}: cannot write into {partial.parent}: {error.strerror}") from error
+        return partial
+
+    def _beat(self) -> None:
+        """Refresh the claim until it is released, lost, or whoever took it is gone."""
+        while not self._released.wait(BEAT_SECONDS) and self._owner.is_alive():
+            with self._writing, suppress(OSError, UserError):  # a disk that refuses now may not do so next time
+                found = None if self._released.is_set() else _read(self.path)
+                if found is None or found["token"] != self.token:
+                    return
+                self._write_own().replace(self.path)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file a second name; False when that name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        # on a shared file system the answer may come from a request that was sent twice
+        return source.stat().st_nlink == 2
+    return True
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return a claim; None when there is none. One that cannot be read has the token ""."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    return {"token": "", **found} if isinstance(found, dict) else {"token": ""}
+
+
+def _age(path: Path, fresh: Path) -> float:
+    """Seconds since a claim was refreshed, both times by the clock of the file system: clocks of hosts differ."""
+    try:
+        return fresh.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _is_dead(found: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Say whether the process behind a claim is gone for certain."""
+    if mine["job"] and found.get("job") == mine["job"] and found.get("restart", 0) < mine["restart"]:
+        return True  # Slurm has started this very job again
+    if found.get("host") != mine["host"] or not isinstance(found.get("pid"), int):
+        return False
+    if found["pid"] == mine["pid"]:
+        return found["token"] not in _HELD
+    try:
+        os.kill(found["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _name(found: dict[str, Any], path: Path) -> str:
+    """Say who works on a result."""
+    job = f", job {found['job']}" if found.get("job") else ""
+    seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"])) if found.get("updated") else "unknown"
+    who = f"process {found.get('pid', 'unknown')} on {found.get('host', 'unknown')}{job}"
+    return f"another job is at work on it ({who}, last seen {seen}, {path.name})"

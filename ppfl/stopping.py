@@ -1,0 +1,27 @@
+"""SIGUSR1 and SIGTERM, which batch systems send before they end a job, become a wish to stop."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+
+
+class StopSignals:
+    """Calling it says whether one of the signals has come since it was made; more of them change nothing.
+
+    Make it in the main thread, and early: until then the signals end the process.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def __call__(self) -> bool:
+        """Say whether a signal has come."""
+        return self._came
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True

@@ -1,0 +1,89 @@
+"""Engines that are stopped after some rounds and go on from a checkpoint on the disk, perhaps on other ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppfl.assemble import build
+from ppfl.engine.checkpoint import NO_WISH, Wish
+from ppfl.engine.choose import AnyEngine, open_engine
+from ppfl.results.checkpoints import Checkpoints
+from tests.engine.build import config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ppfl.core.communicator import Communicator
+    from ppfl.core.snapshot import Snapshot
+    from ppfl.engine.synchronous import Scored
+
+IDENTITY = {"digest": "0123", "results_version": 1, "clients_per_chunk": 1}
+
+
+class StopAfter:
+    """A keeper that saves every snapshot and wants to stop after some rounds, on one of the ranks alone."""
+
+    def __init__(self, checkpoints: Checkpoints, rounds: int | None, *, wants: bool, every: int | None = None) -> None:
+        self.checkpoints = checkpoints
+        self.rounds = rounds
+        self.wants = wants
+        self.every = every
+
+    def wish(self, done: int) -> Wish:
+        if self.wants and self.rounds is not None and done >= self.rounds:
+            return Wish(stop=True, save=False)
+        return Wish(stop=False, save=True) if self.every and done % self.every == 0 else NO_WISH
+
+    def save(self, snapshot: Snapshot) -> None:
+        self.checkpoints.save(snapshot)
+
+
+def go_on(
+    communicator: Communicator,
+    folder: Path,
+    stop_after: int | None,
+    stopping_rank: int | None = None,
+    every: int | None = None,
+    prepare: Callable[[Any], object] = id,
+    **sections: Any,
+) -> tuple[AnyEngine, list[Scored]]:
+    """Run from the checkpoint in a folder, if there is one, to its end or `stop_after`; return engine and scores."""
+    checkpoints = Checkpoints(folder / "r.h5", IDENTITY, communicator)
+    wants = communicator.rank == (communicator.size - 1 if stopping_rank is None else stopping_rank)
+    keeper = StopAfter(checkpoints, stop_after, wants=wants, every=every)
+    engine = open_engine(build(config(**sections), communicator), keeper)
+    snapshot = checkpoints.load(engine.group.clients)
+    if snapshot is not None:
+        engine.restore(snapshot)
+    prepare(engine)
+    return engine, list(engine)
+
+
+def fingerprint(engine: AnyEngine, scores: list[Scored]) -> dict[Any, bytes]:
+    """Return the bytes of all that a run decides: server, clients of this rank, scores and costs."""
+    found: dict[Any, bytes] = {}
+    for group, params in engine.server.items():
+        for name, value in params.items():
+            found["server", group, name] = value.numpy().tobytes()
+    for client in engine.group.clients:
+        for group, params in engine.group.state(client).items():
+            for name, value in params.items():
+                found[client, group, name] = value.numpy().tobytes()
+    for scored in scores:
+        for name, number in {**scored.metrics, **scored.costs}.items():
+            if name != "seconds":
+                found["scores", scored.round, name] = np.asarray(number).tobytes()
+    return found
+
+
+def merged(runs: list[tuple[AnyEngine, list[Scored]]]) -> dict[Any, bytes]:
+    """Return the fingerprint of all ranks together."""
+    found: dict[Any, bytes] = {}
+    for engine, scores in runs:
+        mine = fingerprint(engine, scores)
+        assert all(found[key] == value for key, value in mine.items() if key in found)
+        found |= mine
+    return found

@@ -1,0 +1,182 @@
+"""Jobs that are stopped, killed, and started twice: real ranks, real signals; a rank that dies ends its job."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppfl.config import load
+from ppfl.core.errors import UserError
+from ppfl.experiment import run
+from ppfl.progress import Silent
+from ppfl.results.failures import rank_log_path, read_failure
+from tests.mpi.jobs import MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
+
+pytestmark = pytest.mark.mpi
+
+ENGINES: dict[str, dict[str, Any]] = {"rounds": {}, "virtual": {**VIRTUAL, "rounds": 400}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """What runs that nothing disturbed hold."""
+    folder = tmp_path_factory.mktemp("whole")
+    found = {}
+    for name, config in ENGINES.items():
+        with job(1, folder / f"{name}.h5", config=config) as process:
+            finish(process)
+        found[name] = arrays(folder / f"{name}.h5")
+        assert len(found[name]) > 20
+    return found
+
+
+@pytest.mark.parametrize(
+    ("engine", "number", "ranks"),
+    [
+        ("rounds", signal.SIGTERM, (3, 2, 1)),
+        ("rounds", signal.SIGUSR1, (1, 3, 2)),
+        ("virtual", signal.SIGUSR1, (2, 3, 1)),
+    ],
+)
+def test_a_signal_saves_and_stops_and_other_ranks_finish(
+    tmp_path: Path, whole: dict[str, dict[str, bytes]], engine: str, number: signal.Signals, ranks: tuple[int, ...]
+) -> None:
+    out = tmp_path / "r.h5"
+    for count in ranks[:2]:
+        with job(count, out, config=ENGINES[engine]) as process:
+            wait_for(process, out.with_name("r.h5.running.json"))
+            time.sleep(0.1)
+            process.send_signal(number)
+            process.send_signal(number)
+            said = finish(process, 75)
+        assert said.count("start again to continue") == 1, said
+        assert left_beside(out) == {".checkpoint"}
+    with job(ranks[2], out, config=ENGINES[engine]) as process:
+        said = finish(process)
+    assert "goes on at round" in said
+    assert arrays(out) == whole[engine]
+    assert left_beside(out) == set()
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path, whole: dict[str, dict[str, bytes]]) -> None:
+    out, draw, gone_on, token = tmp_path / "r.h5", random.Random(5), 0, ""
+    checkpoints = {"checkpoint": {"every_rounds": 20}}
+    for attempt in range(4):
+        with job(1 + attempt % 3, out, config=checkpoints) as process:
+            wait_for(process, out.with_name("r.h5.running.json"), lambda old=token: claim_of(out)["token"] != old)
+            wait_for(process, out.with_name("r.h5.checkpoint") / "current.json")
+            time.sleep(draw.uniform(0.0, 0.15))
+            claim = claim_of(out)
+            token = claim["token"]
+            os.kill(claim["pid"], signal.SIGKILL)
+            gone_on += "goes on at round" in process.communicate(timeout=60)[0]
+    with job(2, out, config=checkpoints) as process:
+        finish(process)
+    assert gone_on >= 2
+    assert arrays(out) == whole["rounds"]
+    assert left_beside(out) == set()
+
+
+@pytest.mark.parametrize("config", [{}, MESSAGES], ids=["rounds", "messages"])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("raise", "RuntimeError: something broke"),
+        ("exit", "SystemExit: 3"),
+        ("leave", "exit code 0"),
+        ("SIGKILL", "killed by SIGKILL"),
+        ("SIGSEGV", "killed by SIGSEGV"),
+    ],
+)
+def test_a_rank_that_dies_ends_the_job_and_leaves_why(
+    tmp_path: Path, config: dict[str, Any], how: str, reason: str
+) -> None:
+    out = tmp_path / "r.h5"
+    with job(3, out, how, 1, 20, config={**config, "rounds": 1_000_000}) as process:
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode not in (0, 2, 75), said
+    failure = read_failure(out)
+    assert failure is not None, said
+    assert reason in failure.reason
+    assert failure.rank == 1
+    assert failure.round is not None
+    log = rank_log_path(out, 1).read_text()
+    assert reason in log
+    assert f"on {failure.host}" in log
+    if how == "raise":
+        assert "sabotage.py" in log
+        assert any("sabotage.py" in line for line in failure.log_tail)
+    elif how == "SIGSEGV":
+        assert "sabotage.py" in log
+
+
+def test_the_others_do_not_outlive_a_dead_rank_by_more_than_seconds(tmp_path: Path) -> None:
+    out = tmp_path / "r.h5"
+    with job(3, out, config={"rounds": 1_000_000}) as process:
+        wait_for(process, out)
+        os.kill(claim_of(out)["pid"], signal.SIGKILL)
+        killed = time.monotonic()
+        finish(process, 9, seconds=20)
+        assert time.monotonic() - killed < 20
+    failure = read_failure(out)
+    assert failure is not None
+    assert (failure.rank, "SIGKILL" in failure.reason) == (0, True)
+
+
+def test_a_success_removes_the_note_of_a_failure(tmp_path: Path) -> None:
+    out = tmp_path / "r.h5"
+    with job(2, out, "raise", 1, 20, config={"rounds": 60}) as process:
+        process.communicate(timeout=120)
+    assert left_beside(out) >= {".failed.json", ".rank-1.log"}
+    with job(2, out, config={"rounds": 60}) as process:
+        finish(process)
+    assert left_beside(out) == set()
+
+
+def test_a_second_job_on_a_run_is_refused_and_damages_nothing(
+    tmp_path: Path, whole: dict[str, dict[str, bytes]]
+) -> None:
+    out = tmp_path / "r.h5"
+    with job(2, out) as first:
+        wait_for(first, out.with_name("r.h5.running.json"))
+        with pytest.raises(UserError, match=f"at work on it .process {claim_of(out)['pid']} on "):
+            run(load(out.with_suffix(".yaml")), out, Silent())
+        finish(first)
+    assert arrays(out) == whole["rounds"]
+    assert left_beside(out) == set()
+
+
+def test_a_second_job_says_who_is_at_work_and_ends_with_code_2(tmp_path: Path) -> None:
+    out = tmp_path / "r.h5"
+    with job(1, out, config={"rounds": 1_000_000}) as first:
+        wait_for(first, out.with_name("r.h5.running.json"))
+        with job(2, out, config={"rounds": 1_000_000}) as second:
+            said = finish(second, 2)
+        assert said.count(f"another job is at work on it (process {first.pid} on ") == 1, said
+        assert left_beside(out) == {".running.json"}
+        first.send_signal(signal.SIGTERM)
+        finish(first, 75)
+
+
+def test_by_messages_it_goes_on_and_its_log_replays(tmp_path: Path) -> None:
+    out = tmp_path / "r.h5"
+    for ranks, code in ((3, 75), (2, 75), (3, 0)):
+        with job(ranks, out, config={**MESSAGES, "rounds": 800}) as process:
+            if code:
+                wait_for(process, out.with_name("r.h5.running.json"))
+                time.sleep(0.3)
+                process.send_signal(signal.SIGTERM)
+            finish(process, code)
+    again = tmp_path / "again.h5"
+    config = {"rounds": 800, "asynchronous": {"engine": "virtual", "replay": str(out)}}
+    with job(1, again, config=config) as process:
+        finish(process)
+    live, replayed = arrays(out), arrays(again)
+    assert "rounds/virtual_seconds" in replayed
+    assert {key: replayed[key] for key in live} | {"arrivals/seconds": b""} == live | {"arrivals/seconds": b""}

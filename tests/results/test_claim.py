@@ -1,0 +1,243 @@
+"""The claim on a result: one job at a time, whichever way the one before ended; no file locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppfl.core.errors import UserError
+from ppfl.results import claim as module
+from ppfl.results.claim import Claim
+
+ROOT = Path(__file__).parents[2]
+TAKER = """
+import sys, time
+from pathlib import Path
+from ppfl.core.errors import UserError
+from ppfl.results.claim import Claim
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    claim = Claim(Path(sys.argv[1]), 1, 100)
+except UserError as error:
+    print(error, flush=True)
+else:
+    print("mine", flush=True)
+    sys.stdin.readline()
+    claim.check()
+    claim.release()
+"""
+
+
+def taker(out: Path) -> subprocess.Popen[str]:
+    """Start a process that claims a result at the first line that it is sent, and lets go at the second."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TAKER, str(out)], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def send(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "r.h5"
+
+
+@pytest.fixture
+def takers(out: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    processes = [taker(out) for _ in range(4)]
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def written(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(out.with_name("r.h5.running.json").read_text())
+    return found
+
+
+def test_it_says_who_works_and_goes_when_let_go(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    claim = Claim(out, 3, 100)
+    found = written(out)
+    assert (found["pid"], found["job"], found["num_ranks"], found["round"], found["rounds"]) == (
+        os.getpid(),
+        "77",
+        3,
+        0,
+        100,
+    )
+    assert set(found) >= {"host", "token", "started", "updated", "rounds_per_second", "seconds_left"}
+    claim.check()
+    claim.release()
+    assert not list(out.parent.iterdir())
+
+
+def test_a_second_job_is_refused_with_one_line(out: Path) -> None:
+    claim = Claim(out, 1, 100)
+    second = taker(out)
+    send(second)
+    line = answer(second)
+    assert all(word in line for word in (str(os.getpid()), written(out)["host"], "last seen", "at work"))
+    second.communicate()
+    claim.check()
+    claim.release()
+
+
+def test_beats_tell_how_far_it_is(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    claim = Claim(out, 1, 100)
+    claim.begin(40)
+    claim.tell(60)
+    deadline = time.monotonic() + 20
+    while written(out)["round"] != 60:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert written(out)["rounds_per_second"] > 0
+    assert written(out)["seconds_left"] > 0
+    claim.release()
+    time.sleep(0.1)
+    assert not list(out.parent.iterdir())
+
+
+def test_beats_end_with_the_thread_that_works(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    worker = threading.Thread(target=lambda: Claim(out, 1, 100))
+    worker.start()
+    worker.join()
+    time.sleep(0.2)
+    before = written(out)["updated"]
+    time.sleep(0.2)
+    assert written(out)["updated"] == before
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_simultaneous_starts_one_wins(out: Path, takers: list[subprocess.Popen[str]], attempt: int) -> None:
+    for process in takers:
+        send(process)
+    answers = [answer(process) for process in takers]
+    assert sorted("mine" if line == "mine" else "no" for line in answers) == ["mine", "no", "no", "no"], answers
+    winner = takers[answers.index("mine")]
+    assert written(out)["pid"] == winner.pid
+    send(winner)
+    assert winner.wait(timeout=60) == 0
+    assert not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_simultaneous_takers_of_a_dead_claim_one_wins(
+    out: Path, takers: list[subprocess.Popen[str]], attempt: int
+) -> None:
+    dead = taker(out)
+    send(dead)
+    assert answer(dead) == "mine"
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate()
+    for process in takers:
+        send(process)
+    answers = [answer(process) for process in takers]
+    assert answers.count("mine") == 1, answers
+    winner = takers[answers.index("mine")]
+    send(winner)
+    assert winner.wait(timeout=60) == 0
+
+
+def other_host(out: Path, age: float, **facts: Any) -> None:
+    """Leave a claim of another host that was refreshed some seconds ago."""
+    path = out.with_name("r.h5.running.json")
+    now = time.time()
+    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "job": "", "token": "t", "updated": now - age, **facts}))
+    os.utime(path, (now - age, now - age))
+
+
+def test_a_claim_of_another_host_is_taken_over_when_it_is_old(out: Path) -> None:
+    other_host(out, 61)
+    claim = Claim(out, 1, 100)
+    assert written(out)["pid"] == os.getpid()
+    claim.release()
+    other_host(out, 5)
+    with pytest.raises(UserError, match="process 1 on elsewhere"):
+        Claim(out, 1, 100)
+    assert written(out)["host"] == "elsewhere"
+
+
+def test_a_doubtful_claim_is_waited_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALE_SECONDS", 22.0)
+    other_host(out, 20)
+    began = time.monotonic()
+    Claim(out, 1, 100).release()
+    assert time.monotonic() - began > 1
+    other_host(out, 20)
+    threading.Timer(0.7, lambda: other_host(out, 0)).start()
+    with pytest.raises(UserError, match="elsewhere"):
+        Claim(out, 1, 100)
+
+
+def test_a_requeued_job_does_not_wait_for_its_former_self(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    other_host(out, 0, job="77", restart=0)
+    with pytest.raises(UserError, match="job 77"):
+        Claim(out, 1, 100)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    Claim(out, 1, 100).release()
+
+
+def test_the_same_process_number_after_a_restart_of_the_host_is_another_process(out: Path) -> None:
+    other_host(out, 0, host=module.platform.node(), pid=os.getpid())
+    Claim(out, 1, 100).release()
+
+
+def test_a_lost_claim_is_noticed_and_left_alone(out: Path) -> None:
+    claim = Claim(out, 1, 100)
+    other_host(out, 0)
+    with pytest.raises(UserError, match=r"no longer ours.*elsewhere"):
+        claim.check()
+    assert claim.is_lost
+    claim.release()
+    assert written(out)["host"] == "elsewhere"
+    out.with_name("r.h5.running.json").unlink()
+    with pytest.raises(UserError, match="no longer ours"):
+        claim.check()
+
+
+def test_a_live_claim_that_was_taken_by_mistake_is_put_back(out: Path) -> None:
+    """Two saw a dead claim, one was first: what the other renames is not the dead one any more."""
+    first = Claim(out, 1, 100)
+    second = object.__new__(Claim)
+    second.path, second.token = first.path, "second"
+    second._take_over("dead")
+    first.check()
+    first.release()
+    assert not list(out.parent.iterdir())
+
+
+def test_a_damaged_claim_counts_by_its_age(out: Path) -> None:
+    path = out.with_name("r.h5.running.json")
+    path.write_text('{"pid": 1')
+    with pytest.raises(UserError, match="at work"):
+        Claim(out, 1, 100)
+    os.utime(path, (time.time() - 100,) * 2)
+    Claim(out, 1, 100).release()
