@@ -8,6 +8,7 @@ configfile: Path(workflow.basedir, "configs", "workflow.yaml")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/experiments.smk"
+include: "workflow/rules/packs.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/paper_common.smk"
@@ -20,4 +21,4 @@ rule all:
     default_target: True
     input:
         "results/report.html",
-        [results_of(experiment) for experiment in EXPERIMENTS],
+        [inputs_of(experiment) for experiment in EXPERIMENTS],

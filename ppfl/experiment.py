@@ -26,13 +26,15 @@ from ppfl.results.parameters import has_local, remove_parameters, save_local, sa
 from ppfl.results.recorder import Recorder, look, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ppfl.assemble import BuildProblem
     from ppfl.config import Config
     from ppfl.core.communicator import Communicator
     from ppfl.engine.choose import AnyEngine
+    from ppfl.engine.evaluate import Stage
+    from ppfl.engine.lockstep import Member
     from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Scored
     from ppfl.progress import Progress
@@ -72,7 +74,7 @@ def run(
     was this job's own is noted beside the result (`ppfl.results.failures`).
     """
     communicator = communicator or open_communicator()
-    place = _Place(config, out, communicator.size, caller)
+    place = Place(config, out, communicator.size, caller)
     try:
         if on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "") == "already done":
             return "already done"
@@ -85,7 +87,7 @@ def run(
         place.leave()
 
 
-class _Place:
+class Place:
     """The result file and what lies beside it; on rank 0 with a claim."""
 
     def __init__(self, config: Config, out: Path, num_ranks: int, caller: Caller) -> None:
@@ -146,11 +148,11 @@ class _Place:
 
 
 def _compute(
-    place: _Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem, caller: Caller
+    place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem, caller: Caller
 ) -> str:
     config, out = place.config, place.out
     setup = build(config, communicator, build_problem)
-    recorder = _open_recorder(place, setup) if communicator.rank == 0 else None
+    recorder = open_recorder(place, setup) if communicator.rank == 0 else None
     identity = {
         "digest": config.digest,
         "results_version": RESULTS_VERSION,
@@ -172,7 +174,8 @@ def _compute(
     if engine.status == "stopped":
         _record(recorder, None, setup.communicator)
     else:
-        _finish(config, out, setup, engine, recorder)
+        _record(recorder, None, setup.communicator)  # the stages may take long
+        complete(config, out, setup, engine, score_stages(setup, engine.group, engine.server), recorder)
         if communicator.rank == 0:
             remove_failure(out)
             checkpoints.remove()
@@ -180,7 +183,8 @@ def _compute(
     return engine.status
 
 
-def _open_recorder(place: _Place, setup: Setup) -> Recorder:
+def open_recorder(place: Place, setup: Setup) -> Recorder:
+    """Return the recorder of a result, with what is known before the first round. Called on rank 0."""
     config = place.config
     attributes = {
         "name": config.name,
@@ -221,10 +225,15 @@ def _record(recorder: Recorder | None, scored: Scored | None, communicator: Comm
     on_every_rank(communicator, append)
 
 
-def _finish(config: Config, out: Path, setup: Setup, engine: AnyEngine, recorder: Recorder | None) -> None:
-    """Score the three stages, save the parameters and complete the result. Collective."""
-    _record(recorder, None, setup.communicator)  # the stages may take long
-    stages = score_stages(setup, engine.group, engine.server)
+def complete(
+    config: Config,
+    out: Path,
+    setup: Setup,
+    engine: AnyEngine | Member,
+    stages: Mapping[Stage, Mapping[str, np.ndarray]],
+    recorder: Recorder | None,
+) -> None:
+    """Save the parameters and complete the result with the scores of its stages. Collective."""
     clients = {f"{stage}_{metric}": values for stage, scores in stages.items() for metric, values in scores.items()}
     metrics = next(iter(stages.values())).keys()
     summary = {

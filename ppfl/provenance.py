@@ -29,6 +29,7 @@ def describe_process() -> dict[str, str]:
     return facts
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -49,13 +49,17 @@ def test_commands_arguments_and_options_are_frozen() -> None:
     for name, command in main.commands.items():
         text = ppfl(name, "--help").output
         usage = re.search(r"Usage: ppfl (.*)", text)
-        options = re.findall(r"^  (--[a-z]+)( [A-Z.=]+)?", text, re.MULTILINE)
+        options = re.findall(r"^  (--[a-z-]+)( [A-Z./=]+)?", text, re.MULTILINE)
         assert usage is not None
         assert command.help
         surface[usage.group(1)] = {option: value.strip() for option, value in options}
     assert surface == {
         "run [OPTIONS] CONFIG": {"--out": "FILE", "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--help": ""},
-        "pack [OPTIONS] CONFIG": {"--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--help": ""},
+        "pack [OPTIONS] CONFIG": {
+            "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--time-limit": "SECONDS",
+            "--ranks-per-run": "R", "--help": "",
+        },
+        "status [OPTIONS] CONFIG|FOLDER": {"--out": "FOLDER", "--json": "", "--watch": "", "--help": ""},
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},
         "collect [OPTIONS] GRID": {"--out": "FILE", "--results": "FOLDER", "--clients": "", "--help": ""},

@@ -23,6 +23,7 @@ class FFGG(Algorithm):
 
     name: Literal["ffgg"]
     needs_rounds: ClassVar[str] = ""
+    server_settings: ClassVar[frozenset[str]] = frozenset({"lr"})
     lr: PositiveFloat | Literal["theory"]
     """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]

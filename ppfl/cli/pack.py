@@ -8,6 +8,9 @@ import click
 
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.deferred import defer_torch
+from ppfl.launcher import launched_as
+
+STOPPED = 75
 
 
 @click.command()
@@ -19,19 +22,68 @@ from ppfl.deferred import defer_torch
     help="Where results go, one <digest>.h5 a run. Default: results/<name>",
 )
 @overrides_option
-@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Child processes. Default: one a core.")
-def pack(config: Path, out: Path | None, overrides: tuple[str, ...], jobs: int | None) -> int:
-    """Run all runs of a grid on this machine, several at once, without starting a program for each.
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Runs at the same time. Default: one a core.",
+)
+@click.option("--part", metavar="K/N", help="Take the runs K, K + N, K + 2N, … of the grid, for job arrays.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop before so much time has passed. The end of the Slurm job around it counts anyway.",
+)
+@click.option(
+    "--ranks-per-run",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="R",
+    help="MPI ranks of each run, started by srun inside a Slurm job, else by mpiexec. Default: 1, without MPI.",
+)
+def pack(
+    config: Path,
+    out: Path | None,
+    overrides: tuple[str, ...],
+    jobs: int | None,
+    part: str | None,
+    time_limit: float | None,
+    ranks_per_run: int,
+) -> int:
+    """Run all runs of a grid, several at once, without starting a program for each.
 
-    What is complete is not repeated. A run that fails leaves <digest>.failed.txt and does not touch the others; the
-    exit code is 1 then. A diverged run is a result like any other. Not to be started by mpiexec.
+    Several packs may share a grid: start it on all hosts of an allocation, e.g. by srun or mpiexec. What is complete
+    is not repeated, a diverged run is a result like any other, and a run that fails leaves <digest>.h5.failed.json and
+    does not touch the others. Exit code: 0 all runs have ended, 1 some of them failed, 75 stopped before the end (by
+    SIGTERM, SIGUSR1 or the time limit); start it again to continue. docs/packs.md
     """
     defer_torch()
+    from ppfl.core.errors import UserError
     from ppfl.grid import load_cells
-    from ppfl.pack.command import default_jobs, pack
+    from ppfl.pack.board import ONE_RANK
+    from ppfl.pack.budget import Budget, seconds_left_of_job
+    from ppfl.pack.command import choose_part, pack
+    from ppfl.pack.environment import default_jobs
+    from ppfl.pack.steps import in_steps
 
+    launched = launched_as()
+    if ranks_per_run > 1 and launched.size != 1:
+        raise UserError("--ranks-per-run: starts ranks itself: start one pack, without mpiexec or srun")
     cells = load_cells(config, overrides)
     folder = out or next(iter(cells.values())).config.default_out().parent
-    counts = pack(cells, folder, jobs or default_jobs(), lambda line: click.echo(f"ppfl: {line}", err=True))
-    click.echo(f"{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
-    return 1 if counts["failed"] else 0
+    limits = [limit for limit in (time_limit, seconds_left_of_job()) if limit is not None]
+    budget = Budget(min(limits, default=None))
+    who = f"pack {launched.rank}: " if launched.size != 1 else ""
+    packed = pack(
+        choose_part(cells, part),
+        folder,
+        jobs or default_jobs(ranks_per_run),
+        lambda line: click.echo(f"ppfl: {who}{line}", err=True),
+        budget,
+        launched,
+        ONE_RANK if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run),
+    )
+    counts = packed.counts
+    click.echo(f"{who}{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
+    return STOPPED if packed.is_unfinished else 1 if counts["failed"] else 0

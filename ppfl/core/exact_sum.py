@@ -74,7 +74,8 @@ class ExactSum:
             return torch.zeros(length, dtype=torch.float64, device=device)
         self._raise_top(top)
         bins = communicator.allreduce(self._bins.cpu().contiguous(), "sum").to(device)
-        return self._round(bins)
+        units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(NUM_BINS)]
+        return _rounded(bins, torch.tensor(units, dtype=torch.float64, device=device))
 
     def _raise_top(self, top: int) -> None:
         shift = top - self._top
@@ -86,13 +87,39 @@ class ExactSum:
             self._bins[NUM_BINS - len(kept) :] = kept
         self._top = top
 
-    def _round(self, bins: torch.Tensor) -> torch.Tensor:
-        """Carry from the lowest bin up, so that equal sums have equal bins, then round."""
-        for row in range(NUM_BINS - 1, 0, -1):
-            carry = bins[row] >> BIN_BITS
-            bins[row] -= carry << BIN_BITS
-            bins[row - 1] += carry
-        total = torch.zeros(bins.shape[1], dtype=torch.float64, device=bins.device)
-        for row in range(NUM_BINS - 1, -1, -1):
-            total += bins[row].to(torch.float64) * math.ldexp(1.0, (self._top - row) * BIN_BITS)
-        return total
+
+def exact_sums(terms: torch.Tensor) -> torch.Tensor:
+    """Return what `ExactSum` makes of the terms of each of R sums, (R, M, D) -> (R, D): the same bits, all at once."""
+    num_sums, num_terms, length = terms.shape
+    if num_terms > MAX_TERMS:
+        raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
+    rest = terms.to(torch.float64)
+    largest = rest.abs().amax(dim=(1, 2)).tolist() if num_terms * length else [0.0] * num_sums
+    finite = [math.isfinite(value) for value in largest]
+    lowest = _LOWEST_BIN + NUM_BINS - 1
+    tops = [
+        max((math.frexp(value)[1] - 1) // BIN_BITS, lowest) if ok else lowest
+        for value, ok in zip(largest, finite, strict=True)
+    ]
+    exponents = [[(top - row) * BIN_BITS for top in tops] for row in range(NUM_BINS)]
+    units = rest.new_tensor([[math.ldexp(1.0, exponent) for exponent in row] for row in exponents])
+    scales = rest.new_tensor([[math.ldexp(1.0, -exponent) for exponent in row] for row in exponents])
+    bins = torch.zeros(NUM_BINS, num_sums, length, dtype=torch.int64, device=terms.device)
+    for row in range(NUM_BINS):
+        integers = (rest * scales[row].reshape(-1, 1, 1)).trunc_()
+        bins[row] = integers.to(torch.int64).sum(dim=1)
+        rest = rest - integers.mul_(units[row].reshape(-1, 1, 1))
+    total = _rounded(bins, units.unsqueeze(-1))
+    return torch.where(torch.tensor(finite, device=terms.device).reshape(-1, 1), total, math.nan)
+
+
+def _rounded(bins: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (NUM_BINS, …) -> (…)."""
+    for row in range(NUM_BINS - 1, 0, -1):
+        carry = bins[row] >> BIN_BITS
+        bins[row] -= carry << BIN_BITS
+        bins[row - 1] += carry
+    total = torch.zeros(bins.shape[1:], dtype=torch.float64, device=bins.device)
+    for row in range(NUM_BINS - 1, -1, -1):
+        total += bins[row].to(torch.float64) * units[row]
+    return total

@@ -99,6 +99,9 @@ class Algorithm(PlugIn):
     """Why it cannot run asynchronously; "" when it can: the server takes single uplinks, gradients or changes of θ,
     computed at an older θ, and nothing else that the server or a client keeps belongs to a round."""
 
+    server_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
+
     @property
     def fine_tuner_of_clients(self) -> FineTuner | None:
         """Return the fine-tuner that the method uses, the default one for the final stage `tuned`."""

@@ -11,6 +11,8 @@ import torch
 from ppfl.core.plugins import PlugIn, Seed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from ppfl.core.byzantine import Byzantine
@@ -33,6 +35,23 @@ class Constants:
     strong_convexity: float
     local_smoothness: float
     whole_smoothness: float
+
+
+@dataclass(frozen=True)
+class PureScores:
+    """How `round_metrics` and `shared_metrics` come about, for engines that score many runs at once.
+
+    Functions of one client are pure and free of control flow on values, like those of a problem.
+    """
+
+    data: Callable[[int], Data]
+    """What the scores of client m are computed on."""
+    of_client: Callable[[Params, Params, Data], Params]
+    """(θ, w, data) -> `round_metrics`, scalars."""
+    gradient: Callable[[Params, Data], torch.Tensor]
+    """(θ, data) -> (D,), whose exact mean over clients `of_shared` wants."""
+    of_shared: Callable[[Params, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+    """(θ, mean gradient, norms of the clients' gradients (N,)) -> `shared_metrics`."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +219,10 @@ class Problem(ABC):
     def metric_weights(self, metric: str) -> tuple[int, ...]:
         """Samples of every client of all ranks that a metric was computed on: its weights in a weighted mean."""
         return self.num_train_samples
+
+    def pure_scores(self) -> PureScores | None:
+        """Return the metrics of a run in parts, where they have such parts; None elsewhere."""
+        return None
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
         """Scores of θ over all clients: scalars (), or (N,) with one number a client. Collective."""

@@ -31,7 +31,7 @@ def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> 
         return setup.problem.round_metrics(shared, local, client, round)
 
     scores: dict[str, float | np.ndarray] = {
-        name: summarize(setup, name, values)["mean"] for name, values in _gather(setup, score).items()
+        name: mean_over_clients(setup, name, values) for name, values in _gather(setup, score).items()
     }
     for name, value in setup.problem.shared_metrics(server["shared"]).items():
         scores[name] = float(value) if value.ndim == 0 else value.cpu().numpy()
@@ -58,22 +58,33 @@ def score_stages(setup: Setup, group: ClientGroup, server: State) -> dict[Stage,
     return {stage: scores_of(stage) for stage in (STAGES if setup.tuned_fine_tuner is not None else STAGES[:2])}
 
 
+def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
+    """Return the statistic `mean` of `summarize` alone, which is asked for more often than the others."""
+    known, _ = _known(setup, metric, values)
+    return float(known.mean()) if len(known) else math.nan
+
+
 def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]:
     """Return the statistics of one metric over clients, (N,) -> {mean, weighted_mean, q10, q50, q90}.
 
     Weights are the samples that the metric was computed on; clients without such samples, and Byzantine ones, are
     left out.
     """
-    weights = np.array(setup.problem.metric_weights(metric), dtype=np.float64)
-    weights[list(setup.problem.byzantine)] = 0.0
-    there = weights > 0
-    if not there.any():
+    known, weight = _known(setup, metric, values)
+    if not len(known):
         return dict.fromkeys(STATISTICS, math.nan)
-    known, weight = values[there], weights[there]
     with np.errstate(invalid="ignore"):  # inf − inf in a run that diverged
         q10, q50, q90 = np.quantile(known, [0.1, 0.5, 0.9])
     weighted = float((known * weight).sum() / weight.sum())
     return {"mean": float(known.mean()), "weighted_mean": weighted, "q10": q10, "q50": q50, "q90": q90}
+
+
+def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that count, and their weights."""
+    weights = np.array(setup.problem.metric_weights(metric), dtype=np.float64)
+    weights[list(setup.problem.byzantine)] = 0.0
+    there = weights > 0
+    return values[there], weights[there]
 
 
 def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> tuple[Params, Params]:

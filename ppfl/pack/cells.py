@@ -1,4 +1,4 @@
-"""One cell of a grid, run in a process of its own group of one rank."""
+"""Runs of a grid, computed in a process of its own group of one rank."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.experiment import run
+from ppfl.experiment import Caller, run
+from ppfl.pack.together import run_together
 from ppfl.progress import Silent, show_warnings
+from ppfl.stopping import StopSignals
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.core.problem import Placement, Problem, ProblemSettings
-    from ppfl.pack.command import RunOfCell
+    from ppfl.pack.board import RunOfCell
     from ppfl.pack.scheduler import Work
 
 
@@ -40,8 +44,19 @@ def make_work() -> Work:
     """Return the function that runs cells in this process; called once in every child."""
     show_warnings(0)
     build_problem = LastProblem()
+    wants_stop = StopSignals()
 
-    def work(cell: RunOfCell) -> str:
-        return run(cell.config, cell.out, Silent(), SoloCommunicator(), build_problem)
+    def alone(one: RunOfCell) -> str | Exception:
+        caller = Caller(one.cell, wants_stop)
+        try:
+            return run(one.config, one.out, Silent(), SoloCommunicator(), build_problem, caller)
+        except Exception as error:  # noqa: BLE001, the others of the batch go on
+            return error
+
+    def work(runs: Sequence[RunOfCell]) -> Sequence[str | Exception]:
+        if len(runs) == 1:
+            return [alone(runs[0])]
+        answers = run_together(runs, build_problem, wants_stop)
+        return [alone(one) if answer is None else answer for one, answer in zip(runs, answers, strict=True)]
 
     return work

@@ -2,112 +2,125 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
-from ppfl.launcher import launched_as
-from ppfl.pack.scheduler import Outcome, Task, run_tasks
+from ppfl.grid import show_varying
+from ppfl.pack.board import Board
+from ppfl.pack.scheduler import run_tasks
+from ppfl.results.failures import Failure, write_failure
+from ppfl.results.layout import FINISHED, failed_path
+from ppfl.results.states import state_of
 
 if TYPE_CHECKING:
-    from ppfl.config import Config
+    from collections import Counter
+    from pathlib import Path
+
     from ppfl.grid import Cell
+    from ppfl.launcher import LaunchedAs
+    from ppfl.pack.board import Way
+    from ppfl.pack.budget import Budget
+    from ppfl.pack.scheduler import Outcome
 
 LINE_INTERVAL_SECONDS = 5.0
+CLAIMED = "another job is at work on it"
+"""What `ppfl.results.claim` says of a run that is somebody else's."""
 
 
 @dataclass(frozen=True)
-class RunOfCell:
-    """What a child is told: which configuration, and where the result goes."""
+class Packed:
+    """What became of the runs: how many are complete, diverged, already done, failed, stopped, left."""
 
-    config: Config
-    out: Path
+    counts: Counter[str]
+
+    @property
+    def is_unfinished(self) -> bool:
+        """True when the next pack has something to continue."""
+        return bool(self.counts["stopped"] + self.counts["left"])
 
 
-def default_jobs() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def choose_part(cells: Mapping[str, Cell], part: str | None) -> dict[str, Cell]:
+    """Return every N-th run of the grid for "K/N", beginning with the K-th; all for None.
 
-
-def pack(cells: Mapping[str, Cell], folder: Path, jobs: int, tell: Callable[[str], None]) -> Counter[str]:
-    """Run every cell to `<folder>/<digest>.h5`; return how many are complete, diverged, already done and failed.
-
-    A failed cell leaves `<folder>/<digest>.failed.txt`, which a later success removes. `tell` is given lines of
-    progress. Raises UserError under a launcher that started several processes, for a folder that cannot be made, and
-    for one that another pack is at work in.
+    Raises UserError for what is no part.
     """
-    if launched_as().size != 1:
-        raise UserError("ppfl pack is one process that starts its own: start it without mpiexec, or with -n 1")
+    if part is None:
+        return dict(cells)
+    number, _, of = part.partition("/")
+    if not (number.isascii() and number.isdigit() and of.isascii() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise UserError(f"--part {part}: allowed: K/N with whole numbers 1 ≤ K ≤ N, e.g. 2/10")
+    return dict(list(cells.items())[int(number) - 1 :: int(of)])
+
+
+def pack(
+    cells: Mapping[str, Cell],
+    folder: Path,
+    jobs: int,
+    tell: Callable[[str], None],
+    budget: Budget,
+    launched: LaunchedAs,
+    way: Way,
+) -> Packed:
+    """Run every cell to `<folder>/<digest>.h5`.
+
+    A failed run leaves `<digest>.h5.failed.json`, which a later success removes. Other packs may be at work in the same
+    folder, also the other processes of a launcher: they share the runs, and each ends when all runs have ended. `tell`
+    is given lines of progress. Raises UserError for a folder that cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot make this folder: {error.strerror}") from error
-
-    tasks = [
-        Task(digest, _affinity(cell.config), RunOfCell(cell.config, folder / f"{digest}.h5"))
-        for digest, cell in cells.items()
-    ]
-    progress = _Progress(len(tasks), tell)
-    with _alone_in(folder):
-        for outcome in run_tasks(tasks, jobs, make_work="ppfl.pack.cells:make_work"):
-            progress.add(outcome.answer or "failed")
-            _note_failure(folder, cells[outcome.key], outcome, tell)
-    return progress.counts
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Refuse a folder that another pack is at work in: both would write the same files."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        # a file system without locks is no reason not to work
-        with suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"--out {folder}: another ppfl pack is at work there; wait, or take another") from error
-        yield
-    finally:
-        os.close(descriptor)
+    beginning = launched.rank / launched.size if launched.size else 0.0
+    board = Board(cells, folder, jobs, beginning, way)
+    progress = _Progress(board, len(cells), tell)
+    with budget.heed_signals():
+        for outcome in run_tasks(board, jobs, way.make_work, budget):
+            _settle(board, cells[outcome.key], folder, outcome, tell)
+            progress.show()
+    num_left = len(cells) - board.counts.total()
+    if num_left:
+        board.counts["left"] += num_left
+    return Packed(board.counts)
 
 
-def _affinity(config: Config) -> str:
-    """Return the same text for cells that can share a problem."""
-    return repr(config.model_dump(mode="json", include={"problem", "byzantine", "seed", "precision", "engine"}))
-
-
-def _note_failure(folder: Path, cell: Cell, outcome: Outcome, tell: Callable[[str], None]) -> None:
-    note = folder / f"{cell.digest}.failed.txt"
+def _settle(board: Board, cell: Cell, folder: Path, outcome: Outcome, tell: Callable[[str], None]) -> None:
+    """Count an outcome; note a failure unless whoever failed did."""
+    out = folder / f"{cell.digest}.h5"
     if outcome.answer is not None:
-        note.unlink(missing_ok=True)
+        if outcome.answer in FINISHED:
+            failed_path(out).unlink(missing_ok=True)
+        board.counts[outcome.answer] += 1
         return
-    tell(f"failed: {cell}: {outcome.failure.splitlines()[0]} ({note})")
-    note.write_text(f"{cell}\n{outcome.failure}\n", encoding="utf-8")
+    # whoever claimed it first may have finished it by now
+    if CLAIMED in outcome.reason or state_of(out).kind == "running":
+        board.put_back(cell.digest)
+        return
+    board.counts["failed"] += 1
+    varying = show_varying(cell.varying)
+    write_failure(out, Failure(digest=cell.digest, cell=varying, reason=outcome.reason, log_tail=outcome.log_tail))
+    tell(f"failed: {cell}: {outcome.reason} ({failed_path(out)})")
 
 
 class _Progress:
-    """Counts outcomes and tells of them, at most every 5 seconds."""
+    """Tells how far a pack is, at most every 5 seconds."""
 
-    def __init__(self, total: int, tell: Callable[[str], None]) -> None:
-        self.counts: Counter[str] = Counter()
+    def __init__(self, board: Board, total: int, tell: Callable[[str], None]) -> None:
+        self._board = board
         self._total = total
         self._tell = tell
+        self._done_before = board.counts.total()
         self._started_at = self._last_line_at = time.monotonic()
 
-    def add(self, status: str) -> None:
-        """Count one outcome; those that were done already tell nothing about the time that is left."""
-        self.counts[status] += 1
-        now, done = time.monotonic(), self.counts.total()
+    def show(self) -> None:
+        """Tell, unless the last line is too recent; runs that others did tell nothing about the time that is left."""
+        now, done = time.monotonic(), self._board.counts.total()
         if now - self._last_line_at < LINE_INTERVAL_SECONDS or done == self._total:
             return
         self._last_line_at = now
-        computed = done - self.counts["already done"]
+        computed = done - self._done_before
         left = (now - self._started_at) / computed * (self._total - done) if computed else 0.0
-        self._tell(f"{done}/{self._total} cells, {self.counts['failed']} failed, {left:.0f} s left")
+        self._tell(f"{done}/{self._total} runs, {self._board.counts['failed']} failed, {left:.0f} s left")

@@ -1,6 +1,7 @@
 """Tasks, handed out one at a time to persistent child processes; knows nothing of what the tasks are.
 
-A child that is killed is replaced, and its task is tried once more. Nothing survives the parent: children end with it.
+A task is one or several items. A child that is killed is replaced, and its items are tried once more, one by one; so
+are those of a task of several that raised. Nothing survives the parent: children end with it.
 """
 
 from __future__ import annotations
@@ -10,91 +11,163 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ppfl.pack.environment import without_ranks
+from ppfl.results.failures import describe_exit
+from ppfl.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerContext
 
+    from ppfl.pack.budget import Budget
+
 MAX_ATTEMPTS = 2
 _TRACEBACK_LINES = 40
 _STOP_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 0.5
 
-Work = Callable[[Any], str]
+Work = Callable[[Sequence[Any]], Sequence["str | Exception"]]
+"""Does the items of one task; returns an answer for each, or why there is none."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Something to do; tasks of equal `affinity` are cheaper one after another in the same child."""
+    """Items to do together; tasks of equal `affinity` are cheaper one after another in the same child."""
 
-    key: str
     affinity: str
-    payload: Any
+    items: tuple[tuple[str, Any], ...]
+    """Keys, and what the work function is given."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: the answer of the work function, or why there is none."""
+    """What became of an item: the answer of the work function, or why there is none."""
 
     key: str
     answer: str | None
-    failure: str = ""
+    reason: str = ""
+    """One line."""
+    log_tail: tuple[str, ...] = ()
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int, make_work: str) -> Iterator[Outcome]:
+class Source(Protocol):
+    """Where tasks come from; may know of more later."""
+
+    def take(self, affinity: str | None, elsewhere: set[str]) -> Task | None:
+        """Return a task for a child prepared for `affinity`, others being prepared for `elsewhere`; None for now."""
+        ...
+
+    def is_exhausted(self) -> bool:
+        """Say whether nothing will come any more."""
+        ...
+
+
+def run_tasks(source: Source, jobs: int, make_work: str, budget: Budget) -> Iterator[Outcome]:
     """Do all tasks in at most `jobs` child processes; yield each outcome as it comes.
 
-    `make_work` is "module:function": it is called once in every child and returns what does one task, given its
-    payload. The module is loaded once for all children, and never by the parent. A task whose work raises has failed;
-    one whose child dies is tried once more.
+    `make_work` is "module:function": it is called once in every child and returns the work function. The module is
+    loaded once for all children, and never by the parent. When the budget says so, nothing is handed out any more,
+    children get SIGUSR1, and what they still are at when the time is over is given up without an outcome.
     """
-    queue = list(tasks)
-    attempts = dict.fromkeys((task.key for task in tasks), 0)
-    context = _context(make_work.partition(":")[0])
-    children = [_Child(context, make_work) for _ in range(min(jobs, len(queue)))]
+    crew = _Crew(source, jobs, make_work)
     try:
-        while True:
-            for child in children:
-                if child.task is None and queue:
-                    task = _next_task(queue, child, children)
-                    attempts[task.key] += 1
-                    child.give(task)
-            busy = [child for child in children if child.task is not None]
-            if not busy:
+        told = False
+        while (phase := budget.phase) != "end":
+            if phase == "work" and budget.has_time():
+                crew.hand_out()
+            elif phase == "stop" and not told:
+                crew.tell_to_stop()
+                told = True
+            if not crew.busy and (phase == "stop" or not budget.has_time() or crew.is_done()):
                 return
-            ready = connection.wait([child.connection for child in busy])
-            for child in [child for child in busy if child.connection in ready]:
-                task, outcome = child.take()
-                if isinstance(outcome, Outcome):
-                    yield outcome
-                    continue
-                children[children.index(child)] = _Child(context, make_work)
-                if attempts[task.key] < MAX_ATTEMPTS:
-                    queue.insert(0, task)
-                else:
-                    yield Outcome(task.key, None, f"{outcome}, {MAX_ATTEMPTS} times")
+            if not crew.busy:
+                time.sleep(_LOOK_AGAIN_SECONDS)
+            for child in crew.ready():
+                budget.took(child.seconds)
+                yield from crew.collect(child)
     finally:
-        for child in children:
+        crew.dismiss()
+
+
+class _Crew:
+    """The children, and the items that are to be tried once more."""
+
+    def __init__(self, source: Source, jobs: int, make_work: str) -> None:
+        self._source = source
+        self._jobs = jobs
+        self._make_work = make_work
+        self._context: ForkServerContext | None = None
+        self._children: list[_Child] = []
+        self._again: deque[Task] = deque()
+        self._attempts: Counter[str] = Counter()
+
+    @property
+    def busy(self) -> list[_Child]:
+        return [child for child in self._children if child.task is not None]
+
+    def is_done(self) -> bool:
+        return not self._again and self._source.is_exhausted()
+
+    def hand_out(self) -> None:
+        """Give every idle child a task, and start children while there are tasks for them."""
+        idle = [child for child in self._children if child.task is None]
+        while idle or len(self._children) < self._jobs:
+            child = idle.pop() if idle else None
+            elsewhere = {other.affinity for other in self._children if other is not child and other.affinity}
+            affinity = child.affinity if child else None
+            task = self._again.popleft() if self._again else self._source.take(affinity, elsewhere)
+            if task is None:
+                return
+            if child is None:
+                child = self._start()
+                self._children.append(child)
+            self._attempts.update(key for key, _ in task.items)
+            child.give(task)
+
+    def ready(self) -> list[_Child]:
+        busy = self.busy
+        found = connection.wait([child.connection for child in busy], _LOOK_AGAIN_SECONDS) if busy else []
+        return [child for child in busy if child.connection in found]
+
+    def collect(self, child: _Child) -> Iterator[Outcome]:
+        """Yield what a child has done; what was not done is tried once more, or has failed."""
+        task, answer = child.take()
+        if isinstance(answer, list):
+            yield from answer
+            return
+        if isinstance(answer, str):  # how it died
+            self._children.remove(child)
+        for key, payload in task.items:
+            if self._attempts[key] < MAX_ATTEMPTS:
+                self._again.append(Task(task.affinity, ((key, payload),)))
+            else:
+                yield Outcome(key, None, f"{answer}, {MAX_ATTEMPTS} times")
+
+    def tell_to_stop(self) -> None:
+        for child in self.busy:
+            child.tell_to_stop()
+
+    def dismiss(self) -> None:
+        for child in self._children:
             child.stop()
 
-
-def _next_task(queue: list[Task], child: _Child, children: Sequence[_Child]) -> Task:
-    """Take what this child is prepared for, else what no other child is prepared for, else the first task."""
-    elsewhere = {other.affinity for other in children if other is not child}
-    wanted = [task for task in queue if task.affinity == child.affinity]
-    wanted += [task for task in queue if task.affinity not in elsewhere]
-    chosen = (wanted or queue)[0]
-    queue.remove(chosen)
-    return chosen
+    def _start(self) -> _Child:
+        if self._context is None:
+            self._context = _context(self._make_work.partition(":")[0])
+        return _Child(self._context, self._make_work)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Child:
     """One child process and the task that it is at."""
 
@@ -109,24 +182,35 @@ class _Child:
         self._process = self.context.Process(target=_serve, args=(theirs, self.make_work), daemon=True)
         self._process.start()
         theirs.close()
+        self._given_at = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the task was handed over."""
+        return time.monotonic() - self._given_at
 
     def give(self, task: Task) -> None:
         """Hand over a task; a child that died since is noticed by `take`."""
-        self.task, self.affinity = task, task.affinity
+        self.task, self.affinity, self._given_at = task, task.affinity, time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(task)
 
-    def take(self) -> tuple[Task, Outcome | str]:
-        """Return the task and its outcome, or how the process ended instead."""
+    def take(self) -> tuple[Task, list[Outcome] | str | None]:
+        """Return the task and its outcomes, None when a task of several raised, or how the process ended instead."""
         task = self.task
         assert task is not None
         self.task = None
         try:
-            outcome: Outcome = self.connection.recv()
+            outcomes: list[Outcome] | None = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            return task, _how_it_ended(self._process.exitcode)
-        return task, outcome
+            return task, describe_exit(self._process.exitcode or 0)
+        return task, outcomes
+
+    def tell_to_stop(self) -> None:
+        """Ask the process to save what it is at."""
+        if self._process.pid is not None and self._process.is_alive():
+            os.kill(self._process.pid, signal.SIGUSR1)
 
     def stop(self) -> None:
         """End the process: at once when it is at work, which happens only when the parent gives up."""
@@ -137,13 +221,6 @@ class _Child:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-
-def _how_it_ended(exitcode: int | None) -> str:
-    if exitcode is None or exitcode >= 0:
-        return f"the process ended with exit code {exitcode}"
-    name = signal.Signals(-exitcode).name
-    return f"the process was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
 
 
 def _context(preload: str) -> ForkServerContext:
@@ -157,9 +234,11 @@ def _context(preload: str) -> ForkServerContext:
 
 @contextmanager
 def _environment_of_children() -> Iterator[None]:
-    """One thread a process, and the package that this process runs, wherever else another one is installed."""
+    """One thread a process, no rank of anything, and the package that this process runs, wherever another one is."""
     before = dict(os.environ)
     paths = [str(Path(__file__).parents[2]), *filter(None, [before.get("PYTHONPATH")])]
+    os.environ.clear()
+    os.environ.update(without_ranks(before))
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(paths))
     try:
         yield
@@ -170,7 +249,8 @@ def _environment_of_children() -> Iterator[None]:
 
 def _serve(tasks: Connection, make_work: str) -> None:
     """Do tasks until the parent closes its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
+    for number in (signal.SIGINT, *SIGNALS):
+        signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and decides; work may listen itself
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, _, name = make_work.partition(":")
     work: Work = getattr(importlib.import_module(module), name)()
@@ -179,12 +259,20 @@ def _serve(tasks: Connection, make_work: str) -> None:
             task: Task = tasks.recv()
         except (EOFError, ConnectionResetError):
             return
+        keys = [key for key, _ in task.items]
         try:
-            outcome = Outcome(task.key, work(task.payload))
+            answers = work([payload for _, payload in task.items])
         except Exception as error:  # noqa: BLE001, a broken task must not take the others along
-            tail = "".join(traceback.format_exception(error)).splitlines()[-_TRACEBACK_LINES:]
-            outcome = Outcome(task.key, None, "\n".join([f"{type(error).__name__}: {error}", "", *tail]))
-        tasks.send(outcome)
+            tasks.send([_outcome(keys[0], error)] if len(keys) == 1 else None)
+            continue
+        tasks.send([_outcome(key, answer) for key, answer in zip(keys, answers, strict=True)])
+
+
+def _outcome(key: str, answer: str | Exception) -> Outcome:
+    if isinstance(answer, str):
+        return Outcome(key, answer)
+    tail = "".join(traceback.format_exception(answer)).splitlines()[-_TRACEBACK_LINES:]
+    return Outcome(key, None, f"{type(answer).__name__}: {' '.join(str(answer).split())}", tuple(tail))
 
 
 def _end_with_parent() -> None:

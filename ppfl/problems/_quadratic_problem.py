@@ -9,7 +9,7 @@ import torch
 
 from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, ratio, subtract
-from ppfl.core.problem import Constants, Problem
+from ppfl.core.problem import Constants, Problem, PureScores
 from ppfl.core.rng import generator
 from ppfl.core.split import EVERYTHING, Split
 from ppfl.problems._quadratic_operator import RANK_CUTOFF, PersonalizedOperator
@@ -180,7 +180,13 @@ class Quadratic(Problem):
 
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
         """f_m(θ, w), in float64."""
-        return {"loss": float(self.loss(_exactly(shared), _exactly(local), self._blocks[client]))}
+        return {name: float(score) for name, score in self._scores(shared, local, self._blocks[client]).items()}
+
+    def pure_scores(self) -> PureScores | None:
+        """Return loss, gradient and what is made of them; None where θ is scored with clients that tune their own w."""
+        if self._operator is not None or self.byzantine:
+            return None
+        return PureScores(self._blocks.__getitem__, self._scores, self._gradient_at_exact_local, self._shared_scores)
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
         """‖F(θ)‖, ‖θ − θ*‖ and, (N,), ‖∇_1 f_m(θ, w_m*(θ))‖, all at w_m*(θ) and in float64. Collective."""
@@ -188,24 +194,32 @@ class Quadratic(Problem):
         total = ExactSum(sum(self._shared_lengths.values()))
         norms = []
         for client in self.clients:
-            gradient = self._gradient_at_exact_local(theta, client)
+            gradient = self._gradient_at_exact_local(theta, self._blocks[client])
             if client not in self.byzantine:
                 total.add(gradient)
             norms.append(torch.linalg.vector_norm(gradient))
         operator = total.reduce(self._placement.communicator) / self.num_honest
-        difference = _join(subtract(theta, self.theta_star), operator)
         # where w is shared too: what θ alone is worth to clients that tune a w of their own
         own_w = {} if self._operator is None else {"personalized_operator_norm": self._operator.norm(theta["theta"])}
         return {
             **own_w,
-            "operator_norm": torch.linalg.vector_norm(operator),
-            "distance": torch.linalg.vector_norm(difference),
-            "client_gradient_norm": self._placement.communicator.allgather_rows(_column(norms)),
+            **self._shared_scores(theta, operator, self._placement.communicator.allgather_rows(_column(norms))),
         }
 
-    def _gradient_at_exact_local(self, theta: Params, client: int) -> torch.Tensor:
+    def _scores(self, shared: Params, local: Params, blocks: Data) -> Params:
+        return {"loss": self.loss(_exactly(shared), _exactly(local), blocks)}
+
+    def _shared_scores(self, theta: Params, operator: torch.Tensor, norms: torch.Tensor) -> dict[str, torch.Tensor]:
+        difference = _join(subtract(_exactly(theta), self.theta_star), operator)
+        return {
+            "operator_norm": torch.linalg.vector_norm(operator),
+            "distance": torch.linalg.vector_norm(difference),
+            "client_gradient_norm": norms,
+        }
+
+    def _gradient_at_exact_local(self, theta: Params, blocks: Data) -> torch.Tensor:
         """∇_1 f_m(θ, w_m*(θ))."""
-        blocks = self._blocks[client]
+        theta = _exactly(theta)
         gradient = self.shared_gradient(theta, self.exact_local(theta, blocks), blocks)
         return _join(gradient, blocks["shared_linear"])
 
@@ -240,7 +254,9 @@ class Quadratic(Problem):
         )
         theta_star = _pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / self.num_honest)
         self.theta_star = _cut(theta_star, self._shared_lengths)
-        gradients = [self._gradient_at_exact_local(self.theta_star, client) for client in self.honest_clients]
+        gradients = [
+            self._gradient_at_exact_local(self.theta_star, self._blocks[client]) for client in self.honest_clients
+        ]
         squares = communicator.allgather_rows(_column([gradient @ gradient for gradient in gradients]))
         self.sigma_star_squared = float(squares.sum()) / self.num_honest
 

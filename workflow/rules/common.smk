@@ -40,6 +40,20 @@ def results_of(experiment):
     return [f"results/{experiment}/{digest}.h5" for digest in EXPERIMENTS[experiment][1]]
 
 
+PACKS = config["packs"]
+
+if unknown := set(PACKS["experiments"]) - set(EXPERIMENTS):
+    raise ValueError(f"packs.experiments: {sorted(unknown)} are not among {list(EXPERIMENTS)}")
+
+
+def inputs_of(experiment):
+    """Return what must be there before the results of an experiment are read: these, or what its packs leave."""
+    if experiment not in PACKS["experiments"]:
+        return results_of(experiment)
+    parts = -(-len(EXPERIMENTS[experiment][1]) // PACKS["runs"])
+    return [f"results/{experiment}/packs/{part}-of-{parts}.done" for part in range(1, parts + 1)]
+
+
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     digest="[0-9a-f]+",

@@ -1,7 +1,7 @@
 rule figure:
     """Curves of one experiment, all runs."""
     input:
-        lambda wildcards: results_of(wildcards.experiment),
+        lambda wildcards: inputs_of(wildcards.experiment),
     output:
         png="results/figures/{experiment}.png",
         svg="results/figures/{experiment}.svg",
@@ -9,6 +9,8 @@ rule figure:
         "{wildcards.experiment}: figure"
     log:
         "logs/figures/{experiment}.log",
+    params:
+        results=lambda wildcards: results_of(wildcards.experiment),
     conda:
         "../envs/ppfl.yaml"
     script:

@@ -1,7 +1,7 @@
 rule report:
     """One self-contained HTML page about all experiments."""
     input:
-        results=[results_of(experiment) for experiment in EXPERIMENTS],
+        results=[inputs_of(experiment) for experiment in EXPERIMENTS],
         figures=expand("results/figures/{experiment}.svg", experiment=EXPERIMENTS),
     output:
         "results/report.html",

@@ -8,4 +8,4 @@ from ppfl.deferred import defer_torch
 
 sys.stderr = Path(snakemake.log[0]).open("w", encoding="utf-8")
 defer_torch()
-plot_or_explain([Path(path) for path in snakemake.input], [Path(path) for path in snakemake.output])
+plot_or_explain([Path(path) for path in snakemake.params.results], [Path(path) for path in snakemake.output])

@@ -19,12 +19,15 @@ from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.experiment import run
 from ppfl.grid import load_cells
+from ppfl.pack.budget import Budget
 from ppfl.pack.scheduler import Outcome, Task, run_tasks
 from ppfl.progress import Silent
+from ppfl.results.failures import read_failure
+from ppfl.results.layout import failed_path
 from ppfl.results.reader import open_result
 from tests.mpi.test_same_bits import arrays
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 QUADRATIC = {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 3, "rows": 60}
 CG = {"name": "conjugate_gradient", "steps": 2, "start": "redraw"}
 BASE: dict[str, Any] = {
@@ -88,11 +91,13 @@ def test_what_is_complete_is_skipped_and_what_fails_leaves_a_note(tmp_path: Path
     good, bad = load_cells(config)
     first = pack(config, "--out", tmp_path, "--jobs", "1")
     assert (first.exit_code, first.stdout) == (1, f"1 complete, 1 failed: {tmp_path}\n")
-    note = tmp_path / f"{bad}.failed.txt"
-    assert "must diverge" in note.read_text()
-    assert "Traceback" in note.read_text()
+    note = read_failure(tmp_path / f"{bad}.h5")
+    assert note is not None
+    assert "must diverge" in note.reason
+    assert (note.digest, note.rank) == (bad, 0)
+    assert note.cell.startswith("algorithm=")
     assert f"failed: {bad}" in first.stderr
-    assert not (tmp_path / f"{good}.failed.txt").exists()
+    assert read_failure(tmp_path / f"{good}.h5") is None
     written = (tmp_path / f"{good}.h5").stat().st_mtime_ns
     second = pack(config, "--out", tmp_path, "--jobs", "1")
     assert (second.exit_code, second.stdout) == (1, f"1 already done, 1 failed: {tmp_path}\n")
@@ -102,7 +107,8 @@ def test_what_is_complete_is_skipped_and_what_fails_leaves_a_note(tmp_path: Path
 def test_a_later_success_removes_the_note(tmp_path: Path) -> None:
     config = write(tmp_path)
     (digest,) = load_cells(config)
-    note, out = tmp_path / f"{digest}.failed.txt", tmp_path / f"{digest}.h5"
+    out = tmp_path / f"{digest}.h5"
+    note = failed_path(out)
     out.write_text("in the way")
     assert pack(config, "--out", tmp_path).exit_code == 1
     assert "no HDF5 file" in note.read_text()
@@ -118,20 +124,54 @@ def test_a_diverged_run_is_no_failure(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, f"1 diverged: {tmp_path}\n")
 
 
-def test_several_ranks_and_impossible_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_folders_and_parts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write(tmp_path)
     in_the_way = pack(config, "--out", config)
     assert (in_the_way.exit_code, "cannot make this folder" in in_the_way.stderr) == (2, True)
+    for part in ("0/2", "3/2", "1", "1/2/3", "a/b", "-1/2", ""):
+        refused = pack(config, "--out", tmp_path, "--part", part)
+        assert (refused.exit_code, "1 ≤ K ≤ N" in refused.stderr) == (2, True), part
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "2")
-    several = pack(config, "--out", tmp_path)
+    several = pack(config, "--out", tmp_path, "--ranks-per-run", "2")
     assert (several.exit_code, "without mpiexec" in several.stderr) == (2, True)
 
 
-def outcomes(jobs: int, *payloads: tuple[str, str], affinities: str = "") -> dict[str, Outcome]:
+def test_parts_are_disjoint_and_cover_the_grid(tmp_path: Path) -> None:
+    config = write(tmp_path, grid={"seed": [0, 1, 2, 3, 4]})
+    first = pack(config, "--out", tmp_path, "--part", "1/2")
+    assert first.stdout == f"3 complete: {tmp_path}\n"
+    again = pack(config, "--out", tmp_path, "--part", "1/2")
+    assert (again.exit_code, again.stdout) == (0, f"3 already done: {tmp_path}\n")
+    second = pack(config, "--out", tmp_path, "--part", "2/2")
+    assert (second.exit_code, second.stdout) == (0, f"2 complete: {tmp_path}\n")
+    assert {path.stem for path in tmp_path.glob("*.h5")} == set(load_cells(config))
+
+
+class Tasks:
+    """A source of tasks that are all known: first those of the child's own affinity, then those of nobody else's."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        self.tasks = tasks
+
+    def is_exhausted(self) -> bool:
+        return not self.tasks
+
+    def take(self, affinity: str | None, elsewhere: set[str]) -> Task | None:
+        wanted = [task for task in self.tasks if task.affinity == affinity]
+        wanted += [task for task in self.tasks if task.affinity not in elsewhere]
+        chosen = next(iter(wanted or self.tasks), None)
+        if chosen is not None:
+            self.tasks.remove(chosen)
+        return chosen
+
+
+def outcomes(jobs: int, *payloads: tuple[str, str], affinities: str = "", size: int = 1) -> dict[str, Outcome]:
     names = affinities or "a" * len(payloads)
-    tasks = [Task(f"{n} {payload[0]}", names[n], payload) for n, payload in enumerate(payloads)]
-    return {outcome.key: outcome for outcome in run_tasks(tasks, jobs, "tests.pack_work:make")}
+    items = [(f"{n} {payload[0]}", payload) for n, payload in enumerate(payloads)]
+    tasks = [Task(names[n], tuple(items[n : n + size])) for n in range(0, len(items), size)]
+    found = run_tasks(Tasks(tasks), jobs, "tests.pack.work:make", Budget(None))
+    return {outcome.key: outcome for outcome in found}
 
 
 def test_a_killed_child_is_replaced_and_its_task_tried_once_more(tmp_path: Path) -> None:
@@ -141,9 +181,18 @@ def test_a_killed_child_is_replaced_and_its_task_tried_once_more(tmp_path: Path)
     )
     assert found["0 die once"].answer
     assert found["4 work"].answer
-    assert found["1 fail"].failure.startswith("ValueError: of no use\n\nTraceback")
-    assert found["2 die"].failure == "the process was killed by SIGKILL (out of memory?), 2 times"
-    assert found["3 exit"].failure == "the process ended with exit code 3, 2 times"
+    assert found["1 fail"].reason == "ValueError: of no use"
+    assert found["1 fail"].log_tail[0].startswith("Traceback")
+    assert found["2 die"].reason == "the process was killed by SIGKILL (out of memory?), 2 times"
+    assert found["3 exit"].reason == "the process ended with exit code 3, 2 times"
+
+
+@pytest.mark.parametrize("end", ["die", "fail"])
+def test_what_a_batch_did_not_do_is_done_one_by_one(end: str) -> None:
+    """One item takes its companions along, once; alone, it is the only one that fails."""
+    found = outcomes(1, ("work", ""), ("work", ""), (end, ""), ("work", ""), size=4)
+    assert {key for key, outcome in found.items() if outcome.answer is None} == {f"2 {end}"}
+    assert len(found) == 4
 
 
 def test_tasks_of_one_kind_stay_in_one_child() -> None:
@@ -185,12 +234,6 @@ def wait_for(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def test_two_packs_in_one_folder_are_refused(long_pack: tuple[subprocess.Popen[str], Path, int]) -> None:
-    _, out, _ = long_pack
-    second = pack(out.parent / "packed.yaml", "--out", out.parent)
-    assert (second.exit_code, "another ppfl pack is at work" in second.stderr) == (2, True)
 
 
 def test_kill_9_of_a_child_costs_one_more_try(long_pack: tuple[subprocess.Popen[str], Path, int]) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
-def make() -> Callable[[tuple[str, str]], str]:
+def make() -> Callable[[Sequence[tuple[str, str]]], Sequence[str | Exception]]:
     """Return work that counts its calls in this process."""
     calls: list[str] = []
 
-    def work(payload: tuple[str, str]) -> str:
+    def one(payload: tuple[str, str]) -> str:
         what, where = payload
         calls.append(what)
         if what == "fail":
@@ -33,4 +33,4 @@ def make() -> Callable[[tuple[str, str]], str]:
             time.sleep(0.2)
         return f"{os.getpid()} {len(calls)}"
 
-    return work
+    return lambda payloads: [one(payload) for payload in payloads]

@@ -1,0 +1,207 @@
+"""Many small tensors of one shape, computed on together: each lane gets the bits that it would get alone.
+
+`Lanes` stands in for a tensor in the pure functions of one client. Arithmetic on elements cannot tell how many
+elements there are, and sums over the last dimension are made row by row, so these run on all lanes at once; whatever is
+not known to be like that, matrix products first of all, is done lane after lane with the call that a single run makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+
+_ELEMENTWISE: frozenset[Any] = frozenset({
+    torch.where, torch.maximum, torch.minimum, torch.zeros_like, torch.ones_like, torch.abs, torch.sqrt,
+})  # fmt: skip
+
+
+class Lanes:
+    """L tensors of one shape: `values` has shape (L, …)."""
+
+    __array_priority__ = 1000
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute a function of torch for all lanes."""
+        kwargs = kwargs or {}
+        if function in _ELEMENTWISE:
+            return _elementwise(function, args, kwargs)
+        if function is torch.linalg.vector_norm and args[0].ndim == 1 and len(args) == 1 and not kwargs:
+            return Lanes(torch.linalg.vector_norm(args[0].values, dim=-1))
+        if function is torch.cat and len(args[0]) == 1 and not kwargs:
+            return Lanes(args[0][0].values.clone())
+        return _one_by_one(function, args, kwargs)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one lane."""
+        return self.values.shape[1:]
+
+    @property
+    def ndim(self) -> int:
+        """Of one lane."""
+        return self.values.ndim - 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all lanes."""
+        return self.values.dtype
+
+    def numel(self) -> int:
+        """Return the number of elements of one lane."""
+        return self.shape.numel()
+
+    def to(self, *args: Any) -> Lanes:
+        """Convert every lane."""
+        return Lanes(self.values.to(*args))
+
+    def reshape(self, *shape: int) -> Lanes:
+        """Reshape every lane."""
+        return Lanes(self.values.reshape(len(self.values), *shape))
+
+    def sum(self) -> Lanes:
+        """Sum every lane up; vectors alone, whose sum over the last dimension has the bits of a single one."""
+        if self.ndim != 1:
+            return _one_by_one(torch.sum, (self,), {})
+        return Lanes(self.values.sum(-1))
+
+    def lane(self, number: int) -> torch.Tensor:
+        """Return one lane, in memory of its own."""
+        return self.values[number].clone()
+
+    def __add__(self, other: Any) -> Lanes:
+        return _elementwise(torch.add, (self, other), {})
+
+    def __sub__(self, other: Any) -> Lanes:
+        return _elementwise(torch.sub, (self, other), {})
+
+    def __mul__(self, other: Any) -> Lanes:
+        return _elementwise(torch.mul, (self, other), {})
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Lanes:
+        return _elementwise(torch.div, (self, other), {})
+
+    def __neg__(self) -> Lanes:
+        return Lanes(-self.values)
+
+    def __pow__(self, exponent: float) -> Lanes:
+        return Lanes(self.values**exponent)
+
+    def __eq__(self, other: object) -> Lanes:  # type: ignore[override]
+        return _elementwise(torch.eq, (self, other), {})
+
+    def __le__(self, other: Any) -> Lanes:
+        return _elementwise(torch.le, (self, other), {})
+
+    def __lt__(self, other: Any) -> Lanes:
+        return _elementwise(torch.lt, (self, other), {})
+
+    def __gt__(self, other: Any) -> Lanes:
+        return _elementwise(torch.gt, (self, other), {})
+
+    def __or__(self, other: Any) -> Lanes:
+        return _elementwise(torch.bitwise_or, (self, other), {})
+
+    def __and__(self, other: Any) -> Lanes:
+        return _elementwise(torch.bitwise_and, (self, other), {})
+
+    def __matmul__(self, other: Lanes) -> Lanes:
+        if self.ndim != 1 or other.ndim != 1:
+            return _one_by_one(torch.matmul, (self, other), {})
+        products = [torch.dot(x, y) for x, y in zip(self.values.unbind(), other.values.unbind(), strict=True)]
+        return Lanes(torch.stack(products))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise TypeError("lanes have no common truth value: a function of one client must not branch on values")
+
+
+class MatrixLanes:
+    """L matrices of one shape, each where it is: lanes of one problem share theirs."""
+
+    def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
+        self.matrices = list(matrices)
+        self._transposed: MatrixLanes | None = None
+        rows, columns = self.matrices[0].shape
+        # cut into lanes once: cutting a tensor up costs as much as the products
+        self._vectors = self.matrices[0].new_empty(len(self.matrices), columns)
+        self._products = self.matrices[0].new_empty(len(self.matrices), rows)
+        self._calls = list(zip(self.matrices, self._vectors.unbind(), self._products.unbind(), strict=True))
+
+    @property
+    def T(self) -> MatrixLanes:  # noqa: N802, as of tensors
+        """The transposed matrices, as views."""
+        if self._transposed is None:
+            self._transposed = MatrixLanes([matrix.T for matrix in self.matrices])
+        return self._transposed
+
+    def __matmul__(self, vectors: Lanes) -> Lanes:
+        """Return the product of every matrix with its vector, one call a lane: batched products have other bits."""
+        self._vectors.copy_(vectors.values)
+        for matrix, vector, product in self._calls:
+            torch.mv(matrix, vector, out=product)
+        return Lanes(self._products.clone())
+
+
+def as_lanes(values: torch.Tensor) -> torch.Tensor:
+    """Return (L, …) as what stands in for one tensor."""
+    return cast("torch.Tensor", Lanes(values))
+
+
+def values_of(lanes: torch.Tensor) -> torch.Tensor:
+    """Return all lanes, (L, …)."""
+    return cast("Lanes", lanes).values
+
+
+def stack(tensors: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return lanes of named tensors, those of equal names being of one shape; matrices stay where they are."""
+    return {name: _stack([one[name] for one in tensors]) for name in tensors[0]}
+
+
+def unstack(lanes: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
+    """Return one lane of named tensors, in memory of its own."""
+    return {name: cast("Lanes", value).lane(number) for name, value in lanes.items()}
+
+
+def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return cast("torch.Tensor", MatrixLanes(tensors)) if tensors[0].ndim == 2 else as_lanes(torch.stack(list(tensors)))
+
+
+def _elementwise(function: Callable[..., torch.Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Lanes:
+    """Apply an element-wise function; lanes of fewer dimensions are broadcast within their lane."""
+    ndim = max(arg.ndim for arg in args if isinstance(arg, Lanes))
+    return Lanes(function(*(_aligned(arg, ndim) for arg in args), **kwargs))
+
+
+def _aligned(arg: Any, ndim: int) -> Any:
+    if isinstance(arg, Lanes):
+        missing = ndim - arg.ndim
+        return arg.values.reshape(-1, *[1] * missing, *arg.shape) if missing else arg.values
+    return arg
+
+
+def _one_by_one(function: Callable[..., torch.Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Lanes:
+    """Apply a function lane after lane, on copies in memory of their own."""
+    num_lanes = next(len(lanes.values) for lanes in _lanes_in(args))
+    return Lanes(torch.stack([function(*_of_lane(args, number), **kwargs) for number in range(num_lanes)]))
+
+
+def _lanes_in(args: Any) -> list[Lanes]:
+    if isinstance(args, Lanes):
+        return [args]
+    return [lanes for arg in args for lanes in _lanes_in(arg)] if isinstance(args, list | tuple) else []
+
+
+def _of_lane(arg: Any, number: int) -> Any:
+    if isinstance(arg, Lanes):
+        return arg.lane(number)
+    return type(arg)(_of_lane(one, number) for one in arg) if isinstance(arg, list | tuple) else arg

@@ -1,0 +1,184 @@
+"""Which runs of a grid are left for this pack, while others may work in the same folder.
+
+Nothing is agreed on between packs but through files: whoever works on a run claims it (`.running.json`), and what ended
+lies there. A pack leaves claimed runs alone, looks at them again, and takes those whose owner died or let go.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppfl.grid import show_varying
+from ppfl.pack.scheduler import Task
+from ppfl.results.layout import failed_path
+from ppfl.results.states import state_of, states_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ppfl.config import Config
+    from ppfl.grid import Cell
+
+MAX_BATCH = 32
+MAX_CLIENT_ROUNDS = 1 << 16
+"""Of all runs of a batch together: seconds of work, for what a batch was at is lost when it is killed."""
+_LOOK_AGAIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class RunOfCell:
+    """What a child is told: which configuration, and where the result goes."""
+
+    config: Config
+    out: Path
+    cell: str
+    """What varies, in words."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How runs are done: by which work function, and what it is given for a cell and the file of its result."""
+
+    make_work: str
+    payload: Callable[[Cell, Path], Any]
+    has_batches: bool
+    """True when the work function can do several runs together."""
+
+
+ONE_RANK = Way(
+    "ppfl.pack.cells:make_work", lambda cell, out: RunOfCell(cell.config, out, show_varying(cell.varying)), True
+)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    out: Path
+    payload: Any
+    affinity: str
+    batch: str
+    """The same for runs that may be computed together; "" for those that are computed alone."""
+    client_rounds: int
+    needs_local: bool
+    """True when the files' names do not tell whether the result is complete."""
+
+
+class Board:
+    """The runs of this pack: waiting, given to a child, at work elsewhere, and counts of the others."""
+
+    def __init__(self, cells: Mapping[str, Cell], folder: Path, jobs: int, beginning: float, way: Way) -> None:
+        """`beginning`, in [0, 1): where in the grid to begin, so that packs that work side by side meet late."""
+        self.counts: Counter[str] = Counter()
+        self._jobs = jobs
+        self._elsewhere: dict[str, _Entry] = {}
+        self._looked_at = 0.0
+        entries = {digest: _entry(cell, folder / f"{digest}.h5", way) for digest, cell in cells.items()}
+        order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
+        first = int(beginning * len(order))
+        self._waiting = {digest: entries[digest] for digest in order[first:] + order[:first]}
+        self._entries = entries
+        self._began_at = _time_of_file_system(folder)
+        self._sort_out(self._waiting)
+
+    @property
+    def num_left(self) -> int:
+        """Runs that wait or are at work elsewhere."""
+        return len(self._waiting) + len(self._elsewhere)
+
+    @property
+    def left(self) -> list[str]:
+        """Digests of the runs that wait for a child."""
+        return list(self._waiting)
+
+    def is_exhausted(self) -> bool:
+        """Say whether nothing will be left to do, here or when somebody else gives up."""
+        return not self._waiting and not self._elsewhere
+
+    def take(self, affinity: str | None, elsewhere: set[str]) -> Task | None:
+        """Return runs that can be computed together, best those that the child is prepared for; None for now."""
+        if self._elsewhere and time.monotonic() - self._looked_at > _LOOK_AGAIN_SECONDS:
+            self._look_elsewhere()
+        while self._waiting:
+            chosen = self._choose(affinity, elsewhere)
+            fresh = {digest: self._waiting[digest] for digest in chosen}
+            self._sort_out(fresh)
+            free = [digest for digest in chosen if digest in self._waiting]
+            if free:
+                items = tuple((digest, self._waiting.pop(digest).payload) for digest in free)
+                return Task(fresh[free[0]].affinity, items)
+        return None
+
+    def put_back(self, digest: str) -> None:
+        """Take back a run that turned out to be claimed by somebody else."""
+        self._elsewhere[digest] = self._entries[digest]
+
+    def _choose(self, affinity: str | None, elsewhere: set[str]) -> list[str]:
+        entries = self._waiting
+        wanted = [digest for digest, entry in entries.items() if entry.affinity == affinity]
+        wanted = wanted or [digest for digest, entry in entries.items() if entry.affinity not in elsewhere]
+        first = (wanted or list(entries))[0]
+        if not entries[first].batch:
+            return [first]
+        same = [digest for digest, entry in entries.items() if entry.batch == entries[first].batch]
+        start = same.index(first)
+        size = min(MAX_BATCH, -(-len(same) // self._jobs), MAX_CLIENT_ROUNDS // entries[first].client_rounds)
+        return (same[start:] + same[:start])[: max(1, size)]
+
+    def _sort_out(self, entries: Mapping[str, _Entry]) -> None:
+        """Take out of the waiting runs those that are done, have failed meanwhile, or are claimed."""
+        for out, state in states_of(entry.out for entry in entries.values()).items():
+            digest = out.stem
+            if state.kind == "done" and not self._entries[digest].needs_local:
+                self._drop(digest, "already done")
+            elif state.kind == "running":
+                self._elsewhere[digest] = self._waiting.pop(digest)
+            elif state.kind == "failed" and self._failed_meanwhile(out):
+                self._drop(digest, "failed")
+
+    def _look_elsewhere(self) -> None:
+        self._looked_at = time.monotonic()
+        for digest, entry in list(self._elsewhere.items()):
+            if state_of(entry.out).kind != "running":
+                self._waiting[digest] = self._elsewhere.pop(digest)
+
+    def _drop(self, digest: str, status: str) -> None:
+        del self._waiting[digest]
+        self.counts[status] += 1
+
+    def _failed_meanwhile(self, out: Path) -> bool:
+        """Say whether another pack saw this run fail since this one began: then once more would be once too often."""
+        try:
+            return failed_path(out).stat().st_mtime >= self._began_at
+        except FileNotFoundError:
+            return False
+
+
+def _entry(cell: Cell, out: Path, way: Way) -> _Entry:
+    config = cell.config
+    affinity = repr(config.model_dump(mode="json", include={"problem", "byzantine", "seed", "precision", "engine"}))
+    client_rounds = (getattr(config.problem, "clients", None) or 0) * config.rounds
+    is_small = config.problem.name == "quadratic" and 0 < client_rounds <= MAX_CLIENT_ROUNDS // 2
+    batch = _batch(config) if way.has_batches and is_small else ""
+    return _Entry(out, way.payload(cell, out), affinity, batch, client_rounds, config.save.local)
+
+
+def _batch(config: Config) -> str:
+    """Return the same for runs that look as if they could be computed together; whether they can is seen later."""
+    apart = {"problem": {"seed", "zeta", "noise", "targets"}, "algorithm": set(config.algorithm.server_settings)}
+    return repr(config.model_dump(mode="json", exclude={**apart, "name": True, "seed": True, "save": True}))
+
+
+def _time_of_file_system(folder: Path) -> float:
+    """Return the time by the clock that dates the files there."""
+    probe = folder / f".{secrets.token_hex(8)}.probe"
+    descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY)
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+        probe.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""When a pack has to end: before the wall clock of its job does, or on a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from ppfl.stopping import SIGNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import FrameType
+
+STOP_SECONDS = 15.0
+"""What runs are given to save themselves before the time is over; a fifth of the time when that is less."""
+
+Phase = Literal["work", "stop", "end"]
+
+
+class Budget:
+    """Says how long to go on. `phase` becomes "stop" shortly before the end, and "end" when the time is over."""
+
+    def __init__(self, seconds: float | None) -> None:
+        now = time.monotonic()
+        self._end = None if seconds is None else now + seconds
+        self._stop = None if seconds is None else now + seconds - min(STOP_SECONDS, seconds / 5)
+        self._longest = 0.0
+        self._signalled = False
+
+    @property
+    def phase(self) -> Phase:
+        """Return what is to be done now."""
+        now = time.monotonic()
+        if self._end is not None and now >= self._end:
+            return "end"
+        return "stop" if self._signalled or (self._stop is not None and now >= self._stop) else "work"
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a task took."""
+        self._longest = max(self._longest, seconds)
+
+    def has_time(self) -> bool:
+        """Say whether one more task is likely to end in time, going by the longest so far; the first one is tried."""
+        return self._stop is None or time.monotonic() + self._longest < self._stop
+
+    @contextmanager
+    def heed_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGUSR1, with which schedulers announce the end."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self._signalled = True
+
+        before = {number: signal.signal(number, handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def seconds_left_of_job(environment: Mapping[str, str] = os.environ) -> float | None:
+    """Return how long the Slurm job around this process may go on; None outside of one, or without a limit."""
+    job = environment.get("SLURM_JOB_ID", "")
+    if not job:
+        return None
+    end = environment.get("SLURM_JOB_END_TIME", "")
+    if end.isdigit():
+        return max(1.0, int(end) - time.time())
+    try:
+        asked = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job, "--format", "%e"],
+            capture_output=True, text=True, timeout=20, check=True,
+        )  # fmt: skip
+        return max(1.0, datetime.fromisoformat(asked.stdout.split()[0]).timestamp() - time.time())
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # "NONE" and "N/A" among them
+        return None

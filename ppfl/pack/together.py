@@ -1,0 +1,118 @@
+"""Several small runs as one computation: each leaves what `ppfl.experiment.run` leaves, at a fraction of the time.
+
+While they run nothing is written but their claims; they last for seconds, so that a kill costs no more than a
+checkpoint would save.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppfl.assemble import build
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.engine.lockstep import Lockstep, fits, kind_of
+from ppfl.experiment import Caller, Place, complete, open_recorder
+from ppfl.results.failures import remove_failure
+from ppfl.results.layout import checkpoint_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ppfl.assemble import BuildProblem
+    from ppfl.engine.evaluate import Stage
+    from ppfl.engine.lockstep import Member
+    from ppfl.engine.setup import Setup
+    from ppfl.engine.synchronous import Scored
+    from ppfl.pack.board import RunOfCell
+
+
+@dataclass(eq=False)
+class _Guest:
+    """One of the runs, from its claim to its result."""
+
+    run: RunOfCell
+    place: Place
+    setup: Setup | None = None
+    answer: str | Exception | None = None
+    """None: not done, and to be done alone."""
+    rows: list[Scored] = field(default_factory=list)
+
+    def attempt(self, action: Callable[[_Guest], None]) -> None:
+        """Do something that may fail; a failure is noted, and is this run's alone."""
+        try:
+            action(self)
+        except Exception as error:  # noqa: BLE001, one run must not take the others along
+            self.place.note(error, 0)
+            self.answer = error
+
+
+def run_together(
+    runs: Sequence[RunOfCell], build_problem: BuildProblem, wants_stop: Callable[[], bool]
+) -> list[str | Exception | None]:
+    """Run what can run together; return what `run` would, its exception, or None for a run that has to run alone."""
+    guests = [_Guest(one, Place(one.config, one.out, 1, Caller(one.cell))) for one in runs]
+    try:
+        for guest in guests:
+            guest.attempt(lambda guest: _enter(guest, build_problem))
+        groups: dict[object, list[_Guest]] = defaultdict(list)
+        for guest in guests:
+            if guest.setup is not None and guest.answer is None and fits(guest.setup):
+                groups[kind_of(guest.setup)].append(guest)
+        for group in groups.values():
+            if len(group) > 1:
+                _compute(group, wants_stop)
+    finally:
+        for guest in guests:
+            guest.place.leave()
+    return [guest.answer for guest in guests]
+
+
+def _enter(guest: _Guest, build_problem: BuildProblem) -> None:
+    if checkpoint_path(guest.run.out).exists():
+        return
+    if guest.place.enter() == "already done":
+        guest.answer = "already done"
+        return
+    guest.place.told(0)
+    guest.setup = build(guest.run.config, SoloCommunicator(), build_problem)
+
+
+def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
+    lockstep = Lockstep([guest.setup for guest in guests if guest.setup is not None])
+    for number, scored in lockstep.run(wants_stop):
+        guests[number].rows.append(scored)
+        guests[number].place.told(scored.round)
+    ended = []
+    for guest, member in zip(guests, lockstep.members, strict=True):
+        if member.status == "running":
+            guest.answer = "stopped"
+        else:
+            ended.append((guest, member))
+    if not ended:
+        return
+    for (guest, member), stages in zip(ended, lockstep.stages([member for _, member in ended]), strict=True):
+        guest.attempt(lambda guest, member=member, stages=stages: _save(guest, member, stages))  # type: ignore[misc]
+
+
+def _save(guest: _Guest, member: Member, stages: Mapping[Stage, Mapping[str, np.ndarray]]) -> None:
+    config, out = guest.run.config, guest.run.out
+    recorder = open_recorder(guest.place, member.setup)
+    recorder.restore({
+        "round": np.array([scored.round for scored in guest.rows]),
+        **_columns({**scored.metrics, **scored.costs} for scored in guest.rows),
+    })  # fmt: skip
+    complete(config, out, member.setup, member, stages, recorder)
+    remove_failure(out)
+    guest.answer = member.status
+
+
+def _columns(rows: Iterable[dict[str, float | np.ndarray]]) -> dict[str, np.ndarray]:
+    columns: dict[str, list[float | np.ndarray]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            columns[name].append(value)
+    return {name: np.array(values) for name, values in columns.items()}

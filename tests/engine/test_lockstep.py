@@ -1,0 +1,152 @@
+"""Runs that are computed together have the bits that they have alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ppfl.assemble import build
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.exact_sum import ExactSum, exact_sums
+from ppfl.engine.evaluate import score_stages
+from ppfl.engine.lanes import Lanes, as_lanes, values_of
+from ppfl.engine.lockstep import Lockstep, fits, kind_of
+from ppfl.engine.setup import Setup
+from ppfl.engine.synchronous import Scored, Synchronous
+from ppfl.grid import load_cells
+
+CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
+BASE: dict[str, Any] = {
+    "name": "together",
+    "rounds": 7,
+    "precision": "float64",
+    "problem": {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 4, "rows": 120},
+    "algorithm": {"name": "ffgg", "lr": "theory", "fine_tuner": CG},
+    "evaluate": {"every": 3},
+    "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2], "algorithm.lr": ["theory", 0.01]},
+}
+SHARED = {**BASE["problem"], "split": {"local": []}}
+CASES: dict[str, dict[str, Any]] = {
+    "conjugate gradients": {},
+    "single precision": {"precision": "float32"},
+    "exact": {"algorithm": {"name": "ffgg", "lr": "theory", "fine_tuner": {"name": "exact"}}},
+    "gradient descent": {
+        "algorithm": {
+            "name": "ffgg",
+            "lr": "theory",
+            "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.01},
+        },
+    },
+    "a server with a memory": {"server_optimizer": {"name": "momentum"}, "weights": "samples"},
+    "adam as server": {"server_optimizer": {"name": "adam", "lr": 0.1}},
+    "a method whose clients take the steps": {
+        "algorithm": {"name": "fedsim", "lr": 0.01, "local_steps": 2},
+        "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2]},
+    },
+}
+
+
+def setups(folder: Path, **sections: Any) -> list[Setup]:
+    path = folder / "together.yaml"
+    path.write_text(yaml.safe_dump(BASE | sections))
+    return [build(cell.config, SoloCommunicator()) for cell in load_cells(path).values()]
+
+
+def content(scored: Scored) -> dict[str, bytes]:
+    values = {**scored.metrics, **scored.costs, "round": scored.round}
+    return {name: np.asarray(value).tobytes() for name, value in values.items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_path: Path) -> None:
+    runs = setups(tmp_path, **CASES[case])
+    assert all(map(fits, runs))
+    assert len({kind_of(setup) for setup in runs}) == 1
+    together = Lockstep(runs)
+    got: list[list[Scored]] = [[] for _ in runs]
+    for number, scored in together.run():
+        got[number].append(scored)
+    stages = together.stages(together.members)
+    for setup, member, scores, mine in zip(runs, together.members, got, stages, strict=True):
+        alone = Synchronous(setup)
+        assert [content(scored) for scored in scores] == [content(scored) for scored in alone]
+        assert member.status == alone.status
+        for name, value in alone.server["shared"].items():
+            assert torch.equal(member.server["shared"][name], value)
+        for client in alone.group.clients:
+            for name, value in alone.group.state(client)["local"].items():
+                assert torch.equal(member.state(client)["local"][name], value)
+        wanted = score_stages(setup, alone.group, alone.server)
+        assert mine.keys() == wanted.keys()
+        for stage, metrics in wanted.items():
+            for name, values in metrics.items():
+                assert mine[stage][name].tobytes() == values.tobytes(), (stage, name)
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
+    grid = {"algorithm.lr": [0.01, 1e6, 0.02, 1e200]}
+    sections = {"server_optimizer": {"name": "momentum"}, "rounds": 40, "evaluate": {"every": 10}, "grid": grid}
+    runs = setups(tmp_path, **sections)
+    together = Lockstep(runs)
+    got: list[list[Scored]] = [[] for _ in runs]
+    for number, scored in together.run():
+        got[number].append(scored)
+    assert [member.status for member in together.members] == ["complete", "diverged", "complete", "diverged"]
+    for setup, scores in zip(runs, got, strict=True):
+        assert [content(scored) for scored in scores] == [content(scored) for scored in Synchronous(setup)]
+
+
+def test_runs_that_stop_are_left_running(tmp_path: Path) -> None:
+    together = Lockstep(setups(tmp_path))
+    asked = iter([False, False, True])
+    for _ in together.run(lambda: next(asked)):
+        pass
+    assert {member.status for member in together.members} == {"running"}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"engine": {"clients_per_chunk": 2}},
+        {"cohort": 2},
+        {"aggregator": {"name": "median"}},
+        {"compute_times": {"name": "fixed", "mean_seconds": 1.0}},
+        {"problem": SHARED, "algorithm": {"name": "fedavg", "lr": 0.01, "epochs": 1}},
+    ],
+)
+def test_what_has_other_bits_together_is_not_taken(section: dict[str, Any], tmp_path: Path) -> None:
+    grid = {"seed": [0]}
+    assert not any(map(fits, setups(tmp_path, grid=grid, **section)))
+
+
+def test_kinds_tell_clients_apart_but_not_servers(tmp_path: Path) -> None:
+    steps = {"algorithm.fine_tuner.steps": [1, 2], "algorithm.lr": [0.01, 0.02]}
+    assert len({kind_of(setup) for setup in setups(tmp_path, grid=steps)}) == 2
+
+
+@pytest.mark.parametrize("spread", [0.0, 20.0])
+def test_many_exact_sums_are_those_of_one(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    terms = torch.from_numpy(rng.standard_normal((5, 7, 30)) * 10.0 ** rng.uniform(-spread, spread, (5, 7, 30)))
+    terms[1] = 0.0
+    terms[2, 3, 4] = torch.inf
+    terms[3, 0, 0] = torch.nan
+    together = exact_sums(terms)
+    for number, rows in enumerate(terms):
+        one = ExactSum(30)
+        for row in rows:
+            one.add(row)
+        assert one.reduce(SoloCommunicator()).numpy().tobytes() == together[number].numpy().tobytes(), number
+
+
+def test_unknown_functions_are_computed_lane_by_lane() -> None:
+    values = torch.randn(6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    got = values_of(torch.logsumexp(as_lanes(values), 0))
+    assert torch.equal(got, torch.stack([torch.logsumexp(row, 0) for row in values]))
+    with pytest.raises(TypeError, match="branch"):
+        bool(Lanes(values[:, 0]) > 0)

@@ -1,0 +1,26 @@
+# Experiments of many small runs: one job takes a pack of them.
+
+rule pack:
+    """A part of the runs of a grid; repeated, it goes on where it stopped."""
+    output:
+        touch("results/{experiment}/packs/{part}-of-{parts}.done"),
+    message:
+        "{wildcards.experiment}: pack {wildcards.part} of {wildcards.parts}"
+    log:
+        "logs/{experiment}/pack-{part}-of-{parts}.log",
+    params:
+        config=lambda wildcards: EXPERIMENTS[wildcards.experiment][0],
+        limit=f"--time-limit {60 * PACKS['minutes']}" if "minutes" in PACKS else "",
+        # not used by the command: other runs are another job
+        digests=lambda wildcards: list(EXPERIMENTS[wildcards.experiment][1])[
+            int(wildcards.part) - 1 :: int(wildcards.parts)
+        ],
+    threads: PACKS.get("cores") or workflow.cores or 1
+    retries: PACKS["restarts"]
+    resources:
+        runtime=PACKS.get("minutes", 0) or None,
+    conda:
+        "../envs/ppfl.yaml"
+    shell:
+        "python -m ppfl pack {params.config:q} --part {wildcards.part}/{wildcards.parts} {params.limit}"
+        " --out results/{wildcards.experiment:q} --jobs {threads} >> {log:q} 2>&1"
