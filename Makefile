@@ -41,7 +41,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 test-quick: lint
-	$(BIN)/python -m pytest -m 'not mpi and not workflow and not slow'
+	$(BIN)/python -m pytest -m 'not mpi and not workflow and not slurm and not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -45,10 +45,18 @@ def launched_as(environment: Mapping[str, str] = os.environ) -> LaunchedAs:
 def open_communicator() -> Communicator:
     """Return the group of all ranks; mpi4py is imported only when the launcher started more than one. Collective.
 
-    Raises SharedUserError when MPI cannot be loaded, or when it sees another number of ranks than the launcher
-    started: N processes that each believe to be alone would all do the whole run.
+    Raises SharedUserError when MPI cannot be loaded, when it sees another number of ranks than the launcher started (N
+    processes that each believe to be alone would all do the whole run), and when ranks have other CPUs or GPUs than
+    Slurm was asked for.
     """
-    launched = launched_as()
+    from ppfl.allotment import check_allotment
+
+    communicator = _open(launched_as())
+    check_allotment(communicator)
+    return communicator
+
+
+def _open(launched: LaunchedAs) -> Communicator:
     if launched.size == 1:
         from ppfl.comm.solo import SoloCommunicator
 
@@ -56,7 +64,7 @@ def open_communicator() -> Communicator:
     from ppfl.core.agree import SharedUserError
 
     try:
-        from ppfl.comm.mpi import MpiCommunicator
+        from ppfl.comm.mpi import MpiCommunicator, library
     except (ImportError, RuntimeError) as error:
         raise SharedUserError(
             f"{launched.name} started {launched.size or 'several'} processes, but mpi4py cannot load an MPI library "
@@ -65,9 +73,15 @@ def open_communicator() -> Communicator:
     communicator = MpiCommunicator()
     if launched.size is not None and launched.size != communicator.size:
         raise SharedUserError(
-            f"{launched.name} started {launched.size} processes, but MPI sees {communicator.size}: launcher and MPI "
-            f"library do not belong together. Start with the mpiexec of the library that mpi4py loads (for the "
-            f"embedded one, the mpiexec beside this Python), or with srun --mpi=pmi2 (`srun --mpi=list` shows what "
-            f"there is); `ppfl doctor` shows what was picked up"
+            f"{launched.name} started {launched.size} processes, but MPI sees {communicator.size}: the launcher does "
+            f"not fit the MPI library, {library()}. Start with {launcher_for(library())}; `ppfl doctor` shows what was "
+            "picked up"
         )
     return communicator
+
+
+def launcher_for(library: str) -> str:
+    """Return which launchers fit an MPI library, told by its name."""
+    if "Open MPI" in library:
+        return "srun --mpi=pmix (`srun --mpi=list` shows whether there is such a thing), or the mpiexec of Open MPI"
+    return "srun --mpi=pmi2, or the mpiexec of that library (of the embedded one: the one beside this Python)"

@@ -18,6 +18,7 @@ from ppfl.cli.plot import plot
 from ppfl.cli.run import run
 from ppfl.cli.show import show
 from ppfl.cli.status import status
+from ppfl.cli.submit import submit
 from ppfl.cli.table import table
 
 
@@ -38,5 +39,5 @@ def main() -> None:
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, grid, status, show, collect, table, plot, diagnose, doctor):
+for _command in (run, pack, submit, grid, status, show, collect, table, plot, diagnose, doctor):
     main.add_command(_command)

@@ -134,6 +134,11 @@ def abort(code: int) -> None:
     MPI.COMM_WORLD.Abort(code)
 
 
+def library() -> str:
+    """Return name and version of the MPI library."""
+    return " ".join(MPI.Get_library_version().splitlines()[0].split())
+
+
 def _buffer(tensor: torch.Tensor) -> np.ndarray:
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
         raise TypeError("MPI takes contiguous CPU tensors")

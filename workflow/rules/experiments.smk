@@ -1,3 +1,7 @@
+# Slurm's signals reach the steps of the job, which are the ranks, and not the Snakemake around them.
+SLURM_OPTIONS = "--signal=USR1@60 --open-mode=append" + " --gpus-per-task=1" * config["gpus"]
+
+
 rule experiment:
     """One run of a grid, on several MPI ranks."""
     output:
@@ -11,14 +15,23 @@ rule experiment:
         config=lambda wildcards: EXPERIMENTS[wildcards.experiment][0],
         # written there and moved when complete: Snakemake deletes what a killed job has left of its outputs
         out="results/{experiment}/running/{digest}.h5",
+        # a run that was stopped with everything saved goes back to the queue
+        scripts=experiment_file("slurm"),
+        # what srun is to give to each rank; Snakemake takes the variables of Slurm out of its jobs
+        srun="SRUN_CPUS_PER_TASK=1" + " SLURM_GPUS_PER_TASK=1" * config["gpus"],
     threads: config["ranks"]
     resources:
-        mpi="mpiexec",
+        launcher="mpiexec",
+        # says that the command starts its own ranks; the Slurm executor refuses it for one task
+        mpi="yes" if config["ranks"] > 1 else "",
         tasks=config["ranks"],
         cpus_per_task=1,
+        slurm_extra=SLURM_OPTIONS,
     conda:
         "../envs/ppfl.yaml"
     shell:
-        "{resources.mpi} -n {resources.tasks} python -m mpi4py -m ppfl run {params.config:q}"
-        " --cell {wildcards.digest} --out {params.out:q} >> {log:q} 2>&1"
-        " && mv {params.out:q}.* results/{wildcards.experiment:q}/ && mv {params.out:q} {output:q}"
+        "source {params.scripts:q}/continue.sh;"
+        " or_requeue env {params.srun} {resources.launcher} -n {resources.tasks} python -m mpi4py -m ppfl run"
+        " {params.config:q} --cell {wildcards.digest} --out {params.out:q} >> {log:q} 2>&1;"
+        " for part in {params.out:q}.*.safetensors; do mv \"$part\" results/{wildcards.experiment:q}/; done;"
+        " mv {params.out:q} {output:q}"

@@ -1,0 +1,1 @@
+"""Jobs for Slurm, made from the scripts in slurm/."""

@@ -1,0 +1,153 @@
+"""What Slurm has, and whether a request fits it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ppfl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ppfl.submit.request import Request
+
+_TIMEOUT_SECONDS = 30
+_UNITS = (1, 60, 3600, 86400)
+_SITE = 'source "$1" >/dev/null && printf "%s\\n%s\\n" "${SBATCH_PARTITION-}" "${SBATCH_ACCOUNT-}"'
+
+
+class NoAnswerError(UserError):
+    """Slurm cannot be asked."""
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes of a partition that are alike."""
+
+    count: int
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition's nodes and its time limit, None where there is none."""
+
+    name: str
+    limit: str
+    kinds: tuple[NodeKind, ...]
+
+
+def ask(command: Sequence[str], environment: Mapping[str, str], text: str | None = None) -> str:
+    """Return what a command of Slurm prints. Raises NoAnswerError when it is missing, refuses or hangs."""
+    try:
+        done = subprocess.run(
+            command, env=environment, input=text, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
+    except FileNotFoundError as error:
+        raise NoAnswerError(f"{command[0]}: not found; submit from a login node of the cluster") from error
+    except subprocess.TimeoutExpired as error:
+        raise NoAnswerError(f"Slurm does not answer: {command[0]} said nothing for {_TIMEOUT_SECONDS} s") from error
+    if done.returncode:
+        raise NoAnswerError(f"{' '.join(done.stderr.split()) or f'{command[0]} ended with {done.returncode}'}")
+    return done.stdout
+
+
+def site(scripts: Path, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return partition and account that slurm/env.sh or the environment names. Raises UserError when it fails."""
+    command = ["bash", "-c", _SITE, "bash", str(scripts / "env.sh")]
+    try:
+        partition, account = ask(command, environment).splitlines()
+    except NoAnswerError as error:
+        raise UserError(f"{scripts / 'env.sh'}: {error}") from error
+    return partition or None, account or None
+
+
+def partition(name: str | None, environment: Mapping[str, str]) -> Partition:
+    """Return a partition, or the default one. Raises UserError when there is no such partition."""
+    answer = ask(["sinfo", "--noheader", "--exact", "--format=%P|%l|%D|%c|%G"], environment)
+    rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 4]
+    wanted = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
+    if not wanted:
+        names = ", ".join(dict.fromkeys(row[0].rstrip("*") for row in rows))
+        given = f"--partition {name}: no such partition" if name else "no default partition: name one with --partition"
+        raise UserError(f"{given}; allowed: {names}")
+    kinds = tuple(NodeKind(int(row[2]), _leading_int(row[3]), num_gpus(row[4])) for row in wanted)
+    return Partition(wanted[0][0].rstrip("*"), wanted[0][1], kinds)
+
+
+def num_gpus(resources: str) -> int:
+    """Return the GPUs in a text such as `gpu:2`, `gpu:a100:4(S:0-1),lustre:1` or `(null)`."""
+    return sum(int(count) for count in re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)", resources))
+
+
+def seconds(time: str) -> float:
+    """Return the seconds of `minutes`, `minutes:seconds`, `hours:minutes:seconds` or `days-hours[:minutes[:seconds]]`.
+
+    Raises UserError for other texts.
+    """
+    if time.lower() in ("infinite", "unlimited"):
+        return float("inf")
+    days, dash, rest = time.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))) or len(parts) > 3:
+        raise UserError(f"--time {time}: allowed: minutes, hours:minutes:seconds or days-hours:minutes:seconds")
+    # after days the first number is hours; else minutes, unless there are three
+    first = 2 if dash or len(parts) == 3 else 1
+    return (int(days) * _UNITS[3] if dash else 0) + sum(
+        int(part) * _UNITS[first - position] for position, part in enumerate(parts)
+    )
+
+
+def check(asked: Request, found: Partition) -> None:
+    """Raise UserError, with the remedy, when a partition can never run what is asked."""
+    if seconds(asked.time) > seconds(found.limit):
+        raise UserError(
+            f"--time {asked.time}: partition {found.name} ends jobs after {found.limit}; ask for at most that, the job "
+            "then continues by itself until it is done"
+        )
+    with_gpus = asked.ranks_per_gpu is not None
+    gpus = asked.gpus_per_node or 1 if with_gpus else 0
+    most = max(kind.gpus for kind in found.kinds)
+    if gpus > most:
+        remedy = f"at most --gpus-per-node {most}, or another --partition" if most else "add --cpu, or --partition"
+        raise UserError(f"{gpus} GPU(s) a node: nodes of partition {found.name} have {most or 'none'}; {remedy}")
+    kinds = [kind for kind in found.kinds if kind.gpus >= gpus]
+    per_node = asked.ranks_per_node or 1
+    cpus = per_node * asked.cpus_per_rank
+    most_cpus = max(kind.cpus for kind in kinds)
+    if cpus > most_cpus:
+        raise UserError(
+            f"{per_node} rank(s) a node with {asked.cpus_per_rank} CPU(s) each: nodes of partition {found.name} have "
+            f"{most_cpus} CPUs; fewer --cpus-per-rank, or more --nodes"
+        )
+    kinds = [kind for kind in kinds if kind.cpus >= cpus]
+    _check_total(asked, found, kinds)
+
+
+def _check_total(asked: Request, found: Partition, kinds: Sequence[NodeKind]) -> None:
+    nodes = sum(kind.count for kind in kinds)
+    if asked.nodes is not None:
+        if asked.nodes > nodes:
+            raise UserError(
+                f"{asked.nodes} nodes: partition {found.name} has {nodes} that fit; at most --nodes {nodes}"
+            )
+        return
+    room = sum(
+        kind.count * min(kind.cpus // asked.cpus_per_rank, kind.gpus if asked.ranks_per_gpu else kind.cpus)
+        for kind in kinds
+    )
+    if asked.ranks > room:
+        raise UserError(
+            f"--ranks {asked.ranks}: partition {found.name} has room for {room}, each with {asked.cpus_per_rank} CPU(s)"
+            f"{' and a GPU' if asked.ranks_per_gpu else ''}; at most {room}"
+        )
+
+
+def _leading_int(text: str) -> int:
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else 0

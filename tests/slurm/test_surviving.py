@@ -1,0 +1,136 @@
+"""What clusters do to jobs: time limits, preemption, lost nodes. Results have the bytes of an uninterrupted run.
+
+A job's shortest time limit is a minute, so the jobs of this module run side by side and the tests wait for their ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.test_submit import QUADRATIC, provenance, series, submit
+
+# where ranks need not share cores they are much faster, and the jobs are to last longer than half a minute
+ROUNDS = 3000 if (os.cpu_count() or 1) <= 4 else 20000
+LONG = QUADRATIC.replace("rounds: 6", f"rounds: {ROUNDS}").replace("every: 2", "every: 100")
+PATIENCE_SECONDS = 300.0
+
+
+def round_of(result: Path) -> int:
+    """Return how far the job at work on a result is; 0 when there is none."""
+    try:
+        return int(json.loads(result.with_name(f"{result.name}.running.json").read_text())["round"])
+    except FileNotFoundError:
+        return 0
+
+
+class Survivors:
+    """Jobs and their results."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        (folder / "long.yaml").write_text(LONG)
+        cluster.ask("python", "-m", "ppfl", "run", "long.yaml", "--out", "alone.h5", cwd=folder)
+        two_nodes, one_node = ("--ranks", "2", "--nodes", "2"), ("--ranks", "1", "--nodes", "1")
+        self.job = {
+            # the warning comes when 30 s are left instead of 60 s: after half a minute
+            "limited": self.start("limited", two_nodes, "--nodelist=n0,n1", "--time=1", "--signal=B:USR1@30"),
+            "preempted": self.start("preempted", two_nodes, "--nodelist=n0,n1", "--partition=spare", "-c3"),
+            "orphaned": self.start("orphaned", two_nodes, "--nodelist=n2,n3"),
+            "cancelled": self.start("cancelled", one_node, "--nodelist=n2"),
+            "ended": self.start("ended", one_node, "--nodelist=n2"),
+        }
+
+    def start(self, name: str, size: tuple[str, ...], *options: str) -> str:
+        """Submit the job that `ppfl submit` would, with options of sbatch that it does not have."""
+        text = submit(self.cluster, self.folder, "long.yaml", "--cpu", *size, "--dry-run")
+        script = self.folder / f"{name}.sbatch"
+        script.write_text(text.replace("set -- long.yaml", f"set -- long.yaml --out {name}.h5"))
+        return self.cluster.ask("sbatch", "--parsable", *options, script, cwd=self.folder)
+
+    def result(self, name: str) -> Path:
+        """Return where a job's result will be."""
+        return self.folder / f"{name}.h5"
+
+    def wait_for_rounds(self, name: str) -> None:
+        """Return when a job computes."""
+        wait_for(lambda: round_of(self.result(name)), f"rounds of {name}", PATIENCE_SECONDS)
+
+    def wait_for_end(self, name: str) -> str:
+        """Return what the job has printed, when it has completed."""
+        self.cluster.wait_for_state(self.job[name], "COMPLETED", PATIENCE_SECONDS)
+        return self.cluster.output_of(self.job[name])
+
+    def restarts(self, name: str) -> int:
+        """Return how often Slurm has started a job again."""
+        return int(self.cluster.fact(self.job[name], "Restarts"))
+
+
+@pytest.fixture(scope="module")
+def survivors(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivors]:
+    """Start all jobs, and do to them what clusters do, while the others compute."""
+    survivors = Survivors(cluster, tmp_path_factory.mktemp("surviving"))
+    survivors.wait_for_rounds("cancelled")
+    cluster.ask("scancel", survivors.job["cancelled"])
+    survivors.wait_for_rounds("ended")
+    cluster.ask("scancel", "--batch", "--signal=TERM", survivors.job["ended"])
+    survivors.wait_for_rounds("orphaned")
+    cluster.command("kill", "n3")
+    cluster.ask("scontrol", "update", "nodename=n3", "state=down", "reason=test")
+    survivors.wait_for_rounds("preempted")
+    urgent = ("--partition=main", "--nodelist=n0,n1", "--ntasks=2", "--nodes=2", "--cpus-per-task=3", "--wrap=sleep 2")
+    survivors.job["urgent"] = cluster.ask("sbatch", "--parsable", *urgent, cwd=survivors.folder)
+    cluster.command("start", "n3")
+    wait_for(lambda: survivors.restarts("limited"), "the end of the time limit", PATIENCE_SECONDS)
+    cluster.ask("scontrol", "update", f"jobid={survivors.job['limited']}", "timelimit=10")
+    yield survivors
+    cluster.ask("scancel", *survivors.job.values())
+    wait_for(cluster.is_up, "all nodes to be idle again")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(survivors: Survivors) -> dict[str, bytes]:
+    """Return the scores of one process that nobody disturbed."""
+    return series(survivors.result("alone"))
+
+
+def test_a_cancelled_job_does_not_come_back(survivors: Survivors) -> None:
+    survivors.cluster.wait_for_state(survivors.job["cancelled"], "CANCELLED")
+    assert survivors.restarts("cancelled") == 0
+
+
+def test_a_job_that_is_told_to_end_saves_its_state_and_does_not_come_back(survivors: Survivors) -> None:
+    cluster, job = survivors.cluster, survivors.job["ended"]
+    cluster.wait_for_state(job, "FAILED")
+    assert "start again to continue" in cluster.output_of(job)
+    assert (cluster.fact(job, "ExitCode"), survivors.restarts("ended")) == ("75:0", 0)
+    assert survivors.result("ended").with_name("ended.h5.checkpoint").exists()
+
+
+def test_a_lost_node(survivors: Survivors, uninterrupted: dict[str, bytes]) -> None:
+    survivors.wait_for_end("orphaned")
+    assert survivors.restarts("orphaned") == 1
+    assert series(survivors.result("orphaned")) == uninterrupted
+
+
+def test_preemption(survivors: Survivors, uninterrupted: dict[str, bytes]) -> None:
+    text = survivors.wait_for_end("preempted")
+    assert "start again to continue" in text
+    assert survivors.restarts("preempted") == 1
+    assert survivors.cluster.state(survivors.job["urgent"]) == "COMPLETED"
+    assert series(survivors.result("preempted")) == uninterrupted
+
+
+def test_time_limit(survivors: Survivors, uninterrupted: dict[str, bytes]) -> None:
+    text = survivors.wait_for_end("limited")
+    assert "start again to continue" in text
+    assert "goes back to the queue" in text
+    assert survivors.restarts("limited") == 1
+    assert series(survivors.result("limited")) == uninterrupted
+    assert provenance(survivors.result("limited"))["slurm_restart_count"] == "1"

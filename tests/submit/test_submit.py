@@ -1,0 +1,213 @@
+"""`ppfl submit`: the text of jobs, and what is refused before Slurm sees it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ppfl.cli import main
+from ppfl.submit.cluster import num_gpus, seconds
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+SINFO = """\
+main*|1-00:00:00|2|16|gpu:a100:4(S:0-1)
+main*|1-00:00:00|6|64|(null)
+gpu|infinite|1|8|gpu:2
+"""
+TINY = """
+name: tiny
+rounds: 4
+problem: {name: quadratic, generator: comparison, zeta: 1}
+algorithm: {name: ffgg, lr: theory, fine_tuner: {name: exact}}
+"""
+FILE = TINY.replace("generator: comparison, zeta: 1", "file: data.h5")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder: files of a project, and in bin/ a Slurm that has the partitions above."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("SBATCH_PARTITION", "SBATCH_ACCOUNT"):
+        monkeypatch.delenv(variable, raising=False)
+    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
+    (tmp_path / "run.yaml").write_text(TINY)
+    (tmp_path / "grid.yaml").write_text(TINY + "grid: {problem.zeta: [0, 10]}\n")
+    (tmp_path / "bin").mkdir()
+    program("sinfo", f"cat <<'END'\n{SINFO}END")
+    program("sbatch", 'echo "$@" > sbatch.arguments; env > sbatch.environment; cat > sbatch.script; echo "12;cluster"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def program(name: str, text: str) -> None:
+    path = Path("bin", name)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def submit(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["submit", *arguments], catch_exceptions=False)
+
+
+JOBS = {
+    "one_gpu": ["run.yaml"],
+    "four_ranks_on_cpus": ["run.yaml", "--cpu", "--ranks", "4", "--nodes", "2", "--cpus-per-rank", "3"],
+    "all_gpus_of_two_nodes": ["run.yaml", "--nodes", "2", "--gpus-per-node", "4", "--time", "12:00:00"],
+    "two_ranks_a_gpu": ["run.yaml", "--gpus-per-node", "4", "--ranks-per-gpu", "2", "--partition", "main"],
+    "one_run_of_a_grid": ["grid.yaml", "--cell", "f", "--set", "rounds=5", "--set", "seed=3", "--account", "x"],
+    "packed_grid": ["grid.yaml", "--cpu", "--ranks", "40"],
+    "array": ["grid.yaml", "--array", "2", "--ranks", "4"],
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_text_of_jobs(folder: Path, name: str) -> None:
+    arguments = list(JOBS[name])
+    if name == "one_run_of_a_grid":
+        arguments[2] = digest_of_second_run()
+    done = submit(*arguments, "--dry-run")
+    assert (done.exit_code, done.stderr) == (0, "")
+    text = done.stdout.replace(str(ROOT / "slurm"), "/project/slurm")
+    path = GOLDEN / f"{name}.sbatch"
+    if os.environ.get("PPFL_WRITE_GOLDEN") == "1":
+        path.write_text(text)
+    assert text == path.read_text()
+    assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
+
+
+def digest_of_second_run() -> str:
+    from ppfl.grid import load_cells
+
+    return list(load_cells("grid.yaml", ["rounds=5", "seed=3"]))[1]
+
+
+def test_what_is_submitted_is_what_a_dry_run_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "gpu")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "ours")
+    text = submit("run.yaml", "--dry-run").stdout
+    done = submit("run.yaml")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "12\n", "")
+    assert (folder / "sbatch.script").read_text() == text
+    assert "#SBATCH --partition=gpu\n#SBATCH --account=ours\n" in text
+    # sbatch prefers its environment to the script
+    assert "SBATCH_" not in (folder / "sbatch.environment").read_text()
+    assert "#SBATCH --partition=main\n" in submit("run.yaml", "--partition", "main", "--dry-run").stdout
+
+
+def test_env_sh_names_partition_and_account(folder: Path) -> None:
+    (folder / "slurm").unlink()
+    (folder / "slurm").mkdir()
+    for name in ("run.sbatch", "grid.sbatch", "continue.sh"):
+        (folder / "slurm" / name).write_text((ROOT / "slurm" / name).read_text())
+    (folder / "slurm" / "env.sh").write_text("echo loading\nexport SBATCH_PARTITION=gpu SBATCH_ACCOUNT=theirs\n")
+    text = submit("run.yaml", "--dry-run").stdout
+    assert "#SBATCH --partition=gpu\n#SBATCH --account=theirs\n" in text
+    assert f"PPFL_SLURM={folder / 'slurm'}\n" in text
+
+
+def test_an_env_sh_that_fails_is_named(folder: Path) -> None:
+    (folder / "slurm").unlink()
+    (folder / "slurm").mkdir()
+    (folder / "slurm" / "run.sbatch").write_text("")
+    (folder / "slurm" / "env.sh").write_text("module load python/9.9\n")
+    done = submit("run.yaml", "--dry-run")
+    assert done.exit_code == 2
+    assert "slurm/env.sh: " in done.stderr
+    assert "module: command not found" in done.stderr
+
+
+def test_elsewhere_the_scripts_that_ppfl_came_with_are_taken(folder: Path) -> None:
+    (folder / "slurm").unlink()
+    assert f"PPFL_SLURM={ROOT / 'slurm'}\n" in submit("run.yaml", "--dry-run").stdout
+
+
+def test_a_configuration_for_the_cpu_asks_for_no_gpu(folder: Path) -> None:
+    assert "gpu" not in submit("run.yaml", "--set", "engine.device=cpu", "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--ranks", "9", "--cpu"], "--ranks 9: tiny has 8 clients in 8 chunk(s), and every rank needs one; at most"),
+        (["--ranks", "5", "--set", "engine.clients_per_chunk=2"], "at most --ranks 4"),
+        (["--gpus-per-node", "5"], "5 GPU(s) a node: nodes of partition main have 4; at most --gpus-per-node 4"),
+        (["--nodes", "3", "--gpus-per-node", "1"], "3 nodes: partition main has 2 that fit; at most --nodes 2"),
+        (["--nodes", "8", "--gpus-per-node", "1", "--ranks", "8", "--cpus-per-rank", "17"], "have 16 CPUs; fewer"),
+        (["--partition", "gpu", "--ranks", "3"], "room for 2, each with 1 CPU(s) and a GPU; at most 2"),
+        (["--cpu", "--cpus-per-rank", "65"], "65 CPU(s) each: nodes of partition main have 64 CPUs; fewer"),
+        (["--cpu", "--cpus-per-rank", "60", "--ranks", "7"], "room for 6, each with 60 CPU(s); at most 6"),
+        (["--time", "25:00:00"], "--time 25:00:00: partition main ends jobs after 1-00:00:00; ask for at most that"),
+        (["--time", "soon"], "--time soon: allowed: minutes, hours:minutes:seconds or"),
+        (["--partition", "mian"], "--partition mian: no such partition; allowed: main, gpu"),
+        (["--cpu", "--gpus-per-node", "1"], "--cpu: not with --gpus-per-node"),
+        (["--nodes", "2", "--ranks", "1"], "--nodes 2: only 1 rank(s)"),
+        (["--nodes", "1", "--gpus-per-node", "2", "--ranks", "3"], "take 2 with 1 rank(s) a GPU; at most 2, or more"),
+        (["--array", "2"], "--array: for grids alone"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_remedy(folder: Path, arguments: list[str], complaint: str) -> None:
+    done = submit("run.yaml", *arguments)
+    assert done.exit_code == 2, done.stdout
+    assert done.stderr.startswith("ppfl: error: ")
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "sbatch.script").exists()
+
+
+def test_a_partition_without_gpus_names_the_remedy(folder: Path) -> None:
+    program("sinfo", "echo 'cpu*|infinite|2|16|(null)'")
+    assert "have none; add --cpu" in submit("run.yaml").stderr
+    assert submit("run.yaml", "--cpu").stdout == "12\n"
+
+
+def test_the_default_time_has_to_fit_too(folder: Path) -> None:
+    program("sinfo", "echo 'short*|10:00|2|16|gpu:1'")
+    assert "--time 01:00:00: partition short ends jobs after 10:00" in submit("run.yaml").stderr
+    assert submit("run.yaml", "--time", "10").stdout == "12\n"
+
+
+def test_clients_that_only_a_data_file_knows_are_left_to_the_run(folder: Path) -> None:
+    (folder / "data.h5").write_bytes(b"")
+    (folder / "file.yaml").write_text(FILE)
+    assert submit("file.yaml", "--ranks", "60", "--cpu").exit_code == 0
+
+
+def test_packed_runs_do_not_limit_the_ranks_but_an_array_does(folder: Path) -> None:
+    assert submit("grid.yaml", "--ranks", "20", "--cpu").exit_code == 0
+    assert "at most --ranks 8" in submit("grid.yaml", "--ranks", "20", "--cpu", "--array", "2").stderr
+
+
+def test_a_slurm_that_does_not_answer_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program("sinfo", "echo 'sinfo: error: Unable to contact slurm controller' >&2; exit 1")
+    done = submit("run.yaml")
+    assert (done.exit_code, "Unable to contact slurm controller" in done.stderr) == (2, True)
+    dry = submit("run.yaml", "--dry-run")
+    assert (dry.exit_code, "ppfl: not checked whether this fits" in dry.stderr) == (0, True)
+    program("sinfo", "exec sleep 60")
+    monkeypatch.setattr("ppfl.submit.cluster._TIMEOUT_SECONDS", 0.2)
+    assert "Slurm does not answer: sinfo said nothing" in submit("run.yaml").stderr
+    Path("bin", "sinfo").unlink()
+    Path("bin", "bash").symlink_to(str(shutil.which("bash")))
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    assert "sinfo: not found; submit from a login node" in submit("run.yaml").stderr
+
+
+def test_a_refusal_by_sbatch_is_passed_on(folder: Path) -> None:
+    program("sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2; exit 1")
+    done = submit("run.yaml")
+    assert (done.exit_code, "Invalid account" in done.stderr, done.stdout) == (2, True, "")
+
+
+def test_times_and_gpus_are_read_as_slurm_writes_them() -> None:
+    assert [seconds(text) for text in ("30", "30:00", "1:00:00", "1-00:00:00", "2-1", "2-1:30")] == [
+        1800, 1800, 3600, 86400, 176400, 178200,
+    ]  # fmt: skip
+    assert seconds("infinite") == float("inf")
+    texts = ("(null)", "gpu:2", "gpu:a100:4(S:0-1)", "gpu:a100:4,gpu:v100:2", "lustre:1,gpu:3", "gpus:7")
+    assert [num_gpus(text) for text in texts] == [0, 2, 4, 6, 3, 0]
