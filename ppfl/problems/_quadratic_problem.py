@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ppfl.core.exact_sum import ExactSum
-from ppfl.core.params import flatten, ratio, subtract
+from ppfl.core.params import flatten, subtract
 from ppfl.core.problem import Constants, Problem, PureScores
 from ppfl.core.rng import generator
 from ppfl.core.split import EVERYTHING, Split
-from ppfl.problems._quadratic_operator import RANK_CUTOFF, PersonalizedOperator
+from ppfl.problems._quadratic_gram import Gram, blocks_of, gram_of, pseudo_inverse
+from ppfl.problems._quadratic_operator import PersonalizedOperator
 
 if TYPE_CHECKING:
     from ppfl.core.problem import Placement
     from ppfl.core.types import Data, Params
     from ppfl.problems._quadratic_file import Layout
-    from ppfl.problems._quadratic_generators import Matrices
 
 PARAMETER_NAMES = ("theta", "w")
-
-
-@dataclass(frozen=True)
-class Gram:
-    """f_m(x) = ½ xᵀQx − cᵀx + ½(‖b‖² + ‖y‖²), x = (θ, w), of one client in float64 on the CPU."""
-
-    curvature: torch.Tensor
-    """Q = [[HᵀH + AᵀA, AᵀB], [BᵀA, BᵀB]]."""
-    linear: torch.Tensor
-    """c = (Hᵀb + Aᵀy, Bᵀy)."""
-    constant: torch.Tensor
-    """½(‖b‖² + ‖y‖²), a scalar."""
-
-    @classmethod
-    def of(cls, matrices: Matrices) -> Gram:
-        """Compute the Gram form of H, b, A, B, y."""
-        # copies in memory that torch aligned: kernels round differently for other alignments
-        H, b, A, B, y = (torch.from_numpy(matrices[name]).clone() for name in ("H", "b", "A", "B", "y"))
-        d = A.shape[1]
-        both = torch.cat([A, B], dim=1)
-        Q, c = both.T @ both, both.T @ y
-        Q[:d, :d] += H.T @ H
-        c[:d] += H.T @ b
-        return cls((Q + Q.T) / 2, c, (b @ b + y @ y) / 2)
 
 
 class Quadratic(Problem):
@@ -75,7 +50,7 @@ class Quadratic(Problem):
         self._shared_lengths = {name: length for name, length in lengths.items() if name not in local_names}
         self._local_lengths = {name: lengths[name] for name in local_names}
         self._is_local = torch.cat([torch.full((length,), name in local_names) for name, length in lengths.items()])
-        self._blocks = {client: _blocks(gram, self._is_local) for client, gram in grams.items()}
+        self._blocks = {client: blocks_of(gram, self._is_local) for client, gram in grams.items()}
         self._data = {
             client: {key: value.to(placement.device, placement.dtype) for key, value in blocks.items()}
             for client, blocks in self._blocks.items()
@@ -112,7 +87,7 @@ class Quadratic(Problem):
 
     def all_local(self) -> Quadratic:
         """Return the same f_m with θ and w local. Collective."""
-        grams = {client: _gram(blocks, self._is_local) for client, blocks in self._blocks.items()}
+        grams = {client: gram_of(blocks, self._is_local) for client, blocks in self._blocks.items()}
         return Quadratic(self._placement, Split(local=(EVERYTHING,)), self._layout, self.clients, grams)
 
     def data(self, client: int, round: int) -> Data:
@@ -242,7 +217,7 @@ class Quadratic(Problem):
             hessian = (hessian + hessian.T) / 2
             hessian_sum.add(hessian.reshape(-1))
             linear_sum.add(blocks["shared_linear"] - projected @ blocks["local_linear"])
-            whole = _gram(blocks, self._is_local).curvature
+            whole = gram_of(blocks, self._is_local).curvature
             own = (hessian, blocks["shared_curvature"], blocks["local_curvature"], whole)
             curvatures.append(torch.tensor([_extreme_eigenvalues(matrix)[1] for matrix in own], dtype=torch.float64))
         of_clients = communicator.allgather_rows(torch.stack(curvatures) if curvatures else torch.zeros(0, 4).double())
@@ -252,47 +227,13 @@ class Quadratic(Problem):
         self._constants = Constants(
             smoothness, joint_smoothness, mean_smoothness, strong_convexity, local_smoothness, whole_smoothness
         )
-        theta_star = _pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / self.num_honest)
+        theta_star = pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / self.num_honest)
         self.theta_star = _cut(theta_star, self._shared_lengths)
         gradients = [
             self._gradient_at_exact_local(self.theta_star, self._blocks[client]) for client in self.honest_clients
         ]
         squares = communicator.allgather_rows(_column([gradient @ gradient for gradient in gradients]))
         self.sigma_star_squared = float(squares.sum()) / self.num_honest
-
-
-def _blocks(gram: Gram, is_local: torch.Tensor) -> Data:
-    """Cut Q and c into shared and local parts; every part is contiguous and owns its memory."""
-    s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
-    rows_s, rows_l = gram.curvature.index_select(0, s), gram.curvature.index_select(0, l)
-    local_curvature = rows_l.index_select(1, l)
-    return {
-        "shared_curvature": rows_s.index_select(1, s),
-        "cross": rows_s.index_select(1, l),
-        "local_curvature": local_curvature,
-        "local_inverse": _pseudo_inverse(local_curvature),
-        "shared_linear": gram.linear.index_select(0, s),
-        "local_linear": gram.linear.index_select(0, l),
-        "constant": gram.constant,
-    }
-
-
-def _gram(blocks: Data, is_local: torch.Tensor) -> Gram:
-    """Put the parts together again."""
-    s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
-    order = torch.argsort(torch.cat([s, l]))
-    upper = torch.cat([blocks["shared_curvature"], blocks["cross"]], dim=1)
-    lower = torch.cat([blocks["cross"].T, blocks["local_curvature"]], dim=1)
-    curvature = torch.cat([upper, lower]).index_select(0, order).index_select(1, order)
-    linear = torch.cat([blocks["shared_linear"], blocks["local_linear"]]).index_select(0, order)
-    return Gram(curvature, linear, blocks["constant"])
-
-
-def _pseudo_inverse(matrix: torch.Tensor) -> torch.Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    kept = values > RANK_CUTOFF * values[-1:]
-    inverses = torch.where(kept, ratio(torch.ones_like(values), values), 0.0)
-    return torch.mm(vectors * inverses, vectors.T)
 
 
 def _extreme_eigenvalues(matrix: torch.Tensor) -> tuple[float, float]:

@@ -13,7 +13,8 @@ from ppfl.core.problem import ProblemSettings
 from ppfl.core.split import Split
 from ppfl.problems._quadratic_file import Layout, read_client, read_layout
 from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
-from ppfl.problems._quadratic_problem import PARAMETER_NAMES, Gram, Quadratic
+from ppfl.problems._quadratic_gram import Gram
+from ppfl.problems._quadratic_problem import PARAMETER_NAMES, Quadratic
 
 if TYPE_CHECKING:
     from ppfl.core.problem import Placement

@@ -1,0 +1,73 @@
+"""Quadratic losses as matrices of their own size: the sample size drops out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.params import ratio
+from ppfl.problems._quadratic_operator import RANK_CUTOFF
+
+if TYPE_CHECKING:
+    from ppfl.core.types import Data
+    from ppfl.problems._quadratic_generators import Matrices
+
+
+@dataclass(frozen=True)
+class Gram:
+    """f_m(x) = ½ xᵀQx − cᵀx + ½(‖b‖² + ‖y‖²), x = (θ, w), of one client in float64 on the CPU."""
+
+    curvature: torch.Tensor
+    """Q = [[HᵀH + AᵀA, AᵀB], [BᵀA, BᵀB]]."""
+    linear: torch.Tensor
+    """c = (Hᵀb + Aᵀy, Bᵀy)."""
+    constant: torch.Tensor
+    """½(‖b‖² + ‖y‖²), a scalar."""
+
+    @classmethod
+    def of(cls, matrices: Matrices) -> Gram:
+        """Compute the Gram form of H, b, A, B, y."""
+        # copies in memory that torch aligned: kernels round differently for other alignments
+        H, b, A, B, y = (torch.from_numpy(matrices[name]).clone() for name in ("H", "b", "A", "B", "y"))
+        d = A.shape[1]
+        both = torch.cat([A, B], dim=1)
+        Q, c = both.T @ both, both.T @ y
+        Q[:d, :d] += H.T @ H
+        c[:d] += H.T @ b
+        return cls((Q + Q.T) / 2, c, (b @ b + y @ y) / 2)
+
+
+def blocks_of(gram: Gram, is_local: torch.Tensor) -> Data:
+    """Cut Q and c into shared and local parts; every part is contiguous and owns its memory."""
+    s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
+    rows_s, rows_l = gram.curvature.index_select(0, s), gram.curvature.index_select(0, l)
+    local_curvature = rows_l.index_select(1, l)
+    return {
+        "shared_curvature": rows_s.index_select(1, s),
+        "cross": rows_s.index_select(1, l),
+        "local_curvature": local_curvature,
+        "local_inverse": pseudo_inverse(local_curvature),
+        "shared_linear": gram.linear.index_select(0, s),
+        "local_linear": gram.linear.index_select(0, l),
+        "constant": gram.constant,
+    }
+
+
+def gram_of(blocks: Data, is_local: torch.Tensor) -> Gram:
+    """Put the parts together again."""
+    s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
+    order = torch.argsort(torch.cat([s, l]))
+    upper = torch.cat([blocks["shared_curvature"], blocks["cross"]], dim=1)
+    lower = torch.cat([blocks["cross"].T, blocks["local_curvature"]], dim=1)
+    curvature = torch.cat([upper, lower]).index_select(0, order).index_select(1, order)
+    linear = torch.cat([blocks["shared_linear"], blocks["local_linear"]]).index_select(0, order)
+    return Gram(curvature, linear, blocks["constant"])
+
+
+def pseudo_inverse(matrix: torch.Tensor) -> torch.Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    kept = values > RANK_CUTOFF * values[-1:]
+    inverses = torch.where(kept, ratio(torch.ones_like(values), values), 0.0)
+    return torch.mm(vectors * inverses, vectors.T)
