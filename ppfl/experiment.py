@@ -110,7 +110,7 @@ class Place:
         self.is_unfinished = found == "unfinished"
         if found != "already done":
             remove_failure(out)
-            remove_parameters(out)
+            remove_parameters(out, also_local=config.save.local)
         elif config.save.local and not has_local(out):
             raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
         return found

@@ -65,9 +65,12 @@ def has_local(result: Path) -> bool:
     return bool(_local_parts(result))
 
 
-def remove_parameters(result: Path) -> None:
-    """Remove what an earlier, unfinished run left beside a result that is about to be computed anew."""
-    for path in [shared_path(result), *_local_parts(result)]:
+def remove_parameters(result: Path, *, also_local: bool) -> None:
+    """Remove what an earlier, unfinished run left beside a result that is about to be computed anew.
+
+    Local parameters are looked for only when asked: that reads the whole folder, which may hold thousands of results.
+    """
+    for path in [shared_path(result), *(_local_parts(result) if also_local else [])]:
         path.unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ def commands_of(document: Path) -> list[str]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Return a copy of what the commands need, with an environment to activate that is the one of the tests."""
-    for name in ("configs", "workflow", "profiles"):
+    for name in ("configs", "workflow", "profiles", "slurm"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "Snakefile", tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

@@ -76,6 +76,28 @@ def test_only_what_is_missing_is_done_again(finished: Path) -> None:
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
 
 
+def test_experiments_of_many_small_runs_are_packed(tmp_path: Path) -> None:
+    """Parts of a grid are jobs of one process each; a lost marker makes nothing computed again."""
+    grid = tmp_path / "many.yaml"
+    base = yaml.safe_load((ROOT / "configs" / "test" / "quadratic.yaml").read_text(encoding="utf-8"))
+    grid.write_text(yaml.safe_dump(base | {"name": "many", "grid": {"seed": list(range(5))}}))
+    packed = tmp_path / "workflow.yaml"
+    packed.write_text(yaml.safe_dump({"experiments": [str(grid)], "packs": {"experiments": ["many"], "runs": 3}}))
+    done = snakemake(tmp_path, "--cores", "2", "--configfile", str(packed))
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "results" / "many").glob("*.h5")}
+    assert {path.stem for path in results} == set(load_cells(grid))
+    markers = sorted((tmp_path / "results" / "many" / "packs").iterdir())
+    assert [marker.name for marker in markers] == ["1-of-2.done", "2-of-2.done"]
+    assert "many" in (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
+    with h5py.File(next(iter(results))) as file:
+        assert file["provenance"].attrs["num_ranks"] == 1
+    markers[0].unlink()
+    done = snakemake(tmp_path, "--cores", "2", "--configfile", str(packed))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert results == {path: path.stat().st_mtime_ns for path in results}
+
+
 def test_lint_is_clean(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--lint")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -88,7 +110,9 @@ def test_snakefiles_are_small() -> None:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path
 
 
-@pytest.mark.parametrize("change", [{"ranks": 0}, {"rank": 2}, {"experiments": []}])
+@pytest.mark.parametrize(
+    "change", [{"ranks": 0}, {"rank": 2}, {"experiments": []}, {"packs": {"experiments": ["nobody"]}}]
+)
 def test_a_wrong_workflow_configuration_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     wrong = tmp_path / "workflow.yaml"
     wrong.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text(encoding="utf-8")) | change))
