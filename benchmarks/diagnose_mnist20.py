@@ -1,4 +1,4 @@
-"""Does ρ predict the damage of local steps and attackers? `python benchmarks/diagnose_mnist20.py OUT [mlp | cnn]`.
+"""Does ρ predict the damage of local steps and attackers? `python benchmarks/diagnose_mnist20.py OUT`.
 
 Diagnoses five splits of configs/diagnose/mlp.yaml, the same with local steps, and the same with attackers; prints a
 table in Markdown. OUT is a folder for the JSON files; those that are there already are not computed again. The
@@ -16,10 +16,7 @@ from typing import Any
 
 import numpy as np
 
-SPLITS = {
-    "mlp": ("head.*", "hidden2.*,head.*", "hidden1.*", "head.bias", ""),
-    "cnn": ("head.*", "hidden.*,head.*", "conv1.*", "head.bias", ""),
-}
+SPLITS = ("head.*", "hidden2.*,head.*", "hidden1.*", "head.bias", "")
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,7 +24,7 @@ def diagnose(name: str, folder: Path) -> list[dict[str, Any]]:
     """Run `ppfl diagnose` over all splits unless that was done; return what it found of each."""
     out = folder / f"{name}.json"
     if not out.exists():
-        splits = [word for split in SPLITS[name[:3]] for word in ("--split", split)]
+        splits = [word for split in SPLITS for word in ("--split", split)]
         config = ROOT / "configs" / "diagnose" / f"{name}.yaml"
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "ppfl", "diagnose", config, *splits, "--json", out], cwd=ROOT, check=True)
@@ -42,9 +39,9 @@ def rank_correlation(x: list[float], y: list[float]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def main(folder: Path, model: str = "mlp") -> None:
+def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    base, steps, attacked = (diagnose(f"{model}{variant}", folder) for variant in ("", "_local_steps", "_attackers"))
+    base, steps, attacked = (diagnose(f"mlp{variant}", folder) for variant in ("", "_local_steps", "_attackers"))
     rho = [split["rho"]["value"] for split in base]
     print("| local | ρ | verdict | accuracy | with 5 local steps | damage | with attackers | damage |")
     print("|---|---|---|---|---|---|---|---|")
@@ -64,4 +61,4 @@ def main(folder: Path, model: str = "mlp") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]))
