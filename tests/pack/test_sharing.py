@@ -67,6 +67,7 @@ def kinds(outs: list[Path]) -> list[str]:
     return [state.kind for state in states_of(outs).values()]
 
 
+@pytest.mark.slow
 def test_two_packs_share_a_grid(tmp_path: Path) -> None:
     """Each run is computed by one of them, and both end when all runs have ended."""
     config, outs = write(tmp_path, grid={"seed": list(range(12))})
@@ -116,6 +117,7 @@ def test_runs_of_several_ranks_are_steps_of_a_launcher(tmp_path: Path) -> None:
             assert file["provenance"].attrs["num_ranks"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_pack_that_is_told_to_stop_saves_and_the_next_one_goes_on(number: int, tmp_path: Path) -> None:
     config, outs = write(tmp_path, grid={"seed": [0, 1]}, **LONG)
@@ -132,6 +134,7 @@ def test_a_pack_that_is_told_to_stop_saves_and_the_next_one_goes_on(number: int,
     assert not any(checkpoint_path(out).exists() for out in outs)
 
 
+@pytest.mark.slow
 def test_a_pack_ends_before_its_time_is_over(tmp_path: Path) -> None:
     config, outs = write(tmp_path, grid={"seed": list(range(4))}, rounds=1_000_000)
     arguments = command(config, "--jobs", "1", "--time-limit", "20")
@@ -141,6 +144,7 @@ def test_a_pack_ends_before_its_time_is_over(tmp_path: Path) -> None:
     assert "done" not in kinds(outs)
 
 
+@pytest.mark.slow
 def test_a_pack_that_is_killed_leaves_stale_claims_which_the_next_one_takes_over(tmp_path: Path) -> None:
     config, (out,) = write(tmp_path, grid={"seed": [0]}, **LONG)
     with started(command(config, "--jobs", "1")) as process:
@@ -154,6 +158,7 @@ def test_a_pack_that_is_killed_leaves_stale_claims_which_the_next_one_takes_over
     assert kinds([out]) == ["done"]
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_else_works_on_is_waited_for(tmp_path: Path) -> None:
     config, outs = write(tmp_path, grid={"seed": [0, 1]}, **LONG)
     digest = outs[0].stem
