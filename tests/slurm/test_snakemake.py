@@ -70,3 +70,21 @@ def test_a_grid_on_two_nodes_runs_to_its_end(cluster: Cluster, tmp_path: Path) -
             job = Path(tmp_path, "logs", "slurm").rglob(f"*{digest}/*.log")
             assert cluster.fact(next(job).stem, "NodeList") == "n[0-1]"
     assert not list((tmp_path / "results" / "tiny_quadratic" / "running").iterdir())
+
+
+def test_packs_are_jobs_of_one_process(cluster: Cluster, tmp_path: Path) -> None:
+    grid = tmp_path / "many.yaml"
+    base = yaml.safe_load((ROOT / "configs" / "test" / "quadratic.yaml").read_text(encoding="utf-8"))
+    grid.write_text(yaml.safe_dump(base | {"name": "many", "grid": {"seed": list(range(6))}}))
+    packs = {"experiments": ["many"], "runs": 3, "cores": 2, "minutes": 5}
+    markers = [f"results/many/packs/{part}-of-2.done" for part in (1, 2)]
+    done = subprocess.run(
+        command(tmp_path, *markers, experiments=[str(grid)], packs=packs),
+        cwd=tmp_path, env=cluster.environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    logs = "".join(path.read_text() for path in sorted((tmp_path / "logs").rglob("*.log")))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    assert {path.stem for path in (tmp_path / "results" / "many").glob("*.h5")} == set(load_cells(grid))
+    jobs = [path.stem for path in (tmp_path / "logs" / "slurm" / "rule_pack").rglob("*.log")]
+    assert [cluster.fact(job, "NumCPUs") for job in jobs] == ["2", "2"]
+    assert [cluster.fact(job, "TimeLimit") for job in jobs] == ["00:10:00", "00:10:00"]

@@ -18,7 +18,8 @@ rule pack:
     threads: PACKS.get("cores") or workflow.cores or 1
     retries: PACKS["restarts"]
     resources:
-        runtime=PACKS.get("minutes", 0) or None,
+        # with what a job needs to start and to end
+        runtime=PACKS["minutes"] + 5 if "minutes" in PACKS else None,
     conda:
         "../envs/ppfl.yaml"
     shell:
