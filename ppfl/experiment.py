@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from ppfl.provenance import describe_process, now
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.claim import Claim
 from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
+from ppfl.results.layout import checkpoint_path
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
 from ppfl.results.recorder import Recorder, look, prepare
 
@@ -113,6 +115,8 @@ class Place:
             remove_parameters(out, also_local=config.save.local)
         elif config.save.local and not has_local(out):
             raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
+        elif checkpoint_path(out).exists():  # whoever completed it was killed right after
+            shutil.rmtree(checkpoint_path(out), ignore_errors=True)
         return found
 
     def told(self, round: int) -> None:

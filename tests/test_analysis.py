@@ -123,6 +123,11 @@ def test_keys_that_vary_together_are_one_factor() -> None:
     assert (alone.title, alone.levels) == ("b", ["1", "3"])
 
 
+def test_equal_values_of_different_keys_are_told_apart() -> None:
+    (factor,) = find_factors([{"local_steps": 5, "epochs": None}, {"local_steps": None, "epochs": 5}])
+    assert factor.labels == ("local_steps = 5", "epochs = 5")
+
+
 def test_numbers_are_in_their_order_and_not_in_that_of_letters() -> None:
     (factor,) = find_factors([{"steps": steps} for steps in (10, 2, 1)])
     assert factor.levels == ["1", "2", "10"]

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from ppfl.cli import main
 from ppfl.grid import load_cells
 from ppfl.results.failures import Failure, write_failure
-from ppfl.results.layout import checkpoint_path, running_path
+from ppfl.results.layout import checkpoint_path, failed_path, running_path
 from ppfl.results.states import STALE_SECONDS, results_in, state_of, states_of
 from ppfl.status.view import show_seconds
 
@@ -126,3 +126,22 @@ def test_bad_arguments_are_refused(grid: tuple[Path, list[Path]], tmp_path: Path
 
 def test_seconds_are_shown_in_fitting_units() -> None:
     assert [show_seconds(seconds) for seconds in (45.2, 720, 12600)] == ["45 s", "12 min", "3.5 h"]
+
+
+def test_a_complete_result_stays_done_whatever_lies_beside_it(grid: tuple[Path, list[Path]]) -> None:
+    """Its process was killed right after it, or something was asked for that it does not have."""
+    config, (out, *_) = grid
+    claim(out, updated=time.time() - STALE_SECONDS - 1, host="elsewhere")
+    assert state_of(out).kind == "done"
+    running_path(out).unlink()
+    asked = ["pack", str(config), "--out", str(out.parent), "--part", "1/6", "--set", "save.local=true"]
+    done = CliRunner().invoke(main, asked, catch_exceptions=False, prog_name="ppfl")
+    assert (done.exit_code, done.stdout) == (1, f"1 failed: {out.parent}\n")
+    assert "without local parameters" in done.stderr
+    assert not failed_path(out).exists()
+    write_failure(out, Failure(digest=out.stem, reason="too late"))
+    checkpoint_path(out).mkdir()
+    assert state_of(out).kind == "done"
+    again = ["run", str(config), "--cell", out.stem, "--out", str(out)]
+    assert CliRunner().invoke(main, again, catch_exceptions=False, prog_name="ppfl").exit_code == 0
+    assert not checkpoint_path(out).exists()

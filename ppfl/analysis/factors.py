@@ -94,6 +94,8 @@ def _factor(keys: tuple[str, ...], flat: Sequence[Config]) -> Factor:
     labels = tuple(_label(row, _text) for row in values)
     if len(set(labels)) < len({repr(row) for row in values}):
         labels = tuple(_label(row, repr) for row in values)
+    if len(set(labels)) < len({repr(row) for row in values}):  # the same value of different keys
+        labels = tuple(_label_with_keys(keys, row) for row in values)
     numbers = tuple(float(row[0]) for row in values if isinstance(row[0], int | float) and not isinstance(row[0], bool))
     ordered = len(keys) == 1 and len(numbers) == len(values)
     return Factor(keys, labels, numbers if ordered else None)
@@ -101,6 +103,11 @@ def _factor(keys: tuple[str, ...], flat: Sequence[Config]) -> Factor:
 
 def _label(row: Sequence[Any], text: Callable[[Any], str]) -> str:
     return ", ".join(text(value) for value in row if value is not None) or NONE
+
+
+def _label_with_keys(keys: Sequence[str], row: Sequence[Any]) -> str:
+    named = zip(keys, row, strict=True)
+    return ", ".join(f"{key.rsplit('.', 1)[-1]} = {value!r}" for key, value in named if value is not None) or NONE
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,7 @@ from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED
 from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers
+from ppfl.yaml_file import parse_yaml
 
 Arrays = dict[str, npt.NDArray[Any]]
 Read = Callable[[int, Collection[str], Collection[str]], tuple[Arrays, Arrays]]
@@ -72,7 +73,7 @@ class Source:
         found = self
         for condition in conditions:
             key, equals, text = condition.partition("=")
-            value = yaml.safe_load(text) if equals else None
+            value = parse_yaml(text, f"--where {condition}", tell_line=False) if equals else None
             varying = [name for factor in find_factors(self.settings, with_seeds=True) for name in factor.keys]
             known = sorted({name for settings in found.settings for name in settings})
             # an end of a key is meant for one that varies, where there is such a one

@@ -77,6 +77,7 @@ class Board:
         self._jobs = jobs
         self._elsewhere: dict[str, _Entry] = {}
         self._looked_at = 0.0
+        self._doubted: set[str] = set()
         entries = {digest: _entry(cell, folder / f"{digest}.h5", way) for digest, cell in cells.items()}
         order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
         first = int(beginning * len(order))
@@ -112,6 +113,12 @@ class Board:
                 items = tuple((digest, self._waiting.pop(digest).payload) for digest in free)
                 return Task(fresh[free[0]].affinity, items)
         return None
+
+    def doubts(self, digest: str) -> bool:
+        """Say once of each run that failed under a claim that the claim may be somebody else's."""
+        is_first = digest not in self._doubted
+        self._doubted.add(digest)
+        return is_first
 
     def put_back(self, digest: str) -> None:
         """Take back a run that turned out to be claimed by somebody else."""

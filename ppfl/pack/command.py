@@ -91,18 +91,23 @@ def _settle(board: Board, cell: Cell, folder: Path, outcome: Outcome, tell: Call
     """Count an outcome; note a failure unless whoever failed did."""
     out = folder / f"{cell.digest}.h5"
     if outcome.answer is not None:
-        if outcome.answer in FINISHED:
+        if outcome.answer in (*FINISHED, "already done"):
             failed_path(out).unlink(missing_ok=True)
         board.counts[outcome.answer] += 1
         return
-    # whoever claimed it first may have finished it by now
-    if CLAIMED in outcome.reason or state_of(out).kind == "running":
+    kind = state_of(out).kind
+    if CLAIMED in outcome.reason:  # whoever claimed it first may have finished it by now
+        board.put_back(cell.digest)
+        return
+    # a claim may also be what our own dead attempt has left on another host: believed once
+    if kind == "running" and board.doubts(cell.digest):
         board.put_back(cell.digest)
         return
     board.counts["failed"] += 1
-    varying = show_varying(cell.varying)
-    write_failure(out, Failure(digest=cell.digest, cell=varying, reason=outcome.reason, log_tail=outcome.log_tail))
-    tell(f"failed: {cell}: {outcome.reason} ({failed_path(out)})")
+    if kind != "done":  # a complete result may still lack what was asked for, and has not failed for that
+        varying = show_varying(cell.varying)
+        write_failure(out, Failure(digest=cell.digest, cell=varying, reason=outcome.reason, log_tail=outcome.log_tail))
+    tell(f"failed: {cell}: {outcome.reason}" + (f" ({failed_path(out)})" if kind != "done" else ""))
 
 
 class _Progress:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ppfl.pack.scheduler import Work
 
 ALREADY_DONE = "already done"
+USER_ERROR = 2
 STOPPED = 75
 _LOOK_AGAIN_SECONDS = 0.2
 _TAIL_LINES = 20
@@ -90,6 +91,8 @@ def _run(step: Step, wants_stop: Callable[[], bool]) -> str:
     said = _follow(process, wants_stop)
     if process.returncode == STOPPED:
         return "stopped"
+    if wants_stop() and not 0 <= process.returncode <= USER_ERROR:
+        return "stopped"  # signalled before its ranks could listen: nothing is lost
     if process.returncode == 0:
         statuses = [line.partition(":")[0] for line in said if line.endswith(f": {step.out}")]
         return statuses[-1] if statuses else ALREADY_DONE

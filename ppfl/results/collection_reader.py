@@ -86,7 +86,15 @@ def _values(data: h5py.Dataset) -> list[Any]:
     if holds == "bool":
         return [bool(value) for value in data[()]]
     texts = data.asstr()[()].tolist()
-    return [None if text == "null" and holds == "mixed" else text for text in texts]
+    return [_value_of(text) for text in texts] if holds == "mixed" else texts
+
+
+def _value_of(text: str) -> Any:
+    """Return what a text of a mixture stands for; a text stands for itself where no other value is written alike."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _over_cells(file: h5py.File, name: str) -> Array:

@@ -1,9 +1,10 @@
 """What has become of a run, told from the names of the files beside its result; HDF5 is opened only where they say
-nothing.
+nothing, or contradict each other.
 
-What is trusted, in this order: `.running.json` (somebody works on it, or died over it), `.failed.json` (the last
-attempt failed), result and `.shared.safetensors` both there (it ended: θ is saved right before the result is complete),
-`.checkpoint/` (it was stopped), and at last the status inside a result that has nothing beside it.
+What is trusted, in this order: a result that says itself that it has ended, where one of the next two marks stands
+beside it, `.running.json` (somebody works on it, or died over it), `.failed.json` (the last attempt failed), result and
+`.shared.safetensors` both there (it ended: θ is saved right before the result is complete), `.checkpoint/` (it was
+stopped), and at last the status inside a result that has nothing beside it.
 """
 
 from __future__ import annotations
@@ -72,11 +73,14 @@ def is_stale(facts: Mapping[str, Any], now: float) -> bool:
 
 def _state(result: Path, names: set[str]) -> RunState:
     running, failed = running_path(result), failed_path(result)
+    is_there = result.name in names and _shared_path(result).name in names
+    if is_there and {running.name, failed.name} & names and _ended(result):
+        return RunState("done")  # what is left beside it is of a process that was killed right after, or came too late
     if running.name in names and (facts := _read(running)) is not None:
         return RunState("stale" if is_stale(facts, time.time()) else "running", facts)
     if failed.name in names and (facts := _read(failed)) is not None:
         return RunState("failed", facts)
-    if result.name in names and _shared_path(result).name in names:
+    if is_there:
         return RunState("done")
     if checkpoint_path(result).name in names:
         return RunState("stopped")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SECONDS = 30
 _UNITS = (1, 60, 3600, 86400)
-_SITE = 'source "$1" >/dev/null && printf "%s\\n%s\\n" "${SBATCH_PARTITION-}" "${SBATCH_ACCOUNT-}"'
+_SITE = 'source "$1" >/dev/null && for name in "${!SBATCH_@}"; do printf "%s=%s\\0" "$name" "${!name}"; done'
 
 
 class NoAnswerError(UserError):
@@ -57,14 +57,14 @@ def ask(command: Sequence[str], environment: Mapping[str, str], text: str | None
     return done.stdout
 
 
-def site(scripts: Path, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Return partition and account that slurm/env.sh or the environment names. Raises UserError when it fails."""
+def site(scripts: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what slurm/env.sh or the environment has for sbatch: SBATCH_*. Raises UserError when it fails."""
     command = ["bash", "-c", _SITE, "bash", str(scripts / "env.sh")]
     try:
-        partition, account = ask(command, environment).splitlines()
+        entries = ask(command, environment).split("\0")
     except NoAnswerError as error:
         raise UserError(f"{scripts / 'env.sh'}: {error}") from error
-    return partition or None, account or None
+    return dict(entry.split("=", 1) for entry in entries if entry)
 
 
 def partition(name: str | None, environment: Mapping[str, str]) -> Partition:

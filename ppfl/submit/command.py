@@ -34,6 +34,12 @@ class Work:
         return [str(self.path), *overrides, *([] if self.cell is None else ["--cell", self.cell])]
 
 
+_OF_THE_SCRIPTS = {
+    f"SBATCH_{name}" for name in ("JOB_NAME", "OUTPUT", "SIGNAL", "REQUEUE", "NO_REQUEUE", "OPEN_MODE", "TIMELIMIT")
+}
+"""What the lines of slurm/*.sbatch say."""
+
+
 def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], None]) -> str:
     """Return the id of the new job, or the text of its script when it is not to be submitted.
 
@@ -45,10 +51,15 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
     if not is_grid or asked.array is not None:
         _check_ranks(asked.ranks, work.configs)
     folder = scripts_folder()
-    site_partition, site_account = cluster.site(folder, os.environ)
-    asked = replace(asked, partition=asked.partition or site_partition, account=asked.account or site_account)
-    # the text says it all: what env.sh exports for sbatch would win over it
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SBATCH_")}
+    site = cluster.site(folder, os.environ)
+    partition, account = (
+        given or site.get(f"SBATCH_{name}") or None
+        for given, name in ((asked.partition, "PARTITION"), (asked.account, "ACCOUNT"))
+    )
+    asked = replace(asked, partition=partition, account=account)
+    # sbatch prefers its environment to the script, which is to win in what it says
+    said = {_variable(option) for option, value in asked.directives().items() if value is not None} | _OF_THE_SCRIPTS
+    environment = {key: value for key, value in {**os.environ, **site}.items() if key not in said}
     try:
         cluster.check(asked, cluster.partition(asked.partition, environment))
     except cluster.NoAnswerError as error:
@@ -59,6 +70,10 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
     if dry_run:
         return text
     return cluster.ask(["sbatch", "--parsable"], environment, text).strip().partition(";")[0]
+
+
+def _variable(option: str) -> str:
+    return "SBATCH_TIMELIMIT" if option == "time" else f"SBATCH_{option.upper().replace('-', '_')}"
 
 
 def _check_ranks(ranks: int, configs: Sequence[Config]) -> None:

@@ -184,3 +184,22 @@ def test_cores_are_shared_by_the_processes_of_a_host() -> None:
     assert default_jobs(environment={"MPI_LOCALNRANKS": str(2 * cores)}) == 1
     assert default_jobs(environment={"SLURM_PROCID": "0", "SLURM_CPUS_PER_TASK": "3"}) == 3
     assert default_jobs(4, {"SLURM_NTASKS": "9"}) == 2
+
+
+def test_a_step_that_dies_on_another_host_is_tried_twice(tmp_path: Path) -> None:
+    """Its claim stays and cannot be told from somebody else's until it is a minute old."""
+    config, (out,) = write(tmp_path, engine={}, grid={"seed": [0]})
+    launcher = tmp_path / "launcher"
+    claim = "{'host': 'elsewhere', 'pid': 1, 'token': 'x', 'updated': time.time() - 57}"
+    write_claim = f"import json, sys, time; open(sys.argv[1] + '.running.json', 'w').write(json.dumps({claim}))"
+    launcher.write_text(
+        f'#!/bin/bash\necho started >> {tmp_path}/starts\n{sys.executable} -c "{write_claim}" "${{@: -1}}"\nexit 137\n'
+    )
+    launcher.chmod(0o755)
+    done = subprocess.run(
+        command(config, "--ranks-per-run", "2", "--jobs", "1"), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PPFL_PACK_LAUNCHER": str(launcher)}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, f"1 failed: {tmp_path}\n"), done.stderr
+    assert (tmp_path / "starts").read_text().count("started") == 2
+    assert out.with_name(f"{out.name}.failed.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -90,13 +91,16 @@ def digest_of_second_run() -> str:
 def test_what_is_submitted_is_what_a_dry_run_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBATCH_PARTITION", "gpu")
     monkeypatch.setenv("SBATCH_ACCOUNT", "ours")
+    monkeypatch.setenv("SBATCH_MEM_PER_CPU", "4G")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
     text = submit("run.yaml", "--dry-run").stdout
     done = submit("run.yaml")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "12\n", "")
     assert (folder / "sbatch.script").read_text() == text
     assert "#SBATCH --partition=gpu\n#SBATCH --account=ours\n" in text
-    # sbatch prefers its environment to the script
-    assert "SBATCH_" not in (folder / "sbatch.environment").read_text()
+    # sbatch prefers its environment to the script, which is to win; what it does not say stays
+    environment = (folder / "sbatch.environment").read_text()
+    assert re.findall(r"^SBATCH_\w+=.*", environment, re.MULTILINE) == ["SBATCH_MEM_PER_CPU=4G"]
     assert "#SBATCH --partition=main\n" in submit("run.yaml", "--partition", "main", "--dry-run").stdout
 
 

@@ -33,5 +33,6 @@ rule experiment:
         "source {params.scripts:q}/continue.sh;"
         " or_requeue env {params.srun} {resources.launcher} -n {resources.tasks} python -m mpi4py -m ppfl run"
         " {params.config:q} --cell {wildcards.digest} --out {params.out:q} >> {log:q} 2>&1;"
-        " for part in {params.out:q}.*.safetensors; do mv \"$part\" results/{wildcards.experiment:q}/; done;"
-        " mv {params.out:q} {output:q}"
+        # the result moves last, and whatever comes before can be done again
+        " for part in {params.out:q}.*.safetensors; do cp \"$part\" results/{wildcards.experiment:q}/; done;"
+        " mv {params.out:q} {output:q}; rm -f {params.out:q}.*.safetensors"
