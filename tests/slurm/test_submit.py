@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def test_the_scripts_work_without_ppfl_submit(cluster: Cluster, folder: Path, al
     results = sorted((place / "results" / "tiny").glob("*.h5"))
     assert len(results) == 3
     assert [provenance(path)["num_ranks"] for path in results] == [2, 2, 2]
+
+
+def test_mpiexec_may_start_the_ranks_and_is_handed_the_signals(cluster: Cluster, folder: Path) -> None:
+    """Where env.sh says so; a warning of Slurm stops the ranks, the job comes back, and the run is completed."""
+    place = folder / "mpiexec"
+    shutil.copytree(ROOT / "slurm", place / "slurm")
+    site = place / "slurm" / "env.sh"
+    text = site.read_text()
+    assert "PPFL_LAUNCHER=(srun --mpi=pmi2)" in text
+    site.write_text(text.replace("(srun --mpi=pmi2)", '(mpiexec -n "${SLURM_NTASKS:-1}")'))
+    (place / "long.yaml").write_text(QUADRATIC.replace("rounds: 6", "rounds: 4000").replace("every: 2", "every: 500"))
+    options = ("--parsable", "--ntasks=2", "--gpus-per-task=0", "slurm/run.sbatch", "long.yaml", "--out", "long.h5")
+    job = cluster.ask("sbatch", *options, cwd=place)
+    wait_for((place / "long.h5").exists, "the first rounds")
+    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+    cluster.wait_for_state(job, "PENDING")
+    assert (place / "long.h5.checkpoint").exists()
+    cluster.wait_for_state(job, "COMPLETED")
+    assert "goes on at round" in cluster.output_of(job)
+    assert len(series(place / "long.h5")["operator_norm"]) == 8 * 9
 
 
 def test_a_grid_is_packed_into_one_job(cluster: Cluster, folder: Path) -> None:
