@@ -102,6 +102,7 @@ class Claim:
         mine = self._write_own()
         try:
             deadline = time.monotonic() + STALE_SECONDS
+            is_second_look = False
             while not _link(mine, self.path):
                 found = _read(self.path)
                 if found is None:
@@ -109,11 +110,12 @@ class Claim:
                 age = _age(self.path, mine)
                 if age >= STALE_SECONDS or _is_dead(found, self._facts):
                     self._take_over(found["token"])
-                elif age < DOUBTFUL_SECONDS or time.monotonic() > deadline:
+                elif (age < DOUBTFUL_SECONDS and is_second_look) or time.monotonic() > deadline:
                     raise UserError(f"--out {self._result}: {_name(found, self.path)}; wait for its end, or stop it")
-                else:
+                else:  # it may be about to end, as after the end of a launcher that has just killed it
                     time.sleep(_POLL_SECONDS)
                     os.utime(mine)
+                    is_second_look = True
         finally:
             mine.unlink(missing_ok=True)
 
@@ -193,13 +195,23 @@ def _is_dead(found: dict[str, Any], mine: dict[str, Any]) -> bool:
         return False
     if found["pid"] == mine["pid"]:
         return found["token"] not in _HELD
+    return _has_ended(found["pid"])
+
+
+def _has_ended(pid: int) -> bool:
+    """Say whether a process of this host is gone.
+
+    One whose parent has not collected it yet is: an orphan may wait for seconds where init is slow, as in containers.
+    """
     try:
-        os.kill(found["pid"], 0)
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except ProcessLookupError:
         return True
-    except OSError:
+    except OSError:  # it belongs to another user, or there is no /proc
         return False
-    return False
+    state = stat.rpartition(")")[2].split()[0]  # the name before it may hold anything
+    return state in "ZX"
 
 
 def _name(found: dict[str, Any], path: Path) -> str:

@@ -107,6 +107,29 @@ def test_a_second_job_is_refused_with_one_line(out: Path) -> None:
     claim.release()
 
 
+def test_a_killed_job_that_nobody_has_collected_yet_is_gone(out: Path) -> None:
+    first = taker(out)
+    send(first)
+    assert answer(first) == "mine"
+    os.kill(first.pid, signal.SIGKILL)  # and not waited for
+    claim = Claim(out, 1, 100)
+    assert first.returncode is None
+    assert written(out)["token"] == claim.token
+    claim.release()
+    first.communicate()
+
+
+def test_a_job_that_is_about_to_end_is_waited_for(out: Path) -> None:
+    first = Claim(out, 1, 100)
+    second = taker(out)
+    send(second)
+    time.sleep(0.1)
+    first.release()
+    assert answer(second) == "mine"
+    second.kill()
+    second.communicate()
+
+
 def test_beats_tell_how_far_it_is(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
     claim = Claim(out, 1, 100)
