@@ -17,7 +17,8 @@ from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
 from ppfl.core.problem import Placement
 from ppfl.core.types import Data, Params
-from ppfl.problems._supervised_problem import SCORING_BATCH, Supervised
+from ppfl.problems._network import PIECE_ROWS
+from ppfl.problems._supervised_problem import Supervised
 from ppfl.problems.supervised import SupervisedSettings
 from tests.ranks import on_ranks
 
@@ -92,15 +93,15 @@ def test_advanced_data_has_the_same_loss_and_gradients(model: dict[str, Any], lo
 
 
 def test_features_stop_before_the_first_stage_with_a_local_parameter() -> None:
-    def features(local: list[str]) -> tuple[int, ...] | None:
+    def features(local: list[str]) -> tuple[int, ...]:
         problem = make({"split": {"local": local}})
         advanced = problem.advance(problem.init_shared(), problem.data(0, 0))
-        assert ("x" in advanced) != ("features" in advanced)
-        return tuple(advanced["features"].shape[1:]) if "features" in advanced else None
+        assert "x" not in advanced
+        return tuple(advanced["features"].shape[1:])
 
     assert features(["head.bias"]) == (7,)
     assert features(["hidden2.weight", "head.*"]) == (12,)
-    assert features(["hidden1.bias"]) is None
+    assert features(["hidden1.bias"]) == (1, 8, 8)
     assert features([]) == (10,)
 
 
@@ -272,7 +273,7 @@ def write_two_clients(folder: Path, num_test: int) -> dict[str, Any]:
 
 
 def test_scores_are_those_of_all_samples_at_once(tmp_path: Path) -> None:
-    num_test = 2 * SCORING_BATCH + 3
+    num_test = 2 * PIECE_ROWS + 3
     problem = make(write_two_clients(tmp_path, num_test))
     with h5py.File(tmp_path / "test.h5") as file:
         x, y = (torch.from_numpy(file[f"examples/a/{field}"][()]) for field in ("pixels", "label"))

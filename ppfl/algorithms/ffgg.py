@@ -40,8 +40,9 @@ class FFGG(Algorithm):
 
     def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
         """Return (∇_1 f_m(θ, w_m) at the tuned w_m, the tuned w_m)."""
-        local = self.fine_tuner(problem, message, state["local"], data, draws)
-        return problem.shared_gradient(message, local, data), {"local": local}
+        once = problem.shared_pass(message, data)
+        local = self.fine_tuner(problem, message, state["local"], once.data, draws)
+        return once.shared_gradient(local), {"local": local}
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """θ ← θ − γ · direction of the server optimizer."""

@@ -51,8 +51,9 @@ class LocalFFGG(Algorithm):
         shared, local = message, state["local"]
         for step in range(self.local_steps):
             own = {name.removeprefix(f"{step}/"): v for name, v in draws.items() if name.startswith(f"{step}/")}
-            local = self.fine_tuner(problem, shared, local, data, own)
-            shared = add_scaled(shared, problem.shared_gradient(shared, local, data), -step_size(self.lr))
+            once = problem.shared_pass(shared, data)
+            local = self.fine_tuner(problem, shared, local, once.data, own)
+            shared = add_scaled(shared, once.shared_gradient(local), -step_size(self.lr))
         return subtract(message, shared), {"local": local}
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:

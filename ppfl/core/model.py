@@ -36,6 +36,8 @@ class Stage:
     """By full name, e.g. "conv1.weight", in the order in which they are stored."""
     apply: Callable[[Params, torch.Tensor], torch.Tensor]
     """(params, x (S, …)) -> (S, …); `params` may hold parameters of other stages too."""
+    is_linear: bool = False
+    """True when it is x -> W x + b on flattened samples, with parameters W and b in this order."""
 
     def init(self, generator: Callable[[str], np.random.Generator]) -> Params:
         """Draw every parameter from its law, float64, with a generator of its own that is asked for by name."""
@@ -75,7 +77,7 @@ def linear_stage(name: str, in_features: int, out_features: int, *, relu: bool) 
         y = torch.nn.functional.linear(x.flatten(1).contiguous(), weight, params[f"{name}.bias"])
         return torch.nn.functional.relu(y) if relu else y
 
-    return Stage(name, weight_and_bias(name, (out_features, in_features)), apply)
+    return Stage(name, weight_and_bias(name, (out_features, in_features)), apply, is_linear=not relu)
 
 
 def names_of(*stages: str) -> tuple[str, ...]:

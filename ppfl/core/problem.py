@@ -80,6 +80,21 @@ class Placement:
         return range(first * clients_per_chunk, min(last * clients_per_chunk, num_clients))
 
 
+class SharedPass:
+    """What depends on θ alone, evaluated once for one client: w may then be tuned, and θ's gradient taken."""
+
+    data: Data
+    """Stands in for the client's data, as what `Problem.advance` returns does."""
+
+    def __init__(self, problem: Problem, shared: Params, data: Data) -> None:
+        self._problem, self._shared, self._original = problem, shared, data
+        self.data = problem.advance(shared, data)
+
+    def shared_gradient(self, local: Params) -> Params:
+        """∇_1 f_m(θ, w); for one use."""
+        return self._problem.shared_gradient(self._shared, local, self._original)
+
+
 class Problem(ABC):
     """min over θ, w_1..w_N of (1/N) Σ_m f_m(θ, w_m), seen one client at a time.
 
@@ -157,9 +172,14 @@ class Problem(ABC):
     def advance(self, shared: Params, data: Data) -> Data:
         """Evaluate the part of the model that depends on θ alone, once, for many uses of `loss` in w with θ fixed.
 
-        The result stands in for `data` in `loss` and `local_gradient` as long as θ does not change.
+        The result stands in for `data` in `loss` and `local_gradient` as long as θ does not change; data that was
+        advanced is returned as it is.
         """
         return data
+
+    def shared_pass(self, shared: Params, data: Data) -> SharedPass:
+        """Evaluate the same part, and keep what a gradient of θ needs of it; `data` as it came, not advanced."""
+        return SharedPass(self, shared, data)
 
     def select(self, data: Data, samples: torch.Tensor) -> Data:
         """Return the rows of `data`, which may have been advanced, that belong to `samples`, (B,) int64."""

@@ -100,18 +100,20 @@ class Quadratic(Problem):
 
     def advance(self, shared: Params, data: Data) -> Data:
         """Add t = c_l − Q_ls s (Bᵀy − BᵀAθ): a gradient in w then costs one product with Q_ll."""
+        if "target" in data:
+            return data
         return {**data, "target": data["local_linear"] - data["cross"].T @ _join(shared, data["shared_linear"])}
 
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """½ sᵀQ_ss s − c_sᵀs + ½ lᵀQ_ll l − tᵀl + ½(‖b‖² + ‖y‖²); near 0 it loses digits to cancellation."""
-        data = self._advanced(shared, data)
+        data = self.advance(shared, data)
         s, l = _join(shared, data["shared_linear"]), _join(local, data["local_linear"])  # noqa: E741
         of_shared = s @ (data["shared_curvature"] @ s / 2 - data["shared_linear"])
         return of_shared + l @ (data["local_curvature"] @ l / 2 - data["target"]) + data["constant"]
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """Q_ll l − t."""
-        data = self._advanced(shared, data)
+        data = self.advance(shared, data)
         product = data["local_curvature"] @ _join(local, data["local_linear"])
         return _cut(product - data["target"], self._local_lengths)
 
@@ -131,7 +133,7 @@ class Quadratic(Problem):
 
     def exact_local(self, shared: Params, data: Data) -> Params:
         """Q_ll⁺ t, the minimizer of least norm; (BᵀB)⁺ Bᵀ(y − Aθ) with w local."""
-        data = self._advanced(shared, data)
+        data = self.advance(shared, data)
         return _cut(data["local_inverse"] @ data["target"], self._local_lengths)
 
     def constants(self) -> Constants:
@@ -197,9 +199,6 @@ class Quadratic(Problem):
         theta = _exactly(theta)
         gradient = self.shared_gradient(theta, self.exact_local(theta, blocks), blocks)
         return _join(gradient, blocks["shared_linear"])
-
-    def _advanced(self, shared: Params, data: Data) -> Data:
-        return data if "target" in data else self.advance(shared, data)
 
     def _zeros(self, lengths: dict[str, int]) -> Params:
         dtype, device = self._placement.dtype, self._placement.device

@@ -12,6 +12,7 @@ import torch
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.problem import Problem
 from ppfl.core.rng import generator
+from ppfl.problems._network import PIECE_ROWS, Network, SupervisedPass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from ppfl.core.problem import Placement
     from ppfl.core.types import Data, Params
     from ppfl.problems.supervised import SupervisedSettings
-
-SCORING_BATCH = 256
-"""Rows of a batch when scoring; fixed, since results depend on the number of rows in a batch."""
 
 
 def build_supervised(settings: SupervisedSettings, placement: Placement, clients_per_chunk: int) -> Supervised:
@@ -71,8 +69,7 @@ class Supervised(Problem):
         self._batch_size = batch_size
         self._stages = stages
         self._local_names = frozenset(local_names)
-        with_local = (k for k, stage in enumerate(stages) if self._local_names & stage.parameters.keys())
-        self._num_shared_stages = next(with_local, len(stages))
+        self._network = Network.cut(stages, self._local_names)
         self._train = {m: _Stored(s.train, placement.device) for m, s in samples.samples.items()}
         self._scored_on = {
             part: {m: _Stored(getattr(s, part), placement.device) for m, s in samples.samples.items()}
@@ -104,7 +101,7 @@ class Supervised(Problem):
         """Return the same f_m with all parameters of the model local."""
         view = copy.copy(self)
         view._local_names = frozenset(self.parameter_names())
-        view._num_shared_stages = 0
+        view._network = Network(self._stages, num_shared=0)
         return view
 
     def data(self, client: int, round: int) -> Data:
@@ -133,10 +130,27 @@ class Supervised(Problem):
 
     def advance(self, shared: Params, data: Data) -> Data:
         """Replace x by the features that the stages before the first one with a local parameter make of it."""
-        if "features" in data or self._num_shared_stages == 0:
+        if "features" in data:
             return data
         rest = {name: value for name, value in data.items() if name != "x"}
-        return {"features": self._run(self._stages[: self._num_shared_stages], shared, data["x"]), **rest}
+        return {"features": self._network.in_pieces(shared, data["x"]), **rest}
+
+    def shared_pass(self, shared: Params, data: Data) -> SupervisedPass:
+        """Keep the graphs of the shared stages."""
+        return SupervisedPass(self._network, shared, data)
+
+    def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """∇_2 f_m(θ, w)."""
+        data = self.advance(shared, data)
+        return self._network.suffix_gradients({**shared, **local}, data["features"], data, local)
+
+    def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """∇_1 f_m(θ, w)."""
+        return self.shared_pass(shared, data).shared_gradient(local)
+
+    def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
+        """(∇_1 f_m(θ, w), ∇_2 f_m(θ, w))."""
+        return self.shared_pass(shared, data).gradients(local)
 
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """f_m(θ, w), a scalar."""
@@ -181,7 +195,7 @@ class Supervised(Problem):
         loss = math.nan
         if self.num_train_samples[client]:
             with torch.no_grad():
-                loss = float(self.loss(shared, local, self.data(client, round)))
+                loss = float(self.loss(shared, local, self.advance(shared, self.data(client, round))))
         return {"loss": loss, **self.client_metrics(shared, local, client)}
 
     def metric_weights(self, metric: str) -> tuple[int, ...]:
@@ -209,16 +223,10 @@ class Supervised(Problem):
         # division makes fresh memory, so that neither alignment nor the next use depends on where the rows lie
         return {"x": x / self._divisor, "y": stored.y[rows].clone()}
 
-    def _run(self, stages: tuple[Stage, ...], params: Params, x: torch.Tensor) -> torch.Tensor:
-        for stage in stages:
-            x = stage.apply(params, x)
-        return x
-
     def _logits(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         params = {**shared, **local}
-        if "features" in data:
-            return self._run(self._stages[self._num_shared_stages :], params, data["features"])
-        return self._run(self._stages, params, data["x"])
+        features = data["features"] if "features" in data else self._network.prefix(params, data["x"])
+        return self._network.suffix(params, features)
 
     def _score(self, shared: Params, local: Params, stored: _Stored) -> tuple[float, float]:
         if not len(stored):
@@ -232,8 +240,8 @@ class Supervised(Problem):
         return nll / len(stored), correct / len(stored)
 
     def _scoring_batches(self, stored: _Stored) -> Iterator[Data]:
-        for start in range(0, len(stored), SCORING_BATCH):
-            yield self._decode(stored, slice(start, start + SCORING_BATCH))
+        for start in range(0, len(stored), PIECE_ROWS):
+            yield self._decode(stored, slice(start, start + PIECE_ROWS))
 
 
 class _Stored:

@@ -1,0 +1,146 @@
+"""A model cut before its first local parameter: what depends on θ alone is run once, in pieces of fixed size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.gradients import Pull, pullback
+from ppfl.core.params import add_scaled
+from ppfl.core.problem import SharedPass
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from ppfl.core.model import Stage
+    from ppfl.core.types import Data, Params
+
+PIECE_ROWS = 128
+"""Samples that go through the shared stages together: convolutions are fastest at about 128 rows (docs/performance.md).
+Fixed, since results depend on the number of rows."""
+KEPT_ROWS = 2048
+"""Samples of a client whose graph is kept for the way back; the shared stages run again for those beyond."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Stages in order; those before `num_shared` have shared parameters alone."""
+
+    stages: tuple[Stage, ...]
+    num_shared: int
+
+    @classmethod
+    def cut(cls, stages: tuple[Stage, ...], local_names: frozenset[str]) -> Network:
+        """Cut before the first stage with a local parameter."""
+        with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
+        return cls(stages, next(with_local, len(stages)))
+
+    def prefix(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Return the features that the shared stages make of x."""
+        for stage in self.stages[: self.num_shared]:
+            x = stage.apply(params, x)
+        return x
+
+    def suffix(self, params: Params, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits that the other stages make of features."""
+        for stage in self.stages[self.num_shared :]:
+            features = stage.apply(params, features)
+        return features
+
+    def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Return `prefix` of any number of samples, piece by piece."""
+        pieces = [self.prefix(params, piece) for piece in torch.split(x, PIECE_ROWS)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def suffix_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
+        """Return the gradients of the loss in the wanted parameters of the suffix; "features" may be among them."""
+        if self._is_linear:
+            return self._linear_gradients(params, features, data, wanted)
+        variables = {name: value for name, value in {**params, "features": features}.items() if name in wanted}
+
+        def logits_of(changed: Params) -> torch.Tensor:
+            return self.suffix({**params, **changed}, changed.get("features", features))
+
+        logits, pull = pullback(logits_of, variables)
+        return pull(gradient_of_logits(logits, data))
+
+    @property
+    def _is_linear(self) -> bool:
+        rest = self.stages[self.num_shared :]
+        return len(rest) == 1 and rest[0].is_linear
+
+    def _linear_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
+        """The same in closed form: a graph would cost several times what is computed."""
+        weight, bias = self.stages[self.num_shared].parameters
+        flat = features.flatten(1)
+        of_logits = gradient_of_logits(torch.nn.functional.linear(flat, params[weight], params[bias]), data)
+        found: Params = {}
+        if weight in wanted:
+            found[weight] = of_logits.T @ flat
+        if bias in wanted:
+            found[bias] = of_logits.sum(dim=0)
+        if "features" in wanted:
+            found["features"] = (of_logits @ params[weight]).reshape(features.shape)
+        return found
+
+
+class SupervisedPass(SharedPass):
+    """The features of one client's samples, and the way back through the stages that made them."""
+
+    def __init__(self, network: Network, shared: Params, data: Data) -> None:
+        self._network = network
+        self._shared = shared
+        self._prefix = {
+            name: shared[name] for stage in network.stages[: network.num_shared] for name in stage.parameters
+        }
+        self._pieces = list(torch.split(data["x"], PIECE_ROWS))
+        self._pulls: list[Pull] = []
+        features = [self._forward(piece) for piece in self._pieces]
+        rest = {name: value for name, value in data.items() if name != "x"}
+        self.data = {"features": features[0] if len(features) == 1 else torch.cat(features), **rest}
+
+    def shared_gradient(self, local: Params) -> Params:
+        """∇_1 f_m(θ, w); for one use."""
+        return self._gradient(local, self._shared)
+
+    def gradients(self, local: Params) -> tuple[Params, Params]:
+        """(∇_1 f_m(θ, w), ∇_2 f_m(θ, w)); for one use."""
+        both = self._gradient(local, {**self._shared, **local})
+        return {name: both[name] for name in self._shared}, {name: both[name] for name in local}
+
+    def _gradient(self, local: Params, variables: Params) -> Params:
+        wanted = {name for name in variables if name not in self._prefix} | ({"features"} if self._prefix else set())
+        features = self.data["features"]
+        found = self._network.suffix_gradients({**self._shared, **local}, features, self.data, wanted)
+        of_prefix = self._pull(found["features"]) if self._prefix else {}
+        return {name: of_prefix[name] if name in self._prefix else found[name] for name in variables}
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(self._pulls) * PIECE_ROWS >= KEPT_ROWS:
+            return self._network.prefix(self._shared, x)
+        features, pull = self._linearize(x)
+        self._pulls.append(pull)
+        return features
+
+    def _linearize(self, x: torch.Tensor) -> tuple[torch.Tensor, Pull]:
+        return pullback(lambda theta: self._network.prefix(theta, x), self._prefix)
+
+    def _pull(self, of_features: torch.Tensor) -> Params:
+        total: Params = {}
+        for number, (x, direction) in enumerate(zip(self._pieces, torch.split(of_features, PIECE_ROWS), strict=True)):
+            pull = self._pulls[number] if number < len(self._pulls) else self._linearize(x)[1]
+            found = pull(direction)
+            total = add_scaled(total, found, 1.0) if total else found
+        self._pulls = []
+        return total
+
+
+def gradient_of_logits(logits: torch.Tensor, data: Data) -> torch.Tensor:
+    """(v/Σv)·(softmax(z) − one-hot(y)), of the loss Σ_s v_s (−log softmax(z_s)[y_s]) / Σ_s v_s; v is `weight`, or 1."""
+    is_class = data["y"][:, None] == torch.arange(logits.shape[1], device=logits.device)
+    difference = torch.softmax(logits, dim=1) - is_class.to(logits.dtype)
+    if "weight" not in data:
+        return difference / len(data["y"])
+    return difference * (data["weight"] / data["weight"].sum())[:, None]

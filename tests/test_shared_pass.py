@@ -1,0 +1,64 @@
+"""Gradients by one pass through the shared stages: those of the loss itself, whatever the split and the pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ppfl.core.types import Params
+from ppfl.problems import _network
+from ppfl.problems._supervised_problem import Supervised
+from tests.test_supervised import CNN, CONFIG, INNER_SPLITS, SPLITS, close, make
+
+
+def reference(problem: Supervised, shared: Params, local: Params, data: dict[str, torch.Tensor]) -> list[Params]:
+    """Differentiate the loss of the whole model, all samples at once."""
+    return list(torch.func.grad(lambda theta, w: problem.loss(theta, w, data), argnums=(0, 1))(shared, local))
+
+
+@pytest.mark.parametrize("limits", [(128, 2048), (7, 2048), (7, 0), (7, 14)], ids=str)
+@pytest.mark.parametrize(("model", "local_globs"), SPLITS + INNER_SPLITS, ids=str)
+def test_gradients_are_those_of_the_loss(
+    model: dict[str, Any], local_globs: list[str], limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_network, "PIECE_ROWS", limits[0])
+    monkeypatch.setattr(_network, "KEPT_ROWS", limits[1])
+    problem = make({"model": model, "split": {"local": local_globs}})
+    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    of_shared, of_local = reference(problem, shared, local, data)
+    once = problem.shared_pass(shared, data)
+    close(problem.local_gradient(shared, local, once.data), of_local)
+    close(once.shared_gradient(local), of_shared)
+    close(problem.local_gradient(shared, local, data), of_local)
+    close(problem.shared_gradient(shared, local, data), of_shared)
+    for found, wanted in zip(problem.gradients(shared, local, data), (of_shared, of_local), strict=True):
+        close(found, wanted)
+
+
+@pytest.mark.parametrize("rows_kept", [0, 2048])
+@pytest.mark.parametrize("local_globs", [["head.*"], ["hidden.*", "head.*"], []], ids=str)
+def test_pieces_whose_graph_is_not_kept_give_the_same_bits(
+    local_globs: list[str], rows_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make({"model": CNN, "split": {"local": local_globs}}, dtype=torch.float32)
+    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    monkeypatch.setattr(_network, "PIECE_ROWS", 7)
+    wanted = problem.shared_gradient(shared, local, data)
+    monkeypatch.setattr(_network, "KEPT_ROWS", rows_kept)
+    found = problem.shared_gradient(shared, local, data)
+    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("local_globs", [["head.*"], ["hidden2.*", "head.*"], ["head.bias"], []], ids=str)
+def test_vectorized_over_clients_and_with_weights(local_globs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_network, "PIECE_ROWS", 7)
+    problem = make({"model": CONFIG["model"], "split": {"local": local_globs}})
+    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    data["weight"] = (torch.arange(len(data["y"])) % 3).to(torch.float64)
+    stacked = {name: torch.stack([value, value]) for name, value in data.items()}
+    both = torch.func.vmap(lambda one: problem.gradients(shared, local, one))(stacked)
+    for found, wanted in zip(both, reference(problem, shared, local, data), strict=True):
+        for row in range(2):
+            close({name: value[row] for name, value in found.items()}, wanted)
