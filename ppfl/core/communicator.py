@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Operation = Literal["sum", "max"]
 
@@ -95,6 +97,8 @@ class GuardedCommunicator:
         self.rank = communicator.rank
         self.size = communicator.size
         self.local_rank = communicator.local_rank
+        self.seconds = 0.0
+        """Wall-clock seconds that this rank has spent in here, waiting for others included."""
         self._owner: HoldsLocalParameters | None = None
 
     def protect(self, owner: HoldsLocalParameters) -> None:
@@ -113,36 +117,52 @@ class GuardedCommunicator:
     def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
         """See Communicator; refuses local parameters."""
         self.check(tensor)
-        return self._inner.allreduce(tensor, operation)
+        with self._timed():
+            return self._inner.allreduce(tensor, operation)
 
     def allgather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """See Communicator; refuses local parameters."""
         self.check(rows)
-        return self._inner.allgather_rows(rows)
+        with self._timed():
+            return self._inner.allgather_rows(rows)
 
     def rows_to_columns(self, rows: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
         """See Communicator; refuses local parameters."""
         self.check(rows)
-        return self._inner.rows_to_columns(rows, bounds)
+        with self._timed():
+            return self._inner.rows_to_columns(rows, bounds)
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """See Communicator; refuses local parameters."""
         self.check(tensor)
-        return self._inner.broadcast(tensor, source)
+        with self._timed():
+            return self._inner.broadcast(tensor, source)
 
     def barrier(self) -> None:
         """See Communicator."""
-        self._inner.barrier()
+        with self._timed():
+            self._inner.barrier()
 
     def send(self, destination: int, header: Sequence[int], body: torch.Tensor) -> None:
         """See Communicator; refuses local parameters."""
         self.check(body)
-        self._inner.send(destination, header, body)
+        with self._timed():
+            self._inner.send(destination, header, body)
 
     def receive(self, dtype: torch.dtype, *, wait: bool) -> Message | None:
         """See Communicator."""
-        return self._inner.receive(dtype, wait=wait)
+        with self._timed():
+            return self._inner.receive(dtype, wait=wait)
 
     def finish_sending(self) -> None:
         """See Communicator."""
-        self._inner.finish_sending()
+        with self._timed():
+            self._inner.finish_sending()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started

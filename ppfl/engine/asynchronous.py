@@ -233,6 +233,7 @@ class AsynchronousEngine(ABC):
             "uplink_bytes": float(costs.uplink_bytes),
             "downlink_bytes": float(costs.downlink_bytes),
             "seconds": costs.seconds,
+            "communication_seconds": costs.communication_seconds,
             "server_updates": float(self.version),
             "dropped_arrivals": float(self.num_dropped),
         }

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ppfl.core.communicator import GuardedCommunicator
 
 
 @dataclass
@@ -15,7 +23,17 @@ class Costs:
     downlink_bytes: int = 0
     seconds: float = 0.0
     """Wall-clock seconds in rounds on rank 0, without scoring and writing."""
+    communication_seconds: float = 0.0
+    """Those of them in collectives and messages, waiting for other ranks included."""
     nonfinite_clients: int = 0
     """Vectors that robust rules left out for NaN or inf, one a client and round."""
     virtual_seconds: float = 0.0
     """Sum over rounds of the slowest client's compute time, where the run has compute times."""
+
+    @contextmanager
+    def timed(self, communicator: GuardedCommunicator) -> Iterator[None]:
+        """Count the seconds of what is done inside, and those of them spent in communication."""
+        started, communicated = time.perf_counter(), communicator.seconds
+        yield
+        self.seconds += time.perf_counter() - started
+        self.communication_seconds += communicator.seconds - communicated

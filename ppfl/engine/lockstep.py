@@ -96,6 +96,7 @@ class Member:
             "uplink_bytes": float(costs.uplink_bytes),
             "downlink_bytes": float(costs.downlink_bytes),
             "seconds": costs.seconds,
+            "communication_seconds": costs.communication_seconds,
         })  # fmt: skip
 
 

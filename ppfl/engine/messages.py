@@ -302,9 +302,11 @@ class Messages(AsynchronousEngine):
     def _stop_clock(self) -> None:
         self._clock_stopped = time.perf_counter()
         self.costs.seconds = self._seconds()
+        self.costs.communication_seconds += self.setup.communicator.seconds - self._communicated
 
     def _resume_clock(self) -> None:
         self._clock_start += time.perf_counter() - self._clock_stopped
+        self._communicated = self.setup.communicator.seconds
 
     def _total_costs(self) -> dict[str, float]:
         """Return what rank 0 counted, on every rank."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -120,7 +119,11 @@ class Synchronous:
 
     def _round(self, round: int) -> bool:
         """θ, w ← one round. Returns False when the aggregate has NaN or inf; θ then stays as it was."""
-        setup, started = self.setup, time.perf_counter()
+        with self._costs.timed(self.setup.communicator):
+            return self._timed_round(round)
+
+    def _timed_round(self, round: int) -> bool:
+        setup = self.setup
         cohort = setup.cohort(round)
         message = setup.algorithm.downlink(self.server, round)
         uplinks = self._counted(self.group.step(message, cohort, round))
@@ -132,7 +135,6 @@ class Synchronous:
         self._count_bytes(message, combined, len(cohort))
         self._costs.nonfinite_clients += num_nonfinite
         self._costs.virtual_seconds += self._virtual_seconds(cohort, round)
-        self._costs.seconds += time.perf_counter() - started
         return finite
 
     def _virtual_seconds(self, cohort: frozenset[int], round: int) -> float:
@@ -175,6 +177,7 @@ class Synchronous:
             "uplink_bytes": float(costs.uplink_bytes),
             "downlink_bytes": float(costs.downlink_bytes),
             "seconds": costs.seconds,
+            "communication_seconds": costs.communication_seconds,
             **virtual,
             **lost,
         }

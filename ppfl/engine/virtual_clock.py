@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,9 +63,8 @@ class VirtualClock(AsynchronousEngine):
             for client in self._dispatcher.starters:
                 self._dispatch(client)
         for done in range(self._done + 1, self.setup.num_rounds + 1):
-            started = time.perf_counter()
-            finite = self._arrive(done - 1)
-            self.costs.seconds += time.perf_counter() - started
+            with self.costs.timed(self.setup.communicator):
+                finite = self._arrive(done - 1)
             if self._is_due(done, finite):
                 scored = self._score(done, finite)
                 yield scored

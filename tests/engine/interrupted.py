@@ -74,7 +74,7 @@ def fingerprint(engine: AnyEngine, scores: list[Scored]) -> dict[Any, bytes]:
                 found[client, group, name] = value.numpy().tobytes()
     for scored in scores:
         for name, number in {**scored.metrics, **scored.costs}.items():
-            if name != "seconds":
+            if name not in ("seconds", "communication_seconds"):
                 found["scores", scored.round, name] = np.asarray(number).tobytes()
     return found
 

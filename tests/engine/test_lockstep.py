@@ -59,7 +59,11 @@ def setups(folder: Path, **sections: Any) -> list[Setup]:
 
 def content(scored: Scored) -> dict[str, bytes]:
     values = {**scored.metrics, **scored.costs, "round": scored.round}
-    return {name: np.asarray(value).tobytes() for name, value in values.items() if name != "seconds"}
+    return {
+        name: np.asarray(value).tobytes()
+        for name, value in values.items()
+        if name not in ("seconds", "communication_seconds")
+    }
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -84,7 +84,7 @@ def arrays(path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
 
     def collect(name: str, node: object) -> None:
-        if isinstance(node, h5py.Dataset) and name.rsplit("/", 1)[-1] != "seconds":
+        if isinstance(node, h5py.Dataset) and name.rsplit("/", 1)[-1] not in ("seconds", "communication_seconds"):
             values = node[()]
             found[name] = repr(values.tolist()).encode() if values.dtype == object else np.asarray(values).tobytes()
 

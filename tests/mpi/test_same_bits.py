@@ -119,7 +119,7 @@ CASES: dict[str, dict[str, object]] = {
     },
 }
 RANK_COUNTS = (1, 2, 3, 4)
-TIMING = {"seconds"}
+TIMING = {"seconds", "communication_seconds"}
 
 
 @pytest.fixture(scope="module")
