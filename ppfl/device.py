@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING, Literal
 
@@ -13,12 +14,16 @@ from ppfl.core.errors import UserError
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
 
+_MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 256 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
+"""Number and value (bytes) of glibc's settings, from its malloc.h."""
+
 
 def choose_device(choice: Literal["auto", "cpu", "cuda"], communicator: Communicator) -> torch.device:
     """Return this rank's device: GPUs of a host are dealt to its ranks in turn; more ranks than GPUs share them.
 
     `auto` takes a GPU where there is one. On the CPU a rank computes with one thread: results have the same bits on
-    any number of ranks, and processes are faster than threads. Raises UserError for `cuda` without a GPU.
+    any number of ranks, and processes are faster than threads; freed memory is kept. Raises UserError for `cuda`
+    without a GPU.
     """
     num_gpus = torch.cuda.device_count()
 
@@ -32,10 +37,26 @@ def choose_device(choice: Literal["auto", "cpu", "cuda"], communicator: Communic
     on_every_rank(communicator, check)
     if choice == "cpu" or num_gpus == 0:
         torch.set_num_threads(1)
+        keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda", communicator.local_rank % num_gpus)
     torch.cuda.set_device(device)
     return device
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep freed memory for the next use: activations would be given back and faulted in again.
+
+    Up to a third of the time of batches beyond 64 images (docs/performance.md). Returns False where there is no glibc,
+    or where the environment sets the allocator (MALLOC_*, glibc.malloc), which is left alone.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return False
+    return all(mallopt(number, value) == 1 for number, value in _MALLOPT.values())
 
 
 def describe_device(device: torch.device) -> str:
