@@ -18,13 +18,13 @@ def reference(problem: Supervised, shared: Params, local: Params, data: dict[str
     return list(torch.func.grad(lambda theta, w: problem.loss(theta, w, data), argnums=(0, 1))(shared, local))
 
 
-@pytest.mark.parametrize("limits", [(128, 2048), (7, 2048), (7, 0), (7, 14)], ids=str)
+@pytest.mark.parametrize("limits", [(128, 1 << 30), (7, 1 << 30), (7, 0), (7, 1)], ids=str)
 @pytest.mark.parametrize(("model", "local_globs"), SPLITS + INNER_SPLITS, ids=str)
 def test_gradients_are_those_of_the_loss(
     model: dict[str, Any], local_globs: list[str], limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_network, "PIECE_ROWS", limits[0])
-    monkeypatch.setattr(_network, "KEPT_ROWS", limits[1])
+    monkeypatch.setattr(_network, "KEPT_BYTES", limits[1])
     problem = make({"model": model, "split": {"local": local_globs}})
     shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
     of_shared, of_local = reference(problem, shared, local, data)
@@ -37,16 +37,15 @@ def test_gradients_are_those_of_the_loss(
         close(found, wanted)
 
 
-@pytest.mark.parametrize("rows_kept", [0, 2048])
 @pytest.mark.parametrize("local_globs", [["head.*"], ["hidden.*", "head.*"], []], ids=str)
 def test_pieces_whose_graph_is_not_kept_give_the_same_bits(
-    local_globs: list[str], rows_kept: int, monkeypatch: pytest.MonkeyPatch
+    local_globs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = make({"model": CNN, "split": {"local": local_globs}}, dtype=torch.float32)
     shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
     monkeypatch.setattr(_network, "PIECE_ROWS", 7)
     wanted = problem.shared_gradient(shared, local, data)
-    monkeypatch.setattr(_network, "KEPT_ROWS", rows_kept)
+    monkeypatch.setattr(_network, "KEPT_BYTES", 0)
     found = problem.shared_gradient(shared, local, data)
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
 
@@ -62,3 +61,17 @@ def test_vectorized_over_clients_and_with_weights(local_globs: list[str], monkey
     for found, wanted in zip(both, reference(problem, shared, local, data), strict=True):
         for row in range(2):
             close({name: value[row] for name, value in found.items()}, wanted)
+
+
+def test_graphs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_network, "PIECE_ROWS", 5)
+    problem = make({"model": CNN, "split": {"local": ["head.*"]}})
+    shared, data = problem.init_shared(), problem.data(1, 0)
+    size_of_piece = 5 * 64 * 2 * 8  # what the first convolution makes of five images of 8 × 8, in float64
+    monkeypatch.setattr(_network, "KEPT_BYTES", size_of_piece + 1)
+    once = problem.shared_pass(shared, data)
+    assert len(data["y"]) == 20
+    assert size_of_piece < once._kept_bytes < 40 * size_of_piece
+    assert len(once._pulls) == 1
+    monkeypatch.setattr(_network, "KEPT_BYTES", 1 << 30)
+    assert len(problem.shared_pass(shared, data)._pulls) == 4

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.gradients import Pull, pullback
+from ppfl.core.gradients import Pull, counted_bytes, pullback
 from ppfl.core.params import add_scaled
 from ppfl.core.problem import SharedPass
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 PIECE_ROWS = 128
 """Samples that go through the shared stages together: convolutions are fastest at about 128 rows (docs/performance.md).
 Fixed, since results depend on the number of rows."""
-KEPT_ROWS = 2048
-"""Samples of a client whose graph is kept for the way back; the shared stages run again for those beyond."""
+KEPT_BYTES = 1 << 30
+"""Bytes of one client's graph that are kept for the way back; the shared stages run again for pieces beyond."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class SupervisedPass(SharedPass):
         }
         self._pieces = list(torch.split(data["x"], PIECE_ROWS))
         self._pulls: list[Pull] = []
+        self._kept_bytes = 0
         features = [self._forward(piece) for piece in self._pieces]
         rest = {name: value for name, value in data.items() if name != "x"}
         self.data = {"features": features[0] if len(features) == 1 else torch.cat(features), **rest}
@@ -118,9 +119,11 @@ class SupervisedPass(SharedPass):
         return {name: of_prefix[name] if name in self._prefix else found[name] for name in variables}
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        if len(self._pulls) * PIECE_ROWS >= KEPT_ROWS:
+        if self._kept_bytes >= KEPT_BYTES:
             return self._network.prefix(self._shared, x)
-        features, pull = self._linearize(x)
+        with counted_bytes() as num_bytes:
+            features, pull = self._linearize(x)
+        self._kept_bytes += num_bytes()
         self._pulls.append(pull)
         return features
 
