@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_impossible_settings_are_refused(files: dict[str, Any], keys: dict[str, 
         load({**files, **keys})
 
 
-@pytest.mark.parametrize(("clients_per_chunk", "expected"), [(1, {2, 3}), (4, {0, 1, 2, 3})])
+@pytest.mark.parametrize(("clients_per_chunk", "expected"), [(1, {2, 3}), (4, {4, 5})])
 def test_a_rank_reads_only_its_own_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_per_chunk: int, expected: set[int]
 ) -> None:
@@ -224,6 +225,19 @@ def test_a_rank_reads_only_its_own_clients(
         for one, other in zip(mine.samples[client], whole.samples[client], strict=True):
             assert np.array_equal(one.x, other.x)
             assert np.array_equal(one.y, other.y)
+
+
+def test_ranks_share_the_samples_that_a_round_uses(tmp_path: Path) -> None:
+    sizes = (60, 20, 20, 20)
+    path = write(tmp_path / "train.h5", {f"client{m}": images(size, m) for m, size in enumerate(sizes)})
+    keys = {"name": "federated_hdf5", "train": path, "test": path}
+
+    class RankZeroOfTwo(SoloCommunicator):
+        size = 2
+
+    whole = placement(RankZeroOfTwo())
+    assert load(keys, whole).clients == range(1)
+    assert load(keys, replace(whole, samples_a_round=20)).clients == range(2)
 
 
 def test_mnist20() -> None:

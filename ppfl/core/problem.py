@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 
+from ppfl.core.balance import balanced_bounds
 from ppfl.core.plugins import PlugIn, Seed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
+    from collections.abc import Callable, Sequence
 
     from ppfl.core.byzantine import Byzantine
     from ppfl.core.communicator import Communicator
@@ -67,17 +67,20 @@ class Placement:
     device: torch.device
     byzantine: Byzantine | None = None
     """Attackers, some of whom may be clients of the problem."""
+    samples_a_round: int | None = None
+    """Most samples of a client that a round uses; None: all that it has."""
 
     def byzantine_clients(self, client_names: tuple[str, ...]) -> frozenset[int]:
         """Return the clients that are Byzantine, so that a problem can leave them out of what it says of itself."""
         return self.byzantine.members(client_names, self.seed) if self.byzantine is not None else frozenset()
 
-    def clients_of_rank(self, num_clients: int, clients_per_chunk: int = 1) -> range:
-        """Contiguous clients of this rank, in whole chunks."""
-        num_chunks = -(-num_clients // clients_per_chunk)
-        rank, size = self.communicator.rank, self.communicator.size
-        first, last = num_chunks * rank // size, num_chunks * (rank + 1) // size
-        return range(first * clients_per_chunk, min(last * clients_per_chunk, num_clients))
+    def clients_of_rank(self, num_samples: Sequence[int], clients_per_chunk: int = 1) -> range:
+        """Contiguous clients of this rank, in whole chunks; the largest sum of samples that a round uses is least."""
+        used = np.minimum(num_samples, self.samples_a_round or np.iinfo(np.int64).max)
+        chunks = np.add.reduceat(used, range(0, len(used), clients_per_chunk))
+        bounds = balanced_bounds(chunks, self.communicator.size)
+        first, last = bounds[self.communicator.rank : self.communicator.rank + 2]
+        return range(first * clients_per_chunk, min(last * clients_per_chunk, len(num_samples)))
 
 
 class SharedPass:

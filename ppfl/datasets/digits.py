@@ -56,7 +56,7 @@ class Digits(Dataset):
         parts = Parts(self.test, self.validation)
         hands = self.partition.assign(everything.y, placement.data_seed)
         sizes = [parts.num_samples(len(hand)) for hand in hands]
-        mine = placement.clients_of_rank(len(hands), clients_per_chunk)
+        mine = placement.clients_of_rank([size[0] for size in sizes], clients_per_chunk)
         digits = len(str(len(hands) - 1))
         return FederatedSamples(
             client_names=tuple(f"{client:0{digits}d}" for client in range(len(hands))),

@@ -69,9 +69,9 @@ class FederatedHDF5(Dataset):
             if test is not None:
                 train.check_agrees(test)
             names = sorted({*train.num_samples, *(test.num_samples if test else ())})
-            mine = placement.clients_of_rank(len(names), clients_per_chunk)
             parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
             sizes = [parts.num_samples(train.num_samples.get(name, 0)) for name in names]
+            mine = placement.clients_of_rank([size[0] for size in sizes], clients_per_chunk)
             samples: dict[int, ClientSamples] = {}
             for client in mine:
                 cut = parts.cut(train.read(names[client]), placement.data_seed, client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 def build_supervised(settings: SupervisedSettings, placement: Placement, clients_per_chunk: int) -> Supervised:
     """Load the samples, agree on the number of classes, and build the stages of the model. Collective."""
+    if settings.batch_size != "all":
+        placement = replace(placement, samples_a_round=settings.batch_size)
     samples = settings.dataset.load(placement, clients_per_chunk)
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")

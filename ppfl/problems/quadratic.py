@@ -90,11 +90,11 @@ class QuadraticSettings(ProblemSettings):
 
         def load() -> tuple[Layout, dict[int, Gram]]:
             layout = self._layout()
-            clients = placement.clients_of_rank(len(layout.client_names), clients_per_chunk)
+            clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
             return layout, {client: Gram.of(self._matrices(layout, placement.data_seed, client)) for client in clients}
 
         layout, grams = on_every_rank(placement.communicator, load)
-        clients = placement.clients_of_rank(len(layout.client_names), clients_per_chunk)
+        clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
         return Quadratic(placement, self.split, layout, clients, grams)
 
     def _layout(self) -> Layout:

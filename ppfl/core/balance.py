@@ -1,0 +1,32 @@
+"""Contiguous pieces of work for ranks, as even as they can be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def balanced_bounds(loads: np.ndarray, num_ranks: int) -> list[int]:
+    """Return P + 1 bounds of contiguous pieces of L loads (integers ≥ 0) whose largest sum is the least possible.
+
+    No piece is empty where P ≤ L; else the last ones are.
+    """
+    if num_ranks >= len(loads):
+        return [min(rank, len(loads)) for rank in range(num_ranks + 1)]
+    ends = np.concatenate([[0], np.cumsum(loads + 1)])  # a client without samples is some work, too
+    low, high = int(loads.max()) + 1, int(ends[-1])
+    while low < high:
+        middle = (low + high) // 2
+        if _fill(ends, num_ranks, middle)[-1] == len(loads):
+            high = middle
+        else:
+            low = middle + 1
+    return _fill(ends, num_ranks, low)
+
+
+def _fill(ends: np.ndarray, num_ranks: int, capacity: int) -> list[int]:
+    """Give each rank in turn as much as it can take, leaving at least one piece for each of those that follow."""
+    bounds, number = [0], len(ends) - 1
+    for rank in range(num_ranks):
+        last = int(np.searchsorted(ends, ends[bounds[-1]] + capacity, side="right")) - 1
+        bounds.append(min(last, number - (num_ranks - 1 - rank)))
+    return bounds
