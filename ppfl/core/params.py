@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Params
 
+_LARGE = 1 << 15
+
 
 def map_params(function: Callable[..., torch.Tensor], first: Params, *others: Params) -> Params:
     """Return {name: function(first[name], others[0][name], …)}."""
@@ -19,7 +21,15 @@ def map_params(function: Callable[..., torch.Tensor], first: Params, *others: Pa
 
 def add_scaled(x: Params, y: Params, factor: float | torch.Tensor) -> Params:
     """x + factor·y."""
-    return {name: value + factor * y[name] for name, value in x.items()}
+    return {name: _add_scaled(value, y[name], factor) for name, value in x.items()}
+
+
+def _add_scaled(x: torch.Tensor, y: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+    if isinstance(factor, torch.Tensor) or x.numel() < _LARGE:
+        return x + factor * y
+    # one pass over memory instead of two; it rounds the last elements of a tensor in another way than those before,
+    # which small tensors that are computed on side by side must not see
+    return torch.add(x, y, alpha=factor)
 
 
 def subtract(x: Params, y: Params) -> Params:
