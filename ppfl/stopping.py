@@ -6,6 +6,8 @@ import signal
 from types import FrameType
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+STOPPED = 75
+"""Exit code of what was stopped before its end with everything saved: start it again to continue."""
 
 
 class StopSignals:

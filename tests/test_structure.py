@@ -103,6 +103,15 @@ def test_configurations_are_read_without_torch_and_mpi(module: str, tmp_path: Pa
     assert done.stdout.split() == []
 
 
+def test_help_loads_nothing_that_computes(tmp_path: Path) -> None:
+    heavy = "{'torch', 'numpy', 'h5py', 'mpi4py', 'pydantic'}"
+    script = (
+        f"import sys, ppfl.cli; ppfl.cli.main(['--help'], standalone_mode=False); assert not {heavy} & {{*sys.modules}}"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+
 def test_one_process_needs_no_mpi(tmp_path: Path) -> None:
     script = "import sys, ppfl.experiment, ppfl.comm.solo; print('mpi4py.MPI' in sys.modules)"
     done = subprocess.run(

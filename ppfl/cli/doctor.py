@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ppfl.cli.group import USER_ERROR
+from ppfl.core.errors import USER_ERROR
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""A group of commands whose errors are single lines, and the exit codes of all of them."""
+"""A group of commands whose errors are single lines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from typing import Any
 
 import click
 
-from ppfl.core.errors import UserError
+from ppfl.core.errors import USER_ERROR, UserError
 from ppfl.launcher import launched_as
-
-USER_ERROR = 2
-STOPPED = 75
-"""Stopped before its end on a signal, with everything saved: start again to continue."""
 
 
 class Commands(click.Group):

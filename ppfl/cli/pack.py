@@ -9,8 +9,7 @@ import click
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.deferred import defer_torch
 from ppfl.launcher import launched_as
-
-STOPPED = 75
+from ppfl.stopping import STOPPED
 
 
 @click.command()

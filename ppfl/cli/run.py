@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ppfl.cli.group import STOPPED, end_together
+from ppfl.cli.group import end_together
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.launcher import launched_as
+from ppfl.stopping import STOPPED, StopSignals
 
 if TYPE_CHECKING:
     from ppfl.config import Config
-    from ppfl.stopping import StopSignals
     from ppfl.supervisor import Report
 
 
@@ -34,7 +34,6 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | 
     the command with "already done", an unfinished one goes on from its last checkpoint, and that of another run is an
     error. SIGUSR1 and SIGTERM save the state and end the command with exit code 75: start it again to continue.
     """
-    from ppfl.stopping import StopSignals
     from ppfl.supervisor import Report, fork_rank
 
     launched = launched_as()

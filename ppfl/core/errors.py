@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+USER_ERROR = 2
+"""Exit code of a command that a mistake of the user ended."""
+
 
 class UserError(Exception):
     """A mistake that the user can correct: printed without a traceback, exit code 2.

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppfl.core.errors import UserError
+from ppfl.core.errors import USER_ERROR, UserError
 from ppfl.pack.board import Way
 from ppfl.results.failures import describe_exit
-from ppfl.stopping import StopSignals
+from ppfl.stopping import STOPPED, StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ppfl.pack.scheduler import Work
 
 ALREADY_DONE = "already done"
-USER_ERROR = 2
-STOPPED = 75
 _LOOK_AGAIN_SECONDS = 0.2
 _TAIL_LINES = 20
 _PR_SET_PDEATHSIG = 1
