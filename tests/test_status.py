@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 from ppfl.cli import main
 from ppfl.grid import load_cells
 from ppfl.results.failures import Failure, write_failure
-from ppfl.results.layout import checkpoint_path, failed_path, running_path
-from ppfl.results.states import STALE_SECONDS, results_in, state_of, states_of
+from ppfl.results.layout import STALE_SECONDS, checkpoint_path, failed_path, running_path
+from ppfl.results.states import results_in, state_of, states_of
 from ppfl.status.view import show_seconds
 
 ROOT = Path(__file__).parent.parent

@@ -20,12 +20,11 @@ from typing import Any
 
 from ppfl.core.errors import UserError
 from ppfl.results.failures import now
-from ppfl.results.layout import running_path
+from ppfl.results.layout import STALE_SECONDS, running_path
 
 BEAT_SECONDS = 5.0
 DOUBTFUL_SECONDS = 15.0
 """Age after which a claim may be a dead one: whoever wants the run waits to see."""
-STALE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _HELD: set[str] = set()
 """Tokens of the claims of this process."""

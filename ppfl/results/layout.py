@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
+STALE_SECONDS = 60.0
+"""A claim that was not renewed for so long belongs to nobody any more."""
+
+
+def shared_path(result: Path) -> Path:
+    """Return where θ of a result lies."""
+    return result.with_name(f"{result.name}.shared.safetensors")
 
 
 def running_path(result: Path) -> Path:

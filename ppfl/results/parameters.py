@@ -9,17 +9,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ppfl.core.errors import UserError
+from ppfl.results.layout import shared_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from ppfl.core.types import Params
-
-
-def shared_path(result: Path) -> Path:
-    """Return where θ of a result lies: `<name of the result>.shared.safetensors`."""
-    return result.with_name(f"{result.name}.shared.safetensors")
 
 
 def save_shared(result: Path, shared: Params, digest: str) -> None:

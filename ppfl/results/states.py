@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ppfl.core.errors import UserError
-from ppfl.results.layout import FINISHED, checkpoint_path, failed_path, running_path
+from ppfl.results.layout import FINISHED, STALE_SECONDS, checkpoint_path, failed_path, running_path, shared_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 Kind = Literal["done", "running", "stopped", "failed", "stale", "missing"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-STALE_SECONDS = 60.0
-"""A claim that was not renewed for so long belongs to nobody any more."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class RunState:
 
 def state_of(result: Path) -> RunState:
     """Return what has become of one run."""
-    beside = (result, _shared_path(result), running_path(result), failed_path(result), checkpoint_path(result))
+    beside = (result, shared_path(result), running_path(result), failed_path(result), checkpoint_path(result))
     return _state(result, {path.name for path in beside if path.exists()})
 
 
@@ -73,7 +71,7 @@ def is_stale(facts: Mapping[str, Any], now: float) -> bool:
 
 def _state(result: Path, names: set[str]) -> RunState:
     running, failed = running_path(result), failed_path(result)
-    is_there = result.name in names and _shared_path(result).name in names
+    is_there = result.name in names and shared_path(result).name in names
     if is_there and {running.name, failed.name} & names and _ended(result):
         return RunState("done")  # what is left beside it is of a process that was killed right after, or came too late
     if running.name in names and (facts := _read(running)) is not None:
@@ -124,8 +122,3 @@ def _is_alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _shared_path(result: Path) -> Path:
-    # as ppfl.results.parameters says it, which loads torch
-    return result.with_name(f"{result.name}.shared.safetensors")
