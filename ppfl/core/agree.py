@@ -17,7 +17,8 @@ Result = TypeVar("Result")
 
 
 class SharedUserError(UserError):
-    """A UserError that every rank raises, so that one of them may tell it."""
+    """A UserError that every rank raises, so that one of them may tell it; a rank that met one itself has that as its
+    `__cause__`."""
 
 
 def on_every_rank(communicator: Communicator, action: Callable[[], Result]) -> Result:
@@ -27,14 +28,14 @@ def on_every_rank(communicator: Communicator, action: Callable[[], Result]) -> R
     UserError.
     """
     result: Result | None = None
-    message = ""
+    met: UserError | None = None
     try:
         result = action()
     except UserError as error:
-        message = str(error) or type(error).__name__
-    told = _gather_text(communicator, message)
+        met = error
+    told = _gather_text(communicator, (str(met) or type(met).__name__) if met is not None else "")
     if told:
-        raise SharedUserError(told)
+        raise SharedUserError(told) from met
     return result  # type: ignore[return-value]
 
 

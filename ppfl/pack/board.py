@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MAX_BATCH = 32
 MAX_CLIENT_ROUNDS = 1 << 16
 """Of all runs of a batch together: seconds of work, for what a batch was at is lost when it is killed."""
+CLAIMED = "claimed"
+"""What a child answers for a run that turned out to be somebody else's."""
 _LOOK_AGAIN_SECONDS = 2.0
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.experiment import Caller, run
+from ppfl.pack.board import CLAIMED
 from ppfl.pack.together import run_together
 from ppfl.progress import Silent, show_warnings
+from ppfl.results.claim import is_claimed
 from ppfl.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def make_work() -> Work:
         try:
             return run(one.config, one.out, Silent(), SoloCommunicator(), build_problem, caller)
         except Exception as error:  # noqa: BLE001, the others of the batch go on
-            return error
+            return CLAIMED if is_claimed(error) else error
 
     def work(runs: Sequence[RunOfCell]) -> Sequence[str | Exception]:
         if len(runs) == 1:

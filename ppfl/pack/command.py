@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.grid import show_varying
-from ppfl.pack.board import Board
+from ppfl.pack.board import CLAIMED, Board
 from ppfl.pack.scheduler import run_tasks
 from ppfl.results.failures import Failure, write_failure
 from ppfl.results.layout import FINISHED, failed_path
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ppfl.pack.scheduler import Outcome
 
 LINE_INTERVAL_SECONDS = 5.0
-CLAIMED = "another job is at work on it"
-"""What `ppfl.results.claim` says of a run that is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,15 @@ def pack(
 def _settle(board: Board, cell: Cell, folder: Path, outcome: Outcome, tell: Callable[[str], None]) -> None:
     """Count an outcome; note a failure unless whoever failed did."""
     out = folder / f"{cell.digest}.h5"
+    if outcome.answer == CLAIMED:  # whoever claimed it first may have finished it by now
+        board.put_back(cell.digest)
+        return
     if outcome.answer is not None:
         if outcome.answer in (*FINISHED, "already done"):
             failed_path(out).unlink(missing_ok=True)
         board.counts[outcome.answer] += 1
         return
     kind = state_of(out).kind
-    if CLAIMED in outcome.reason:  # whoever claimed it first may have finished it by now
-        board.put_back(cell.digest)
-        return
     # a claim may also be what our own dead attempt has left on another host: believed once
     if kind == "running" and board.doubts(cell.digest):
         board.put_back(cell.digest)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import USER_ERROR, UserError
-from ppfl.pack.board import Way
+from ppfl.pack.board import CLAIMED, Way
+from ppfl.results.claim import CLAIMED_WORDS
 from ppfl.results.failures import describe_exit
 from ppfl.stopping import STOPPED, StopSignals
 
@@ -95,6 +96,8 @@ def _run(step: Step, wants_stop: Callable[[], bool]) -> str:
         statuses = [line.partition(":")[0] for line in said if line.endswith(f": {step.out}")]
         return statuses[-1] if statuses else ALREADY_DONE
     reason = next((line for line in reversed(said) if line.startswith("ppfl: error")), "")
+    if any(words in reason for words in CLAIMED_WORDS):  # all that comes out of a launcher is text
+        return CLAIMED
     failure = StepError(reason.removeprefix("ppfl: error: ") or describe_exit(process.returncode))
     failure.add_note("\n".join(said[-_TAIL_LINES:]))
     raise failure

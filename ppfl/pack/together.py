@@ -16,6 +16,8 @@ from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.engine.lockstep import Lockstep, fits, kind_of
 from ppfl.experiment import Caller, Place, complete, open_recorder
+from ppfl.pack.board import CLAIMED
+from ppfl.results.claim import is_claimed
 from ppfl.results.failures import remove_failure
 from ppfl.results.layout import checkpoint_path
 
@@ -47,13 +49,14 @@ class _Guest:
             action(self)
         except Exception as error:  # noqa: BLE001, one run must not take the others along
             self.place.note(error, 0)
-            self.answer = error
+            self.answer = CLAIMED if is_claimed(error) else error
 
 
 def run_together(
     runs: Sequence[RunOfCell], build_problem: BuildProblem, wants_stop: Callable[[], bool]
 ) -> list[str | Exception | None]:
-    """Run what can run together; return what `run` would, its exception, or None for a run that has to run alone."""
+    """Run what can run together; return what `run` would, its exception, CLAIMED, or None for a run that has to run
+    alone."""
     guests = [_Guest(one, Place(one.config, one.out, 1, Caller(one.cell))) for one in runs]
     try:
         for guest in guests:

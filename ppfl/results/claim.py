@@ -28,6 +28,18 @@ DOUBTFUL_SECONDS = 15.0
 _POLL_SECONDS = 0.5
 _HELD: set[str] = set()
 """Tokens of the claims of this process."""
+_AT_WORK, _NOT_OURS = "another job is at work on it", "is no longer ours"
+CLAIMED_WORDS = (_AT_WORK, _NOT_OURS)
+"""One of them is in the message of every ClaimedError, for those who see nothing but what a process has printed."""
+
+
+class ClaimedError(UserError):
+    """The result is another job's: it was so before, or has become so."""
+
+
+def is_claimed(error: BaseException) -> bool:
+    """Say whether an error is that the result is another job's, also when all ranks raise it together."""
+    return isinstance(error, ClaimedError) or isinstance(error.__cause__, ClaimedError)
 
 
 class Claim:
@@ -36,7 +48,8 @@ class Claim:
     def __init__(self, result: Path, num_ranks: int, rounds: int) -> None:
         """Claim a result.
 
-        Raises UserError when another job is at work on it: who, where, and when it was last seen.
+        Raises ClaimedError when another job is at work on it (who, where, and when it was last seen), UserError when
+        nothing can be written there.
         """
         self.path = running_path(result)
         self.is_lost = False
@@ -76,7 +89,7 @@ class Claim:
         return self._round
 
     def check(self) -> None:
-        """Raise UserError unless the claim is still one's own."""
+        """Raise ClaimedError unless the claim is still one's own."""
         for _ in range(4):
             found = _read(self.path)
             if found is not None and found["token"] == self.token:
@@ -86,7 +99,7 @@ class Claim:
             time.sleep(_POLL_SECONDS / 2)  # somebody may have taken it by mistake and be putting it back
         self.is_lost = True
         who = _name(found, self.path) if found is not None else "its claim has been removed"
-        raise UserError(f"--out {self._result}: is no longer ours: {who}; nothing more is written")
+        raise ClaimedError(f"--out {self._result}: {_NOT_OURS}: {who}; nothing more is written")
 
     def release(self) -> None:
         """Let others have the result; a claim that is not one's own any more stays."""
@@ -110,7 +123,8 @@ class Claim:
                 if age >= STALE_SECONDS or _is_dead(found, self._facts):
                     self._take_over(found["token"])
                 elif (age < DOUBTFUL_SECONDS and is_second_look) or time.monotonic() > deadline:
-                    raise UserError(f"--out {self._result}: {_name(found, self.path)}; wait for its end, or stop it")
+                    who = _name(found, self.path)
+                    raise ClaimedError(f"--out {self._result}: {who}; wait for its end, or stop it")
                 else:  # it may be about to end, as after the end of a launcher that has just killed it
                     time.sleep(_POLL_SECONDS)
                     os.utime(mine)
@@ -218,4 +232,4 @@ def _name(found: dict[str, Any], path: Path) -> str:
     job = f", job {found['job']}" if found.get("job") else ""
     seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"])) if found.get("updated") else "unknown"
     who = f"process {found.get('pid', 'unknown')} on {found.get('host', 'unknown')}{job}"
-    return f"another job is at work on it ({who}, last seen {seen}, {path.name})"
+    return f"{_AT_WORK} ({who}, last seen {seen}, {path.name})"

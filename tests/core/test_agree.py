@@ -28,6 +28,24 @@ def test_every_rank_raises_the_first_message(failing: tuple[int, ...]) -> None:
     assert messages == [f"rank {failing[0]}: schlüssel fehlt"] * 3
 
 
+def test_whoever_met_the_error_knows_which_it_was() -> None:
+    causes: dict[int, BaseException | None] = {}
+    met = UserError("of rank 1")
+
+    def work(communicator) -> None:  # type: ignore[no-untyped-def]
+        def action() -> None:
+            if communicator.rank == 1:
+                raise met
+
+        try:
+            on_every_rank(communicator, action)
+        except SharedUserError as error:
+            causes[communicator.rank] = error.__cause__
+
+    on_ranks(2, work)
+    assert causes == {0: None, 1: met}
+
+
 def test_values_come_back_where_they_were_made() -> None:
     assert on_ranks(3, lambda c: on_every_rank(c, lambda: c.rank)) == [0, 1, 2]
 

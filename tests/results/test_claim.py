@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from ppfl.core.errors import UserError
 from ppfl.results import claim as module
-from ppfl.results.claim import Claim
+from ppfl.results.claim import Claim, ClaimedError
 
 ROOT = Path(__file__).parents[2]
 TAKER = """
@@ -202,7 +201,7 @@ def test_a_claim_of_another_host_is_taken_over_when_it_is_old(out: Path) -> None
     assert written(out)["pid"] == os.getpid()
     claim.release()
     other_host(out, 5)
-    with pytest.raises(UserError, match="process 1 on elsewhere"):
+    with pytest.raises(ClaimedError, match="process 1 on elsewhere"):
         Claim(out, 1, 100)
     assert written(out)["host"] == "elsewhere"
 
@@ -215,14 +214,14 @@ def test_a_doubtful_claim_is_waited_for(out: Path, monkeypatch: pytest.MonkeyPat
     assert time.monotonic() - began > 1
     other_host(out, 20)
     threading.Timer(0.7, lambda: other_host(out, 0)).start()
-    with pytest.raises(UserError, match="elsewhere"):
+    with pytest.raises(ClaimedError, match="elsewhere"):
         Claim(out, 1, 100)
 
 
 def test_a_requeued_job_does_not_wait_for_its_former_self(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     other_host(out, 0, job="77", restart=0)
-    with pytest.raises(UserError, match="job 77"):
+    with pytest.raises(ClaimedError, match="job 77"):
         Claim(out, 1, 100)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     Claim(out, 1, 100).release()
@@ -236,13 +235,13 @@ def test_the_same_process_number_after_a_restart_of_the_host_is_another_process(
 def test_a_lost_claim_is_noticed_and_left_alone(out: Path) -> None:
     claim = Claim(out, 1, 100)
     other_host(out, 0)
-    with pytest.raises(UserError, match=r"no longer ours.*elsewhere"):
+    with pytest.raises(ClaimedError, match=r"no longer ours.*elsewhere"):
         claim.check()
     assert claim.is_lost
     claim.release()
     assert written(out)["host"] == "elsewhere"
     out.with_name("r.h5.running.json").unlink()
-    with pytest.raises(UserError, match="no longer ours"):
+    with pytest.raises(ClaimedError, match="no longer ours"):
         claim.check()
 
 
@@ -260,7 +259,7 @@ def test_a_live_claim_that_was_taken_by_mistake_is_put_back(out: Path) -> None:
 def test_a_damaged_claim_counts_by_its_age(out: Path) -> None:
     path = out.with_name("r.h5.running.json")
     path.write_text('{"pid": 1')
-    with pytest.raises(UserError, match="at work"):
+    with pytest.raises(ClaimedError, match="at work"):
         Claim(out, 1, 100)
     os.utime(path, (time.time() - 100,) * 2)
     Claim(out, 1, 100).release()
