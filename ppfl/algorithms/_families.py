@@ -144,6 +144,7 @@ class PenalizedMixture(Algorithm):
     """
 
     needs_rounds: ClassVar[str] = "its coin decides for all clients of a round, and its mean is over them"
+    branches_on_server: ClassVar[bool] = True
     lr: PositiveFloat | Literal["theory"]
     """α; `theory` is M/(2 max(L/(1−p), λ/p)), L = max_m λ_max(∇² f_m)."""
     penalty: PositiveFloat

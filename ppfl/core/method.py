@@ -102,6 +102,10 @@ class Algorithm(PlugIn):
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 
+    branches_on_server: ClassVar[bool] = False
+    """True when what `downlink`, `uplink_like` or `view` return depends on values of the server's state, such as coins:
+    runs then differ in what they send in the same round, and cannot be computed together."""
+
     @property
     def fine_tuner_of_clients(self) -> FineTuner | None:
         """Return the fine-tuner that the method uses, the default one for the final stage `tuned`."""

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def fits(setup: Setup) -> bool:
-    """Say whether a run can be one of several: everybody takes part, alone in a chunk, and the mean is taken."""
+    """Say whether a run can be one of several: everybody takes part, alone in a chunk, the mean is taken, and what is
+    sent is the same in all runs but for its numbers."""
     return (
         setup.problem.fixed_data
         and not setup.problem.has_samples
@@ -44,6 +45,7 @@ def fits(setup: Setup) -> bool:
         and setup.asynchronous is None
         and setup.compute_times is None
         and setup.tuned_problem is setup.problem
+        and not setup.algorithm.branches_on_server
     )
 
 
@@ -176,8 +178,9 @@ class Lockstep:
             self._problem, self._repeat(messages), self._states, self._data, draws
         )
         likes = [member.setup.algorithm.uplink_like(member.server) for member in active]
-        if uplinks.keys() != likes[0].keys():
-            raise ValueError(f"the uplink has {', '.join(uplinks)}, announced are {', '.join(likes[0])}")
+        for like in likes:
+            if uplinks.keys() != like.keys():
+                raise ValueError(f"the uplink has {', '.join(uplinks)}, announced are {', '.join(like)}")
         diverged = []
         for member, message, like, aggregate in zip(active, messages, likes, self._aggregate(uplinks), strict=True):
             setup = member.setup
@@ -193,7 +196,10 @@ class Lockstep:
         return diverged
 
     def _repeat(self, messages: Sequence[Params]) -> Params:
-        """Give every client the message of its run."""
+        """Give every client the message of its run; all have the same names."""
+        for message in messages:
+            if message.keys() != messages[0].keys():
+                raise ValueError(f"one run has {', '.join(message)}, another one {', '.join(messages[0])}")
         stacked = {name: torch.stack([message[name] for message in messages]) for name in messages[0]}
         return {name: as_lanes(values.repeat_interleave(self._num_clients, dim=0)) for name, values in stacked.items()}
 

@@ -172,7 +172,7 @@ def _entry(cell: Cell, out: Path, way: Way) -> _Entry:
     affinity = repr(config.model_dump(mode="json", include={"problem", "byzantine", "seed", "precision", "engine"}))
     client_rounds = (getattr(config.problem, "clients", None) or 0) * config.rounds
     is_small = config.problem.name == "quadratic" and 0 < client_rounds <= MAX_CLIENT_ROUNDS // 2
-    has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1
+    has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1 and not config.algorithm.branches_on_server
     batch = _batch(config) if way.has_batches and has_lanes else ""
     return _Entry(out, way.payload(cell, out), affinity, batch, client_rounds, config.save.local)
 

@@ -19,6 +19,7 @@ from ppfl.engine.lockstep import Lockstep, fits, kind_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Scored, Synchronous
 from ppfl.grid import load_cells
+from tests.algorithms.cases import EVERYTHING_SHARED, NAMES, sections
 
 CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
 BASE: dict[str, Any] = {
@@ -31,6 +32,7 @@ BASE: dict[str, Any] = {
     "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2], "algorithm.lr": ["theory", 0.01]},
 }
 SHARED = {**BASE["problem"], "split": {"local": []}}
+BRANCH_ON_SERVER = {"l2gd", "l2gd_theta"}
 CASES: dict[str, dict[str, Any]] = {
     "conjugate gradients": {},
     "single precision": {"precision": "float32"},
@@ -66,9 +68,7 @@ def content(scored: Scored) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_path: Path) -> None:
-    runs = setups(tmp_path, **CASES[case])
+def assert_bits_of_single_runs(runs: list[Setup]) -> None:
     assert all(map(fits, runs))
     assert len({kind_of(setup) for setup in runs}) == 1
     together = Lockstep(runs)
@@ -90,6 +90,33 @@ def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_pa
         for stage, metrics in wanted.items():
             for name, values in metrics.items():
                 assert mine[stage][name].tobytes() == values.tobytes(), (stage, name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_path: Path) -> None:
+    assert_bits_of_single_runs(setups(tmp_path, **CASES[case]))
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - EVERYTHING_SHARED - BRANCH_ON_SERVER))
+def test_every_method_that_does_not_branch_on_its_server_has_the_bits_of_single_runs(name: str, tmp_path: Path) -> None:
+    """One that does and does not say so fails here."""
+    document = sections(name, "quadratic", grid={"seed": [0, 1], "problem.zeta": [0.5, 2]})
+    settings = document["algorithm"] | {"lr": 0.01}  # steps by theory differ between problems
+    if "fine_tuner" in settings:
+        settings["fine_tuner"] = {**settings["fine_tuner"], "lr": 0.01}
+    runs = setups(tmp_path, **document | {"algorithm": settings})
+    assert len(runs) == 4
+    assert_bits_of_single_runs(runs)
+
+
+def test_runs_that_send_different_names_are_refused(tmp_path: Path) -> None:
+    """Also where the first run has the fewest."""
+    for odd in (0, 1):
+        together = Lockstep(setups(tmp_path, grid={"seed": [0, 1]}))
+        server = together.members[odd].server
+        server["shared"] = {**server["shared"], "extra": torch.zeros(3)}
+        with pytest.raises(ValueError, match=r"one run has .*extra"):
+            list(together.run())
 
 
 def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -121,6 +148,7 @@ def test_runs_that_stop_are_left_running(tmp_path: Path) -> None:
         {"aggregator": {"name": "median"}},
         {"compute_times": {"name": "fixed", "mean_seconds": 1.0}},
         {"problem": SHARED, "algorithm": {"name": "fedavg", "lr": 0.01, "epochs": 1}},
+        {"algorithm": {"name": "l2gd_theta", "lr": 0.01, "penalty": 0.5, "probability": 0.4}},
     ],
 )
 def test_what_has_other_bits_together_is_not_taken(section: dict[str, Any], tmp_path: Path) -> None:
