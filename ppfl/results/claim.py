@@ -1,9 +1,9 @@
 """The claim on a result, `<result>.running.json`: who works on it, and how far it is. No file locks are needed.
 
-It is created by linking a file of one's own to this name, which happens at most once on any file system, also on a
-shared one. A thread refreshes it while the run lasts. One that has not been refreshed for `STALE_SECONDS`, or whose
-process is known to be gone, is taken over by renaming it: of several takers one gets the file. A claim that is lost to
-another is noticed before the next write (`Claim.check`).
+It is created by putting a file of one's own to this name (`ppfl.results.exclusive`), which succeeds at most once on any
+file system, also on a shared one. A thread refreshes it while the run lasts. One that has not been refreshed for
+`STALE_SECONDS`, or whose process is known to be gone, is taken over by renaming it: of several takers one gets the
+file. A claim that is lost to another is noticed before the next write (`Claim.check`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ppfl.core.errors import UserError
+from ppfl.results.exclusive import put_once
 from ppfl.results.failures import now
 from ppfl.results.layout import STALE_SECONDS, running_path
 
@@ -115,7 +116,7 @@ class Claim:
         try:
             deadline = time.monotonic() + STALE_SECONDS
             is_second_look = False
-            while not _link(mine, self.path):
+            while not self._put(mine):
                 found = _read(self.path)
                 if found is None:
                     continue
@@ -139,8 +140,15 @@ class Claim:
             self.path.rename(aside)
             found = _read(aside)
             if found is not None and found["token"] != dead:
-                _link(aside, self.path)
+                self._put(aside)
             aside.unlink()
+
+    def _put(self, source: Path) -> bool:
+        """Make a file the claim unless there is one; say whether it is now."""
+        try:
+            return put_once(source, self.path)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def _write_own(self) -> Path:
         """Write the claim as it is now to a name of its own."""
@@ -156,8 +164,11 @@ class Claim:
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
-            raise UserError(f"--out {self._result}: cannot write into {partial.parent}: {error.strerror}") from error
+            raise self._refused(error) from error
         return partial
+
+    def _refused(self, error: OSError) -> UserError:
+        return UserError(f"--out {self._result}: cannot write into {self.path.parent}: {error.strerror}")
 
     def _beat(self) -> None:
         """Refresh the claim until it is released, lost, or whoever took it is gone."""
@@ -167,16 +178,6 @@ class Claim:
                 if found is None or found["token"] != self.token:
                     return
                 self._write_own().replace(self.path)
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Give a file a second name; False when that name is taken."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        # on a shared file system the answer may come from a request that was sent twice
-        return source.stat().st_nlink == 2
-    return True
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ppfl.core.errors import UserError
+from ppfl.results.exclusive import put_once
 from ppfl.results.layout import failed_path
 
 TAIL_LINES = 40
@@ -82,13 +83,12 @@ def write_failure(result: Path, failure: Failure) -> bool:
     partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps(asdict(failure), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.link(partial, path)  # unlike a rename it never replaces
+        return put_once(partial, path)  # unlike a rename it never replaces
     except OSError:
         return False
     finally:
         with suppress(OSError):
             partial.unlink()
-    return True
 
 
 def read_failure(result: Path) -> Failure | None:
