@@ -1,0 +1,73 @@
+"""What the plain way is given so that it does the same: samples, initial parameters and orders of mini-batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppfl.assemble import build
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.config import validate
+from ppfl.core.types import Draws, Params
+from ppfl.engine.setup import Setup
+
+# names under which `draws` of a method hands over the orders of its two sides
+_LOCAL_ORDER, _SHARED_ORDER = "order of samples", "order of samples for training"
+
+
+def write_handover(config: dict[str, Any], side: int, num_classes: int, num_rounds: int, path: Path) -> None:
+    """Write everything that `benchmarks.plain` needs for the first rounds of a configuration."""
+    setup = build(validate(config, path.parent, "benchmark"), SoloCommunicator())
+    problem, algorithm = setup.problem, config["algorithm"]
+    samples = [problem.data(client, 0) for client in problem.clients]
+    weights = torch.tensor(setup.client_weights, dtype=torch.float64)
+    model = {name: config["problem"]["model"][name] for name in ("channels", "kernel_size", "hidden")}
+    tuner = algorithm.get("fine_tuner", {})
+    torch.save(
+        {
+            "method": "alternating" if algorithm["name"] in ("fedalt", "fedrep") else algorithm["name"],
+            "model": {**model, "channels": list(model["channels"]), "side": side, "num_classes": num_classes},
+            "shared": problem.init_shared(),
+            "local": problem.init_local(0),
+            "clients": [
+                {**data, "weight": float(weight)} for data, weight in zip(samples, weights / weights.sum(), strict=True)
+            ],
+            "rounds": [_orders(setup, round) for round in range(num_rounds)],
+            "settings": {
+                "lr": algorithm["lr"],
+                "batch_size": algorithm.get("batch_size"),
+                "server_lr": algorithm["lr"] if algorithm["name"] == "ffgg" else None,
+                "local_lr": tuner.get("lr"),
+                "local_batch_size": tuner.get("batch_size"),
+                "local_steps": tuner.get("steps"),
+            },
+        },
+        path,
+    )
+
+
+def difference(config: dict[str, Any], handover: Path, shared: Params) -> float:
+    """Return the largest ‖θ − θ_plain‖/‖θ_plain − θ_0‖ of any tensor after the first round."""
+    plain: Params = torch.load(handover.with_suffix(".after"))
+    start: Params = torch.load(handover)["shared"]
+    assert plain.keys() == shared.keys() == start.keys(), config["algorithm"]["name"]
+    return max(
+        float((shared[name] - plain[name]).norm() / (plain[name] - start[name]).norm().clamp_min(1e-30))
+        for name in shared
+    )
+
+
+def _orders(setup: Setup, round: int) -> list[Params]:
+    problem = setup.problem
+    draws = [
+        setup.algorithm.draws(problem, client, round, problem.num_train_samples[client]) for client in problem.clients
+    ]
+    return [_named(draw) for draw in draws]
+
+
+def _named(draws: Draws) -> Params:
+    names = {_LOCAL_ORDER: "local", _SHARED_ORDER: "shared"}
+    assert draws.keys() <= names.keys(), f"the plain way does not know {draws.keys() - names.keys()}"
+    return {names[key]: value for key, value in draws.items()}

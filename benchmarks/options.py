@@ -1,0 +1,30 @@
+"""What a workload is asked, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the command."""
+
+    ranks: int
+    repetitions: int
+    folder: Path
+    """Temporary."""
+    tiny: bool = False
+    """Small sizes, to see that a workload works."""
+    clients: int | None = None
+    """Of the workload `memory`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured: rows of one table, facts that hold for all of them, and texts beside the table."""
+
+    rows: list[dict[str, Any]]
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,88 @@
+"""One rank of a training benchmark: `python -m benchmarks.rank QUESTION ANSWER`, under mpiexec for several.
+
+Repetitions are interleaved: a round of ppfl by all ranks, matrix products by all ranks at the same time, then a round
+of the plain way while the ranks sleep. A round of each comes first to warm up, and their θ are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.handover import difference
+from benchmarks.launch import PlainProcess
+from benchmarks.machine import num_cores, peak_bytes, reset_peak, sgemm_gflops
+from ppfl.assemble import build
+from ppfl.config import validate
+from ppfl.core.communicator import Communicator, Operation
+from ppfl.engine.synchronous import Scored, Synchronous
+from ppfl.launcher import open_communicator
+
+
+class Rounds:
+    """Rounds of ppfl, one at a time, with the seconds that each took on the slowest rank."""
+
+    def __init__(self, config: dict[str, Any], folder: Path, communicator: Communicator) -> None:
+        self.communicator = communicator
+        self.engine = Synchronous(build(validate(config, folder, "benchmark"), communicator))
+        self._scores: Iterator[Scored] = iter(self.engine)
+        self._last = next(self._scores).costs
+
+    def next(self) -> dict[str, float | None]:
+        """Do one round; return its seconds and the share of them that ranks spent on communication. Collective."""
+        scored = next(self._scores)
+        spent = {name: scored.costs[name] - self._last[name] for name in scored.costs}
+        self._last = scored.costs
+        if self.engine.status == "diverged":
+            raise SystemExit("the run of the benchmark has diverged")
+        share = None
+        if "communication_seconds" in spent:
+            share = self.over_ranks(spent["communication_seconds"] / spent["seconds"], "sum") / self.communicator.size
+        return {"seconds": self.over_ranks(spent["seconds"], "max"), "communication_share": share}
+
+    def over_ranks(self, value: float, operation: Operation) -> float:
+        """Return the sum or maximum over ranks. Collective."""
+        return float(self.communicator.allreduce(torch.tensor([value], dtype=torch.float64), operation))
+
+
+def measure(spec: dict[str, Any], communicator: Communicator) -> dict[str, Any]:
+    """Return all repetitions, the peak memory of the largest rank, and how far the plain way's θ is. Collective."""
+    folder = Path(spec["folder"])
+    rounds = Rounds(spec["config"], folder, communicator)
+    handover = Path(spec["handover"]) if spec["handover"] else None
+    plain = PlainProcess(handover, num_cores(), communicator.rank) if handover else None
+    answer: dict[str, Any] = {"threads_of_plain": num_cores() if plain else None}
+    rounds.next()
+    if plain and handover:
+        plain.round()
+        shared = rounds.engine.server["shared"]
+        answer["difference_from_plain"] = difference(spec["config"], handover, shared) if communicator.rank == 0 else 0
+    reset_peak()
+    repetitions = []
+    for _ in range(spec["repetitions"]):
+        communicator.barrier()
+        fast = rounds.next()
+        sgemm = None
+        if spec["sgemm_size"]:
+            communicator.barrier()
+            sgemm = rounds.over_ranks(sgemm_gflops(spec["sgemm_size"], spec["sgemm_seconds"]), "sum")
+        repetitions.append({**fast, "sgemm_gflops": sgemm, "plain_seconds": plain.round() if plain else None})
+    if plain:
+        plain.finish()
+    return {**answer, "repetitions": repetitions, "peak_bytes": int(rounds.over_ranks(peak_bytes(), "max"))}
+
+
+def main(question: str, answer: str) -> None:
+    communicator = open_communicator()
+    found = measure(json.loads(Path(question).read_text()), communicator)
+    if communicator.rank == 0:
+        Path(answer).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,23 @@
+"""The workloads by name; what measures them is imported when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from benchmarks.options import Options, Report
+
+SUMMARIES = {
+    "mnist20-ffgg": "FFGG, output layer local, 10 head steps, 5,120 samples of mnist20",
+    "femnist-ffgg": "the same, FEMNIST-shaped: 50 clients, 62 classes",
+    "femnist-fedavg": "FedAvg, 1 epoch, batch 32, FEMNIST-shaped",
+    "femnist-fedalt": "FedAlt, 1 local and 1 shared epoch, batch 32, FEMNIST-shaped",
+    "mnist20-fedrep": "FedRep, 1 head and 1 body epoch, batch 10, all of mnist20",
+}
+_MODULES = {name: "training" for name in SUMMARIES if name.startswith(("mnist20", "femnist"))}
+
+
+def load(name: str) -> Callable[[Options], Report]:
+    """Return the function that measures a workload."""
+    workloads: dict[str, Callable[[Options], Report]] = import_module(f"benchmarks.{_MODULES[name]}").WORKLOADS
+    return workloads[name]
