@@ -28,3 +28,5 @@ class Report:
     rows: list[dict[str, Any]]
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    ranks: int | None = None
+    """When it is not what was asked for."""

@@ -49,6 +49,7 @@ class PlainRun:
         self.settings: dict[str, Any] = handover["settings"]
         self.rounds: list[list[Params]] = handover["rounds"]
         self.shared: Params = handover["shared"]
+        self.model.to(next(iter(self.shared.values())).dtype)
         self.locals: list[Params] = [dict(handover["local"]) for _ in self.clients]
         self.criterion = nn.CrossEntropyLoss()
         self.client: Callable[[dict[str, Any], Params], Params]

@@ -45,7 +45,7 @@ def as_json(workload: str, ranks: int, report: Report, machine: dict[str, Any]) 
     }
     return {
         "workload": workload,
-        "ranks": ranks,
+        "ranks": report.ranks or ranks,
         **top,
         **extra,
         **report.facts,

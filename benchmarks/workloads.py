@@ -13,8 +13,11 @@ SUMMARIES = {
     "femnist-fedavg": "FedAvg, 1 epoch, batch 32, FEMNIST-shaped",
     "femnist-fedalt": "FedAlt, 1 local and 1 shared epoch, batch 32, FEMNIST-shaped",
     "mnist20-fedrep": "FedRep, 1 head and 1 body epoch, batch 10, all of mnist20",
+    "aggregators": "every robust rule on 50 vectors of a million coordinates, against torch.sort",
 }
-_MODULES = {name: "training" for name in SUMMARIES if name.startswith(("mnist20", "femnist"))}
+_MODULES = {name: "training" for name in SUMMARIES if name.startswith(("mnist20", "femnist"))} | {
+    "aggregators": "aggregators",
+}
 
 
 def load(name: str) -> Callable[[Options], Report]:
