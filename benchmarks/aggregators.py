@@ -101,8 +101,8 @@ def measure(options: Options) -> Report:
             }
         )
     note = (
-        f"Targets: {TOLERANCE} times the figure found possible, as a ratio to torch.sort(x, dim=0), {SECONDS_OF_SORT} s "
-        f"there; extra memory at most {100 * MOST_EXTRA:.0f} % of the matrix. One process of one thread."
+        f"Targets: {TOLERANCE} times the figure found possible, as a ratio to torch.sort(x, dim=0), {SECONDS_OF_SORT} "
+        f"seconds there; extra memory at most {100 * MOST_EXTRA:.0f} % of the matrix. One process of one thread."
     )
     arguments = {name: _settings(case) for name, case in cases().items()}
     return Report(rows, {"threads": 1, "arguments": arguments}, [note], ranks=1)

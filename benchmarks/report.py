@@ -72,7 +72,11 @@ def as_markdown(document: dict[str, Any]) -> str:
         samples = document.get("num_samples", "")
         lines += [f"Data: {document['data']}; {document['num_clients']} clients, {samples} samples.", ""]
     lines += _table(document["rows"])
-    ways = [f"Plain way of *{row['variant']}*: {row['plain_way']}." for row in document["rows"] if "plain_way" in row]
+    ways = dict.fromkeys(
+        f"Plain way{' of *' + row['variant'] + '*' if 'variant' in row else ''}: {row['plain_way']}."
+        for row in document["rows"]
+        if "plain_way" in row
+    )
     return "\n".join([*lines, "", *_with_gaps([*ways, *document["notes"]])])
 
 

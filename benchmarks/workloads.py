@@ -14,9 +14,13 @@ SUMMARIES = {
     "femnist-fedalt": "FedAlt, 1 local and 1 shared epoch, batch 32, FEMNIST-shaped",
     "mnist20-fedrep": "FedRep, 1 head and 1 body epoch, batch 10, all of mnist20",
     "aggregators": "every robust rule on 50 vectors of a million coordinates, against torch.sort",
+    "reductions": "exact sums over ranks, against a float32 allreduce",
+    "startup": "commands, and a run from its start to its first round",
 }
 _MODULES = {name: "training" for name in SUMMARIES if name.startswith(("mnist20", "femnist"))} | {
     "aggregators": "aggregators",
+    "reductions": "reductions",
+    "startup": "startup",
 }
 
 
