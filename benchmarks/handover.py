@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from ppfl.algorithms.ffgg import FFGG
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import validate
 from ppfl.core.types import Draws, Params
 from ppfl.engine.setup import Setup
+from ppfl.fine_tuners.gradient_descent import GradientDescent
 
 # names under which `draws` of a method hands over the orders of its two sides
 _LOCAL_ORDER, _SHARED_ORDER = "order of samples", "order of samples for training"
@@ -42,6 +44,28 @@ def write_handover(config: dict[str, Any], side: int, num_classes: int, num_roun
                 "local_lr": tuner.get("lr"),
                 "local_batch_size": tuner.get("batch_size"),
                 "local_steps": tuner.get("steps"),
+            },
+        },
+        path,
+    )
+
+
+def write_quadratic(config: dict[str, Any], path: Path) -> None:
+    """Write what the plain way needs of a quadratic problem: Gram matrices, and the step sizes of `theory`."""
+    setup = build(validate(config, path.parent, "benchmark"), SoloCommunicator())
+    problem, algorithm = setup.problem, setup.algorithm
+    assert isinstance(algorithm, FFGG)
+    assert isinstance(algorithm.fine_tuner, GradientDescent)
+    torch.save(
+        {
+            "method": "quadratic",
+            "shared": problem.init_shared(),
+            "local": problem.init_local(0),
+            "clients": [dict(problem.data(client, 0)) for client in problem.clients],
+            "settings": {
+                "server_lr": algorithm.lr,
+                "local_lr": algorithm.fine_tuner.lr,
+                "local_steps": algorithm.fine_tuner.steps,
             },
         },
         path,

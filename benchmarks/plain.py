@@ -120,9 +120,33 @@ class PlainRun:
                 yield client["x"][rows], client["y"][rows]
 
 
+class PlainQuadratic:
+    """FFGG on quadratic losses in Gram form: gradient steps on w_m, then the mean of the gradients of θ."""
+
+    def __init__(self, handover: dict[str, Any]) -> None:
+        self.clients: list[Params] = handover["clients"]
+        self.settings: dict[str, Any] = handover["settings"]
+        self.shared: Params = handover["shared"]
+        self.locals: list[torch.Tensor] = [handover["local"]["w"].clone() for _ in self.clients]
+
+    def round(self, number: int) -> None:
+        """Do one round."""
+        theta = self.shared["theta"]
+        gradient = torch.zeros_like(theta)
+        for m, client in enumerate(self.clients):
+            w = self.locals[m]
+            for _ in range(self.settings["local_steps"]):
+                residual = client["local_curvature"] @ w + client["cross"].T @ theta - client["local_linear"]
+                w = w - self.settings["local_lr"] * residual
+            self.locals[m] = w
+            gradient += client["shared_curvature"] @ theta + client["cross"] @ w - client["shared_linear"]
+        self.shared = {"theta": theta - self.settings["server_lr"] * gradient / len(self.clients)}
+
+
 def main(path: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
-    run = PlainRun(torch.load(path))
+    handover = torch.load(path)
+    run = PlainQuadratic(handover) if handover["method"] == "quadratic" else PlainRun(handover)
     print("ready", flush=True)
     for number, _ in enumerate(sys.stdin):
         started = time.perf_counter()

@@ -45,13 +45,17 @@ class Rounds:
             share = self.over_ranks(spent["communication_seconds"] / spent["seconds"], "sum") / self.communicator.size
         return {"seconds": self.over_ranks(spent["seconds"], "max"), "communication_share": share}
 
+    def facts(self) -> dict[str, float]:
+        """Return what the problem says of itself."""
+        return self.engine.setup.problem.facts()
+
     def over_ranks(self, value: float, operation: Operation) -> float:
         """Return the sum or maximum over ranks. Collective."""
         return float(self.communicator.allreduce(torch.tensor([value], dtype=torch.float64), operation))
 
 
 def measure(spec: dict[str, Any], communicator: Communicator) -> dict[str, Any]:
-    """Return all repetitions, the peak memory of the largest rank, and how far the plain way's θ is. Collective."""
+    """Return all repetitions, the peak memory of ranks, and how far the plain way's θ is. Collective."""
     folder = Path(spec["folder"])
     rounds = Rounds(spec["config"], folder, communicator)
     handover = Path(spec["handover"]) if spec["handover"] else None
@@ -62,7 +66,8 @@ def measure(spec: dict[str, Any], communicator: Communicator) -> dict[str, Any]:
         plain.round()
         shared = rounds.engine.server["shared"]
         answer["difference_from_plain"] = difference(spec["config"], handover, shared) if communicator.rank == 0 else 0
-    reset_peak()
+    if not spec.get("peak_since_start"):
+        reset_peak()
     repetitions = []
     for _ in range(spec["repetitions"]):
         communicator.barrier()
@@ -74,7 +79,10 @@ def measure(spec: dict[str, Any], communicator: Communicator) -> dict[str, Any]:
         repetitions.append({**fast, "sgemm_gflops": sgemm, "plain_seconds": plain.round() if plain else None})
     if plain:
         plain.finish()
-    return {**answer, "repetitions": repetitions, "peak_bytes": int(rounds.over_ranks(peak_bytes(), "max"))}
+    peak = peak_bytes()
+    peaks: dict[str, Operation] = {"peak_bytes": "max", "peak_bytes_of_all_ranks": "sum"}
+    of_ranks = {name: int(rounds.over_ranks(peak, operation)) for name, operation in peaks.items()}
+    return {**answer, **of_ranks, "repetitions": repetitions, "facts": rounds.facts()}
 
 
 def main(question: str, answer: str) -> None:

@@ -17,7 +17,7 @@ KEYS = (
     "peak_bytes",
 )
 """Of every workload; None where it has no meaning."""
-_HIDDEN = {"repetitions", "plain_way", "ranks"}
+_HIDDEN = {"repetitions", "plain_way"}
 _TITLES = {
     "seconds_per_round": "s/round",
     "microseconds_per_sample": "µs/sample",
@@ -33,7 +33,7 @@ _TITLES = {
     "communication_share": "communication",
     "extra_share": "extra",
 }
-_SHARES = {"fraction_of_sgemm", "communication_share", "extra_share"}
+_SHARES = {"fraction_of_sgemm", "communication_share", "extra_share", "residual", "efficiency"}
 
 
 def as_json(workload: str, ranks: int, report: Report, machine: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def as_markdown(document: dict[str, Any]) -> str:
     if "data" in document:
         samples = document.get("num_samples", "")
         lines += [f"Data: {document['data']}; {document['num_clients']} clients, {samples} samples.", ""]
-    lines += _table(document["rows"])
+    lines += _table(document["rows"], document["ranks"])
     ways = dict.fromkeys(
         f"Plain way{' of *' + row['variant'] + '*' if 'variant' in row else ''}: {row['plain_way']}."
         for row in document["rows"]
@@ -80,9 +80,10 @@ def as_markdown(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *_with_gaps([*ways, *document["notes"]])])
 
 
-def _table(rows: list[dict[str, Any]]) -> list[str]:
+def _table(rows: list[dict[str, Any]], ranks: int) -> list[str]:
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in _HIDDEN]
-    keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    empty = {"ranks": ranks}  # as the heading says
+    keys = [key for key in keys if any(row.get(key) not in (None, empty.get(key)) for row in rows)]
     lines = [
         "| " + " | ".join(_TITLES.get(key, key.replace("_", " ")) for key in keys) + " |",
         "|---" * len(keys) + "|",

@@ -29,7 +29,8 @@ class Variant:
     name: str
     plain_way: str
     config: dict[str, Any]
-    flops_a_sample: float
+    flops_a_sample: float | None
+    """None where nothing is compared with the speed of matrix products."""
 
 
 Layers = list[flops.Layer]
@@ -117,10 +118,19 @@ class Training:
 
 
 def _measure(variant: Variant, data: WrittenData, options: Options) -> dict[str, Any]:
+    """Measure one variant beside sgemm and the plain way."""
     precision = "float64" if options.tiny else "float32"
     config = {**variant.config, "precision": precision}
     handover = options.folder / "handover.pt"
     write_handover(config, data.side, data.num_classes, options.repetitions + 1, handover)
+    found = run_beside_plain(variant.name, config, handover, options, sgemm_size=256 if options.tiny else 1024)
+    return row(variant, found, sum(data.sizes), options.ranks)
+
+
+def run_beside_plain(
+    name: str, config: dict[str, Any], handover: Path, options: Options, sgemm_size: int | None
+) -> dict[str, Any]:
+    """Run ranks and the plain way in turn; end the program when their θ differ."""
     for turn in options.folder.glob("handover.turn*"):
         turn.unlink()
     spec = {
@@ -128,25 +138,28 @@ def _measure(variant: Variant, data: WrittenData, options: Options) -> dict[str,
         "folder": str(options.folder),
         "handover": str(handover),
         "repetitions": options.repetitions,
-        "sgemm_size": 256 if options.tiny else 1024,
+        "sgemm_size": sgemm_size,
         "sgemm_seconds": 0.02 if options.tiny else 0.5,
     }
     found = run_ranks(options.ranks, "benchmarks.rank", spec, options.folder)
-    if found["difference_from_plain"] > LARGEST_DIFFERENCE[precision]:
+    largest = LARGEST_DIFFERENCE[config["precision"]]
+    if not found["difference_from_plain"] <= largest:
         raise SystemExit(
-            f"{variant.name}: θ of the plain way differs by {found['difference_from_plain']:.1e} of a round's step, "
-            f"at most {LARGEST_DIFFERENCE[precision]:.0e} is rounding: the two did not compute the same"
+            f"{name}: θ of the plain way differs by {found['difference_from_plain']:.1e} of a round's step, "
+            f"at most {largest:.0e} is rounding: the two did not compute the same"
         )
-    return row(variant, found, sum(data.sizes), options.ranks)
+    return found
 
 
-def row(variant: Variant, found: dict[str, Any], num_samples: int, ranks: int) -> dict[str, Any]:
+def row(variant: Variant, found: dict[str, Any], num_samples: int | None, ranks: int) -> dict[str, Any]:
     """Return the numbers of one variant; ratios are medians over ratios of the same repetition."""
     repetitions = found["repetitions"]
-    operations = variant.flops_a_sample * num_samples
+    operations = None
+    if variant.flops_a_sample is not None and num_samples is not None:
+        operations = variant.flops_a_sample * num_samples
     for repetition in repetitions:
-        repetition["gflops"] = operations / repetition["seconds"] / 1e9
-        repetition["fraction_of_sgemm"] = repetition["gflops"] / repetition["sgemm_gflops"]
+        repetition["gflops"] = operations / repetition["seconds"] / 1e9 if operations else None
+        repetition["fraction_of_sgemm"] = repetition["gflops"] / repetition["sgemm_gflops"] if operations else None
         repetition["plain_ratio"] = repetition["plain_seconds"] / repetition["seconds"]
 
     def median(name: str) -> float | None:
@@ -159,14 +172,14 @@ def row(variant: Variant, found: dict[str, Any], num_samples: int, ranks: int) -
         "variant": variant.name,
         "ranks": ranks,
         "seconds_per_round": seconds,
-        "microseconds_per_sample": seconds / num_samples * 1e6,
-        "gflop_per_round": operations / 1e9,
+        "microseconds_per_sample": seconds / num_samples * 1e6 if num_samples else None,
+        "gflop_per_round": operations / 1e9 if operations else None,
         "gflops": median("gflops"),
         "sgemm_gflops": median("sgemm_gflops"),
         "fraction_of_sgemm": median("fraction_of_sgemm"),
         "plain_ratio": median("plain_ratio"),
         "plain_seconds": plain_seconds,
-        "plain_microseconds_per_sample": plain_seconds / num_samples * 1e6,
+        "plain_microseconds_per_sample": plain_seconds / num_samples * 1e6 if num_samples else None,
         "plain_way": variant.plain_way,
         "plain_threads": found["threads_of_plain"],
         "difference_from_plain": found["difference_from_plain"],

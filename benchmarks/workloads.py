@@ -8,6 +8,7 @@ from importlib import import_module
 from benchmarks.options import Options, Report
 
 SUMMARIES = {
+    "quadratic": "FFGG on small quadratic losses: what a round costs beside arithmetic",
     "mnist20-ffgg": "FFGG, output layer local, 10 head steps, 5,120 samples of mnist20",
     "femnist-ffgg": "the same, FEMNIST-shaped: 50 clients, 62 classes",
     "femnist-fedavg": "FedAvg, 1 epoch, batch 32, FEMNIST-shaped",
@@ -16,15 +17,13 @@ SUMMARIES = {
     "aggregators": "every robust rule on 50 vectors of a million coordinates, against torch.sort",
     "reductions": "exact sums over ranks, against a float32 allreduce",
     "startup": "commands, and a run from its start to its first round",
-}
-_MODULES = {name: "training" for name in SUMMARIES if name.startswith(("mnist20", "femnist"))} | {
-    "aggregators": "aggregators",
-    "reductions": "reductions",
-    "startup": "startup",
+    "scaling": "seconds a round over ranks, clients and parameters, and a cost model",
+    "memory": "100,000 clients with 10,000 local parameters each, 100 a round",
 }
 
 
 def load(name: str) -> Callable[[Options], Report]:
     """Return the function that measures a workload."""
-    workloads: dict[str, Callable[[Options], Report]] = import_module(f"benchmarks.{_MODULES[name]}").WORKLOADS
+    module = "training" if name.startswith(("mnist20", "femnist")) else name
+    workloads: dict[str, Callable[[Options], Report]] = import_module(f"benchmarks.{module}").WORKLOADS
     return workloads[name]
