@@ -68,6 +68,8 @@ class Engine(Settings):
     """Clients computed on together, K; null chooses (1 on a CPU)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
+    client_state: Literal["auto", "device", "host", "file"] = "auto"
+    """Where what clients keep is between two uses; auto: the nearest where all of it takes half of the free memory."""
 
 
 class Checkpoint(Settings):

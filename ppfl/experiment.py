@@ -15,6 +15,7 @@ from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
 from ppfl.core.errors import UserError
 from ppfl.device import describe_device
 from ppfl.engine.choose import open_engine
+from ppfl.engine.client_store import describe
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
 from ppfl.engine.synchronous import Synchronous
 from ppfl.keeper import CheckpointKeeper
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+_LARGE_BYTES = 1_000_000_000
+"""States of clients beyond this are told before a run."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _compute(
     if recorder is not None and not isinstance(engine, Synchronous):
         recorder.follow_arrivals(engine.arrivals.arrays)
     place.begin(first)
-    progress.start(config.rounds, first)
+    progress.start(config.rounds, first, f"states of {describe_states(setup)}" if _is_large(setup) else "")
     for scored in engine:
         _record(recorder, scored, setup.communicator)
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
@@ -185,6 +189,15 @@ def _compute(
             checkpoints.remove()
     progress.finish(engine.status, out)
     return engine.status
+
+
+def describe_states(setup: Setup) -> str:
+    """Say in words where the states of all clients are."""
+    return describe(setup.client_state, setup.problem.num_clients, setup.bytes_a_client)
+
+
+def _is_large(setup: Setup) -> bool:
+    return setup.client_state != "device" or setup.problem.num_clients * setup.bytes_a_client >= _LARGE_BYTES
 
 
 def open_recorder(place: Place, setup: Setup) -> Recorder:
@@ -202,6 +215,7 @@ def open_recorder(place: Place, setup: Setup) -> Recorder:
         "num_ranks": setup.communicator.size,
         "clients_per_chunk": setup.clients_per_chunk,
         "device": describe_device(setup.device),
+        "client_state": describe_states(setup),
     }
     recorder = Recorder(place.out, attributes, provenance, place.check)
     clients = {

@@ -21,8 +21,8 @@ _MAIN_METRICS = ("operator_norm", "test_accuracy", "loss")
 class Progress(Protocol):
     """Told by a run how far it is."""
 
-    def start(self, total_rounds: int, first_round: int = 0) -> None:
-        """Begin, at a round other than 0 when a run goes on; called once."""
+    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
+        """Begin, at a round other than 0 when a run goes on, with what the user should know first; called once."""
         ...
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
@@ -37,7 +37,7 @@ class Progress(Protocol):
 class Silent:
     """Says nothing: ranks other than 0, and tests."""
 
-    def start(self, total_rounds: int, first_round: int = 0) -> None:
+    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
         """Say nothing."""
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
@@ -58,10 +58,12 @@ class Lines:
         self._started_at = 0.0
         self._latest = ""
 
-    def start(self, total_rounds: int, first_round: int = 0) -> None:
+    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
         """Begin to count time; say where a run goes on."""
         self._total_rounds, self._first_round = total_rounds, first_round
         self._started_at = time.monotonic()
+        if note:
+            self._write(note)
         if first_round:
             self._write(f"goes on at round {first_round} of {total_rounds}")
 
@@ -96,8 +98,10 @@ class Bar:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
-    def start(self, total_rounds: int, first_round: int = 0) -> None:
+    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
         """Show the bar."""
+        if note:
+            self._stream.write(f"ppfl: {note}\n")
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

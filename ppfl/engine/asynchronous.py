@@ -86,7 +86,7 @@ class AsynchronousEngine(ABC):
         self.rules = setup.asynchronous
         shared = setup.problem.init_shared()
         self.server: State = setup.algorithm.init_server(shared, setup.server_optimizer)
-        self.group = ClientGroup(setup.problem, setup.algorithm, shared, clients_per_chunk=1)
+        self.group = ClientGroup(setup, shared)
         setup.communicator.protect(self.group)
         self.status: Status = "running"
         self.arrivals = ArrivalLog()

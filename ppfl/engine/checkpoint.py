@@ -90,20 +90,20 @@ def read_state(tensors: Params, prefix: str, like: State, device: torch.device) 
 
 
 def name_clients(group: ClientGroup) -> Params:
-    """Return the states of all clients of this rank, named `client/<number>/<group>/<name>`."""
+    """Return the states of this rank's clients that were ever changed, named `client/<number>/<group>/<name>`."""
     named: Params = {}
-    for client in group.clients:
-        named |= name_state(f"{OF_CLIENT}{client}", group.state(client))
+    for client, state in group.changed_states():
+        named |= name_state(f"{OF_CLIENT}{client}", state)
     return named
 
 
 def restore_clients(group: ClientGroup, tensors: Params, device: torch.device) -> None:
     """Replace the states of all clients of this rank."""
-    of_client: dict[int, Params] = {client: {} for client in group.clients}
+    of_client: dict[int, Params] = {}
     for name, value in tensors.items():
         client = client_of(name)
-        if client in of_client:
-            of_client[client][name] = value
+        if client is not None and client in group.clients:
+            of_client.setdefault(client, {})[name] = value
     group.restore(
         {
             client: read_state(mine, f"{OF_CLIENT}{client}", group.state(client), device)

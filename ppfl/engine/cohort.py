@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ class CohortSampler:
 
     def __init__(self, problem: Problem, cohort: Literal["all"] | int | float, seed: int) -> None:
         self._eligible = [client for client, samples in enumerate(problem.num_train_samples) if samples > 0]
+        self._choices = np.array(self._eligible)
         self._seed = seed
         if cohort == "all":
             self.size = len(self._eligible)
@@ -49,7 +52,8 @@ class CohortSampler:
         if self.is_full:
             return frozenset(self._eligible)
         draw = generator(self._seed, "cohort", round=round)
-        return frozenset(int(client) for client in draw.choice(self._eligible, self.size, replace=False))
+        chosen: list[int] = draw.choice(self._choices, self.size, replace=False).tolist()
+        return frozenset(chosen)
 
     def position(self, num_choices: int, draw: int) -> int:
         """Return draw number `draw` of one out of several; out of all clients it is the cohort of one of that round."""

@@ -13,13 +13,13 @@ import torch
 
 from ppfl.core.errors import UserError
 from ppfl.core.params import map_params
+from ppfl.engine.client_store import MemoryStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ppfl.core.method import Algorithm
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.engine.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,13 @@ class Uplink:
 class ClientGroup:
     """States of the clients of this rank; C clients in chunks of K."""
 
-    def __init__(self, problem: Problem, algorithm: Algorithm, shared: Params, clients_per_chunk: int) -> None:
-        self.problem = problem
-        self.algorithm = algorithm
-        first, last = problem.clients.start, problem.clients.stop
-        self.chunks = [
-            range(start, min(start + clients_per_chunk, last)) for start in range(first, last, clients_per_chunk)
-        ]
-        self._states: list[State] = [{} for _ in self.chunks]
+    def __init__(self, setup: Setup, shared: Params) -> None:
+        self.problem = setup.problem
+        self.algorithm = setup.algorithm
+        self._clients_per_chunk = setup.clients_per_chunk
+        self._initial_shared = shared
+        self.store = open_store(setup.client_state, self._initial, setup.device)
         self._names_by_address: dict[int, str] = {}
-        for index, chunk in enumerate(self.chunks):
-            states = [algorithm.init_client(shared, problem.init_local(client)) for client in chunk]
-            self._store(index, _stack_states(states))
         self._kept_data: dict[int, Data] = {}
 
     @property
@@ -57,8 +52,8 @@ class ClientGroup:
         """Return the state of one client of this rank, each tensor in memory of its own."""
         if client not in self.clients:
             raise KeyError(client)
-        index, row = divmod(client - self.clients.start, len(self.chunks[0]))
-        return _member(self._states[index], row)
+        index, row = divmod(client - self.clients.start, self._clients_per_chunk)
+        return _member(self.store.get(index), row)
 
     def local_name_at(self, address: int) -> str | None:
         """Return the name of the tensor among them whose memory starts at an address."""
@@ -74,20 +69,34 @@ class ClientGroup:
 
     def keep(self, client: int, state: State) -> None:
         """Replace the state of one client of this rank; for chunks of one client."""
-        assert len(self.chunks[0]) == 1
-        self._store(client - self.clients.start, _stack_states([state]))
+        assert self._clients_per_chunk == 1
+        self._keep(client - self.clients.start, _stack_states([state]))
+
+    def changed_states(self) -> Iterator[tuple[int, State]]:
+        """Yield the states of the clients of this rank that may differ from the initial ones."""
+        for client in self.clients:
+            if self.store.has(self._chunk_of(client)):
+                yield client, self.state(client)
 
     def restore(self, states: Mapping[int, State]) -> None:
-        """Replace the states of all clients of this rank."""
-        for index, chunk in enumerate(self.chunks):
-            self._store(index, _stack_states([states[client] for client in chunk]))
+        """Replace the states of clients of this rank; those of all others are the initial ones."""
+        self.store.forget()
+        for index in sorted({self._chunk_of(client) for client in states}):
+            chunk = self._chunk(index)
+            self._keep(index, _stack_states([states.get(client) or self._initial_of(client) for client in chunk]))
 
     def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
-        for index, chunk in enumerate(self.chunks):
-            members = [client for client in chunk if client in cohort]
-            if members:
-                yield from self._step_chunk(index, chunk, members, message, round)
+        members: dict[int, list[int]] = {}
+        for client in sorted(cohort):
+            if client in self.clients:
+                members.setdefault(self._chunk_of(client), []).append(client)
+        for index, clients in members.items():
+            yield from self._step_chunk(index, self._chunk(index), clients, message, round)
+
+    def prefetch(self, cohort: frozenset[int]) -> None:
+        """Bring the states of a cohort nearer while others are computed on."""
+        self.store.prefetch({self._chunk_of(client) for client in cohort if client in self.clients})
 
     def _step_chunk(
         self, index: int, chunk: range, members: list[int], message: Params, round: int
@@ -97,10 +106,10 @@ class ClientGroup:
         draws = [
             self.algorithm.draws(self.problem, client, round, size) for client, size in zip(chunk, sizes, strict=True)
         ]
-        states = self._states[index]
+        states = self.store.get(index)
         if len(chunk) == 1:
             uplink, new_state = self.algorithm.client(self.problem, message, _member(states, 0), datas[0], draws[0])
-            self._store(index, _stack_states([new_state]))
+            self._keep(index, _stack_states([new_state]))
             yield Uplink(chunk[0], uplink, sizes[0])
             return
         uplinks, new_states = torch.func.vmap(
@@ -111,20 +120,34 @@ class ClientGroup:
             name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
             for name, group in new_states.items()
         }
-        self._store(index, kept)
+        self._keep(index, kept)
         for client in members:
             row = chunk.index(client)
             yield Uplink(client, {name: value[row] for name, value in uplinks.items()}, sizes[row])
 
-    def _store(self, index: int, states: State) -> None:
-        for group in self._states[index].values():
-            for value in group.values():
-                self._names_by_address.pop(value.untyped_storage().data_ptr(), None)
-        self._states[index] = states
-        for group in states.values():
-            for name, value in group.items():
-                if value.numel():
-                    self._names_by_address[value.untyped_storage().data_ptr()] = name
+    def _chunk_of(self, client: int) -> int:
+        return (client - self.clients.start) // self._clients_per_chunk
+
+    def _chunk(self, index: int) -> range:
+        first = self.clients.start + index * self._clients_per_chunk
+        return range(first, min(first + self._clients_per_chunk, self.clients.stop))
+
+    def _initial_of(self, client: int) -> State:
+        return self.algorithm.init_client(self._initial_shared, self.problem.init_local(client))
+
+    def _initial(self, index: int) -> State:
+        return _stack_states([self._initial_of(client) for client in self._chunk(index)])
+
+    def _keep(self, index: int, states: State) -> None:
+        if isinstance(self.store, MemoryStore):
+            if self.store.has(index):
+                for _, value in _tensors(self.store.kept(index)):
+                    self._names_by_address.pop(value.untyped_storage().data_ptr(), None)
+            self.store.put(index, states)
+            for name, value in _tensors(self.store.kept(index)):
+                self._names_by_address[value.untyped_storage().data_ptr()] = name
+        else:
+            self.store.put(index, states)
 
     def _data(self, client: int, round: int) -> Data:
         if not self.problem.fixed_data:
@@ -132,6 +155,11 @@ class ClientGroup:
         if client not in self._kept_data:
             self._kept_data[client] = self.problem.data(client, round)
         return self._kept_data[client]
+
+
+def _tensors(states: State) -> Iterator[tuple[str, torch.Tensor]]:
+    for group in states.values():
+        yield from ((name, value) for name, value in group.items() if value.numel())
 
 
 def _member(states: State, row: int) -> State:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ppfl.core.compute_times import ComputeTimes
     from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
     from ppfl.core.problem import Problem
+    from ppfl.engine.client_store import Kind
     from ppfl.engine.cohort import CohortSampler
 
 
@@ -33,6 +34,10 @@ class Setup:
     communicator: GuardedCommunicator
     client_weights: tuple[float, ...]
     """Weight of every client of all ranks in the mean; only ratios matter."""
+    client_state: Kind
+    """Where the states of clients are between two uses."""
+    bytes_a_client: int
+    """Size of one of them."""
     num_rounds: int
     evaluate_every: int
     tuned_epochs: int

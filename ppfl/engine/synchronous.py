@@ -65,7 +65,7 @@ class Synchronous:
         setup = self.setup
         shared = setup.problem.init_shared()
         self.server = setup.algorithm.init_server(shared, setup.server_optimizer)
-        self.group = ClientGroup(setup.problem, setup.algorithm, shared, setup.clients_per_chunk)
+        self.group = ClientGroup(setup, shared)
         setup.communicator.protect(self.group)
         self._costs = Costs()
         self._limit = math.inf
@@ -125,6 +125,8 @@ class Synchronous:
     def _timed_round(self, round: int) -> bool:
         setup = self.setup
         cohort = setup.cohort(round)
+        if round + 1 < setup.num_rounds:
+            self.group.prefetch(setup.cohort(round + 1))
         message = setup.algorithm.downlink(self.server, round)
         uplinks = self._counted(self.group.step(message, cohort, round))
         like = setup.algorithm.uplink_like(self.server)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.params import map_params
 from ppfl.core.problem import Problem
 from ppfl.core.rng import generator
 from ppfl.problems._network import PIECE_ROWS, Network, SupervisedPass
@@ -73,6 +74,7 @@ class Supervised(Problem):
         self._stages = stages
         self._local_names = frozenset(local_names)
         self._network = Network.cut(stages, self._local_names)
+        self._initial_local: Params | None = None
         self._train = {m: _Stored(s.train, placement.device) for m, s in samples.samples.items()}
         self._scored_on = {
             part: {m: _Stored(getattr(s, part), placement.device) for m, s in samples.samples.items()}
@@ -85,7 +87,9 @@ class Supervised(Problem):
 
     def init_local(self, client: int) -> Params:
         """Draw w from the model's initial law, the same for all clients."""
-        return self._draw("init", local=True)
+        if self._initial_local is None:
+            self._initial_local = self._draw("init", local=True)
+        return map_params(torch.clone, self._initial_local)
 
     def redraw_local(self, client: int, round: int) -> Params:
         """Draw w from the model's initial law, afresh for every (round, client)."""
@@ -103,6 +107,7 @@ class Supervised(Problem):
     def all_local(self) -> Supervised:
         """Return the same f_m with all parameters of the model local."""
         view = copy.copy(self)
+        view._initial_local = None
         view._local_names = frozenset(self.parameter_names())
         view._network = Network(self._stages, num_shared=0)
         return view

@@ -11,6 +11,7 @@ from ppfl.algorithms.ffgg import FFGG
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import LocalParameterError
+from ppfl.engine.client_store import MemoryStore
 from ppfl.engine.synchronous import Synchronous
 from tests.engine.build import config
 
@@ -53,7 +54,8 @@ def test_an_honest_uplink_passes() -> None:
 def test_the_communicator_refuses_local_memory(operation: str) -> None:
     run = leaky_engine("not at all")
     list(run)
-    stacked = run.group._states[0]["local"]["w"]
+    assert isinstance(run.group.store, MemoryStore)
+    stacked = run.group.store.kept(0)["local"]["w"]
     arguments: dict[str, tuple[Any, ...]] = {"allreduce": ("sum",), "allgather_rows": (), "rows_to_columns": ([0, 1],)}
     with pytest.raises(LocalParameterError, match="'w'"):
         getattr(run.setup.communicator, operation)(stacked, *arguments[operation])

@@ -1,0 +1,208 @@
+"""Where the states of a rank's clients are between two uses: on the device, on the host, or in a file.
+
+A state that was never written is made anew whenever it is asked for, so that clients that have not taken part yet cost
+nothing. What is handed out may be what is kept: it is only read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import weakref
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from ppfl.core.errors import UserError
+from ppfl.core.params import map_params, num_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ppfl.core.types import State
+
+Kind = Literal["device", "host", "file"]
+KINDS: tuple[Kind, ...] = ("device", "host", "file")
+"""From near to far."""
+
+_USABLE = 0.5
+"""Part of the free memory that states may take."""
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class ClientStore(ABC):
+    """The states of chunks 0, 1, … of clients; `initial` makes one that was never put."""
+
+    kind: Kind
+
+    def __init__(self, initial: Callable[[int], State]) -> None:
+        self._initial = initial
+        self._written: set[int] = set()
+
+    def has(self, index: int) -> bool:
+        """Say whether a state was put."""
+        return index in self._written
+
+    def get(self, index: int) -> State:
+        """Return a state."""
+        return self._read(index) if index in self._written else self._initial(index)
+
+    def put(self, index: int, state: State) -> None:
+        """Keep a state. Raises UserError when a disk refuses it."""
+        self._write(index, state)
+        self._written.add(index)
+
+    def forget(self) -> None:
+        """Go back to the initial states."""
+        self._written.clear()
+
+    @abstractmethod
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Bring states that will be asked for soon nearer, while others are computed on."""
+
+    @abstractmethod
+    def _read(self, index: int) -> State:
+        """Return a state that was put."""
+
+    @abstractmethod
+    def _write(self, index: int, state: State) -> None:
+        """Keep a state."""
+
+
+class MemoryStore(ClientStore):
+    """States as tensors, on the device or, for a GPU, in the pinned memory of its host."""
+
+    def __init__(self, initial: Callable[[int], State], kind: Literal["device", "host"], device: torch.device) -> None:
+        super().__init__(initial)
+        self.kind = kind
+        self._device = device
+        self._is_away = kind == "host" and device.type != "cpu"
+        self._states: dict[int, State] = {}
+
+    def _read(self, index: int) -> State:
+        kept = self._states[index]
+        return _mapped(lambda value: value.to(self._device, non_blocking=True), kept) if self._is_away else kept
+
+    def _write(self, index: int, state: State) -> None:
+        self._states[index] = _mapped(lambda value: value.cpu().pin_memory(), state) if self._is_away else state
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Do nothing: they are near."""
+
+    def kept(self, index: int) -> State:
+        """Return the very tensors that are kept."""
+        return self._states[index]
+
+
+class FileStore(ClientStore):
+    """States as rows of a file without a name, which goes with its process; the file system caches it."""
+
+    kind = "file"
+
+    def __init__(self, initial: Callable[[int], State], device: torch.device) -> None:
+        super().__init__(initial)
+        self._device = device
+        self._like = _mapped(torch.empty_like, initial(0))
+        self._row_bytes = state_bytes(self._like)
+        with tempfile.TemporaryFile(prefix="ppfl-clients-") as file:
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Have the operating system read rows ahead."""
+        for index in indices:
+            if index in self._written:
+                os.posix_fadvise(self._descriptor, index * self._row_bytes, self._row_bytes, os.POSIX_FADV_WILLNEED)
+
+    def _read(self, index: int) -> State:
+        row = bytearray(os.pread(self._descriptor, self._row_bytes, index * self._row_bytes))
+        state: State = {}
+        start = 0
+        for group, params in self._like.items():
+            state[group] = {}
+            for name, like in params.items():
+                value = (
+                    torch.frombuffer(row, dtype=like.dtype, count=like.numel(), offset=start) if like.numel() else like
+                )
+                # a copy in memory of its own: kernels round differently for other alignments
+                state[group][name] = value.reshape(like.shape).to(self._device, copy=True)
+                start += num_bytes({name: like})
+        return state
+
+    def _write(self, index: int, state: State) -> None:
+        shapes = {(group, name): value.shape for group, params in state.items() for name, value in params.items()}
+        assert shapes == {(g, name): v.shape for g, params in self._like.items() for name, v in params.items()}
+        row = b"".join(value.cpu().numpy().tobytes() for params in state.values() for value in params.values())
+        try:
+            written = os.pwrite(self._descriptor, row, index * self._row_bytes)
+            if written != len(row):
+                raise OSError(0, f"only {written} of {len(row)} bytes fit")
+        except OSError as error:
+            raise UserError(
+                f"engine.client_state: file: cannot write the states of clients into {tempfile.gettempdir()} "
+                f"({error.strerror}); set TMPDIR to a file system with more space, or use more ranks"
+            ) from error
+
+
+def open_store(kind: Kind, initial: Callable[[int], State], device: torch.device) -> ClientStore:
+    """Return an empty store."""
+    return FileStore(initial, device) if kind == "file" else MemoryStore(initial, kind, device)
+
+
+def choose_kind(wanted: Kind | Literal["auto"], needed_bytes: int, device: torch.device, ranks_of_host: int) -> Kind:
+    """Return the nearest place where all states of a rank fit into half of what is free, shared by the host's ranks."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] * torch.cuda.device_count()
+        if needed_bytes <= _USABLE * free / ranks_of_host:
+            return "device"
+    fits_host = needed_bytes <= _USABLE * free_host_bytes() / ranks_of_host
+    if not fits_host:
+        return "file"
+    return "host" if device.type == "cuda" else "device"
+
+
+def free_host_bytes() -> float:
+    """Return the memory that is free, within what the job was granted; inf where nobody tells."""
+    free = math.inf
+    with_memory = [line for line in _text("/proc/meminfo").splitlines() if line.startswith("MemAvailable:")]
+    for line in with_memory:
+        free = float(line.split()[1]) * 1024
+    for path in _MEMORY_LIMITS:
+        limit = _text(path).strip()
+        if limit.isdecimal():
+            free = min(free, float(limit))
+    return free
+
+
+def state_bytes(state: State) -> int:
+    """Size of all tensors of a state in bytes."""
+    return sum(num_bytes(params) for params in state.values())
+
+
+def describe(kind: Kind, num_clients: int, bytes_a_client: int) -> str:
+    """Say in words where how much will be, e.g. "1114 clients × 5.6 MB = 6.2 GB: host"."""
+    return f"{num_clients} clients × {_size(bytes_a_client)} = {_size(num_clients * bytes_a_client)}: {kind}"
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _mapped(function: Callable[[torch.Tensor], torch.Tensor], state: State) -> State:
+    return {name: map_params(function, group) for name, group in state.items()}
