@@ -23,8 +23,8 @@ from tests.engine.build import config
 from tests.mpi.jobs import arrays, left_beside
 
 DOCUMENT = {
-    **sections("fedavg", "quadratic"),
-    "problem": {**sections("fedavg", "quadratic")["problem"], "clients": 4},
+    **sections("scaffold_theta", "quadratic"),
+    "problem": {**sections("scaffold_theta", "quadratic")["problem"], "clients": 4},
     "rounds": 30,
     "evaluate": {"every": 4, "tuned": {"epochs": 0}},
     "save": {"local": True},
