@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.handover import difference
 from benchmarks.launch import PlainProcess
-from benchmarks.machine import num_cores, peak_bytes, reset_peak, sgemm_gflops
+from benchmarks.machine import peak_bytes, reset_peak, sgemm_gflops
 from ppfl.assemble import build
 from ppfl.config import validate
 from ppfl.core.communicator import Communicator, Operation
@@ -59,8 +59,8 @@ def measure(spec: dict[str, Any], communicator: Communicator) -> dict[str, Any]:
     folder = Path(spec["folder"])
     rounds = Rounds(spec["config"], folder, communicator)
     handover = Path(spec["handover"]) if spec["handover"] else None
-    plain = PlainProcess(handover, num_cores(), communicator.rank) if handover else None
-    answer: dict[str, Any] = {"threads_of_plain": num_cores() if plain else None}
+    plain = PlainProcess(handover, spec["plain_threads"], communicator.rank) if handover else None
+    answer: dict[str, Any] = {"threads_of_plain": spec["plain_threads"] if plain else None}
     rounds.next()
     if plain and handover:
         plain.round()

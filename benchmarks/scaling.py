@@ -1,8 +1,9 @@
 """Workload `scaling`: seconds of a round over ranks, clients and parameters, and a cost model fitted to them.
 
-    seconds = compute · (work of the clients of a rank) + latency · log2 P + (bytes of θ, where P > 1) / bandwidth
+    seconds = clients/P · (per_client + per_parameter · D) + latency · log2 P + (bytes of θ, where P > 1) / bandwidth
 
-Work is clients/P, times the parameters of θ where they vary. Least squares of relative errors, no negative coefficient.
+D is the number of shared parameters; where it does not vary, its two terms are left to the others. Least squares of
+relative errors, no negative coefficient.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.options import Options, Report
 CLIENTS, TINY_CLIENTS = (8, 16, 32), (4, 8)
 WIDTHS, TINY_WIDTHS = (64, 256, 1024), (8, 16)
 SAMPLES, SIDE, NUM_CLASSES = 32, 28, 10
-TERMS = ("compute", "latency", "inverse_bandwidth")
+TERMS = ("per_client", "per_parameter", "latency", "inverse_bandwidth")
 _BYTES = 4
 
 
@@ -40,15 +41,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Model:
-    """Coefficients of the cost model for one problem: seconds a unit of work, a doubling of ranks, a byte of θ."""
+    """Coefficients of the cost model for one problem, in seconds."""
 
-    compute: float
+    per_client: float
+    per_parameter: float
+    """Of each client."""
     latency: float
+    """Of a doubling of ranks."""
     inverse_bandwidth: float
+    """Of a byte of θ."""
 
     def seconds(self, row: dict[str, Any]) -> float:
         """Return what the model says."""
-        return float(terms(row) @ np.array([self.compute, self.latency, self.inverse_bandwidth]))
+        return float(terms(row) @ np.array([getattr(self, name) for name in TERMS]))
 
 
 def measure(options: Options) -> Report:
@@ -81,29 +86,25 @@ def cells(options: Options) -> list[Cell]:
 
 
 def terms(row: dict[str, Any]) -> np.ndarray:
-    """Return what the three coefficients are multiplied with."""
-    size = row["num_shared_parameters"] if row["width"] is not None else 1
-    sent = _BYTES * row["num_shared_parameters"] if row["ranks"] > 1 else 0
-    return np.array([row["clients"] / row["ranks"] * size, math.log2(row["ranks"]), sent], dtype=np.float64)
+    """Return what the coefficients are multiplied with."""
+    clients, size = row["clients"] / row["ranks"], row["num_shared_parameters"] if row["width"] is not None else 0
+    sent = _BYTES * size if row["ranks"] > 1 else 0
+    return np.array([clients, clients * size, math.log2(row["ranks"]), sent], dtype=np.float64)
 
 
 def fit(rows: list[dict[str, Any]]) -> Model:
-    """Return the coefficients of least relative squares; of all subsets of terms the best without a negative one.
-
-    Where θ has one length, bytes cannot be told from latency and are left to it.
-    """
+    """Return the coefficients of least relative squares: of all subsets of terms the best without a negative one."""
     seconds = np.array([row["seconds_per_round"] for row in rows])
     design = np.array([terms(row) for row in rows]) / seconds[:, None]
-    lengths = {row["num_shared_parameters"] for row in rows}
-    usable = [0, *([1] if design[:, 1].any() else []), *([2] if design[:, 2].any() and len(lengths) > 1 else [])]
-    best, best_error = np.zeros(3), math.inf
+    usable = [column for column in range(len(TERMS)) if design[:, column].any()]
+    best, best_error = np.zeros(len(TERMS)), math.inf
     for chosen in itertools.chain.from_iterable(itertools.combinations(usable, k) for k in range(1, len(usable) + 1)):
         columns = list(chosen)
         scale = np.abs(design[:, columns]).max(axis=0)
         solution = np.linalg.lstsq(design[:, columns] / scale, np.ones(len(rows)), rcond=None)[0] / scale
         error = float(((design[:, columns] @ solution - 1) ** 2).sum())
         if (solution >= 0).all() and error < best_error:
-            best, best_error = np.zeros(3), error
+            best, best_error = np.zeros(len(TERMS)), error
             best[columns] = solution
     return Model(*map(float, best))
 
@@ -112,33 +113,32 @@ def describe(problem: str, model: Model, rows: list[dict[str, Any]]) -> str:
     """Return coefficients, residuals and which term is the first to dominate as each size grows."""
     worst = max(abs(row["residual"]) for row in rows)
     last = rows[-1]
-    work, _, sent = terms({**last, "ranks": 2})
-    compute, moved = 2 * work * model.compute, sent * model.inverse_bandwidth
+    clients, work, _, sent = terms({**last, "ranks": 2})
+    compute, moved = 2 * (clients * model.per_client + work * model.per_parameter), sent * model.inverse_bandwidth
     crossing = _crossing(compute, model.latency, moved)
     ranks = (
         f"communication exceeds computing from {crossing} ranks on" if crossing else "computing stays the bottleneck"
     )
     text = (
-        f"**{problem}**: compute {model.compute:.3g} s a unit of work, latency {model.latency:.3g} s a doubling of "
-        f"ranks{_bandwidth(model, rows)}; largest residual {100 * worst:.0f} %. With {last['clients']} clients and "
+        f"**{problem}**: {model.per_client:.3g} s a client, latency {model.latency:.3g} s a doubling of "
+        f"ranks{_of_parameters(model, rows)}; largest residual {100 * worst:.0f} %. With {last['clients']} clients and "
         f"{last['num_shared_parameters']:,} shared parameters: as *ranks* grow, {ranks}; as *clients* grow, computing "
         "is the bottleneck"
     )
     if last["width"] is None:
         return f"{text}."
-    share = moved / (moved + compute / 2) if moved else 0.0
+    share = moved / (moved + work * model.per_parameter) if moved else 0.0
     return (
-        f"{text}; as *parameters* grow, computing and bytes grow alike, and on two ranks bytes take {100 * share:.0f} % "
-        "of a round in the limit."
+        f"{text}; as *parameters* grow, computing and bytes grow alike, and on two ranks bytes take "
+        f"{100 * share:.0f} % of a round in the limit."
     )
 
 
-def _bandwidth(model: Model, rows: list[dict[str, Any]]) -> str:
+def _of_parameters(model: Model, rows: list[dict[str, Any]]) -> str:
     if rows[0]["width"] is None:
         return ""
-    if model.inverse_bandwidth == 0:
-        return ", bandwidth too large to be seen"
-    return f", bandwidth {1 / model.inverse_bandwidth / 1e9:.2g} GB of θ a second"
+    bandwidth = f"{1 / model.inverse_bandwidth / 1e9:.2g} GB of θ a second" if model.inverse_bandwidth else "not seen"
+    return f", {model.per_parameter:.3g} s a client and parameter of θ, bandwidth {bandwidth}"
 
 
 def _crossing(compute: float, latency: float, moved: float) -> int | None:

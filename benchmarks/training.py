@@ -12,6 +12,7 @@ from benchmarks import flops
 from benchmarks.data import FFGG_SAMPLES, WrittenData, femnist_shaped, mnist20, tiny_images
 from benchmarks.handover import write_handover
 from benchmarks.launch import run_ranks
+from benchmarks.machine import num_cores
 from benchmarks.options import Options, Report
 
 LARGEST_DIFFERENCE = {"float32": 1e-3, "float64": 1e-10}
@@ -137,6 +138,7 @@ def run_beside_plain(
         "config": config,
         "folder": str(options.folder),
         "handover": str(handover),
+        "plain_threads": 1 if options.tiny else num_cores(),
         "repetitions": options.repetitions,
         "sgemm_size": sgemm_size,
         "sgemm_seconds": 0.02 if options.tiny else 0.5,

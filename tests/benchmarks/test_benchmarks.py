@@ -1,0 +1,216 @@
+"""Every workload runs with tiny sizes and says what it promises; times are never looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import aggregators, data, flops, plain, scaling
+from benchmarks.report import KEYS, as_markdown
+from benchmarks.training import FEMNIST_MODEL, MNIST20_MODEL
+from benchmarks.workloads import SUMMARIES
+from ppfl.core.plugins import discover
+from tests.workflow.test_readme import ROOT, commands_of
+
+TRAINING = [name for name in SUMMARIES if name.startswith(("mnist20", "femnist"))]
+OTHERS = [name for name in SUMMARIES if name not in TRAINING]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def run(out: Path, workload: str, *arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks", workload, "--tiny", "--repetitions", "2", "--json", str(out)]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document: dict[str, Any] = json.loads(out.read_text())
+    assert as_markdown(document) in done.stdout
+    check_common(document, workload)
+    return document
+
+
+def check_common(document: dict[str, Any], workload: str) -> None:
+    assert document["workload"] == workload
+    assert set(KEYS) <= document.keys()
+    assert {"ranks", "commit", "versions", "hardware", "command", "date", "rows"} <= document.keys()
+    for row in document["rows"]:
+        for number in (value for value in row.values() if isinstance(value, float)):
+            assert np.isfinite(number), row
+        assert row.get("repetitions", [0])
+
+
+def check_training(document: dict[str, Any]) -> None:
+    for row in document["rows"]:
+        assert 0 <= row["difference_from_plain"] <= 1e-10
+        assert row["plain_ratio"] > 0
+        assert row["plain_way"]
+        assert len(row["repetitions"]) == 2
+        assert 0 < row["fraction_of_sgemm"] < 2
+        assert row["peak_bytes"] > 1e6
+        assert row["microseconds_per_sample"] == pytest.approx(row["seconds_per_round"] / document["num_samples"] * 1e6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", TRAINING)
+def test_training_is_what_the_plain_way_does(tmp_path: Path, workload: str) -> None:
+    document = run(tmp_path / "out.json", workload, "--ranks", "1")
+    check_training(document)
+    assert len(document["rows"]) == (2 if workload.endswith("-ffgg") else 1)
+
+
+@pytest.mark.mpi
+def test_training_on_two_ranks(tmp_path: Path) -> None:
+    document = run(tmp_path / "out.json", "femnist-fedalt", "--ranks", "2")
+    assert document["ranks"] == 2
+    check_training(document)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", OTHERS)
+def test_other_workloads_run(tmp_path: Path, workload: str) -> None:
+    clients = ["--clients", "40"] if workload == "memory" else []
+    document = run(tmp_path / "out.json", workload, "--ranks", "1", *clients)
+    rows = document["rows"]
+    if workload == "quadratic":
+        assert rows[0]["difference_from_plain"] <= 1e-10
+        assert rows[0]["gflops"] is None
+    if workload == "aggregators":
+        assert {"name", "num_vectors", "dimension", "seconds", "extra_bytes", "ratio_to_sort"} <= rows[0].keys()
+        assert rows[0]["target_ratio"] == pytest.approx(0.19 / 1.4 * 1.3)
+    if workload == "reductions":
+        assert all(row["wire_bytes"] >= row["plain_wire_bytes"] for row in rows)
+        assert all(row["difference_from_plain"] < 1e-6 for row in rows)
+    if workload == "startup":
+        assert [row["imports_torch"] for row in rows] == ["no", "no", "no", "yes"]
+    if workload == "scaling":
+        assert set(document["models"]) == {"quadratic", "cnn", "mlp"}
+    if workload == "memory":
+        assert [(row["clients"], row["cohort"]) for row in rows] == [(40, 4), (20, 4), (10, 4), (10, 2), (10, 8)]
+        assert {row["num_local_parameters"] for row in rows} == {10_044}
+
+
+@pytest.mark.parametrize("arguments", [["no-such-workload"], ["quadratic", "--ranks", "0"], []])
+def test_what_cannot_be_measured_is_refused(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    if arguments == ["no-such-workload"]:
+        assert all(name in done.stderr for name in SUMMARIES)
+
+
+@pytest.mark.parametrize(("model", "num_classes"), [(MNIST20_MODEL, 10), (FEMNIST_MODEL, 62)])
+def test_operations_are_those_that_torch_counts(model: dict[str, Any], num_classes: int) -> None:
+    settings = {name: value for name, value in model.items() if name != "name"}
+    network = plain.CNN(**settings, side=28, num_classes=num_classes)
+    x, y = torch.rand(3, 1, 28, 28), torch.tensor([0, 1, 2])
+    layers = flops.cnn_layers(model, 28, num_classes)
+
+    def counted(local: tuple[str, ...] | None) -> float:
+        for name, value in network.named_parameters():
+            value.requires_grad_(local is None or name.startswith(local))
+        with FlopCounterMode(display=False) as counter:
+            torch.nn.functional.cross_entropy(network(x), y).backward()
+        return counter.get_total_flops() / len(x)
+
+    assert flops.fedavg(layers, 1) == counted(None)
+    body = ("conv1", "conv2", "hidden")
+    head_step = counted(("head",)) - flops.forward(layers[:-1])
+    assert flops.ffgg(layers, ["head"], 10) == counted(body) + 10 * head_step
+    assert flops.alternating(layers, ["head"], 1, 1) == counted(("head",)) + counted(body)
+
+
+def test_a_round_of_mnist20_has_the_operations_of_the_literature() -> None:
+    layers = flops.cnn_layers(MNIST20_MODEL, 28, 10)
+    assert 52_492 * flops.fedavg(layers, 1) / 1e9 == pytest.approx(1293, rel=0.005)
+    assert 52_492 * flops.alternating(layers, ["head"], 1, 1) / 1e9 == pytest.approx(1741, rel=0.005)
+    assert [layer.flops for layer in flops.mlp_layers([4, 3, 2])] == [24, 12]
+
+
+def test_a_plain_way_that_does_something_else_is_noticed(tmp_path: Path) -> None:
+    from benchmarks.handover import difference
+
+    start, after = {"a": torch.zeros(2), "b": torch.ones(2)}, {"a": torch.ones(2), "b": torch.ones(2) * 3}
+    torch.save({"shared": start}, tmp_path / "handover.pt")
+    torch.save(after, tmp_path / "handover.after")
+    config = {"algorithm": {"name": "ffgg"}}
+    assert difference(config, tmp_path / "handover.pt", after) == 0
+    wrong = {**after, "b": torch.ones(2) * 3.02}
+    assert difference(config, tmp_path / "handover.pt", wrong) == pytest.approx(0.01, rel=1e-3)
+    assert difference(config, tmp_path / "handover.pt", start) == pytest.approx(1)
+
+
+def test_the_plain_way_starts_in_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.launch import plain_environment
+
+    for name in ("MALLOC_TOP_PAD_", "PMI_RANK", "OMP_NUM_THREADS", "MKL_CBWR", "MPI_LOCALNRANKS"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HOME", "/somewhere")
+    environment = plain_environment()
+    assert "HOME" in environment
+    assert not any(name.startswith(("MALLOC", "PMI", "OMP", "MKL", "MPI")) for name in environment)
+
+
+def test_every_rule_is_measured() -> None:
+    measured = aggregators.cases()
+    assert set(discover("ppfl.aggregators")) <= {name.rsplit(" + ")[-1] for name in measured}
+    assert set(discover("ppfl.pre_aggregators")) <= {name.split(" + ")[0] for name in measured}
+    for name, case in measured.items():
+        case.rule(name).check(aggregators.NUM_VECTORS)
+
+
+def test_the_cost_model_is_found_again() -> None:
+    truth = scaling.Model(2e-3, 4e-8, 5e-4, 2e-9)
+    rows: list[dict[str, Any]] = [
+        {"ranks": ranks, "clients": clients, "width": width, "num_shared_parameters": 785 * width}
+        for ranks in (1, 2, 4) for clients in (8, 16) for width in (64, 256, 1024)
+    ]  # fmt: skip
+    for row in rows:
+        row["seconds_per_round"] = truth.seconds(row)
+    found = scaling.fit(rows)
+    assert [getattr(found, name) for name in scaling.TERMS] == pytest.approx([2e-3, 4e-8, 5e-4, 2e-9], rel=1e-6)
+    for row in rows:
+        row["residual"] = 0.0
+    assert "as *ranks* grow" in scaling.describe("mlp", found, rows)
+
+
+def test_data_is_made_up_where_it_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPFL_BENCHMARK_DATA", str(tmp_path / "nothing"))
+    mnist = data.mnist20(tmp_path, 256)
+    assert "synthetic" in mnist.source
+    assert mnist.sizes == (256,) * 20
+    femnist = data.femnist_shaped(tmp_path)
+    assert "log-normal" in femnist.source
+    assert len(femnist.sizes) == 50
+    assert 7_000 < sum(femnist.sizes) < 13_000
+    (tmp_path / "nothing").mkdir()
+    lines = [",0", *(f"writer{size},{size}" for size in range(1, 100))]
+    (tmp_path / "nothing" / "emnist_client_sizes_train.csv").write_text("\n".join(lines))
+    assert data.femnist_shaped(tmp_path).sizes[::49] == (1, 99)
+
+
+def test_the_chapter_names_every_workload() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for name in (*SUMMARIES, *KEYS):
+        assert f"`{name}`" in text, name
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_commands_of_the_chapter_work(tmp_path: Path) -> None:
+    commands = commands_of(ROOT / "docs" / "benchmarks.md")
+    assert len(commands) >= 3
+    bin_folder = str(Path(sys.executable).parent)
+    script = "\n".join(["set -eo pipefail", f'export PATH="{bin_folder}:$PATH"', *commands])
+    environment = ENVIRONMENT
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "ffgg.json").read_text())["workload"] == "mnist20-ffgg"
