@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BIN_BITS = 40
 NUM_BINS = 3
 MAX_TERMS = 1 << 22
-_LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
+LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
 _NOTHING = -(1 << 30)
 _NON_FINITE = 1 << 30
 
@@ -47,7 +47,7 @@ class ExactSum:
             self._top = _NON_FINITE
         if largest == 0.0 or self._top == _NON_FINITE:
             return
-        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_BIN + NUM_BINS - 1)
+        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_BIN + NUM_BINS - 1)
         self._raise_top(max(needed, self._top))
         for row in range(self._top - needed, NUM_BINS):
             exponent = (self._top - row) * BIN_BITS
@@ -75,7 +75,7 @@ class ExactSum:
         self._raise_top(top)
         bins = communicator.allreduce(self._bins.cpu().contiguous(), "sum").to(device)
         units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(NUM_BINS)]
-        return _rounded(bins, torch.tensor(units, dtype=torch.float64, device=device))
+        return rounded(bins, torch.tensor(units, dtype=torch.float64, device=device))
 
     def _raise_top(self, top: int) -> None:
         shift = top - self._top
@@ -96,7 +96,7 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
     rest = terms.to(torch.float64)
     largest = rest.abs().amax(dim=(1, 2)).tolist() if num_terms * length else [0.0] * num_sums
     finite = [math.isfinite(value) for value in largest]
-    lowest = _LOWEST_BIN + NUM_BINS - 1
+    lowest = LOWEST_BIN + NUM_BINS - 1
     tops = [
         max((math.frexp(value)[1] - 1) // BIN_BITS, lowest) if ok else lowest
         for value, ok in zip(largest, finite, strict=True)
@@ -109,11 +109,11 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
         integers = (rest * scales[row].reshape(-1, 1, 1)).trunc_()
         bins[row] = integers.to(torch.int64).sum(dim=1)
         rest = rest - integers.mul_(units[row].reshape(-1, 1, 1))
-    total = _rounded(bins, units.unsqueeze(-1))
+    total = rounded(bins, units.unsqueeze(-1))
     return torch.where(torch.tensor(finite, device=terms.device).reshape(-1, 1), total, math.nan)
 
 
-def _rounded(bins: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+def rounded(bins: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
     """Carry from the lowest bin up, so that equal sums have equal bins, then round: (NUM_BINS, …) -> (…)."""
     for row in range(NUM_BINS - 1, 0, -1):
         carry = bins[row] >> BIN_BITS
