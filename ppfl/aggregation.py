@@ -42,7 +42,8 @@ def aggregate(
     rule = _rule(name, before, arguments)
     rows = _rows(vectors)
     rule.check(len(rows))
-    result = rule(ClientMatrix.from_rows(SoloCommunicator(), rows), Moment(seed=seed))
+    # the rows are all columns, too: no copy, rules change none
+    result = rule(ClientMatrix(SoloCommunicator(), rows, rows.shape[1]), Moment(seed=seed))
     return result if isinstance(vectors, torch.Tensor) else result.numpy()
 
 
@@ -63,7 +64,8 @@ def _rows(vectors: np.ndarray | torch.Tensor) -> torch.Tensor:
     if isinstance(vectors, np.ndarray):
         if vectors.dtype not in (np.float32, np.float64):
             raise ValueError(f"vectors are float32 or float64, not {vectors.dtype}")
-        vectors = torch.from_numpy(np.array(vectors, order="C"))
+        # torch warns of arrays that are not to be written to, and takes none with negative strides
+        vectors = torch.from_numpy(np.require(vectors, requirements=["C", "W"]))
     if not isinstance(vectors, torch.Tensor):
         raise ValueError(f"vectors are a NumPy array or a torch tensor (N, D), not {type(vectors).__name__}")
     if vectors.dtype not in (torch.float32, torch.float64):

@@ -44,6 +44,23 @@ def test_strides_and_gradients_do_not_matter() -> None:
     assert (got.numpy() == want).all()
 
 
+def test_arrays_that_nobody_may_write_to() -> None:
+    x = vectors(10, 20, "generic")
+    want = ppfl.aggregate("krum", x, f=2)
+    x.setflags(write=False)
+    assert (ppfl.aggregate("krum", x, f=2) == want).all()
+    assert (ppfl.aggregate("krum", x[:, ::-1], f=2) == want[::-1]).all()
+
+
+@pytest.mark.parametrize("name", ["krum", "mean", "median"])
+@pytest.mark.parametrize("kind", [torch.from_numpy, lambda x: x])
+def test_the_result_is_no_view_of_the_vectors(name: str, kind: Any) -> None:
+    x = vectors(3, 20, "generic")
+    given = kind(x.copy())
+    ppfl.aggregate(name, given, **RULES[name](3))[:] = 7.0
+    assert (np.asarray(given) == x).all()
+
+
 def test_before() -> None:
     x = vectors(10, 20, "generic").astype(np.float64)
     np.testing.assert_allclose(
