@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt
@@ -23,6 +23,7 @@ class CAF(Aggregator):
     matrix; the maximum is over vectors with c_j > 0, so that each step takes at least one of them out.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["caf"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

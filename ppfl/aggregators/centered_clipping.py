@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -23,6 +23,7 @@ class CenteredClipping(Aggregator):
     that holds ⌊N/2⌋ + 1 vectors, ties to the lowest index.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["centered_clipping"]
     radius: PositiveFloat | Literal["infinite"]
     """Farthest that one vector pulls; `infinite` makes it the mean."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -25,6 +25,7 @@ class GeometricMedian(Aggregator):
     `smoothing` times the distance from the start within which ⌊N/2⌋ + 1 vectors lie.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["geometric_median"]
     smoothing: PositiveFloat = 1e-6
     """ν, as a fraction of the spread of the majority."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt
@@ -21,6 +21,7 @@ class Krum(Aggregator):
     Source: Blanchard et al., NeurIPS 2017, Section 4. Ties go to the lowest index.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["krum"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

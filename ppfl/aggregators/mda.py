@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt
@@ -30,6 +30,7 @@ class MDA(Aggregator):
     least diameter, ties to the lowest index: at most twice the least diameter, by the triangle inequality.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["mda"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

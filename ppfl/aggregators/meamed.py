@@ -33,4 +33,4 @@ class Meamed(Aggregator):
     def rule(self, matrix: ClientMatrix) -> torch.Tensor:
         """Return the means, shape (D,)."""
         count = matrix.num_vectors - self.f
-        return matrix.coordinatewise(lambda block: order_statistics.mean_around_median(block, count))
+        return matrix.coordinatewise(lambda block: order_statistics.mean_around_median(block, count), exact=True)

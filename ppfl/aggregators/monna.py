@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt
@@ -23,6 +23,7 @@ class MoNNA(Aggregator):
     smallest ball around it that holds ⌊N/2⌋ + 1 vectors. Ties go to the lowest index.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["monna"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -21,6 +21,7 @@ class MultiKrum(Aggregator):
     Source: Blanchard et al., NeurIPS 2017, Section 6 (m-Krum). Ties go to the lowest index.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["multi_krum"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -36,6 +36,8 @@ class Aggregator(PlugIn):
     Vectors with NaN or inf count as Byzantine: they are left out, and f is that much smaller, though not below 0.
     """
 
+    by_distances: ClassVar[bool] = False
+    """True when the rule asks for inner products or distances: NaN and inf are then found while these are taken."""
     before: tuple[Annotated[PreAggregator, ChosenFrom(_PRE_AGGREGATORS)], ...] = Field(default=(), strict=False)
     """What is done to the vectors first, in this order; an `f` that is left out there is the rule's own."""
 
@@ -70,7 +72,7 @@ class Aggregator(PlugIn):
 
         Raises TooFewVectorsError when not enough of them are finite.
         """
-        finite = matrix.finite()
+        finite = self.finite(matrix)
         chosen = self
         if not finite.all():
             matrix = matrix.select(finite.nonzero()[:, 0])
@@ -82,6 +84,10 @@ class Aggregator(PlugIn):
         for step in chosen.before:
             matrix = step(matrix, moment)
         return chosen.rule(matrix)
+
+    def finite(self, matrix: ClientMatrix) -> torch.Tensor:
+        """Return which rows have neither NaN nor inf, (N,) bool, found with what the rule needs anyway. Collective."""
+        return matrix.finite(by_products=self.by_distances or any(step.by_distances for step in self.before))
 
     def check(self, num_vectors: int) -> None:
         """Raise ValueError, with the inequality, when the rule or what comes before it is undefined for N vectors."""

@@ -6,23 +6,23 @@ number of ranks. No rank ever holds N×D. Choosing and mixing rows costs nothing
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.exact_sum import ExactSum
 from ppfl.core.gram import centred, well_centred, with_row
+from ppfl.core.products import products_around, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ppfl.core.communicator import Communicator
 
 BLOCK_COLUMNS = 8192
 LARGEST = 1e140
 """Rows with an entry beyond count as not finite: their squares would not be."""
-_LEAST_EXPONENT = -1000.0
+_SURELY_FINITE = 1e200
+"""Squares of entries up to which those of x_c and x_i − x_c prove that no entry of x_i is beyond LARGEST."""
 
 
 def column_bounds(dimension: int, num_ranks: int) -> list[int]:
@@ -40,24 +40,34 @@ class _Rows:
         self.chosen = chosen
         self.number = columns.shape[0] if chosen is None else len(chosen)
         # not functools.cached_property: on Python 3.11 it holds one lock for all instances, also for ranks as threads
-        self._magnitudes: torch.Tensor | None = None
+        self._finite: torch.Tensor | None = None
+        self._first_products: torch.Tensor | None = None
         self._factor: tuple[torch.Tensor, int] | None = None
 
     def blocks(self) -> Iterator[torch.Tensor]:
-        """Yield (n, B) pieces of the columns; a copy each: kernels round differently for other alignments, strides."""
+        """Yield (n, B) pieces of the columns, perhaps views: copy them before anything that rounds.
+
+        Kernels round differently for other alignments and strides.
+        """
         for block in torch.split(self.columns, BLOCK_COLUMNS, dim=1):
             if block.numel():
-                yield block.contiguous() if self.chosen is None else block.index_select(0, self.chosen)
+                yield block if self.chosen is None else block.index_select(0, self.chosen)
 
     def choose(self, rows: torch.Tensor) -> _Rows:
         rows = rows.to(self.columns.device)
         return _Rows(self.communicator, self.columns, rows if self.chosen is None else self.chosen[rows])
 
-    def magnitudes(self) -> torch.Tensor:
-        """max_d |x_id|, (n,) float64 on the CPU, inf for NaN. Collective."""
-        if self._magnitudes is None:
-            self._magnitudes = self._largest(block.abs() for block in self.blocks())
-        return self._magnitudes
+    def finite(self, by_products: bool) -> torch.Tensor:
+        """Return (n,) bool on the CPU: no NaN, no inf, no entry beyond LARGEST. Collective.
+
+        by_products: see first whether the products, which are kept, prove it of all rows without a pass of its own.
+        """
+        if self._finite is None:
+            if by_products and bool((self._around(0).diagonal() <= _SURELY_FINITE).all()):
+                self._finite = torch.ones(self.number, dtype=torch.bool)
+            else:
+                self._finite = self._within_range()
+        return self._finite
 
     def factor(self) -> tuple[torch.Tensor, int]:
         """Return (K, c): K_ij = ⟨z_i, z_j⟩ with z_c = x_c and z_i = x_i − x_c else. Collective.
@@ -66,31 +76,26 @@ class _Rows:
         attacker's row may) one in the midst of the majority.
         """
         if self._factor is None:
-            self._factor = well_centred(self._products)
+            self._factor = well_centred(self._around)
         return self._factor
 
-    def _products(self, centre: int) -> torch.Tensor:
-        def moved() -> Iterator[torch.Tensor]:
-            for block in self.blocks():
-                wide = block.to(torch.float64)
-                yield with_row(wide - wide[centre], centre, wide[centre])
+    def _around(self, centre: int) -> torch.Tensor:
+        if centre == 0 and self._first_products is not None:
+            return self._first_products
+        like = self.columns.new_empty((self.number, self.number))
+        products = products_around(self.communicator, self.blocks(), like, centre)
+        if centre == 0:
+            self._first_products = products
+        return products
 
-        # each row brought to the size of 1: the exact sum keeps bits counted from the largest entry of all
-        exponents = torch.frexp(self._largest(block.abs() for block in moved())).exponent.to(torch.float64)
-        exponents = exponents.clamp_min(_LEAST_EXPONENT)
-        scale = torch.exp2(-exponents).to(self.columns.device)[:, None]
-        total = ExactSum(self.number**2, device=self.columns.device)
-        for block in moved():
-            scaled = block * scale
-            total.add((scaled @ scaled.T).reshape(-1))
-        products = total.reduce(self.communicator).cpu().reshape(self.number, self.number)
-        return products * torch.exp2(exponents[:, None]) * torch.exp2(exponents[None, :])
-
-    def _largest(self, blocks: Iterator[torch.Tensor]) -> torch.Tensor:
-        largest = torch.zeros(self.number, dtype=torch.float64)
-        for block in blocks:
-            largest = torch.maximum(largest, block.amax(dim=1).to("cpu", torch.float64))
-        return self.communicator.allreduce(largest.nan_to_num(nan=math.inf, posinf=math.inf), "max")
+    def _within_range(self) -> torch.Tensor:
+        extremes = torch.zeros(2, self.number, dtype=torch.float64)
+        for block in self.blocks():
+            # NaN is the largest and the smallest of a row that has one; two passes, since aminmax is ten times slower
+            here = torch.stack([block.amax(dim=1), block.amin(dim=1).neg()]).to("cpu", torch.float64)
+            extremes = torch.maximum(extremes, here)
+        beyond = ~(extremes <= LARGEST).all(dim=0)
+        return self.communicator.allreduce(beyond.to(torch.int64), "max") == 0
 
 
 class ClientMatrix:
@@ -119,10 +124,14 @@ class ClientMatrix:
         """N."""
         return self._rows.number if self._mixing is None else len(self._mixing)
 
-    def finite(self) -> torch.Tensor:
-        """Return (N,) bool: rows as they were sent without NaN, inf or entries beyond LARGEST. Collective."""
+    def finite(self, by_products: bool = False) -> torch.Tensor:
+        """Return (N,) bool: rows as they were sent without NaN, inf or entries beyond LARGEST. Collective.
+
+        by_products: look at their inner products first, which saves a pass when all rows are finite and the products
+        are needed anyway.
+        """
         assert self._mixing is None, "mixed rows are finite when the ones that they are mixed from are"
-        return self._rows.magnitudes() <= LARGEST
+        return self._rows.finite(by_products)
 
     def gram(self) -> torch.Tensor:
         """Return (X − 1x_cᵀ)(X − 1x_cᵀ)ᵀ, (N, N): inner products after centring by one row. Collective.
@@ -157,31 +166,40 @@ class ClientMatrix:
         """Return weightsᵀ X, shape (D,), the same on every rank, summed in float64; weights (N,)."""
         weights = weights.to("cpu", torch.float64)
         of_rows = weights if self._mixing is None else weights @ self._mixing
-        row = of_rows[None, :].to(self._rows.columns.device)
-        return self._gather([(row @ block.to(torch.float64))[0] for block in self._rows.blocks()])
+        rows, used = self._rows, of_rows.nonzero()[:, 0]
+        if 2 * len(used) <= len(of_rows):  # to gather a few rows takes less time than to multiply all
+            rows, of_rows = rows.choose(used), of_rows[used]
+        if len(of_rows) == 1 and of_rows[0] == 1.0:
+            return self._gather(block[0] for block in rows.blocks())
+        of_rows = of_rows.to(rows.columns.device)
+        return self._gather(torch.mv(wide.T, of_rows) for wide in widened(rows.blocks()))
 
-    def coordinatewise(self, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    def coordinatewise(self, function: Callable[[torch.Tensor], torch.Tensor], exact: bool = False) -> torch.Tensor:
         """Apply (N, B) -> (B,) to every block of columns; return (D,), the same on every rank.
 
-        Blocks are float64 when rows were mixed.
+        Mixed rows are summed in float64 and then rounded to the number type of those that came, as a client would that
+        sends them; not so if `exact`, for a function that jumps where two values are equally good.
         """
-        return self._gather([function(block) for block in self._blocks()])
+        dtype = torch.float64 if exact and self._mixing is not None else self._rows.columns.dtype
+        return self._gather(function(block.to(dtype)) for block in self._blocks())
 
     def map_blocks(self, function: Callable[[torch.Tensor, int], torch.Tensor]) -> ClientMatrix:
         """Apply (N, B), number of the block -> (N, B) to every block of columns; blocks are numbered over all ranks."""
         communicator, columns = self._rows.communicator, self._rows.columns
         first = column_bounds(self.dimension, communicator.size)[communicator.rank] // BLOCK_COLUMNS
-        pieces = [function(block, first + k).to(columns.dtype) for k, block in enumerate(self._blocks())]
-        changed = torch.cat(pieces, dim=1) if pieces else columns.new_zeros(self.num_vectors, 0)
+        changed = columns.new_empty(self.num_vectors, columns.shape[1])
+        for k, block in enumerate(self._blocks()):
+            changed[:, k * BLOCK_COLUMNS : (k + 1) * BLOCK_COLUMNS] = function(block, first + k)
         return ClientMatrix(communicator, changed, self.dimension)
 
     def _blocks(self) -> Iterator[torch.Tensor]:
+        """Yield (N, B) blocks, contiguous; in float64 when rows were mixed."""
         if self._mixing is None:
-            yield from self._rows.blocks()
+            yield from (block.contiguous() for block in self._rows.blocks())
             return
         mixing = self._mixing.to(self._rows.columns.device)
-        for block in self._rows.blocks():
-            yield mixing @ block.to(torch.float64)
+        for wide in widened(self._rows.blocks()):
+            yield mixing @ wide
 
     def _coordinates(self) -> torch.Tensor:
         """Rows in terms of z of `_Rows.factor`, (N, n)."""
@@ -190,10 +208,12 @@ class ClientMatrix:
         mixing[:, centre] = mixing.sum(dim=1)
         return mixing
 
-    def _gather(self, pieces: list[torch.Tensor]) -> torch.Tensor:
+    def _gather(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
         columns = self._rows.columns
-        mine = torch.cat(pieces).to(columns.dtype) if pieces else columns.new_zeros(0)
-        return self._rows.communicator.allgather_rows(mine.cpu().contiguous()).to(columns.device)
+        mine = columns.new_empty(columns.shape[1])
+        for k, piece in enumerate(pieces):
+            mine[k * BLOCK_COLUMNS : (k + 1) * BLOCK_COLUMNS] = piece
+        return self._rows.communicator.allgather_rows(mine.cpu()).to(columns.device)
 
     def _derived(self, rows: _Rows, mixing: torch.Tensor | None) -> ClientMatrix:
         derived = ClientMatrix.__new__(ClientMatrix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ppfl.core.plugins import PlugIn
 
@@ -49,6 +49,9 @@ def few_neighbours(f: int) -> Bound:
 
 class PreAggregator(PlugIn):
     """N client vectors in, N' out, each a weighted sum of the old ones."""
+
+    by_distances: ClassVar[bool] = False
+    """True when it asks for inner products, distances or norms."""
 
     def bound(self) -> Bound:
         """Return how many vectors it takes at least."""

@@ -71,7 +71,7 @@ def _by_rows(
     moment = Moment(setup.problem.seed, round)
     sent = ClientMatrix.from_rows(setup.communicator, torch.stack(rows) if rows else empty)
     matrix = attack(setup, sent, cohort, moment)
-    num_nonfinite = int((~matrix.finite()).sum())
+    num_nonfinite = int((~setup.aggregator.finite(matrix)).sum())
     try:
         return setup.aggregator(matrix, moment), num_nonfinite
     except NotFiniteError as error:

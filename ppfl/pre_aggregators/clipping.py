@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -20,6 +20,7 @@ class Clipping(PreAggregator):
     Source: the fixed threshold that adaptive robust clipping is compared with in Allouah et al., ICLR 2025.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["clipping"]
     threshold: PositiveFloat
     """Largest norm."""

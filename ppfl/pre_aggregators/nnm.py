@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeInt
@@ -20,6 +20,7 @@ class NNM(PreAggregator):
     Source: Allouah et al., AISTATS 2023, Algorithm 2. Ties go to the lowest index.
     """
 
+    by_distances: ClassVar[bool] = True
     name: Literal["nnm"]
     f: NonNegativeInt
     """Byzantine vectors at most; the rule's when left out."""

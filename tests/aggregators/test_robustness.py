@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from ppfl.comm.solo import SoloCommunicator
 from ppfl.core import client_matrix
 from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
+from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.gram import smallest
 from ppfl.core.plugins import discover
 from tests.aggregators import dense_reference
@@ -168,3 +170,11 @@ def test_ties_go_to_the_lowest_index() -> None:
         np.testing.assert_array_equal(alone(rule("krum", 4, f=0), turned), turned[0])
     rounded = torch.tensor([[1.0 + 4e-16, 1.0, 1.0 - 4e-16, 0.5, 2.0]], dtype=torch.float64)
     assert smallest(rounded, 2).tolist() == [[True, False, False, True, False]]
+
+
+def test_meamed_of_mixed_vectors_does_not_round_them_before_it_chooses() -> None:
+    """−1, 0 and 1 − 2**-30, of which float32 makes a tie."""
+    x = torch.ones(2, 1)
+    mixing = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, -(2.0**-30)]], dtype=torch.float64)
+    mixed = ClientMatrix.from_rows(SoloCommunicator(), x).mix(mixing)
+    assert float(rule("meamed", 3, f=1).rule(mixed)) == 0.5

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.client_matrix import BLOCK_COLUMNS, ClientMatrix, column_bounds
+from ppfl.core.client_matrix import BLOCK_COLUMNS, LARGEST, ClientMatrix, column_bounds
+from ppfl.core.gram import TIE, squared_distances
 from tests.ranks import on_ranks
 
 N = 7
@@ -72,3 +73,82 @@ def test_columns_are_dealt_in_whole_blocks() -> None:
     assert bounds[-1] == 5 * BLOCK_COLUMNS + 1
     assert all(bound % BLOCK_COLUMNS == 0 for bound in bounds[:-1])
     assert bounds == sorted(bounds)
+
+
+@pytest.mark.parametrize("number", [1, 2, 23, 24, 25, 50, 73])
+def test_bands_of_products_make_the_whole(number: int) -> None:
+    """In each number type, and the same on three ranks; some rows are repeated."""
+    draw = np.random.default_rng(number)
+    for dtype in (np.float32, np.float64):
+        x = torch.from_numpy(draw.standard_normal((number, 2 * BLOCK_COLUMNS + 77)).astype(dtype)) + 0.5
+        x[number // 2] = x[number - 1]
+        wide = x.double() - x[:1].double()
+        matrix = ClientMatrix.from_rows(SoloCommunicator(), x)
+        gram = matrix.gram()
+        torch.testing.assert_close(gram, wide @ wide.T, rtol=1e-13, atol=1e-9)
+        assert torch.equal(gram, gram.T)
+        torch.testing.assert_close(matrix.squared_norms(), x.double().square().sum(dim=1), rtol=1e-12, atol=0)
+        share = [x[number * rank // 3 : number * (rank + 1) // 3].contiguous() for rank in range(3)]
+        for got in on_ranks(3, lambda c, share=share: ClientMatrix.from_rows(c, share[c.rank]).gram()):
+            assert torch.equal(got, gram)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_a_huge_row_do_not_blur_those_of_the_others(dtype: torch.dtype) -> None:
+    x = torch.randn(9, 3 * BLOCK_COLUMNS, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    x[5] = 1e30 if dtype == torch.float32 else 1e90
+    gram = ClientMatrix.from_rows(SoloCommunicator(), x).gram()
+    kept = [0, 1, 2, 3, 4, 6, 7, 8]
+    wide = x[kept].double() - x[0].double()
+    torch.testing.assert_close(gram[kept][:, kept], wide @ wide.T, rtol=1e-13, atol=1e-9)
+
+
+def test_equal_rows_have_equal_distances() -> None:
+    """To the last digits that the rules look at, wherever in the products they stand."""
+    x = torch.randn(50, 2 * BLOCK_COLUMNS + 3, generator=torch.Generator().manual_seed(2))
+    x[[7, 24, 49]] = x[3].clone()
+    distances = squared_distances(ClientMatrix.from_rows(SoloCommunicator(), x).gram())
+    others = [row for row in range(50) if row not in (3, 7, 24, 49)]
+    for copy in (7, 24, 49):
+        torch.testing.assert_close(distances[copy, others], distances[3, others], rtol=TIE / 10, atol=0)
+        assert distances[3, copy] <= TIE * distances[3, others].min()
+
+
+@pytest.mark.parametrize("by_products", [False, True])
+@pytest.mark.parametrize("row", [0, 4])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e141, -1e141, 1e139, 1e30])
+def test_rows_that_are_not_finite_are_found(bad: float, row: int, by_products: bool) -> None:
+    """Also what only the products would notice, or only the range of a float32."""
+    for dtype in (np.float32, np.float64):
+        with np.errstate(over="ignore"):
+            value = dtype(bad)
+        x = rows(2 * BLOCK_COLUMNS + 5).to(torch.float32 if dtype is np.float32 else torch.float64)
+        x[row, BLOCK_COLUMNS + 1] = float(value)
+        expected = torch.ones(N, dtype=torch.bool)
+        expected[row] = bool(np.isfinite(value)) and abs(float(value)) <= LARGEST
+        for found in on_ranks(3, lambda c, x=x: parts(c, x).finite(by_products)):
+            assert torch.equal(found, expected)
+
+
+def test_one_row_is_handed_out_as_it_is_and_few_rows_are_summed_alone() -> None:
+    for dtype in (torch.float32, torch.float64):
+        x = rows(2 * BLOCK_COLUMNS + 5).to(dtype)
+        matrix = ClientMatrix.from_rows(SoloCommunicator(), x)
+        one = torch.zeros(N, dtype=torch.float64)
+        one[3] = 1.0
+        assert torch.equal(matrix.combine(one), x[3])
+        one[3] = 0.5
+        assert torch.equal(matrix.combine(one), x[3] / 2)
+        one[5] = 0.25
+        torch.testing.assert_close(matrix.combine(one), x[3] / 2 + x[5] / 4)
+        assert torch.equal(matrix.combine(torch.zeros(N, dtype=torch.float64)), torch.zeros_like(x[0]))
+
+
+def test_mixed_blocks_have_the_number_type_of_the_rows_unless_exact() -> None:
+    x = rows(100).to(torch.float32)
+    mixed = ClientMatrix.from_rows(SoloCommunicator(), x).mix(torch.full((2, N), 1 / N, dtype=torch.float64))
+    seen = []
+    for exact in (False, True):
+        mixed.coordinatewise(lambda block: seen.append(block.clone()) or block[0], exact)
+    assert [block.dtype for block in seen] == [torch.float32, torch.float64]
+    assert torch.equal(seen[0], seen[1].to(torch.float32))
