@@ -209,10 +209,10 @@ def _is_dead(found: dict[str, Any], mine: dict[str, Any]) -> bool:
         return False
     if found["pid"] == mine["pid"]:
         return found["token"] not in _HELD
-    return _has_ended(found["pid"])
+    return has_ended(found["pid"])
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Say whether a process of this host is gone.
 
     One whose parent has not collected it yet is: an orphan may wait for seconds where init is slow, as in containers.
@@ -222,7 +222,7 @@ def _has_ended(pid: int) -> bool:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except ProcessLookupError:
         return True
-    except OSError:  # it belongs to another user, or there is no /proc
+    except (OSError, OverflowError):  # it belongs to another user, or there is no /proc
         return False
     state = stat.rpartition(")")[2].split()[0]  # the name before it may hold anything
     return state in "ZX"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ppfl.core.errors import UserError
+from ppfl.results.claim import has_ended
 from ppfl.results.layout import FINISHED, STALE_SECONDS, checkpoint_path, failed_path, running_path, shared_path
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def is_stale(facts: Mapping[str, Any], now: float) -> bool:
     """Say whether whoever wrote this `.running.json` is gone: silent for a minute, or a dead process of this host."""
     if now - float(facts.get("updated", 0.0)) > STALE_SECONDS:
         return True
-    return facts.get("host") == platform.node() and not _is_alive(int(facts.get("pid", 0)))
+    return facts.get("host") == platform.node() and has_ended(int(facts.get("pid", 0)))
 
 
 def _state(result: Path, names: set[str]) -> RunState:
@@ -112,13 +113,3 @@ def _names_in(folder: Path) -> set[str]:
             return {entry.name for entry in entries}
     except FileNotFoundError:
         return set()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
