@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 def build_problem(settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
@@ -46,7 +46,9 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     guarded = GuardedCommunicator(communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
     data_seed = config.seed if config.problem.seed is None else config.problem.seed
-    placement = Placement(guarded, data_seed, config.seed, _DTYPES[config.precision], device, config.byzantine)
+    body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
+    dtype = _DTYPES[config.precision]
+    placement = Placement(guarded, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
     problem = build_problem(config.problem, placement, clients_per_chunk)
     _check_ranks(problem, communicator, clients_per_chunk)
     cohort = _sample(config, problem)

@@ -90,8 +90,8 @@ class Config(Settings):
     """Drives everything random."""
     rounds: Annotated[int, Field(ge=1)]
     """Rounds of communication; arrivals when asynchronous."""
-    precision: Literal["float32", "float64"] = "float32"
-    """Number type of parameters and data."""
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Number type of parameters and data; bfloat16: float32, with a model's stages but the last one in bfloat16."""
     problem: Annotated[ProblemSettings, ChosenFrom("ppfl.problems")]
     """What to minimize: losses and data of the clients."""
     algorithm: Annotated[Algorithm, ChosenFrom("ppfl.algorithms")]
@@ -137,6 +137,12 @@ class Config(Settings):
     def _one_vote_a_client(self) -> Config:
         if self.weights == "samples" and not self.aggregator.linear:
             raise refusal("weights", f"'uniform', since aggregator {self.aggregator.name!r} takes one vote per client")
+        return self
+
+    @model_validator(mode="after")
+    def _has_body(self) -> Config:
+        if self.precision == "bfloat16" and not self.problem.has_body:
+            raise refusal("precision", f"'float32' or 'float64', since problem {self.problem.name!r} has no model")
         return self
 
     @model_validator(mode="after")

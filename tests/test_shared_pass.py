@@ -75,3 +75,24 @@ def test_graphs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(once._pulls) == 1
     monkeypatch.setattr(_network, "KEPT_BYTES", 1 << 30)
     assert len(problem.shared_pass(shared, data)._pulls) == 4
+
+
+@pytest.mark.parametrize("local_globs", [["head.*"], ["hidden.*", "head.*"], []], ids=str)
+def test_bodies_in_bfloat16(local_globs: list[str]) -> None:
+    keys = {"model": {**CNN, "normalization": "none"}, "split": {"local": local_globs}}
+    exact = make(keys, dtype=torch.float32)
+    short = make(keys, dtype=torch.float32, body_dtype=torch.bfloat16)
+    shared, local, data = exact.init_shared(), exact.redraw_local(1, 3), exact.data(1, 0)
+    once = short.shared_pass(shared, data)
+    assert once.data["features"].dtype == torch.float32
+    found = {**dict(zip("sl", short.gradients(shared, local, data), strict=True)), "once": once.shared_gradient(local)}
+    wanted = dict(zip("sl", exact.gradients(shared, local, data), strict=True))
+    for part in "sl":
+        for name, value in wanted[part].items():
+            assert found[part][name].dtype == torch.float32
+            error = (found[part][name] - value).norm() / value.norm()
+            assert 0 < error < 0.05, (part, name)
+    assert all(torch.equal(value, found["s"][name]) for name, value in found["once"].items())
+    features = exact.advance(shared, data)  # the last stage is in float32
+    if local_globs == ["head.*"]:
+        close(short.local_gradient(shared, local, features), exact.local_gradient(shared, local, features))

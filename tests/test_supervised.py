@@ -39,10 +39,10 @@ CNN: dict[str, Any] = {
 
 def make(
     keys: dict[str, Any] | None = None, *, seed: int = 0, communicator: Communicator | None = None,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype = torch.float64, body_dtype: torch.dtype | None = None,
 ) -> Supervised:  # fmt: skip
     settings = SupervisedSettings.model_validate({**CONFIG, **(keys or {})})
-    placement = Placement(communicator or SoloCommunicator(), seed, seed, dtype, torch.device("cpu"))
+    placement = Placement(communicator or SoloCommunicator(), seed, seed, dtype, torch.device("cpu"), None, body_dtype)
     problem = settings.build(placement, 1)
     assert isinstance(problem, Supervised)
     return problem

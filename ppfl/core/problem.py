@@ -67,6 +67,8 @@ class Placement:
     device: torch.device
     byzantine: Byzantine | None = None
     """Attackers, some of whom may be clients of the problem."""
+    body_dtype: torch.dtype | None = None
+    """What all stages of a model but the last one compute in; None: in `dtype`."""
     samples_a_round: int | None = None
     """Most samples of a client that a round uses; None: all that it has."""
 
@@ -257,6 +259,8 @@ class ProblemSettings(PlugIn):
 
     has_labels: ClassVar[bool] = False
     """True when data have class labels `y`."""
+    has_body: ClassVar[bool] = False
+    """True when there is a model whose stages before the last one may compute in bfloat16."""
 
     seed: Seed | None = None
     """Seed of the data alone; default: the run's seed."""

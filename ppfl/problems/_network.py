@@ -30,24 +30,35 @@ class Network:
 
     stages: tuple[Stage, ...]
     num_shared: int
+    body_dtype: torch.dtype | None = None
+    """What all stages but the last one compute in; None: in the number type of the parameters."""
 
     @classmethod
-    def cut(cls, stages: tuple[Stage, ...], local_names: frozenset[str]) -> Network:
+    def cut(
+        cls, stages: tuple[Stage, ...], local_names: frozenset[str], body_dtype: torch.dtype | None = None
+    ) -> Network:
         """Cut before the first stage with a local parameter."""
         with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
-        return cls(stages, next(with_local, len(stages)))
+        return cls(stages, next(with_local, len(stages)), body_dtype)
 
     def prefix(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return the features that the shared stages make of x."""
-        for stage in self.stages[: self.num_shared]:
-            x = stage.apply(params, x)
-        return x
+        return self._run(range(self.num_shared), params, x)
 
     def suffix(self, params: Params, features: torch.Tensor) -> torch.Tensor:
         """Return the logits that the other stages make of features."""
-        for stage in self.stages[self.num_shared :]:
-            features = stage.apply(params, features)
-        return features
+        return self._run(range(self.num_shared, len(self.stages)), params, features)
+
+    def _run(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
+        dtype = x.dtype
+        for number in numbers:
+            stage = self.stages[number]
+            if self.body_dtype is not None and number < len(self.stages) - 1:
+                short = {name: params[name].to(self.body_dtype) for name in stage.parameters}
+                x = stage.apply(short, x.to(self.body_dtype))
+            else:
+                x = stage.apply(params, x.to(dtype))
+        return x.to(dtype)
 
     def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""

@@ -73,7 +73,7 @@ class Supervised(Problem):
         self._batch_size = batch_size
         self._stages = stages
         self._local_names = frozenset(local_names)
-        self._network = Network.cut(stages, self._local_names)
+        self._network = Network.cut(stages, self._local_names, placement.body_dtype)
         self._initial_local: Params | None = None
         self._train = {m: _Stored(s.train, placement.device) for m, s in samples.samples.items()}
         self._scored_on = {
@@ -109,7 +109,7 @@ class Supervised(Problem):
         view = copy.copy(self)
         view._initial_local = None
         view._local_names = frozenset(self.parameter_names())
-        view._network = Network(self._stages, num_shared=0)
+        view._network = replace(self._network, num_shared=0)
         return view
 
     def data(self, client: int, round: int) -> Data:

@@ -20,6 +20,7 @@ class SupervisedSettings(ProblemSettings):
     """f_m(θ, w) = mean cross-entropy of the model with parameters (θ, w) over training samples of client m."""
 
     has_labels: ClassVar[bool] = True
+    has_body: ClassVar[bool] = True
 
     name: Literal["supervised"]
     dataset: Annotated[Dataset, ChosenFrom("ppfl.datasets")]
