@@ -72,6 +72,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
         cohort=cohort,
         communicator=guarded,
         client_weights=_client_weights(config, problem),
+        bucket_bytes=config.engine.bucket_bytes,
         client_state=client_state,
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,

@@ -70,6 +70,8 @@ class Engine(Settings):
     """Where to compute; auto takes a GPU where there is one."""
     client_state: Literal["auto", "device", "host", "file"] = "auto"
     """Where what clients keep is between two uses; auto: the nearest where all of it takes half of the free memory."""
+    bucket_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
+    """Size of one message when vectors of all ranks are added up; one is rounded while the next is on its way."""
 
 
 class Checkpoint(Settings):

@@ -39,6 +39,10 @@ class ThreadCommunicator:
         stacked = torch.stack(self._all(tensor))
         return stacked.sum(dim=0) if operation == "sum" else stacked.amax(dim=0)
 
+    def start_sum(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        total = self.allreduce(tensor, "sum")
+        return lambda: total
+
     def allgather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.cat(self._all(rows))
 

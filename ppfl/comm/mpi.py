@@ -15,7 +15,7 @@ from mpi4py import MPI
 from ppfl.core.communicator import Message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ppfl.core.communicator import Operation
 
@@ -45,11 +45,22 @@ class MpiCommunicator:
 
     def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
         """Return the element-wise sum or maximum over ranks."""
-        if tensor.dtype not in _REDUCIBLE:
-            raise TypeError(f"allreduce takes {', '.join(map(str, _REDUCIBLE))}, got {tensor.dtype}")
+        _refuse_type(tensor)
         result = torch.empty_like(tensor)
         self._comm.Allreduce(_buffer(tensor), result.numpy(), _OPERATIONS[operation])
         return result
+
+    def start_sum(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to add up over ranks."""
+        _refuse_type(tensor)
+        result = torch.empty_like(tensor)
+        request = self._comm.Iallreduce(_buffer(tensor), result.numpy(), MPI.SUM)
+
+        def wait() -> torch.Tensor:
+            request.Wait()
+            return result
+
+        return wait
 
     def allgather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Concatenate the ranks' rows in the order of ranks."""
@@ -137,6 +148,11 @@ def abort(code: int) -> None:
 def library() -> str:
     """Return name and version of the MPI library."""
     return " ".join(MPI.Get_library_version().splitlines()[0].split())
+
+
+def _refuse_type(tensor: torch.Tensor) -> None:
+    if tensor.dtype not in _REDUCIBLE:
+        raise TypeError(f"allreduce takes {', '.join(map(str, _REDUCIBLE))}, got {tensor.dtype}")
 
 
 def _buffer(tensor: torch.Tensor) -> np.ndarray:

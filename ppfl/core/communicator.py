@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 Operation = Literal["sum", "max"]
 
@@ -37,6 +37,10 @@ class Communicator(Protocol):
 
     def allreduce(self, tensor: torch.Tensor, operation: Operation) -> torch.Tensor:
         """Return the element-wise sum or maximum over ranks, the same shape as `tensor`."""
+        ...
+
+    def start_sum(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to add up over ranks, and return what waits for the sum; `tensor` must not be changed before."""
         ...
 
     def allgather_rows(self, rows: torch.Tensor) -> torch.Tensor:
@@ -119,6 +123,18 @@ class GuardedCommunicator:
         self.check(tensor)
         with self._timed():
             return self._inner.allreduce(tensor, operation)
+
+    def start_sum(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """See Communicator; refuses local parameters."""
+        self.check(tensor)
+        with self._timed():
+            wait = self._inner.start_sum(tensor)
+
+        def timed_wait() -> torch.Tensor:
+            with self._timed():
+                return wait()
+
+        return timed_wait
 
     def allgather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """See Communicator; refuses local parameters."""

@@ -10,11 +10,14 @@ IEEE Transactions on Computers 2015 (there with floating-point bins).
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ppfl.core.communicator import Communicator
 
 BIN_BITS = 40
@@ -23,6 +26,9 @@ MAX_TERMS = 1 << 22
 LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
 _NOTHING = -(1 << 30)
 _NON_FINITE = 1 << 30
+BUCKET_BYTES = 8 << 20
+"""Of one message of a reduction."""
+_ON_THEIR_WAY = 2
 
 
 class ExactSum:
@@ -56,9 +62,10 @@ class ExactSum:
             self._bins[row] += integers.to(torch.int64)
             rest = rest - integers.mul_(math.ldexp(1.0, exponent))
 
-    def reduce(self, communicator: Communicator) -> torch.Tensor:
+    def reduce(self, communicator: Communicator, bucket_bytes: int = BUCKET_BYTES) -> torch.Tensor:
         """Return the sum over all terms of all ranks, shape (D,), float64 on the device; the same bits on every rank.
 
+        It travels in messages of at most `bucket_bytes`, of which one is rounded while the next ones are on their way.
         Raises OverflowError beyond 2**22 terms in all.
         """
         facts = torch.tensor([self._top], dtype=torch.int64)
@@ -73,9 +80,17 @@ class ExactSum:
         if top == _NOTHING:
             return torch.zeros(length, dtype=torch.float64, device=device)
         self._raise_top(top)
-        bins = communicator.allreduce(self._bins.cpu().contiguous(), "sum").to(device)
         units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(NUM_BINS)]
-        return rounded(bins, torch.tensor(units, dtype=torch.float64, device=device))
+        unit_of_bin = torch.tensor(units, dtype=torch.float64, device=device)
+        columns = max(1, bucket_bytes // (NUM_BINS * self._bins.element_size()))
+        on_their_way: deque[Callable[[], torch.Tensor]] = deque()
+        done = []
+        for bucket in torch.split(self._bins, columns, dim=1):
+            on_their_way.append(communicator.start_sum(bucket.cpu().contiguous()))
+            if len(on_their_way) > _ON_THEIR_WAY:
+                done.append(rounded(on_their_way.popleft()().to(device), unit_of_bin))
+        done += [rounded(wait().to(device), unit_of_bin) for wait in on_their_way]
+        return torch.cat(done)
 
     def _raise_top(self, top: int) -> None:
         shift = top - self._top

@@ -59,7 +59,7 @@ def _linear(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], lik
     total = ExactSum(length, first.device)
     for uplink in uplinks:
         total.add(flatten(uplink.params).to(torch.float64) * (setup.client_weights[uplink.client] / total_weight))
-    return total.reduce(setup.communicator)
+    return total.reduce(setup.communicator, setup.bucket_bytes)
 
 
 def _by_rows(

@@ -38,6 +38,8 @@ class Setup:
     """Where the states of clients are between two uses."""
     bytes_a_client: int
     """Size of one of them."""
+    bucket_bytes: int
+    """Of one message of a reduction."""
     num_rounds: int
     evaluate_every: int
     tuned_epochs: int

@@ -65,6 +65,21 @@ def test_any_number_of_ranks_gives_the_same_bits(num_ranks: int, spread: float) 
         assert torch.equal(result, total(terms))
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("bucket_bytes", [1, 24 * 7, 24 * 499, 24 * 500, 1 << 30])
+def test_messages_of_any_size_give_the_same_bits(num_ranks: int, bucket_bytes: int) -> None:
+    terms = random_terms(11, 500, 3.0)
+
+    def share(communicator):  # type: ignore[no-untyped-def]
+        sums = ExactSum(500)
+        for index in range(communicator.rank, len(terms), communicator.size):
+            sums.add(terms[index])
+        return sums.reduce(communicator, bucket_bytes)
+
+    for result in on_ranks(num_ranks, share):
+        assert torch.equal(result, total(terms))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_small_coordinates_keep_the_digits_of_their_number_type(dtype: torch.dtype) -> None:
     """Down to 2**-56 (float32) and 2**-27 (float64) of the largest coordinate nothing is lost."""
