@@ -32,4 +32,4 @@ class TrimmedMean(Aggregator):
 
     def rule(self, matrix: ClientMatrix) -> torch.Tensor:
         """Return the trimmed means, shape (D,)."""
-        return matrix.coordinatewise(lambda block: order_statistics.trimmed_mean(block, self.f))
+        return matrix.coordinatewise(lambda block: order_statistics.trimmed_mean(block, self.f, overwrite=True))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.gram import centred, well_centred, with_row
-from ppfl.core.products import products_around, widened
+from ppfl.core.products import copied, mixed, products_around
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -172,34 +172,34 @@ class ClientMatrix:
         if len(of_rows) == 1 and of_rows[0] == 1.0:
             return self._gather(block[0] for block in rows.blocks())
         of_rows = of_rows.to(rows.columns.device)
-        return self._gather(torch.mv(wide.T, of_rows) for wide in widened(rows.blocks()))
+        return self._gather(torch.mv(wide.T, of_rows) for wide in copied(rows.blocks(), torch.float64))
 
     def coordinatewise(self, function: Callable[[torch.Tensor], torch.Tensor], exact: bool = False) -> torch.Tensor:
         """Apply (N, B) -> (B,) to every block of columns; return (D,), the same on every rank.
 
+        Blocks are copies that the function may overwrite, and that change as soon as it has returned.
         Mixed rows are summed in float64 and then rounded to the number type of those that came, as a client would that
         sends them; not so if `exact`, for a function that jumps where two values are equally good.
         """
         dtype = torch.float64 if exact and self._mixing is not None else self._rows.columns.dtype
-        return self._gather(function(block.to(dtype)) for block in self._blocks())
+        return self._gather(function(block) for block in self._blocks(dtype))
 
     def map_blocks(self, function: Callable[[torch.Tensor, int], torch.Tensor]) -> ClientMatrix:
         """Apply (N, B), number of the block -> (N, B) to every block of columns; blocks are numbered over all ranks."""
         communicator, columns = self._rows.communicator, self._rows.columns
         first = column_bounds(self.dimension, communicator.size)[communicator.rank] // BLOCK_COLUMNS
         changed = columns.new_empty(self.num_vectors, columns.shape[1])
-        for k, block in enumerate(self._blocks()):
+        dtype = columns.dtype if self._mixing is None else torch.float64
+        for k, block in enumerate(self._blocks(dtype)):
             changed[:, k * BLOCK_COLUMNS : (k + 1) * BLOCK_COLUMNS] = function(block, first + k)
         return ClientMatrix(communicator, changed, self.dimension)
 
-    def _blocks(self) -> Iterator[torch.Tensor]:
-        """Yield (N, B) blocks, contiguous; in float64 when rows were mixed."""
+    def _blocks(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """Yield copies of (N, B) blocks, each in the place of the one before it."""
         if self._mixing is None:
-            yield from (block.contiguous() for block in self._rows.blocks())
-            return
-        mixing = self._mixing.to(self._rows.columns.device)
-        for wide in widened(self._rows.blocks()):
-            yield mixing @ wide
+            return copied(self._rows.blocks(), dtype)
+        blocks = mixed(self._mixing.to(self._rows.columns.device), self._rows.blocks())
+        return blocks if dtype == torch.float64 else copied(blocks, dtype)
 
     def _coordinates(self) -> torch.Tensor:
         """Rows in terms of z of `_Rows.factor`, (N, n)."""

@@ -7,17 +7,20 @@ import torch
 from ppfl.core.sorting_network import sorted_rows
 
 
-def median(block: torch.Tensor) -> torch.Tensor:
-    """Return the middle value of each column, (B,) float64; of an even number the mean of the two in the middle."""
+def median(block: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
+    """Return the middle value of each column, (B,) float64; of an even number the mean of the two in the middle.
+
+    With `overwrite` the block is used as memory, here and below.
+    """
     number = len(block)
-    return _middle(sorted_rows(block, (number - 1) // 2, number // 2 + 1))
+    return _middle(sorted_rows(block, (number - 1) // 2, number // 2 + 1, overwrite))
 
 
-def trimmed_mean(block: torch.Tensor, trimmed: int) -> torch.Tensor:
+def trimmed_mean(block: torch.Tensor, trimmed: int, overwrite: bool = False) -> torch.Tensor:
     """Return the mean of each column without its `trimmed` smallest and its `trimmed` largest values, (B,) float64."""
-    kept = len(block) - 2 * trimmed
-    # twice as fast as the mean of a copy in float64
-    return sorted_rows(block, trimmed, len(block) - trimmed).sum(dim=0, dtype=torch.float64).div_(kept)
+    kept = sorted_rows(block, trimmed, len(block) - trimmed, overwrite)
+    # added in float64 without a copy in float64
+    return kept.sum(dim=0, dtype=torch.float64).div_(len(kept))
 
 
 def mean_around_median(block: torch.Tensor, count: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Inner products of rows in one pass over blocks of their columns, in float64."""
+"""What is made of N rows in one pass over blocks of their columns: copies, mixtures, inner products."""
 
 from __future__ import annotations
 
@@ -21,17 +21,26 @@ _BATCH = 1 << 18
 """Entries of products that are kept until they are added, all at once: for 50 rows 100 blocks, 2 MB."""
 
 
-def widened(blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield the (n, B) blocks in float64, each in the place of the one before it: use it before asking for the next.
+def copied(blocks: Iterable[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """Yield copies of the (n, B) blocks, each in the place of the one before it: use it before asking for the next.
 
-    Strides depend on the shape of a block alone, since kernels round differently for other ones.
+    Memory that is used again is not handed to us page by page, which took half the time of a mixture. Strides depend
+    on the shape of a block alone, since kernels round differently for other ones.
     """
     buffer = None
     for block in blocks:
-        number, width = block.shape
         if buffer is None or buffer.shape != block.shape:
-            buffer = block.new_empty((number, width + _PADDING), dtype=torch.float64)[:, :width]
+            buffer = _buffer(block, len(block), dtype)
         yield buffer.copy_(block)
+
+
+def mixed(mixing: torch.Tensor, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield mixing @ block, in float64, each in the place of the one before it; (N', n) times (n, B)."""
+    buffer = None
+    for wide in copied(blocks, torch.float64):
+        if buffer is None or buffer.shape[1] != wide.shape[1]:
+            buffer = _buffer(wide, len(mixing), torch.float64)
+        yield torch.mm(mixing, wide, out=buffer)
 
 
 def products_around(
@@ -46,7 +55,7 @@ def products_around(
     total = EntrywiseSum(number**2, like.device)
     terms = like.new_zeros((max(_BATCH // number**2, 1), number, number), dtype=torch.float64)
     filled = 0
-    for wide in widened(blocks):
+    for wide in copied(blocks, torch.float64):
         origin = wide[centre].clone()
         wide.sub_(origin)
         wide[centre] = origin
@@ -66,3 +75,8 @@ def _upper_products(rows: torch.Tensor, products: torch.Tensor) -> None:
     for last in range(len(rows), 0, -_BAND):
         first = max(last - _BAND, 0)
         torch.mm(rows[:last], rows[first:last].T, out=products[:last, first:last])
+
+
+def _buffer(block: torch.Tensor, number: int, dtype: torch.dtype) -> torch.Tensor:
+    width = block.shape[1]
+    return block.new_empty((number, width + _PADDING), dtype=dtype)[:, :width]

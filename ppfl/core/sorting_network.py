@@ -26,14 +26,15 @@ class _Comparison(NamedTuple):
     wants_maximum: bool
 
 
-def sorted_rows(block: torch.Tensor, first: int, last: int) -> torch.Tensor:
+def sorted_rows(block: torch.Tensor, first: int, last: int, overwrite: bool = False) -> torch.Tensor:
     """Return rows first … last − 1 of the block (N, B) with each column sorted in ascending order.
 
-    Values are finite. The same values as `block.sort(dim=0).values[first:last]`.
+    Values are finite. The same values as `block.sort(dim=0).values[first:last]`. With `overwrite` the block is used as
+    memory.
     """
     if len(block) > LARGEST_NETWORK or block.shape[1] > _COLUMNS:
         return block.sort(dim=0).values[first:last]
-    buffers = list(block.clone().unbind(0))
+    buffers = list((block if overwrite else block.clone()).unbind(0))
     spare = torch.empty_like(buffers[0])
     for low, high, wants_minimum, wants_maximum in _network(len(block), first, last):
         a, b = buffers[low], buffers[high]

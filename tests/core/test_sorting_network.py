@@ -21,6 +21,8 @@ def test_rows_are_those_of_sort(number: int, dtype: torch.dtype) -> None:
         for first, last in ((0, number), ((number - 1) // 2, number // 2 + 1), (number // 4, number - number // 4)):
             assert torch.equal(sorted_rows(block, first, last), expected[first:last])
         assert torch.equal(block, before)
+        padded = torch.cat([block, block], dim=1)[:, :65]
+        assert torch.equal(sorted_rows(padded, 0, number, overwrite=True), expected)
 
 
 @pytest.mark.parametrize("number", range(1, 13))
