@@ -72,15 +72,20 @@ def write_quadratic(config: dict[str, Any], path: Path) -> None:
     )
 
 
-def difference(config: dict[str, Any], handover: Path, shared: Params) -> float:
-    """Return the largest ‖θ − θ_plain‖/‖θ_plain − θ_0‖ of any tensor after the first round."""
+def difference(handover: Path, shared: Params) -> dict[str, float]:
+    """Compare θ with the plain way's after the first round; return the largest differences of any tensor.
+
+    `difference_from_plain`: ‖θ − θ_plain‖/‖θ_plain‖. `difference_in_steps`: ‖θ − θ_plain‖/‖θ_plain − θ_0‖.
+    """
     plain: Params = torch.load(handover.with_suffix(".after"))
     start: Params = torch.load(handover)["shared"]
-    assert plain.keys() == shared.keys() == start.keys(), config["algorithm"]["name"]
-    return max(
-        float((shared[name] - plain[name]).norm() / (plain[name] - start[name]).norm().clamp_min(1e-30))
-        for name in shared
-    )
+    assert plain.keys() == shared.keys() == start.keys()
+
+    def largest(sizes: Params) -> float:
+        return max(float((shared[k] - plain[k]).norm() / sizes[k].norm().clamp_min(1e-30)) for k in shared)
+
+    steps = {name: plain[name] - start[name] for name in plain}
+    return {"difference_from_plain": largest(plain), "difference_in_steps": largest(steps)}
 
 
 def _orders(setup: Setup, round: int) -> list[Params]:

@@ -64,8 +64,8 @@ def measure(spec: dict[str, Any], communicator: Communicator) -> dict[str, Any]:
     rounds.next()
     if plain and handover:
         plain.round()
-        shared = rounds.engine.server["shared"]
-        answer["difference_from_plain"] = difference(spec["config"], handover, shared) if communicator.rank == 0 else 0
+        if communicator.rank == 0:
+            answer |= difference(handover, rounds.engine.server["shared"])
     if not spec.get("peak_since_start"):
         reset_peak()
     repetitions = []

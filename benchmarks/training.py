@@ -15,8 +15,12 @@ from benchmarks.launch import run_ranks
 from benchmarks.machine import num_cores
 from benchmarks.options import Options, Report
 
-LARGEST_DIFFERENCE = {"float32": 1e-3, "float64": 1e-10}
-"""Of θ after one round, relative to how far that round went. In float32, max pooling breaks near-ties otherwise."""
+LARGEST_DIFFERENCES = {
+    "float32": {"difference_from_plain": 1e-3, "difference_in_steps": 0.05},
+    "float64": {"difference_from_plain": 1e-10, "difference_in_steps": 1e-10},
+}
+"""Of θ after one round; see `benchmarks.handover.difference`. In float32, max pooling breaks near-ties otherwise, and
+local steps let that grow: on FEMNIST-shaped FedAvg to 0.3 % of a round's step for the plain way itself."""
 MNIST20_MODEL = {"name": "cnn", "channels": [32, 64], "kernel_size": 5, "hidden": 512}
 FEMNIST_MODEL = {"name": "cnn", "channels": [32, 64], "kernel_size": 5, "hidden": 59}
 TINY_MODEL = {"name": "cnn", "channels": [4, 6], "kernel_size": 3, "hidden": 8}
@@ -144,12 +148,12 @@ def run_beside_plain(
         "sgemm_seconds": 0.02 if options.tiny else 0.5,
     }
     found = run_ranks(options.ranks, "benchmarks.rank", spec, options.folder)
-    largest = LARGEST_DIFFERENCE[config["precision"]]
-    if not found["difference_from_plain"] <= largest:
-        raise SystemExit(
-            f"{name}: θ of the plain way differs by {found['difference_from_plain']:.1e} of a round's step, "
-            f"at most {largest:.0e} is rounding: the two did not compute the same"
-        )
+    for measure, largest in LARGEST_DIFFERENCES[config["precision"]].items():
+        if not found[measure] <= largest:
+            raise SystemExit(
+                f"{name}: θ of the plain way is another one, {measure} is {found[measure]:.1e}, at most {largest:.0e} "
+                "is rounding: the two did not compute the same"
+            )
     return found
 
 
@@ -185,6 +189,7 @@ def row(variant: Variant, found: dict[str, Any], num_samples: int | None, ranks:
         "plain_way": variant.plain_way,
         "plain_threads": found["threads_of_plain"],
         "difference_from_plain": found["difference_from_plain"],
+        "difference_in_steps": found["difference_in_steps"],
         "communication_share": median("communication_share"),
         "peak_bytes": found["peak_bytes"],
         "repetitions": repetitions,
