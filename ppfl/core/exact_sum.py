@@ -1,9 +1,11 @@
 """Sums of vectors whose bits depend neither on the order of the terms nor on how they are spread over ranks.
 
 Every term is cut at fixed binary positions into integer slices ("bins" of 40 bits, at exponents that are multiples
-of 40), and bins are summed as int64, exactly. Only the highest bins are kept, counted from the largest entry seen
-anywhere; since the cuts do not depend on that entry, terms can be added as they are produced, without knowing it
-beforehand, and N×D numbers are never held. Source of the idea: Demmel & Nguyen, "Parallel Reproducible Summation",
+of 40), and bins are summed exactly. Only the highest bins are kept, counted from the largest entry seen anywhere. A
+slice is what remains of the entry in units of the bin, rounded to the nearest (even) integer, so that those that are
+kept always add up to the entry rounded at the lowest of them, whichever bin was the highest at that moment. So terms
+can be added as they are produced, without knowing the largest entry beforehand, and N×D numbers are never held.
+Source of the idea: Demmel & Nguyen, "Parallel Reproducible Summation",
 IEEE Transactions on Computers 2015 (there with floating-point bins).
 """
 
@@ -29,6 +31,7 @@ _NON_FINITE = 1 << 30
 BUCKET_BYTES = 8 << 20
 """Of one message of a reduction."""
 _ON_THEIR_WAY = 2
+_MAX_RECENT = 1 << 12
 
 
 class ExactSum:
@@ -40,27 +43,32 @@ class ExactSum:
     """
 
     def __init__(self, length: int, device: torch.device | str = "cpu") -> None:
-        self._bins = torch.zeros(NUM_BINS, length, dtype=torch.int64, device=device)
+        self._recent = torch.zeros(NUM_BINS, length, dtype=torch.float64, device=device)
+        """Sums of the slices of the last terms, integers of less than 53 bits."""
+        self._num_recent = 0
+        self._earlier: torch.Tensor | None = None
+        """Those of the terms before, int64."""
         self._top = _NOTHING
         self._num_terms = 0
 
     def add(self, term: torch.Tensor) -> None:
         """Add one vector of shape (D,), converted to float64 without loss."""
         self._num_terms += 1
-        rest = term.to(torch.float64)
-        largest = float(rest.abs().max()) if rest.numel() else 0.0
+        largest = float(term.abs().max()) if term.numel() else 0.0
         if not math.isfinite(largest):
             self._top = _NON_FINITE
         if largest == 0.0 or self._top == _NON_FINITE:
             return
         needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_BIN + NUM_BINS - 1)
         self._raise_top(max(needed, self._top))
+        self._make_room()
+        rest = term.to(torch.float64, copy=True)
+        integers = torch.empty_like(rest)
         for row in range(self._top - needed, NUM_BINS):
-            exponent = (self._top - row) * BIN_BITS
-            # truncated in the lowest bin too: rounding there would depend on which bin is the lowest at this moment
-            integers = (rest * math.ldexp(1.0, -exponent)).trunc_()
-            self._bins[row] += integers.to(torch.int64)
-            rest = rest - integers.mul_(math.ldexp(1.0, exponent))
+            unit = math.ldexp(1.0, (self._top - row) * BIN_BITS)
+            torch.mul(rest, 1.0 / unit, out=integers).round_()
+            self._recent[row] += integers
+            rest.sub_(integers, alpha=unit)  # exact, and of less than half a unit
 
     def reduce(self, communicator: Communicator, bucket_bytes: int = BUCKET_BYTES) -> torch.Tensor:
         """Return the sum over all terms of all ranks, shape (D,), float64 on the device; the same bits on every rank.
@@ -73,8 +81,8 @@ class ExactSum:
         num_terms = int(communicator.allreduce(torch.tensor([self._num_terms]), "sum"))
         if num_terms > MAX_TERMS:
             raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
-        device = self._bins.device
-        length = self._bins.shape[1]
+        device = self._recent.device
+        length = self._recent.shape[1]
         if top == _NON_FINITE:
             return torch.full((length,), math.nan, dtype=torch.float64, device=device)
         if top == _NOTHING:
@@ -82,24 +90,42 @@ class ExactSum:
         self._raise_top(top)
         units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(NUM_BINS)]
         unit_of_bin = torch.tensor(units, dtype=torch.float64, device=device)
-        columns = max(1, bucket_bytes // (NUM_BINS * self._bins.element_size()))
+        columns = max(1, bucket_bytes // (NUM_BINS * self._recent.element_size()))
         on_their_way: deque[Callable[[], torch.Tensor]] = deque()
         done = []
-        for bucket in torch.split(self._bins, columns, dim=1):
-            on_their_way.append(communicator.start_sum(bucket.cpu().contiguous()))
+        for start in range(0, length, columns):
+            on_their_way.append(communicator.start_sum(self._slices(start, start + columns)))
             if len(on_their_way) > _ON_THEIR_WAY:
                 done.append(rounded(on_their_way.popleft()().to(device), unit_of_bin))
         done += [rounded(wait().to(device), unit_of_bin) for wait in on_their_way]
         return torch.cat(done)
+
+    def _slices(self, start: int, stop: int) -> torch.Tensor:
+        """Return the sums of all slices of some columns, int64 on the CPU."""
+        total = self._recent[:, start:stop].to(torch.int64)
+        if self._earlier is not None:
+            total += self._earlier[:, start:stop]
+        return total.cpu().contiguous()
+
+    def _make_room(self) -> None:
+        """Count one term more, and move the recent ones to int64 before they could need more than 53 bits."""
+        if self._num_recent == _MAX_RECENT:
+            moved = self._recent.to(torch.int64)
+            self._earlier = moved if self._earlier is None else self._earlier.add_(moved)
+            self._recent.zero_()
+            self._num_recent = 0
+        self._num_recent += 1
 
     def _raise_top(self, top: int) -> None:
         shift = top - self._top
         if shift <= 0:
             return
         if self._top != _NOTHING:
-            kept = self._bins[: max(NUM_BINS - shift, 0)].clone()
-            self._bins.zero_()
-            self._bins[NUM_BINS - len(kept) :] = kept
+            for bins in (self._recent, self._earlier):
+                if bins is not None:
+                    kept = bins[: max(NUM_BINS - shift, 0)].clone()
+                    bins.zero_()
+                    bins[NUM_BINS - len(kept) :] = kept
         self._top = top
 
 
@@ -121,7 +147,7 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
     scales = rest.new_tensor([[math.ldexp(1.0, -exponent) for exponent in row] for row in exponents])
     bins = torch.zeros(NUM_BINS, num_sums, length, dtype=torch.int64, device=terms.device)
     for row in range(NUM_BINS):
-        integers = (rest * scales[row].reshape(-1, 1, 1)).trunc_()
+        integers = (rest * scales[row].reshape(-1, 1, 1)).round_()
         bins[row] = integers.to(torch.int64).sum(dim=1)
         rest = rest - integers.mul_(units[row].reshape(-1, 1, 1))
     total = rounded(bins, units.unsqueeze(-1))

@@ -119,3 +119,32 @@ def test_too_many_terms_are_refused() -> None:
     sums.add(torch.ones(1))
     with pytest.raises(OverflowError, match="at most"):
         sums.reduce(SoloCommunicator())
+
+
+@given(
+    st.lists(st.integers(-(2**53), 2**53), min_size=1, max_size=8),
+    st.lists(st.integers(-90, 60), min_size=8, max_size=8),
+)
+@settings(max_examples=300, deadline=None)
+def test_halves_of_a_unit_are_rounded_alike_whatever_came_before(integers: list[int], exponents: list[int]) -> None:
+    """Entries that end in exact halves of the lowest unit, before and after one that raises the highest bin."""
+    terms = [torch.tensor([math.ldexp(k, e)], dtype=torch.float64) for k, e in zip(integers, exponents, strict=False)]
+    terms.append(torch.tensor([2.0**41], dtype=torch.float64))
+    terms.append(torch.tensor([-(2.0**-41) * 3], dtype=torch.float64))
+    assert torch.equal(total(terms), total(terms[::-1]))
+
+
+def test_many_terms_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recent terms are moved to int64 in time, also when the highest bin is raised afterwards."""
+    value = math.ldexp(1.0, 39) + 0.75
+    few, many = ExactSum(1), ExactSum(1)
+    monkeypatch.setattr("ppfl.core.exact_sum._MAX_RECENT", 3)
+    for sums, late in ((few, False), (many, True)):
+        if not late:
+            sums.add(torch.tensor([2.0**81], dtype=torch.float64))
+        for _ in range(10):
+            sums.add(torch.tensor([value], dtype=torch.float64))
+        if late:
+            sums.add(torch.tensor([2.0**81], dtype=torch.float64))
+    exact = float(Fraction(2) ** 81 + 10 * Fraction(value))
+    assert few.reduce(SoloCommunicator()).tolist() == many.reduce(SoloCommunicator()).tolist() == [exact]
