@@ -121,16 +121,20 @@ class _Reader:
         first = examples[names[0]]
         found = [name for name in _SAMPLE_FIELDS if isinstance(first, h5py.Group) and name in first]
         field = (found or _SAMPLE_FIELDS)[0]
-        datasets = {name: _fields(examples[name], field, f"{where}, client {name!r}") for name in names}
-        samples = datasets[names[0]][0]
-        for name, (x, _) in datasets.items():
-            if x.shape[1:] != samples.shape[1:] or x.dtype != samples.dtype:
+        shape, dtype, sizes = None, None, {}
+        for name in names:  # one at a time: an open data set takes 17 kB
+            x, y = _fields(examples[name], field, f"{where}, client {name!r}")
+            if shape is None:
+                shape, dtype = x.shape[1:], x.dtype
+            elif (x.shape[1:], x.dtype) != (shape, dtype):
                 raise UserError(
                     f"{where}, client {name!r}: {field} are {x.dtype} of shape {x.shape[1:]} a sample, those of client "
-                    f"{names[0]!r} are {samples.dtype} of shape {samples.shape[1:]}; they must agree"
+                    f"{names[0]!r} are {dtype} of shape {shape}; they must agree"
                 )
-        sizes = {name: len(y) for name, (_, y) in datasets.items()}
-        return cls(file, where, field, sizes, samples.shape[1:], samples.dtype)
+            sizes[name] = len(y)
+        assert shape is not None
+        assert dtype is not None
+        return cls(file, where, field, sizes, shape, dtype)
 
     def check_agrees(self, other: _Reader) -> None:
         """Raise UserError unless samples of both files look alike."""

@@ -67,6 +67,8 @@ class Network:
 
     def suffix_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
         """Return the gradients of the loss in the wanted parameters of the suffix; "features" may be among them."""
+        if self.num_shared == len(self.stages):
+            return {"features": gradient_of_logits(features, data)} if "features" in wanted else {}
         if self._is_linear:
             return self._linear_gradients(params, features, data, wanted)
         variables = {name: value for name, value in {**params, "features": features}.items() if name in wanted}
@@ -132,9 +134,12 @@ class SupervisedPass(SharedPass):
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         if self._kept_bytes >= KEPT_BYTES:
             return self._network.prefix(self._shared, x)
-        with counted_bytes() as num_bytes:
+        if len(self._pieces) == 1:
             features, pull = self._linearize(x)
-        self._kept_bytes += num_bytes()
+        else:
+            with counted_bytes() as num_bytes:
+                features, pull = self._linearize(x)
+            self._kept_bytes += num_bytes()
         self._pulls.append(pull)
         return features
 
