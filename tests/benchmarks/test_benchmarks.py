@@ -21,7 +21,7 @@ from benchmarks.workloads import SUMMARIES
 from ppfl.core.plugins import discover
 from tests.workflow.test_readme import ROOT, commands_of
 
-TRAINING = [name for name in SUMMARIES if name.startswith(("mnist20", "femnist"))]
+TRAINING = [name for name in SUMMARIES if name.startswith(("mnist20-f", "femnist"))]
 OTHERS = [name for name in SUMMARIES if name not in TRAINING]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -87,6 +87,10 @@ def test_other_workloads_run(tmp_path: Path, workload: str) -> None:
     if workload == "reductions":
         assert all(row["wire_bytes"] >= row["plain_wire_bytes"] for row in rows)
         assert all(row["difference_from_plain"] < 1e-6 for row in rows)
+    if workload == "mnist20-accuracy":
+        assert [row["name"] for row in rows] == ["float32", "bfloat16"]
+        assert all(0 < row["accuracy_percent"] <= 100 for row in rows)
+        assert all(len(row["repetitions"]) == 2 for row in rows)
     if workload == "startup":
         assert [row["imports_torch"] for row in rows] == ["no", "no", "no", "yes"]
     if workload == "scaling":
