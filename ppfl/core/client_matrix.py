@@ -6,6 +6,7 @@ number of ranks. No rank ever holds N×D. Choosing and mixing rows costs nothing
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -118,6 +119,31 @@ class ClientMatrix:
         bounds = column_bounds(dimension, communicator.size)
         columns = communicator.rows_to_columns(rows.cpu().contiguous(), bounds).to(rows.device)
         return cls(communicator, columns, dimension)
+
+    @classmethod
+    def from_stream(
+        cls, communicator: Communicator, rows: Iterable[torch.Tensor], num_rows: int, like: torch.Tensor, num_bytes: int
+    ) -> ClientMatrix:
+        """Build from rows (D,) as they are produced, `num_rows` of them on this rank, all like `like`. Collective.
+
+        A rank keeps about `num_bytes` of rows, at least one, before they travel to the ranks of their columns.
+        """
+        bounds = column_bounds(len(like), communicator.size)
+        of_ranks: list[int] = communicator.allgather_rows(torch.tensor([num_rows])).tolist()
+        batch = max(1, num_bytes // max(1, like.numel() * like.element_size()))
+        columns = like.new_empty(sum(of_ranks), bounds[communicator.rank + 1] - bounds[communicator.rank])
+        source = iter(rows)
+        for start in range(0, max(of_ranks), batch):
+            mine = list(islice(source, batch))
+            block = torch.stack(mine) if mine else like.new_empty(0, len(like))
+            received = communicator.rows_to_columns(block.cpu(), bounds).to(like.device)
+            sizes = [min(max(count - start, 0), batch) for count in of_ranks]
+            first = start
+            for count, part in zip(of_ranks, torch.split(received, sizes), strict=True):
+                columns[first : first + len(part)] = part
+                first += count
+        assert next(source, None) is None, "more rows than announced"
+        return cls(communicator, columns, len(like))
 
     @property
     def num_vectors(self) -> int:

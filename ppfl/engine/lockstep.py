@@ -209,9 +209,9 @@ class Lockstep:
             return torch.zeros(len(self._active), 0, dtype=torch.float64)
         values = [values_of(value) for value in uplinks.values()]
         rows = torch.cat([value.reshape(len(value), -1) for value in values], dim=1).to(torch.float64)
-        weights = [member.setup.client_weights for member in self._active]
-        factors = torch.tensor([[one / sum(mine) for one in mine] for mine in weights], dtype=torch.float64)
-        return exact_sums(rows.reshape(len(self._active), self._num_clients, -1) * factors.unsqueeze(-1))
+        weights = torch.tensor([member.setup.client_weights for member in self._active], dtype=torch.float64)
+        terms = rows.reshape(len(self._active), self._num_clients, -1) * weights.unsqueeze(-1)
+        return exact_sums(terms) / weights.sum(dim=1, keepdim=True)
 
     def _count(self, member: Member, message: Params, combined: Params) -> None:
         shared_gradients, local_gradients = member.setup.num_gradients(1)

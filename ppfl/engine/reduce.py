@@ -52,24 +52,26 @@ def aggregate(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], l
 
 
 def _linear(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], like: Params) -> torch.Tensor:
-    """Σ_m p_m x_m, accumulated as the rows are produced."""
+    """Σ_m n_m x_m / Σ_m n_m, accumulated as the rows are produced; products with whole numbers lose nothing."""
     total_weight = sum(setup.client_weights[client] for client in sorted(cohort))
     first = next(iter(like.values()))
     length = sum(value.numel() for value in like.values())
     total = ExactSum(length, first.device)
     for uplink in uplinks:
-        total.add(flatten(uplink.params).to(torch.float64) * (setup.client_weights[uplink.client] / total_weight))
-    return total.reduce(setup.communicator, setup.bucket_bytes)
+        row, weight = flatten(uplink.params), setup.client_weights[uplink.client]
+        total.add(row if weight == 1.0 else row.to(torch.float64) * weight)
+    return total.reduce(setup.communicator, setup.bucket_bytes) / total_weight
 
 
 def _by_rows(
     setup: Setup, uplinks: Iterable[Uplink], cohort: list[int], like: Params, round: int
 ) -> tuple[torch.Tensor, int]:
     """Return the aggregate of all rows, those of attackers included, (D,), and how many of them are not finite."""
-    rows = [flatten(uplink.params) for uplink in uplinks]
-    empty = flatten(like).new_zeros(0, sum(value.numel() for value in like.values()))
+    rows = (flatten(uplink.params) for uplink in uplinks)
+    num_rows = sum(client in setup.problem.clients for client in cohort)
     moment = Moment(setup.problem.seed, round)
-    sent = ClientMatrix.from_rows(setup.communicator, torch.stack(rows) if rows else empty)
+    vector = flatten(like)
+    sent = ClientMatrix.from_stream(setup.communicator, rows, num_rows, vector, setup.bucket_bytes)
     matrix = attack(setup, sent, cohort, moment)
     num_nonfinite = int((~setup.aggregator.finite(matrix)).sum())
     try:
@@ -84,7 +86,7 @@ def _by_rows(
             ) from error
     except TooFewVectorsError:
         pass
-    return empty.new_full(empty.shape[1:], math.nan), num_nonfinite
+    return torch.full_like(vector, math.nan), num_nonfinite
 
 
 def _checked(setup: Setup, uplink: Uplink, like: Params) -> Uplink:

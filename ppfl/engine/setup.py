@@ -39,7 +39,7 @@ class Setup:
     bytes_a_client: int
     """Size of one of them."""
     bucket_bytes: int
-    """Of one message of a reduction."""
+    """Of one message of a reduction, and of rows that wait for their exchange."""
     num_rounds: int
     evaluate_every: int
     tuned_epochs: int

@@ -158,8 +158,8 @@ class SupervisedPass(SharedPass):
 
 def gradient_of_logits(logits: torch.Tensor, data: Data) -> torch.Tensor:
     """(v/Σv)·(softmax(z) − one-hot(y)), of the loss Σ_s v_s (−log softmax(z_s)[y_s]) / Σ_s v_s; v is `weight`, or 1."""
-    is_class = data["y"][:, None] == torch.arange(logits.shape[1], device=logits.device)
-    difference = torch.softmax(logits, dim=1) - is_class.to(logits.dtype)
+    labels = data["y"][:, None]
+    difference = torch.softmax(logits, dim=1).scatter_add(1, labels, logits.new_full((1, 1), -1.0).expand(labels.shape))
     if "weight" not in data:
         return difference / len(data["y"])
     return difference * (data["weight"] / data["weight"].sum())[:, None]

@@ -152,3 +152,22 @@ def test_mixed_blocks_have_the_number_type_of_the_rows_unless_exact() -> None:
         mixed.coordinatewise(lambda block: seen.append(block.clone()) or block[0], exact)
     assert [block.dtype for block in seen] == [torch.float32, torch.float64]
     assert torch.equal(seen[0], seen[1].to(torch.float32))
+
+
+@pytest.mark.parametrize("num_bytes", [1, 8 * 20_000, 3 * 8 * 20_000, 1 << 30])
+@pytest.mark.parametrize("counts", [(7,), (3, 0, 4), (1, 5, 1), (0, 0, 7)], ids=str)
+def test_rows_that_come_one_by_one_make_the_same_matrix(counts: tuple[int, ...], num_bytes: int) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 20_000)))
+    wanted = ClientMatrix.from_rows(SoloCommunicator(), x)
+    weights = torch.arange(7, dtype=torch.float64)
+
+    def build(communicator):  # type: ignore[no-untyped-def]
+        first = sum(counts[: communicator.rank])
+        mine = x[first : first + counts[communicator.rank]]
+        matrix = ClientMatrix.from_stream(communicator, iter(mine), len(mine), x[0], num_bytes)
+        return matrix.num_vectors, matrix.combine(weights), matrix.gram()
+
+    for num_vectors, combined, gram in on_ranks(len(counts), build):
+        assert num_vectors == 7
+        assert torch.equal(combined, wanted.combine(weights))
+        assert torch.equal(gram, wanted.gram())
