@@ -20,13 +20,31 @@ def balanced_bounds(loads: np.ndarray, num_ranks: int) -> list[int]:
             high = middle
         else:
             low = middle + 1
-    return _fill(ends, num_ranks, low)
+    return _spread(ends, num_ranks, low)
 
 
 def _fill(ends: np.ndarray, num_ranks: int, capacity: int) -> list[int]:
     """Give each rank in turn as much as it can take, leaving at least one piece for each of those that follow."""
     bounds, number = [0], len(ends) - 1
     for rank in range(num_ranks):
-        last = int(np.searchsorted(ends, ends[bounds[-1]] + capacity, side="right")) - 1
-        bounds.append(min(last, number - (num_ranks - 1 - rank)))
+        bounds.append(min(_reach(ends, bounds[-1], capacity), number - (num_ranks - 1 - rank)))
     return bounds
+
+
+def _spread(ends: np.ndarray, num_ranks: int, capacity: int) -> list[int]:
+    """Give each rank an equal part as nearly as the capacity of all of them allows."""
+    number = len(ends) - 1
+    earliest = [number]
+    for rank in range(num_ranks - 1, -1, -1):
+        first = int(np.searchsorted(ends, ends[earliest[0]] - capacity, side="left"))
+        earliest.insert(0, max(first, rank))
+    bounds = [0]
+    for rank in range(1, num_ranks + 1):
+        even = int(np.abs(ends * num_ranks - ends[-1] * rank).argmin())
+        latest = min(_reach(ends, bounds[-1], capacity), number - (num_ranks - rank))
+        bounds.append(min(max(even, earliest[rank], bounds[-1] + 1), latest))
+    return bounds
+
+
+def _reach(ends: np.ndarray, first: int, capacity: int) -> int:
+    return int(np.searchsorted(ends, ends[first] + capacity, side="right")) - 1

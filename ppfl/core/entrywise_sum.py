@@ -47,8 +47,8 @@ class EntrywiseSum:
         self._raise_top(torch.maximum(torch.div(exponent, BIN_BITS, rounding_mode="floor"), self._top))
         for row in range(NUM_BINS):
             unit = self._unit(row)
-            # by a power of two, hence exact; nearest, as in ExactSum
-            integers = (rest / unit).round_()
+            # by a power of two, hence exact; truncated in the lowest bin too, or bits would depend on which one it is
+            integers = (rest / unit).trunc_()
             self._bins[row] += integers.to(torch.int64).sum(dim=0)
             rest = rest - integers.mul_(unit)
 

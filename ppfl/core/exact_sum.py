@@ -2,11 +2,11 @@
 
 Every term is cut at fixed binary positions into integer slices ("bins" of 40 bits, at exponents that are multiples
 of 40), and bins are summed exactly. Only the highest bins are kept, counted from the largest entry seen anywhere. A
-slice is what remains of the entry in units of the bin, rounded to the nearest (even) integer, so that those that are
-kept always add up to the entry rounded at the lowest of them, whichever bin was the highest at that moment. So terms
-can be added as they are produced, without knowing the largest entry beforehand, and N×D numbers are never held.
-Source of the idea: Demmel & Nguyen, "Parallel Reproducible Summation",
-IEEE Transactions on Computers 2015 (there with floating-point bins).
+slice is what remains of the entry in units of the bin, rounded to the nearest (even) integer, beginning with the bin of
+the largest entry of its own term: so a slice depends on its term alone, and not on which bins are kept at that moment.
+Terms can be added as they are produced, without knowing the largest entry beforehand, and N×D numbers are never held.
+Source of the idea: Demmel & Nguyen, "Parallel Reproducible Summation", IEEE Transactions on Computers 2015 (there with
+floating-point bins).
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
     if num_terms > MAX_TERMS:
         raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
     rest = terms.to(torch.float64)
-    largest = rest.abs().amax(dim=(1, 2)).tolist() if num_terms * length else [0.0] * num_sums
+    of_terms = rest.abs().amax(dim=2) if length else rest.new_zeros(num_sums, num_terms)
+    largest = of_terms.amax(dim=1).tolist() if num_terms else [0.0] * num_sums
     finite = [math.isfinite(value) for value in largest]
     lowest = LOWEST_BIN + NUM_BINS - 1
     tops = [
@@ -146,8 +147,12 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
     units = rest.new_tensor([[math.ldexp(1.0, exponent) for exponent in row] for row in exponents])
     scales = rest.new_tensor([[math.ldexp(1.0, -exponent) for exponent in row] for row in exponents])
     bins = torch.zeros(NUM_BINS, num_sums, length, dtype=torch.int64, device=terms.device)
+    # a term has no slice above the bin of its own largest entry, whatever the others are
+    own = torch.div(torch.frexp(of_terms).exponent.to(torch.int64) - 1, BIN_BITS, rounding_mode="floor")
+    own = own.clamp_min(lowest)
     for row in range(NUM_BINS):
-        integers = (rest * scales[row].reshape(-1, 1, 1)).round_()
+        reaches = own >= torch.tensor(tops, device=own.device)[:, None] - row
+        integers = (rest * scales[row].reshape(-1, 1, 1)).round_() * reaches.unsqueeze(-1)
         bins[row] = integers.to(torch.int64).sum(dim=1)
         rest = rest - integers.mul_(units[row].reshape(-1, 1, 1))
     total = rounded(bins, units.unsqueeze(-1))
@@ -155,9 +160,13 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
 
 
 def rounded(bins: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (NUM_BINS, …) -> (…)."""
+    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (NUM_BINS, …) -> (…).
+
+    What stays in a bin is at most half of the next one's unit, of either sign: a small negative sum must not become the
+    difference of two large numbers.
+    """
     for row in range(NUM_BINS - 1, 0, -1):
-        carry = bins[row] >> BIN_BITS
+        carry = (bins[row] + (1 << (BIN_BITS - 1))) >> BIN_BITS
         bins[row] -= carry << BIN_BITS
         bins[row - 1] += carry
     total = torch.zeros(bins.shape[1:], dtype=torch.float64, device=bins.device)

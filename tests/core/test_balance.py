@@ -34,3 +34,4 @@ def test_no_other_cut_is_more_even(loads: list[int], num_ranks: int) -> None:
 def test_equal_loads_are_dealt_evenly(num_ranks: int) -> None:
     sizes = np.diff(balanced_bounds(np.full(100, 10), num_ranks))
     assert sizes.max() == -(-100 // num_ranks)
+    assert sizes.min() == 100 // num_ranks

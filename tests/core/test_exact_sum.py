@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.exact_sum import MAX_TERMS, ExactSum
+from ppfl.core.exact_sum import MAX_TERMS, ExactSum, exact_sums
 from tests.ranks import on_ranks
 
 WIDE = st.floats(min_value=-1e200, max_value=1e200, allow_nan=False, allow_subnormal=False)
@@ -80,13 +80,14 @@ def test_messages_of_any_size_give_the_same_bits(num_ranks: int, bucket_bytes: i
         assert torch.equal(result, total(terms))
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_small_coordinates_keep_the_digits_of_their_number_type(dtype: torch.dtype) -> None:
+def test_small_coordinates_keep_the_digits_of_their_number_type(dtype: torch.dtype, sign: float) -> None:
     """Down to 2**-56 (float32) and 2**-27 (float64) of the largest coordinate nothing is lost."""
     smallest = 56 if dtype == torch.float32 else 27
     scales = 2.0 ** -torch.arange(0, smallest + 1, dtype=torch.float64)
     mantissas = 1.0 + torch.from_numpy(np.random.default_rng(0).random(len(scales)))
-    term = (mantissas * scales).to(dtype)
+    term = (sign * mantissas * scales).to(dtype)
     term[0] = 1.0
     assert torch.equal(total([term]), term.to(torch.float64))
 
@@ -148,3 +149,13 @@ def test_many_terms_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
             sums.add(torch.tensor([2.0**81], dtype=torch.float64))
     exact = float(Fraction(2) ** 81 + 10 * Fraction(value))
     assert few.reduce(SoloCommunicator()).tolist() == many.reduce(SoloCommunicator()).tolist() == [exact]
+
+
+@given(st.lists(WIDE, min_size=1, max_size=6), st.integers(-130, 10))
+@settings(max_examples=300, deadline=None)
+def test_all_at_once_gives_the_bits_of_one_by_one(values: list[float], power: int) -> None:
+    """Also with terms whose largest entry lies just below a bin that is no longer kept."""
+    values = [*values, 1.0, math.ldexp(1.0, power), math.ldexp(0.75, power)]
+    terms = [torch.tensor([value], dtype=torch.float64) for value in values]
+    assert torch.equal(exact_sums(torch.stack(terms)[None])[0], total(terms))
+    assert torch.equal(total(terms), total(terms[::-1]))
