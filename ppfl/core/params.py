@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Params
 
 _LARGE = 1 << 15
+"""Numbers; smaller tensors are bound by calls, not by memory."""
 
 
 def map_params(function: Callable[..., torch.Tensor], first: Params, *others: Params) -> Params:

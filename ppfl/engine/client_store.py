@@ -6,18 +6,17 @@ nothing. What is handed out may be what is kept: it is only read.
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import weakref
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ppfl.core.errors import UserError
 from ppfl.core.params import map_params, num_bytes
+from ppfl.engine.host_memory import free_host_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,7 +29,6 @@ KINDS: tuple[Kind, ...] = ("device", "host", "file")
 
 _USABLE = 0.5
 """Part of the free memory that states may take."""
-_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class ClientStore(ABC):
@@ -166,19 +164,6 @@ def choose_kind(wanted: Kind | Literal["auto"], needed_bytes: int, device: torch
     return "host" if device.type == "cuda" else "device"
 
 
-def free_host_bytes() -> float:
-    """Return the memory that is free, within what the job was granted; inf where nobody tells."""
-    free = math.inf
-    with_memory = [line for line in _text("/proc/meminfo").splitlines() if line.startswith("MemAvailable:")]
-    for line in with_memory:
-        free = float(line.split()[1]) * 1024
-    for path in _MEMORY_LIMITS:
-        limit = _text(path).strip()
-        if limit.isdecimal():
-            free = min(free, float(limit))
-    return free
-
-
 def state_bytes(state: State) -> int:
     """Size of all tensors of a state in bytes."""
     return sum(num_bytes(params) for params in state.values())
@@ -195,13 +180,6 @@ def _size(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} GB"
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _mapped(function: Callable[[torch.Tensor], torch.Tensor], state: State) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import tempfile
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from ppfl.core.errors import UserError
-from ppfl.engine import client_store
+from ppfl.engine import client_store, host_memory
 from ppfl.engine.client_store import ClientStore, FileStore, choose_kind, describe, open_store, state_bytes
+from ppfl.engine.host_memory import free_host_bytes
 from ppfl.engine.synchronous import Synchronous
 from tests.engine.build import EXACT, engine, ffgg
 
@@ -99,14 +101,23 @@ def test_the_nearest_place_with_room_is_chosen(
 
 
 def test_free_memory_is_within_what_a_job_was_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    of_machine = client_store.free_host_bytes()
-    assert 1e7 < of_machine < 1e14
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(client_store, "_MEMORY_LIMITS", (str(limit),))
-    limit.write_text("max\n")
-    assert client_store.free_host_bytes() > 1e7
-    limit.write_text("5000000\n")
-    assert client_store.free_host_bytes() == 5e6
+    assert 1e7 < free_host_bytes() < 1e14
+    monkeypatch.setattr(host_memory, "_PROC", tmp_path)
+    monkeypatch.setattr(host_memory, "_CGROUPS", tmp_path / "groups")
+    assert free_host_bytes() == math.inf
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 800 kB\n")
+    assert free_host_bytes() == 800 * 1024
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("4:cpu,memory:/old\n2:pids:/other\n0::/slurm/job_7/step_0\n")
+    step = tmp_path / "groups" / "slurm" / "job_7" / "step_0"
+    step.mkdir(parents=True)
+    (step / "memory.max").write_text("max\n")
+    assert free_host_bytes() == 800 * 1024
+    (step.parent / "memory.max").write_text("500000\n")
+    assert free_host_bytes() == 500_000
+    (tmp_path / "groups" / "memory").mkdir()
+    (tmp_path / "groups" / "memory" / "memory.limit_in_bytes").write_text("400000\n")
+    assert free_host_bytes() == 400_000
 
 
 def test_it_is_told_in_words() -> None:
