@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ppfl.core.communicator import Message, Operation
+from ppfl.core.client_matrix import ClientMatrix
+from ppfl.core.communicator import Communicator, Message, Operation
 
 
 class _Exchange:
@@ -94,3 +95,8 @@ def on_ranks(size: int, function: Callable[[ThreadCommunicator], Any]) -> list[A
     if errors:
         raise (real or errors)[0]
     return [future.result() for future in futures]
+
+
+def client_matrix_of(communicator: Communicator, rows: torch.Tensor) -> ClientMatrix:
+    """Build a client matrix from the (C, D) rows of each rank, C ≥ 0."""
+    return ClientMatrix.from_stream(communicator, rows, len(rows), rows.new_empty(rows.shape[1]), 1 << 30)

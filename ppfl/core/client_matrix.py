@@ -113,14 +113,6 @@ class ClientMatrix:
         self.dimension = dimension
 
     @classmethod
-    def from_rows(cls, communicator: Communicator, rows: torch.Tensor) -> ClientMatrix:
-        """Build from the (C, D) rows that each rank has; C may be 0, D is the same on all ranks."""
-        dimension = rows.shape[1]
-        bounds = column_bounds(dimension, communicator.size)
-        columns = communicator.rows_to_columns(rows.cpu().contiguous(), bounds).to(rows.device)
-        return cls(communicator, columns, dimension)
-
-    @classmethod
     def from_stream(
         cls, communicator: Communicator, rows: Iterable[torch.Tensor], num_rows: int, like: torch.Tensor, num_bytes: int
     ) -> ClientMatrix:

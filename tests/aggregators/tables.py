@@ -11,6 +11,7 @@ import torch
 from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.plugins import discover
 from ppfl.core.pre_aggregator import Moment
+from tests.ranks import client_matrix_of
 
 torch.set_num_threads(1)
 
@@ -73,7 +74,7 @@ def attack(name: str, **arguments: Any) -> Any:
 def matrix_of(communicator: Any, x: np.ndarray) -> ClientMatrix:
     """Give each rank its share of the rows."""
     first, last = (len(x) * rank // communicator.size for rank in (communicator.rank, communicator.rank + 1))
-    return ClientMatrix.from_rows(communicator, torch.from_numpy(x[first:last].copy()))
+    return client_matrix_of(communicator, torch.from_numpy(x[first:last].copy()))
 
 
 def aggregate(communicator: Any, chosen: Any, x: np.ndarray, moment: Moment | None = None) -> np.ndarray:

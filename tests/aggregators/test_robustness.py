@@ -11,12 +11,11 @@ import torch
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core import client_matrix
 from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
-from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.gram import smallest
 from ppfl.core.plugins import discover
 from tests.aggregators import dense_reference
 from tests.aggregators.tables import BEFORE, RULES, aggregate, rule, vectors
-from tests.ranks import on_ranks
+from tests.ranks import client_matrix_of, on_ranks
 
 BY_DISTANCES = ("caf", "krum", "mda", "monna", "multi_krum")
 
@@ -176,5 +175,5 @@ def test_meamed_of_mixed_vectors_does_not_round_them_before_it_chooses() -> None
     """−1, 0 and 1 − 2**-30, of which float32 makes a tie."""
     x = torch.ones(2, 1)
     mixing = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, -(2.0**-30)]], dtype=torch.float64)
-    mixed = ClientMatrix.from_rows(SoloCommunicator(), x).mix(mixing)
+    mixed = client_matrix_of(SoloCommunicator(), x).mix(mixing)
     assert float(rule("meamed", 3, f=1).rule(mixed)) == 0.5

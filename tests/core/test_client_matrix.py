@@ -9,7 +9,7 @@ import torch
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.client_matrix import BLOCK_COLUMNS, LARGEST, ClientMatrix, column_bounds
 from ppfl.core.gram import TIE, squared_distances
-from tests.ranks import on_ranks
+from tests.ranks import client_matrix_of, on_ranks
 
 N = 7
 DIMENSIONS = [1, 100, BLOCK_COLUMNS, 2 * BLOCK_COLUMNS + 5]
@@ -22,13 +22,13 @@ def rows(dimension: int) -> torch.Tensor:
 def parts(communicator, everything: torch.Tensor) -> ClientMatrix:  # type: ignore[no-untyped-def]
     first = N * communicator.rank // communicator.size
     last = N * (communicator.rank + 1) // communicator.size
-    return ClientMatrix.from_rows(communicator, everything[first:last].contiguous())
+    return client_matrix_of(communicator, everything[first:last].contiguous())
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_operations_equal_dense_algebra(dimension: int) -> None:
     x = rows(dimension)
-    matrix = ClientMatrix.from_rows(SoloCommunicator(), x)
+    matrix = client_matrix_of(SoloCommunicator(), x)
     centred = x - x[:1]
     torch.testing.assert_close(matrix.gram(), centred @ centred.T)
     weights = torch.linspace(-1, 1, N, dtype=torch.float64)
@@ -61,7 +61,7 @@ def test_ranks_do_not_change_a_bit(num_ranks: int, dimension: int) -> None:
 def test_distances_survive_a_large_common_offset() -> None:
     """Centring: in float32, rows that differ by 1e-3 at 1e4 keep their distances."""
     x = (torch.eye(N, 50) * 1e-3 + 1e4).to(torch.float32)
-    gram = ClientMatrix.from_rows(SoloCommunicator(), x).gram()
+    gram = client_matrix_of(SoloCommunicator(), x).gram()
     distances = gram.diagonal()[:, None] + gram.diagonal()[None, :] - 2 * gram
     exact = torch.cdist(x.double(), x.double()).square()
     torch.testing.assert_close(distances, exact, rtol=1e-9, atol=1e-18)
@@ -83,13 +83,13 @@ def test_bands_of_products_make_the_whole(number: int) -> None:
         x = torch.from_numpy(draw.standard_normal((number, 2 * BLOCK_COLUMNS + 77)).astype(dtype)) + 0.5
         x[number // 2] = x[number - 1]
         wide = x.double() - x[:1].double()
-        matrix = ClientMatrix.from_rows(SoloCommunicator(), x)
+        matrix = client_matrix_of(SoloCommunicator(), x)
         gram = matrix.gram()
         torch.testing.assert_close(gram, wide @ wide.T, rtol=1e-13, atol=1e-9)
         assert torch.equal(gram, gram.T)
         torch.testing.assert_close(matrix.squared_norms(), x.double().square().sum(dim=1), rtol=1e-12, atol=0)
         share = [x[number * rank // 3 : number * (rank + 1) // 3].contiguous() for rank in range(3)]
-        for got in on_ranks(3, lambda c, share=share: ClientMatrix.from_rows(c, share[c.rank]).gram()):
+        for got in on_ranks(3, lambda c, share=share: client_matrix_of(c, share[c.rank]).gram()):
             assert torch.equal(got, gram)
 
 
@@ -97,7 +97,7 @@ def test_bands_of_products_make_the_whole(number: int) -> None:
 def test_products_of_a_huge_row_do_not_blur_those_of_the_others(dtype: torch.dtype) -> None:
     x = torch.randn(9, 3 * BLOCK_COLUMNS, generator=torch.Generator().manual_seed(1), dtype=dtype)
     x[5] = 1e30 if dtype == torch.float32 else 1e90
-    gram = ClientMatrix.from_rows(SoloCommunicator(), x).gram()
+    gram = client_matrix_of(SoloCommunicator(), x).gram()
     kept = [0, 1, 2, 3, 4, 6, 7, 8]
     wide = x[kept].double() - x[0].double()
     torch.testing.assert_close(gram[kept][:, kept], wide @ wide.T, rtol=1e-13, atol=1e-9)
@@ -107,7 +107,7 @@ def test_equal_rows_have_equal_distances() -> None:
     """To the last digits that the rules look at, wherever in the products they stand."""
     x = torch.randn(50, 2 * BLOCK_COLUMNS + 3, generator=torch.Generator().manual_seed(2))
     x[[7, 24, 49]] = x[3].clone()
-    distances = squared_distances(ClientMatrix.from_rows(SoloCommunicator(), x).gram())
+    distances = squared_distances(client_matrix_of(SoloCommunicator(), x).gram())
     others = [row for row in range(50) if row not in (3, 7, 24, 49)]
     for copy in (7, 24, 49):
         torch.testing.assert_close(distances[copy, others], distances[3, others], rtol=TIE / 10, atol=0)
@@ -133,7 +133,7 @@ def test_rows_that_are_not_finite_are_found(bad: float, row: int, by_products: b
 def test_one_row_is_handed_out_as_it_is_and_few_rows_are_summed_alone() -> None:
     for dtype in (torch.float32, torch.float64):
         x = rows(2 * BLOCK_COLUMNS + 5).to(dtype)
-        matrix = ClientMatrix.from_rows(SoloCommunicator(), x)
+        matrix = client_matrix_of(SoloCommunicator(), x)
         one = torch.zeros(N, dtype=torch.float64)
         one[3] = 1.0
         assert torch.equal(matrix.combine(one), x[3])
@@ -146,7 +146,7 @@ def test_one_row_is_handed_out_as_it_is_and_few_rows_are_summed_alone() -> None:
 
 def test_mixed_blocks_have_the_number_type_of_the_rows_unless_exact() -> None:
     x = rows(100).to(torch.float32)
-    mixed = ClientMatrix.from_rows(SoloCommunicator(), x).mix(torch.full((2, N), 1 / N, dtype=torch.float64))
+    mixed = client_matrix_of(SoloCommunicator(), x).mix(torch.full((2, N), 1 / N, dtype=torch.float64))
     seen = []
     for exact in (False, True):
         mixed.coordinatewise(lambda block: seen.append(block.clone()) or block[0], exact)
@@ -158,7 +158,7 @@ def test_mixed_blocks_have_the_number_type_of_the_rows_unless_exact() -> None:
 @pytest.mark.parametrize("counts", [(7,), (3, 0, 4), (1, 5, 1), (0, 0, 7)], ids=str)
 def test_rows_that_come_one_by_one_make_the_same_matrix(counts: tuple[int, ...], num_bytes: int) -> None:
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 20_000)))
-    wanted = ClientMatrix.from_rows(SoloCommunicator(), x)
+    wanted = client_matrix_of(SoloCommunicator(), x)
     weights = torch.arange(7, dtype=torch.float64)
 
     def build(communicator):  # type: ignore[no-untyped-def]
