@@ -159,7 +159,8 @@ def test_a_second_job_says_who_is_at_work_and_ends_with_code_2(tmp_path: Path) -
         with job(2, out, config={"rounds": 1_000_000}) as second:
             said = finish(second, 2)
         assert said.count(f"another job is at work on it (process {first.pid} on ") == 1, said
-        assert left_beside(out) == {".running.json"}
+        # what the first is writing at this moment passes, what the second has left would stay
+        wait_for(first, out.with_name("r.h5.running.json"), lambda: left_beside(out) == {".running.json"})
         first.send_signal(signal.SIGTERM)
         finish(first, 75)
 
