@@ -19,7 +19,7 @@ Pull: TypeAlias = "Callable[[torch.Tensor], Params]"
 
 def pullback(function: Callable[[Params], torch.Tensor], params: Params) -> tuple[torch.Tensor, Pull]:
     """Return (y, pull): y = function(params), and pull(v) = the gradient of ⟨v, function⟩; `pull` is for one use."""
-    if _is_transformed():
+    if is_transformed():
         value, transposed = torch.func.vjp(function, params)[:2]
         return value, lambda direction: transposed(direction)[0]
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
@@ -41,16 +41,19 @@ def counted_bytes() -> Iterator[Callable[[], int]]:
     sizes: dict[int, int] = {}
 
     def note(value: torch.Tensor) -> torch.Tensor:
-        sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        if value.is_mkldnn:  # its memory cannot be asked for; each is kept by one or two functions
+            sizes[-len(sizes) - 1] = value.numel() * value.element_size()
+        else:
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         return value
 
-    if _is_transformed():
+    if is_transformed():
         yield lambda: 0
         return
     with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
         yield lambda: sum(sizes.values())
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Say whether the caller runs inside of torch.func.vmap, grad or vjp, which a plain graph would not survive."""
     return torch._C._functorch.peek_interpreter_stack() is not None

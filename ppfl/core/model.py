@@ -15,6 +15,7 @@ from ppfl.core.plugins import PlugIn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ppfl.core.blocked import Blocked
     from ppfl.core.types import Params
 
 
@@ -38,6 +39,8 @@ class Stage:
     """(params, x (S, …)) -> (S, …); `params` may hold parameters of other stages too."""
     is_linear: bool = False
     """True when it is x -> W x + b on flattened samples, with parameters W and b in this order."""
+    apply_blocked: Callable[[Params, Blocked], Blocked | None] | None = None
+    """The same on images in the blocked layout, where that is faster; it returns None for what it cannot do."""
 
     def init(self, generator: Callable[[str], np.random.Generator]) -> Params:
         """Draw every parameter from its law, float64, with a generator of its own that is asked for by name."""

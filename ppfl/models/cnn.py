@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from ppfl.core.blocked import convolve_and_pool
 from ppfl.core.errors import UserError
 from ppfl.core.model import Model, Parameter, Stage, linear_stage, names_of, weight_and_bias
 from ppfl.core.plugins import refusal
 
 if TYPE_CHECKING:
+    from ppfl.core.blocked import Blocked
     from ppfl.core.types import Params
 
 
@@ -83,6 +85,9 @@ class CNN(Model):
             y = torch.nn.functional.conv2d(_channels_last(x), weight, bias, padding=self.padding)
             return y if normalized else _pool_and_relu(y)
 
+        def convolve_blocked(params: Params, x: Blocked) -> Blocked | None:
+            return convolve_and_pool(x, params[f"{conv}.weight"], params[f"{conv}.bias"], self.padding)
+
         def normalize(params: Params, x: torch.Tensor) -> torch.Tensor:
             y = torch.nn.functional.group_norm(
                 x.contiguous(), self.groups, params[f"{norm}.weight"], params[f"{norm}.bias"]
@@ -90,7 +95,8 @@ class CNN(Model):
             return _pool_and_relu(y)
 
         shape = (out_channels, in_channels, self.kernel_size, self.kernel_size)
-        stages = [Stage(conv, weight_and_bias(conv, shape), convolve)]
+        blocked = convolve_blocked if _fills_blocks(out_channels) and not normalized else None
+        stages = [Stage(conv, weight_and_bias(conv, shape), convolve, apply_blocked=blocked)]
         if normalized:
             scale, shift = Parameter((out_channels,), centre=1.0), Parameter((out_channels,))
             stages.append(Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize))
@@ -99,6 +105,11 @@ class CNN(Model):
 
 def _pool_and_relu(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.relu(torch.nn.functional.max_pool2d(x, 2))
+
+
+def _fills_blocks(channels: int) -> bool:
+    """Say whether oneDNN's blocked layout is faster: it fills up to 8 or 16 channels (docs/performance.md)."""
+    return channels <= 10 or channels % 16 == 0
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

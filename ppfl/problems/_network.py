@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.blocked import Blocked, as_blocked, as_dense
 from ppfl.core.gradients import Pull, counted_bytes, pullback
 from ppfl.core.params import add_scaled
 from ppfl.core.problem import SharedPass
@@ -50,15 +51,15 @@ class Network:
         return self._run(range(self.num_shared, len(self.stages)), params, features)
 
     def _run(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
-        dtype = x.dtype
+        y: torch.Tensor | Blocked = x
         for number in numbers:
             stage = self.stages[number]
             if self.body_dtype is not None and number < len(self.stages) - 1:
                 short = {name: params[name].to(self.body_dtype) for name in stage.parameters}
-                x = stage.apply(short, x.to(self.body_dtype))
+                y = _apply(stage, short, y, self.body_dtype)
             else:
-                x = stage.apply(params, x.to(dtype))
-        return x.to(dtype)
+                y = _apply(stage, params, y, x.dtype)
+        return as_dense(y).to(x.dtype)
 
     def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""
@@ -154,6 +155,16 @@ class SupervisedPass(SharedPass):
             total = add_scaled(total, found, 1.0) if total else found
         self._pulls = []
         return total
+
+
+def _apply(stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype) -> torch.Tensor | Blocked:
+    if not isinstance(x, Blocked):
+        x = x.to(dtype)
+    if stage.apply_blocked is not None and (images := as_blocked(x)) is not None:
+        y = stage.apply_blocked(params, images)
+        if y is not None:
+            return y
+    return stage.apply(params, as_dense(x).to(dtype))
 
 
 def gradient_of_logits(logits: torch.Tensor, data: Data) -> torch.Tensor:
