@@ -29,7 +29,9 @@ def pullback(function: Callable[[Params], torch.Tensor], params: Params) -> tupl
     def pull(direction: torch.Tensor) -> Params:
         if not leaves:
             return {}
-        found = torch.autograd.grad(value, list(leaves.values()), direction, materialize_grads=True)
+        with torch.enable_grad():
+            product = (value * direction).sum()  # giving the direction to `grad` would import sympy, half a second
+        found = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, found, strict=True))
 
     return value.detach(), pull
