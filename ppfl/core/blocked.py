@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ppfl.core.gradients import is_transformed
+from ppfl.core.params import largest_entry
 
 LARGEST_BOUND = 1e37
 """A tenth of what float32 and bfloat16 hold, so that rounding in sums cannot lead beyond."""
@@ -34,7 +35,7 @@ def as_blocked(x: torch.Tensor | Blocked) -> Blocked | None:
         return x
     if x.device.type != "cpu" or is_transformed() or not _is_supported(x.dtype):
         return None
-    bound = _largest(x)
+    bound = largest_entry(x)
     return Blocked(x.to_mkldnn(), bound) if bound <= LARGEST_BOUND else None
 
 
@@ -46,7 +47,7 @@ def as_dense(x: torch.Tensor | Blocked) -> torch.Tensor:
 def convolve_and_pool(x: Blocked, weight: torch.Tensor, bias: torch.Tensor, padding: int) -> Blocked | None:
     """Convolution, 2×2 max pooling, ReLU; None where an entry could become too large."""
     size = float(weight.detach().to(torch.float64).abs().sum())
-    bound = size * x.bound + _largest(bias)
+    bound = size * x.bound + largest_entry(bias)
     if not bound <= LARGEST_BOUND:  # NaN is not
         return None
     ones, none = (1, 1), (0, 0)
@@ -59,8 +60,3 @@ def _is_supported(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _largest(x: torch.Tensor) -> float:
-    """max |x|, NaN if one is; amax and amin are vectorized, norms and aminmax are not."""
-    return float(torch.maximum(x.detach().amax(), -x.detach().amin()))

@@ -54,6 +54,12 @@ def inner(x: Params, y: Params) -> torch.Tensor:
     return total
 
 
+def largest_entry(x: torch.Tensor) -> float:
+    """max |x| of one tensor, 0 if it is empty, NaN if an entry is; amax and amin are vectorized, aminmax is not."""
+    x = x.detach()
+    return float(torch.maximum(x.amax(), -x.amin())) if x.numel() else 0.0
+
+
 def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     """Return numerator / denominator, 0 where the denominator is 0; without control flow on values."""
     nothing = denominator == 0
