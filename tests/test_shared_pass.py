@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ppfl.core.params import add_scaled
 from ppfl.core.types import Params
 from ppfl.problems import _network
 from ppfl.problems._supervised_problem import Supervised
@@ -96,3 +97,37 @@ def test_bodies_in_bfloat16(local_globs: list[str]) -> None:
     features = exact.advance(shared, data)  # the last stage is in float32
     if local_globs == ["head.*"]:
         close(short.local_gradient(shared, local, features), exact.local_gradient(shared, local, features))
+
+
+@pytest.mark.parametrize(
+    ("model", "local_globs", "on_logits"),
+    [
+        ({"name": "mlp", "hidden": [60]}, ["head.*"], True),
+        ({"name": "mlp", "hidden": [60]}, ["head.weight"], False),
+        ({"name": "mlp", "hidden": [9, 60]}, ["hidden2.*", "head.*"], False),
+        ({"name": "mlp", "hidden": [2]}, ["head.*"], False),
+        ({"name": "logistic_regression"}, ["*"], True),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_descent_is_that_of_the_gradients(
+    model: dict[str, Any], local_globs: list[str], on_logits: bool, weighted: bool
+) -> None:
+    problem = make({"model": model, "split": {"local": local_globs}})
+    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    if weighted:
+        data["weight"] = (torch.arange(len(data["y"])) % 3).to(torch.float64)
+    advanced = problem.advance(shared, data)
+    found = problem._network.descend_on_logits({**shared, **local}, advanced, local, 0.3, 7)
+    assert (found is not None) == on_logits
+    wanted = local
+    for _ in range(7):
+        wanted = add_scaled(wanted, problem.local_gradient(shared, wanted, data), -0.3)
+    assert max(float((wanted[name] - local[name]).abs().max()) for name in local) > 0.01
+    for given in (data, advanced):
+        close(problem.descend(shared, local, given, 0.3, 7), wanted)
+    vectorized = torch.func.vmap(lambda w: problem.descend(shared, w, advanced, 0.3, 7))(
+        {name: torch.stack([value, 2 * value]) for name, value in local.items()}
+    )
+    close({name: value[0] for name, value in vectorized.items()}, wanted)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ppfl.core.balance import balanced_bounds
+from ppfl.core.params import add_scaled
 from ppfl.core.plugins import PlugIn, Seed
 
 if TYPE_CHECKING:
@@ -194,6 +195,12 @@ class Problem(ABC):
         """∇_2 f_m(θ, w)."""
         gradient: Params = torch.func.grad(lambda w: self.loss(shared, w, data))(local)
         return gradient
+
+    def descend(self, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
+        """w ← w − lr · ∇_2 f_m(θ, w), `steps` times."""
+        for _ in range(steps):
+            local = add_scaled(local, self.local_gradient(shared, local, data), -lr)
+        return local
 
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_1 f_m(θ, w); `data` as it came, not advanced."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from ppfl.core.method import FineTuner
-from ppfl.core.params import add_scaled
 from ppfl.core.step_sizes import resolve_local_lr, step_size
 
 if TYPE_CHECKING:
@@ -29,10 +28,7 @@ class GradientDescent(FineTuner):
 
     def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
         """Return w after `steps` steps."""
-        lr = step_size(self.lr)
-        for _ in range(self.steps):
-            local = add_scaled(local, problem.local_gradient(shared, local, data), -lr)
-        return local
+        return problem.descend(shared, local, data, step_size(self.lr), self.steps)
 
     def num_gradients(self, num_samples: int) -> float:
         """One a step."""

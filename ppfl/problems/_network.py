@@ -99,6 +99,32 @@ class Network:
             found["features"] = (of_logits @ params[weight]).reshape(features.shape)
         return found
 
+    def descend_on_logits(
+        self, params: Params, data: Data, wanted: Container[str], lr: float, steps: int
+    ) -> Params | None:
+        """Gradient descent on weight and bias of a linear suffix Z = F Wᵀ + b, done on Z: the dual form.
+
+        With P_t the gradient in Z: Z ← Z − lr · (F Fᵀ + 1) P_t, in the end W − lr · Σ_t P_tᵀ F. None where another part
+        is wanted, or for so many samples that F Fᵀ costs more than what it saves.
+        """
+        features = data["features"].flatten(1)
+        if not self._is_linear or any(name not in wanted for name in self.stages[self.num_shared].parameters):
+            return None
+        weight, bias = (params[name] for name in self.stages[self.num_shared].parameters)
+        (num_classes, width), num_samples = weight.shape, len(features)
+        if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
+            return None
+        gram = features @ features.T + 1.0
+        logits = torch.nn.functional.linear(features, weight, bias)
+        total = torch.zeros_like(logits)
+        for step in range(steps):
+            of_logits = gradient_of_logits(logits, data)
+            total = total + of_logits
+            if step < steps - 1:
+                logits = logits - lr * (gram @ of_logits)
+        found = (weight - lr * (total.T @ features), bias - lr * total.sum(dim=0))
+        return dict(zip(self.stages[self.num_shared].parameters, found, strict=True))
+
 
 class SupervisedPass(SharedPass):
     """The features of one client's samples, and the way back through the stages that made them."""

@@ -152,6 +152,12 @@ class Supervised(Problem):
         data = self.advance(shared, data)
         return self._network.suffix_gradients({**shared, **local}, data["features"], data, local)
 
+    def descend(self, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
+        """w ← w − lr · ∇_2 f_m(θ, w), `steps` times; on logits where the local part is linear and samples are few."""
+        data = self.advance(shared, data)
+        found = self._network.descend_on_logits({**shared, **local}, data, local, lr, steps)
+        return super().descend(shared, local, data, lr, steps) if found is None else found
+
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_1 f_m(θ, w)."""
         return self.shared_pass(shared, data).shared_gradient(local)
