@@ -51,6 +51,8 @@ class ExactSum:
         self._earlier: torch.Tensor | None = None
         """Those of the terms before, int64."""
         self._top = _NOTHING
+        self._lowest = _NON_FINITE
+        """The lowest bin in which a slice was put."""
         self._num_terms = 0
 
     def add(self, term: torch.Tensor) -> None:
@@ -71,17 +73,18 @@ class ExactSum:
             torch.mul(rest, 1.0 / unit, out=integers).round_()
             self._recent[row] += integers
             rest.sub_(integers, alpha=unit)  # exact, and of less than half a unit
+            self._lowest = min(self._lowest, self._top - row)
             if row == NUM_BINS - 2 and largest_entry(rest) == 0.0:
                 break  # as in most vectors of float32, which looking tells faster than slicing
 
     def reduce(self, communicator: Communicator, bucket_bytes: int = BUCKET_BYTES) -> torch.Tensor:
         """Return the sum over all terms of all ranks, shape (D,), float64 on the device; the same bits on every rank.
 
-        It travels in messages of at most `bucket_bytes`, of which one is rounded while the next ones are on their way.
+        It travels in messages of at most `bucket_bytes`, of which one is rounded while the next ones are on their way;
+        the lowest bins do not when they are empty on all ranks, as the third one most often is for float32.
         Raises OverflowError beyond 2**22 terms in all.
         """
-        facts = torch.tensor([self._top], dtype=torch.int64)
-        top = int(communicator.allreduce(facts, "max"))
+        top, above = communicator.allreduce(torch.tensor([self._top, -self._lowest]), "max").tolist()
         num_terms = int(communicator.allreduce(torch.tensor([self._num_terms]), "sum"))
         if num_terms > MAX_TERMS:
             raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
@@ -92,23 +95,24 @@ class ExactSum:
         if top == _NOTHING:
             return torch.zeros(length, dtype=torch.float64, device=device)
         self._raise_top(top)
-        units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(NUM_BINS)]
+        num_bins = min(top + above + 1, NUM_BINS)
+        units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(num_bins)]
         unit_of_bin = torch.tensor(units, dtype=torch.float64, device=device)
-        columns = max(1, bucket_bytes // (NUM_BINS * self._recent.element_size()))
+        columns = max(1, bucket_bytes // (num_bins * self._recent.element_size()))
         on_their_way: deque[Callable[[], torch.Tensor]] = deque()
         done = []
         for start in range(0, length, columns):
-            on_their_way.append(communicator.start_sum(self._slices(start, start + columns)))
+            on_their_way.append(communicator.start_sum(self._slices(num_bins, start, start + columns)))
             if len(on_their_way) > _ON_THEIR_WAY:
                 done.append(rounded(on_their_way.popleft()().to(device), unit_of_bin))
         done += [rounded(wait().to(device), unit_of_bin) for wait in on_their_way]
         return torch.cat(done)
 
-    def _slices(self, start: int, stop: int) -> torch.Tensor:
-        """Return the sums of all slices of some columns, int64 on the CPU."""
-        total = self._recent[:, start:stop].to(torch.int64)
+    def _slices(self, num_bins: int, start: int, stop: int) -> torch.Tensor:
+        """Return the sums of the slices of some columns in the highest bins, int64 on the CPU."""
+        total = self._recent[:num_bins, start:stop].to(torch.int64)
         if self._earlier is not None:
-            total += self._earlier[:, start:stop]
+            total += self._earlier[:num_bins, start:stop]
         return total.cpu().contiguous()
 
     def _make_room(self) -> None:
@@ -164,16 +168,16 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
 
 
 def rounded(bins: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (NUM_BINS, …) -> (…).
+    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (bins, …) -> (…).
 
     What stays in a bin is at most half of the next one's unit, of either sign: a small negative sum must not become the
     difference of two large numbers.
     """
-    for row in range(NUM_BINS - 1, 0, -1):
+    for row in range(len(bins) - 1, 0, -1):
         carry = (bins[row] + (1 << (BIN_BITS - 1))) >> BIN_BITS
         bins[row] -= carry << BIN_BITS
         bins[row - 1] += carry
     total = torch.zeros(bins.shape[1:], dtype=torch.float64, device=bins.device)
-    for row in range(NUM_BINS - 1, -1, -1):
+    for row in range(len(bins) - 1, -1, -1):
         total += bins[row].to(torch.float64) * units[row]
     return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.exact_sum import MAX_TERMS, ExactSum, exact_sums
+from ppfl.core.communicator import Communicator
+from ppfl.core.exact_sum import MAX_TERMS, NUM_BINS, ExactSum, exact_sums
 from tests.ranks import on_ranks
 
 WIDE = st.floats(min_value=-1e200, max_value=1e200, allow_nan=False, allow_subnormal=False)
@@ -159,3 +161,29 @@ def test_all_at_once_gives_the_bits_of_one_by_one(values: list[float], power: in
     terms = [torch.tensor([value], dtype=torch.float64) for value in values]
     assert torch.equal(exact_sums(torch.stack(terms)[None])[0], total(terms))
     assert torch.equal(total(terms), total(terms[::-1]))
+
+
+@pytest.mark.parametrize("tiny_rank", [None, 0, 2])
+def test_bins_that_are_empty_everywhere_do_not_travel(tiny_rank: int | None) -> None:
+    terms = [term.float() for term in random_terms(9, 300, 1.0)]
+    if tiny_rank is not None:
+        terms[3 * tiny_rank][::7] = 2.0**-60 / 3
+
+    def share(communicator: Communicator) -> tuple[torch.Tensor, set[int]]:
+        sums = ExactSum(300)
+        for index in range(communicator.rank * 3, communicator.rank * 3 + 3):
+            sums.add(terms[index])
+        sent = set()
+        start_sum = communicator.start_sum
+
+        def counted(slices: torch.Tensor) -> Callable[[], torch.Tensor]:
+            sent.add(len(slices))
+            return start_sum(slices)
+
+        communicator.start_sum = counted  # type: ignore[method-assign]
+        return sums.reduce(communicator), sent
+
+    wanted = exact_sums(torch.stack(terms)[None])[0]
+    for found, sent in on_ranks(3, share):
+        assert torch.equal(found, wanted)
+        assert sent == {NUM_BINS if tiny_rank is not None else NUM_BINS - 1}
