@@ -10,7 +10,7 @@ from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
 from ppfl.core.problem import Placement
-from ppfl.device import choose_device
+from ppfl.device import choose_device, set_tf32
 from ppfl.engine.byzantine import check_cohort
 from ppfl.engine.client_store import KINDS, choose_kind, state_bytes
 from ppfl.engine.cohort import CohortSampler
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bfloat16": torch.float32}
 
 
 def build_problem(settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
@@ -43,6 +43,7 @@ def build_problem(settings: ProblemSettings, placement: Placement, clients_per_c
 def build(config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem) -> Setup:
     """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
     device = choose_device(config.engine.device, communicator)
+    set_tf32(config.precision == "tf32", device, communicator)
     guarded = GuardedCommunicator(communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
     data_seed = config.seed if config.problem.seed is None else config.problem.seed

@@ -92,8 +92,9 @@ class Config(Settings):
     """Drives everything random."""
     rounds: Annotated[int, Field(ge=1)]
     """Rounds of communication; arrivals when asynchronous."""
-    precision: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Number type of parameters and data; bfloat16: float32, with a model's stages but the last one in bfloat16."""
+    precision: Literal["float32", "float64", "tf32", "bfloat16"] = "float32"
+    """Number type of parameters and data; tf32: float32, with a GPU's products in TF32; bfloat16: float32, with a
+    model's stages but the last one in bfloat16."""
     problem: Annotated[ProblemSettings, ChosenFrom("ppfl.problems")]
     """What to minimize: losses and data of the clients."""
     algorithm: Annotated[Algorithm, ChosenFrom("ppfl.algorithms")]
@@ -143,7 +144,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _has_body(self) -> Config:
-        if self.precision == "bfloat16" and not self.problem.has_body:
+        if self.precision in ("tf32", "bfloat16") and not self.problem.has_body:
             raise refusal("precision", f"'float32' or 'float64', since problem {self.problem.name!r} has no model")
         return self
 

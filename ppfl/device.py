@@ -44,6 +44,24 @@ def choose_device(choice: Literal["auto", "cpu", "cuda"], communicator: Communic
     return device
 
 
+def set_tf32(wanted: bool, device: torch.device, communicator: Communicator) -> None:
+    """Have GPUs round what goes into products of float32 to 10 bits (TF32), or not: by default cuDNN does, cuBLAS not.
+
+    Raises UserError where it is wanted of a CPU.
+    """
+
+    def check() -> None:
+        if wanted and device.type != "cuda":
+            raise UserError(
+                f"precision: tf32 is a number type of GPUs, and rank {communicator.rank} computes on its CPU; "
+                "use float32, or bfloat16"
+            )
+
+    on_every_rank(communicator, check)
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next use: activations would be given back and faulted in again.
 
