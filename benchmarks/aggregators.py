@@ -43,8 +43,8 @@ class Case:
     possible_seconds: float | None = None
 
     def rule(self, name: str) -> Aggregator:
-        """Return the rule, e.g. of `nnm + trimmed_mean`."""
-        own = name.rsplit(" + ", 1)[-1]
+        """Return the rule, e.g. of `nnm + trimmed_mean` or `centered_clipping, one step from 0`."""
+        own = name.rsplit(" + ", 1)[-1].split(", ")[0]
         document = {"name": own, **self.arguments, "before": self.before}
         return discover("ppfl.aggregators")[own].model_validate(document)  # type: ignore[return-value]
 
@@ -62,6 +62,9 @@ def cases() -> dict[str, Case]:
         "krum": Case({"f": _F}, possible_seconds=0.13),
         "geometric_median": Case({}, possible_seconds=0.095),
         "centered_clipping": Case({"radius": 1000.0}, possible_seconds=0.022),
+        "centered_clipping, one step from 0": Case(
+            {"radius": 1000.0, "steps": 1, "start": "zero"}, possible_seconds=0.022
+        ),
         "nnm + trimmed_mean": Case({"f": _F}, [{"name": "nnm", "f": _F}], possible_seconds=0.36),
         "caf": Case({"f": _F}, possible_seconds=0.14),
     }

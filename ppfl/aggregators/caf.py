@@ -12,7 +12,7 @@ from ppfl.core.gram import around
 from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 class CAF(Aggregator):
@@ -23,7 +23,7 @@ class CAF(Aggregator):
     matrix; the maximum is over vectors with c_j > 0, so that each step takes at least one of them out.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "products"
     name: Literal["caf"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -12,34 +12,52 @@ from ppfl.core.gram import central_row, squared_distances_to
 from ppfl.core.params import ratio
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 class CenteredClipping(Aggregator):
     """v ← v + (1/N) Σ_i (x_i − v) min(1, radius/‖x_i − v‖), `steps` times.
 
-    Source: Karimireddy, He, Jaggi, ICML 2021, Algorithm 2. There v begins at the aggregate of the round before; here,
-    so that the rule has no memory, at the vector in the midst of the majority: the one with the smallest ball around it
-    that holds ⌊N/2⌋ + 1 vectors, ties to the lowest index.
+    Source: Karimireddy, He, Jaggi, ICML 2021, Algorithm 2. There v begins at the aggregate of the round before; here
+    the rule has no memory, see `start`.
     """
 
-    by_distances: ClassVar[bool] = True
     name: Literal["centered_clipping"]
     radius: PositiveFloat | Literal["infinite"]
     """Farthest that one vector pulls; `infinite` makes it the mean."""
     steps: PositiveInt = 3
     """Steps."""
+    start: Literal["majority", "zero"] = "majority"
+    """Where v begins. majority: at the vector with the smallest ball around it that holds ⌊N/2⌋ + 1 vectors, ties to
+    the lowest index; zero: at 0, which with one step is the mean of clipped vectors."""
+
+    def first_look(self) -> Reads:
+        """Distances between all vectors, or norms."""
+        return "products" if self.start == "majority" else "norms"
 
     def rule(self, matrix: ClientMatrix) -> torch.Tensor:
         """Return v, shape (D,)."""
+        return matrix.combine(self._from_majority(matrix) if self.start == "majority" else self._from_zero(matrix))
+
+    def _from_majority(self, matrix: ClientMatrix) -> torch.Tensor:
         gram = matrix.gram()
-        number = len(gram)
-        weights = torch.zeros(number, dtype=torch.float64)
+        weights = torch.zeros(len(gram), dtype=torch.float64)
         weights[central_row(gram)[0]] = 1.0
         for _ in range(self.steps):
-            factors = self._factors(squared_distances_to(gram, weights).sqrt())
-            weights = weights * (1.0 - factors.sum() / number) + factors / number
-        return matrix.combine(weights)
+            weights = self._step(weights, squared_distances_to(gram, weights))
+        return weights
+
+    def _from_zero(self, matrix: ClientMatrix) -> torch.Tensor:
+        """A pass for each step: 0 is not a mean of the vectors, so distances between them do not say how far it is."""
+        weights = torch.zeros(matrix.num_vectors, dtype=torch.float64)
+        squares = matrix.squared_norms()
+        for step in range(self.steps):
+            weights = self._step(weights, squares if step == 0 else matrix.squared_distances_to(weights))
+        return weights
+
+    def _step(self, weights: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+        factors = self._factors(squares.sqrt())
+        return weights * (1.0 - factors.sum() / len(factors)) + factors / len(factors)
 
     def _factors(self, distances: torch.Tensor) -> torch.Tensor:
         if self.radius == "infinite":

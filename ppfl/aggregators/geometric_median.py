@@ -11,7 +11,7 @@ from ppfl.core.aggregator import Aggregator
 from ppfl.core.gram import central_row, half_around, squared_distances_to
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 _CONVERGED = 1e-12
 
@@ -25,7 +25,7 @@ class GeometricMedian(Aggregator):
     `smoothing` times the distance from the start within which ⌊N/2⌋ + 1 vectors lie.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "products"
     name: Literal["geometric_median"]
     smoothing: PositiveFloat = 1e-6
     """ν, as a fraction of the spread of the majority."""

@@ -12,7 +12,7 @@ from ppfl.core.gram import krum_scores, mean_of, smallest
 from ppfl.core.pre_aggregator import Bound, few_neighbours
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 class Krum(Aggregator):
@@ -21,7 +21,7 @@ class Krum(Aggregator):
     Source: Blanchard et al., NeurIPS 2017, Section 4. Ties go to the lowest index.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "products"
     name: Literal["krum"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

@@ -15,7 +15,7 @@ from ppfl.core.gram import TIE, lowest, mean_of, smallest, squared_distances
 from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 MAX_SUBSETS = 50_000
 """Subsets that are enumerated at most."""
@@ -30,7 +30,7 @@ class MDA(Aggregator):
     least diameter, ties to the lowest index: at most twice the least diameter, by the triangle inequality.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "products"
     name: Literal["mda"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

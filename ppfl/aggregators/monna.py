@@ -12,7 +12,7 @@ from ppfl.core.gram import central_row, mean_of, smallest, squared_distances
 from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 class MoNNA(Aggregator):
@@ -23,7 +23,7 @@ class MoNNA(Aggregator):
     smallest ball around it that holds ⌊N/2⌋ + 1 vectors. Ties go to the lowest index.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "products"
     name: Literal["monna"]
     f: NonNegativeInt
     """Byzantine vectors at most."""

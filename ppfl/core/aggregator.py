@@ -12,7 +12,7 @@ from ppfl.core.plugins import ChosenFrom, PlugIn, discover
 from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 _PRE_AGGREGATORS = "ppfl.pre_aggregators"
 Chosen = TypeVar("Chosen", bound=PlugIn)
@@ -36,8 +36,8 @@ class Aggregator(PlugIn):
     Vectors with NaN or inf count as Byzantine: they are left out, and f is that much smaller, though not below 0.
     """
 
-    by_distances: ClassVar[bool] = False
-    """True when the rule asks for inner products or distances: NaN and inf are then found while these are taken."""
+    reads: ClassVar[Reads] = "entries"
+    """Whether it asks for inner products (distances), or for norms: NaN and inf are found while these are taken."""
     before: tuple[Annotated[PreAggregator, ChosenFrom(_PRE_AGGREGATORS)], ...] = Field(default=(), strict=False)
     """What is done to the vectors first, in this order; an `f` that is left out there is the rule's own."""
 
@@ -87,7 +87,12 @@ class Aggregator(PlugIn):
 
     def finite(self, matrix: ClientMatrix) -> torch.Tensor:
         """Return which rows have neither NaN nor inf, (N,) bool, found with what the rule needs anyway. Collective."""
-        return matrix.finite(by_products=self.by_distances or any(step.by_distances for step in self.before))
+        asked = {self.first_look(), *(step.reads for step in self.before)}
+        return matrix.finite("products" if "products" in asked else "norms" if "norms" in asked else "entries")
+
+    def first_look(self) -> Reads:
+        """Return `reads`, for rules where it depends on their settings."""
+        return self.reads
 
     def check(self, num_vectors: int) -> None:
         """Raise ValueError, with the inequality, when the rule or what comes before it is undefined for N vectors."""

@@ -7,12 +7,12 @@ number of ranks. No rank ever holds N×D. Choosing and mixing rows costs nothing
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 from ppfl.core.gram import centred, well_centred, with_row
-from ppfl.core.products import copied, mixed, products_around
+from ppfl.core.products import copied, mixed, products_around, squared_distances_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 BLOCK_COLUMNS = 8192
 LARGEST = 1e140
 """Rows with an entry beyond count as not finite: their squares would not be."""
+Reads: TypeAlias = Literal["entries", "norms", "products"]
+"""What a rule looks at first: NaN and inf are found in the same pass."""
 _SURELY_FINITE = 1e200
 """Squares of entries up to which those of x_c and x_i − x_c prove that no entry of x_i is beyond LARGEST."""
 
@@ -42,6 +44,7 @@ class _Rows:
         self.number = columns.shape[0] if chosen is None else len(chosen)
         # not functools.cached_property: on Python 3.11 it holds one lock for all instances, also for ranks as threads
         self._finite: torch.Tensor | None = None
+        self._squared_norms: torch.Tensor | None = None
         self._first_products: torch.Tensor | None = None
         self._factor: tuple[torch.Tensor, int] | None = None
 
@@ -58,17 +61,31 @@ class _Rows:
         rows = rows.to(self.columns.device)
         return _Rows(self.communicator, self.columns, rows if self.chosen is None else self.chosen[rows])
 
-    def finite(self, by_products: bool) -> torch.Tensor:
+    def finite(self, reads: Reads) -> torch.Tensor:
         """Return (n,) bool on the CPU: no NaN, no inf, no entry beyond LARGEST. Collective.
 
-        by_products: see first whether the products, which are kept, prove it of all rows without a pass of its own.
+        reads: see first whether these products or norms, which are kept, prove it without a pass of its own.
         """
         if self._finite is None:
-            if by_products and bool((self._around(0).diagonal() <= _SURELY_FINITE).all()):
+            squares = None
+            if reads != "entries":
+                squares = self._around(0).diagonal() if reads == "products" else self.squared_norms()
+            if squares is not None and bool((squares <= _SURELY_FINITE).all()):
                 self._finite = torch.ones(self.number, dtype=torch.bool)
             else:
                 self._finite = self._within_range()
         return self._finite
+
+    def squared_norms(self) -> torch.Tensor:
+        """‖x_i‖², (n,) float64 on the CPU. Collective."""
+        if self._squared_norms is None:
+            self._squared_norms = self.squared_distances_to(torch.zeros(self.number))
+        return self._squared_norms
+
+    def squared_distances_to(self, weights: torch.Tensor) -> torch.Tensor:
+        """‖x_i − Σ_j a_j x_j‖², (n,) float64 on the CPU. Collective."""
+        like = self.columns.new_empty(self.number)
+        return squared_distances_to(self.communicator, self.blocks(), like, weights)
 
     def factor(self) -> tuple[torch.Tensor, int]:
         """Return (K, c): K_ij = ⟨z_i, z_j⟩ with z_c = x_c and z_i = x_i − x_c else. Collective.
@@ -142,14 +159,14 @@ class ClientMatrix:
         """N."""
         return self._rows.number if self._mixing is None else len(self._mixing)
 
-    def finite(self, by_products: bool = False) -> torch.Tensor:
+    def finite(self, reads: Reads = "entries") -> torch.Tensor:
         """Return (N,) bool: rows as they were sent without NaN, inf or entries beyond LARGEST. Collective.
 
-        by_products: look at their inner products first, which saves a pass when all rows are finite and the products
-        are needed anyway.
+        reads: look at their inner products or norms first, which saves a pass when all rows are finite and these are
+        needed anyway.
         """
         assert self._mixing is None, "mixed rows are finite when the ones that they are mixed from are"
-        return self._rows.finite(by_products)
+        return self._rows.finite(reads)
 
     def gram(self) -> torch.Tensor:
         """Return (X − 1x_cᵀ)(X − 1x_cᵀ)ᵀ, (N, N): inner products after centring by one row. Collective.
@@ -166,8 +183,17 @@ class ClientMatrix:
 
     def squared_norms(self) -> torch.Tensor:
         """‖x_i‖², (N,). Collective."""
+        if self._mixing is None:
+            return self._rows.squared_norms()
         coordinates = self._coordinates()
         return ((coordinates @ self._rows.factor()[0]) * coordinates).sum(dim=1).clamp_min(0.0)
+
+    def squared_distances_to(self, weights: torch.Tensor) -> torch.Tensor:
+        """‖x_i − Σ_j a_j x_j‖², (N,), in a pass of its own, for any weights a, (N,). Collective."""
+        if self._mixing is None:
+            return self._rows.squared_distances_to(weights)
+        like = self._rows.columns.new_empty(self.num_vectors)
+        return squared_distances_to(self._rows.communicator, self._blocks(torch.float64), like, weights)
 
     def select(self, rows: torch.Tensor) -> ClientMatrix:
         """Return the rows (N',) int64, some left out or repeated."""

@@ -11,7 +11,7 @@ from ppfl.core.plugins import PlugIn
 if TYPE_CHECKING:
     import torch
 
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def few_neighbours(f: int) -> Bound:
 class PreAggregator(PlugIn):
     """N client vectors in, N' out, each a weighted sum of the old ones."""
 
-    by_distances: ClassVar[bool] = False
-    """True when it asks for inner products, distances or norms."""
+    reads: ClassVar[Reads] = "entries"
+    """Whether it asks for inner products (distances), or for norms."""
 
     def bound(self) -> Bound:
         """Return how many vectors it takes at least."""

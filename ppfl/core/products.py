@@ -1,4 +1,4 @@
-"""What is made of N rows in one pass over blocks of their columns: copies, mixtures, inner products."""
+"""What is made of N rows in one pass over blocks of their columns: copies, mixtures, inner products, distances."""
 
 from __future__ import annotations
 
@@ -51,23 +51,53 @@ def products_around(
     `like`, (n, n), has the device, also on a rank without blocks. NaN and inf in a row are found in K_ii, those of
     row c in all.
     """
-    number = len(like)
-    total = EntrywiseSum(number**2, like.device)
-    terms = like.new_zeros((max(_BATCH // number**2, 1), number, number), dtype=torch.float64)
+
+    def of_blocks() -> Iterator[torch.Tensor]:
+        found = torch.zeros_like(like, dtype=torch.float64)
+        for wide in copied(blocks, torch.float64):
+            origin = wide[centre].clone()
+            wide.sub_(origin)
+            wide[centre] = origin
+            _upper_products(wide, found)
+            yield found.flatten()
+
+    products = _summed(communicator, of_blocks(), like.flatten()).reshape(like.shape)
+    return products.triu() + products.triu(1).T
+
+
+def squared_distances_to(
+    communicator: Communicator, blocks: Iterable[torch.Tensor], like: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """‖x_i − Σ_j a_j x_j‖², (n,) float64 on the CPU; a = 0 gives the squares of norms. Collective.
+
+    `like`, (n,), has the device, also on a rank without blocks. NaN and inf in a row are found in its own norm.
+    """
+    is_somewhere = bool(weights.any())
+    weights = weights.to(like.device, torch.float64)
+
+    def of_blocks() -> Iterator[torch.Tensor]:
+        for wide in copied(blocks, torch.float64):
+            if is_somewhere:
+                wide.sub_(torch.mv(wide.T, weights))
+            yield wide.square_().sum(dim=1)
+
+    return _summed(communicator, of_blocks(), like)
+
+
+def _summed(communicator: Communicator, terms: Iterable[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Add up terms of all ranks, many at a time, each shaped like `like`, (L,), and used at once. Collective."""
+    total = EntrywiseSum(len(like), like.device)
+    batch = like.new_zeros((max(_BATCH // len(like), 1), len(like)), dtype=torch.float64)
     filled = 0
-    for wide in copied(blocks, torch.float64):
-        origin = wide[centre].clone()
-        wide.sub_(origin)
-        wide[centre] = origin
-        _upper_products(wide, terms[filled])
+    for term in terms:
+        batch[filled] = term
         filled += 1
-        if filled == len(terms):
-            total.add(terms.reshape(filled, -1))
+        if filled == len(batch):
+            total.add(batch)
             filled = 0
     if filled:
-        total.add(terms[:filled].reshape(filled, -1))
-    products = total.reduce(communicator).reshape(number, number)
-    return products.triu() + products.triu(1).T
+        total.add(batch[:filled])
+    return total.reduce(communicator)
 
 
 def _upper_products(rows: torch.Tensor, products: torch.Tensor) -> None:

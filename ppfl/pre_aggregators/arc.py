@@ -11,7 +11,7 @@ from ppfl.core.params import ratio
 from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 class ARC(PreAggregator):
@@ -20,7 +20,7 @@ class ARC(PreAggregator):
     Source: Allouah et al., ICLR 2025, Algorithm 2.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "norms"
     name: Literal["arc"]
     f: NonNegativeInt
     """Byzantine vectors at most; the rule's when left out."""

@@ -11,7 +11,7 @@ from ppfl.core.params import ratio
 from ppfl.core.pre_aggregator import Moment, PreAggregator
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 class Clipping(PreAggregator):
@@ -20,7 +20,7 @@ class Clipping(PreAggregator):
     Source: the fixed threshold that adaptive robust clipping is compared with in Allouah et al., ICLR 2025.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "norms"
     name: Literal["clipping"]
     threshold: PositiveFloat
     """Largest norm."""

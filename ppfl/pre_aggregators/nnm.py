@@ -11,7 +11,7 @@ from ppfl.core.gram import mean_of, smallest, squared_distances
 from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_matrix import ClientMatrix, Reads
 
 
 class NNM(PreAggregator):
@@ -20,7 +20,7 @@ class NNM(PreAggregator):
     Source: Allouah et al., AISTATS 2023, Algorithm 2. Ties go to the lowest index.
     """
 
-    by_distances: ClassVar[bool] = True
+    reads: ClassVar[Reads] = "products"
     name: Literal["nnm"]
     f: NonNegativeInt
     """Byzantine vectors at most; the rule's when left out."""

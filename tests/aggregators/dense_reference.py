@@ -60,8 +60,8 @@ def geometric_median(x, smoothing=1e-6):
     return v
 
 
-def centered_clipping(x, radius, steps=3):
-    v = x[central(x)]
+def centered_clipping(x, radius, steps=3, start="majority"):
+    v = x[central(x)] if start == "majority" else np.zeros_like(x[0])
     for _ in range(steps):
         lengths = np.linalg.norm(x - v, axis=1, keepdims=True)
         v = v + ((x - v) * np.minimum(1, radius / np.maximum(lengths, 1e-300))).mean(axis=0)

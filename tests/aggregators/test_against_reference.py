@@ -69,6 +69,22 @@ def test_rules_after_something(name: str, before: str, num_vectors: int, num_ran
         assert_close(got, expected(name, x, before))
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("num_vectors", [3, 10, 50])
+@pytest.mark.parametrize("before", [None, "bucketing", "clipping", "nnm"])
+def test_centered_clipping_from_zero(before: str | None, num_vectors: int, steps: int, num_ranks: int) -> None:
+    x = vectors(num_vectors, DIMENSION, "generic")
+    arguments = {"radius": float(np.linalg.norm(x, axis=1).mean()), "steps": steps, "start": "zero"}
+    chosen = rule("centered_clipping", num_vectors, before, **arguments)
+    wide = x.astype(np.float64)
+    if before is not None:
+        draw = {"order": generator(3, "bucketing", round=5).permutation(num_vectors)} if before == "bucketing" else {}
+        wide = getattr(dense_reference, before)(wide, **BEFORE[before](num_vectors), **draw)
+    for got in on_ranks(num_ranks, lambda communicator: aggregate(communicator, chosen, x)):
+        assert_close(got, dense_reference.centered_clipping(wide, **arguments))
+
+
 @pytest.mark.parametrize("before", [None, *sorted(BEFORE)])
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_float64_keeps_its_digits(name: str, before: str | None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.client_matrix import BLOCK_COLUMNS, LARGEST, ClientMatrix, column_bounds
+from ppfl.core.client_matrix import BLOCK_COLUMNS, LARGEST, ClientMatrix, Reads, column_bounds
 from ppfl.core.gram import TIE, squared_distances
 from tests.ranks import client_matrix_of, on_ranks
 
@@ -94,6 +96,26 @@ def test_bands_of_products_make_the_whole(number: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_distances_to_a_point_equal_dense_algebra(dimension: int, dtype: torch.dtype) -> None:
+    """And have the same bits on three ranks."""
+    x = rows(dimension).to(dtype)
+    mixing = torch.from_numpy(np.random.default_rng(1).random((3, N)))
+    weights = torch.linspace(-1, 1.5, N, dtype=torch.float64)
+    for wide, of in ((x.double(), lambda matrix: matrix), (mixing @ x.double(), lambda matrix: matrix.mix(mixing))):
+        matrix = of(client_matrix_of(SoloCommunicator(), x))
+        squares = matrix.squared_norms()
+        torch.testing.assert_close(squares, wide.square().sum(dim=1), rtol=1e-12, atol=0)
+        near = weights[: len(wide)]
+        away = matrix.squared_distances_to(near)
+        torch.testing.assert_close(away, (wide - near @ wide).square().sum(dim=1), rtol=1e-12, atol=0)
+        for got in on_ranks(3, lambda c, of=of, near=near: of(parts(c, x)).squared_distances_to(near)):
+            assert torch.equal(got, away)
+        for got in on_ranks(3, lambda c, of=of: of(parts(c, x)).squared_norms()):
+            assert torch.equal(got, squares)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_products_of_a_huge_row_do_not_blur_those_of_the_others(dtype: torch.dtype) -> None:
     x = torch.randn(9, 3 * BLOCK_COLUMNS, generator=torch.Generator().manual_seed(1), dtype=dtype)
     x[5] = 1e30 if dtype == torch.float32 else 1e90
@@ -114,10 +136,10 @@ def test_equal_rows_have_equal_distances() -> None:
         assert distances[3, copy] <= TIE * distances[3, others].min()
 
 
-@pytest.mark.parametrize("by_products", [False, True])
+@pytest.mark.parametrize("reads", get_args(Reads))
 @pytest.mark.parametrize("row", [0, 4])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e141, -1e141, 1e139, 1e30])
-def test_rows_that_are_not_finite_are_found(bad: float, row: int, by_products: bool) -> None:
+def test_rows_that_are_not_finite_are_found(bad: float, row: int, reads: Reads) -> None:
     """Also what only the products would notice, or only the range of a float32."""
     for dtype in (np.float32, np.float64):
         with np.errstate(over="ignore"):
@@ -126,7 +148,7 @@ def test_rows_that_are_not_finite_are_found(bad: float, row: int, by_products: b
         x[row, BLOCK_COLUMNS + 1] = float(value)
         expected = torch.ones(N, dtype=torch.bool)
         expected[row] = bool(np.isfinite(value)) and abs(float(value)) <= LARGEST
-        for found in on_ranks(3, lambda c, x=x: parts(c, x).finite(by_products)):
+        for found in on_ranks(3, lambda c, x=x: parts(c, x).finite(reads)):
             assert torch.equal(found, expected)
 
 
