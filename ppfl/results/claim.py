@@ -2,8 +2,9 @@
 
 It is created by putting a file of one's own to this name (`ppfl.results.exclusive`), which succeeds at most once on any
 file system, also on a shared one. A thread refreshes it while the run lasts. One that has not been refreshed for
-`STALE_SECONDS`, or whose process is known to be gone, is taken over by renaming it: of several takers one gets the
-file. A claim that is lost to another is noticed before the next write (`Claim.check`).
+`STALE_SECONDS`, or whose process is known to be gone, is removed by whoever wants the run; of several takers one does
+so at a time, lest a slow one removes the claim of a fast one. A claim that is lost to another is noticed before the
+next write (`Claim.check`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ BEAT_SECONDS = 5.0
 DOUBTFUL_SECONDS = 15.0
 """Age after which a claim may be a dead one: whoever wants the run waits to see."""
 _POLL_SECONDS = 0.5
+_TURN_SECONDS = 0.05
 _HELD: set[str] = set()
 """Tokens of the claims of this process."""
 _AT_WORK, _NOT_OURS = "another job is at work on it", "is no longer ours"
@@ -116,13 +118,13 @@ class Claim:
         try:
             deadline = time.monotonic() + STALE_SECONDS
             is_second_look = False
-            while not self._put(mine):
+            while not self._put(mine, self.path):
                 found = _read(self.path)
                 if found is None:
                     continue
                 age = _age(self.path, mine)
                 if age >= STALE_SECONDS or _is_dead(found, self._facts):
-                    self._take_over(found["token"])
+                    self._take_over(found["token"], mine)
                 elif (age < DOUBTFUL_SECONDS and is_second_look) or time.monotonic() > deadline:
                     who = _name(found, self.path)
                     raise ClaimedError(f"--out {self._result}: {who}; wait for its end, or stop it")
@@ -133,26 +135,47 @@ class Claim:
         finally:
             mine.unlink(missing_ok=True)
 
-    def _take_over(self, dead: str) -> None:
-        """Remove a stale claim, and put back what turns out to be another one."""
+    def _take_over(self, dead: str, mine: Path) -> None:
+        """Remove a dead claim unless it has gone; return without when another taker is at it."""
+        turn = self.path.with_name(f".{self.path.name}.turn")
+        if not self._put(mine, turn):
+            if _age(turn, mine) >= STALE_SECONDS:  # whoever had it was killed
+                turn.unlink(missing_ok=True)
+            time.sleep(_TURN_SECONDS)
+            os.utime(mine)
+            return
+        try:
+            found = _read(self.path)
+            if found is not None and found["token"] == dead:
+                self._remove(dead)
+        finally:
+            turn.unlink(missing_ok=True)
+
+    def _remove(self, dead: str) -> None:
+        """Remove a dead claim with what its owner was writing, and put back what turns out to be another one."""
         aside = self.path.with_name(f".{self.path.name}.{self.token}.stale")
         with suppress(FileNotFoundError):
             self.path.rename(aside)
             found = _read(aside)
             if found is not None and found["token"] != dead:
-                self._put(aside)
+                self._put(aside, self.path)
+            else:
+                self._partial_of(dead).unlink(missing_ok=True)
             aside.unlink()
 
-    def _put(self, source: Path) -> bool:
-        """Make a file the claim unless there is one; say whether it is now."""
+    def _partial_of(self, token: str) -> Path:
+        return self.path.with_name(f".{self.path.name}.{token}.partial")
+
+    def _put(self, source: Path, target: Path) -> bool:
+        """Put a file to a name unless that is taken; say whether it is there now."""
         try:
-            return put_once(source, self.path)
+            return put_once(source, target)
         except OSError as error:
             raise self._refused(error) from error
 
     def _write_own(self) -> Path:
         """Write the claim as it is now to a name of its own."""
-        partial = self.path.with_name(f".{self.path.name}.{self.token}.partial")
+        partial = self._partial_of(self.token)
         (began, first), done = self._began, self._round
         elapsed = time.monotonic() - began
         rate = (done - first) / elapsed if elapsed > 0 else 0.0

@@ -246,13 +246,54 @@ def test_a_lost_claim_is_noticed_and_left_alone(out: Path) -> None:
 
 
 def test_a_live_claim_that_was_taken_by_mistake_is_put_back(out: Path) -> None:
-    """Two saw a dead claim, one was first: what the other renames is not the dead one any more."""
+    """Its owner, silent for a minute, let go after all, and another one came: what is renamed is not the dead one."""
     first = Claim(out, 1, 100)
     second = object.__new__(Claim)
     second.path, second.token = first.path, "second"
-    second._take_over("dead")
+    second._remove("dead")
     first.check()
     first.release()
+    assert not list(out.parent.iterdir())
+
+
+def test_a_slow_taker_does_not_touch_the_claim_of_a_fast_one(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both saw the dead claim. While the slow one had that of the fast one aside, a third could come."""
+    other_host(out, 61)
+    fast, slow = Claim(out, 1, 100), object.__new__(Claim)
+    slow.path, slow.token = fast.path, "slow"
+    mine = out.with_name("mine")
+    mine.touch()
+    monkeypatch.setattr(Path, "rename", None)
+    slow._take_over("t", mine)
+    mine.unlink()
+    fast.check()
+    fast.release()
+    assert not list(out.parent.iterdir())
+
+
+def test_takers_wait_for_their_turn(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_host(out, 61)
+    turn = out.with_name(".r.h5.running.json.turn")
+    turn.touch()
+    waited: list[str] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(written(out)["host"])
+        turn.unlink()
+
+    monkeypatch.setattr(module.time, "sleep", wait)
+    Claim(out, 1, 100).release()
+    assert waited == ["elsewhere"]
+    assert not list(out.parent.iterdir())
+
+
+def test_what_killed_jobs_were_writing_goes_with_their_claim(out: Path) -> None:
+    other_host(out, 61)
+    for name in ("t.partial", "turn"):
+        path = out.with_name(f".r.h5.running.json.{name}")
+        path.touch()
+        os.utime(path, (1, 1))
+    Claim(out, 1, 100).release()
     assert not list(out.parent.iterdir())
 
 

@@ -95,7 +95,7 @@ def test_claims(links: str, tmp_path: Path) -> None:
         Claim(out, 1, 100)
     second = object.__new__(Claim)
     second.path, second.token = claim.path, "second"
-    second._take_over("dead")  # by mistake: it is put back
+    second._remove("dead")  # by mistake: it is put back
     claim.check()
     claim.release()
     assert not list(tmp_path.iterdir())
