@@ -110,7 +110,8 @@ def test_a_killed_job_that_nobody_has_collected_yet_is_gone(out: Path) -> None:
     first = taker(out)
     send(first)
     assert answer(first) == "mine"
-    os.kill(first.pid, signal.SIGKILL)  # and not waited for
+    os.kill(first.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and stays to be collected
     claim = Claim(out, 1, 100)
     assert first.returncode is None
     assert written(out)["token"] == claim.token
@@ -118,15 +119,12 @@ def test_a_killed_job_that_nobody_has_collected_yet_is_gone(out: Path) -> None:
     first.communicate()
 
 
-def test_a_job_that_is_about_to_end_is_waited_for(out: Path) -> None:
+def test_a_job_that_is_about_to_end_is_waited_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Claim(out, 1, 100)
-    second = taker(out)
-    send(second)
-    time.sleep(0.1)
-    first.release()
-    assert answer(second) == "mine"
-    second.kill()
-    second.communicate()
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: first.release())
+    second = Claim(out, 1, 100)
+    assert written(out)["token"] == second.token
+    second.release()
 
 
 def test_beats_tell_how_far_it_is(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,10 +145,13 @@ def test_beats_tell_how_far_it_is(out: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_beats_end_with_the_thread_that_works(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    others = set(threading.enumerate())
     worker = threading.Thread(target=lambda: Claim(out, 1, 100))
     worker.start()
     worker.join()
-    time.sleep(0.2)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(60)
+        assert not thread.is_alive()
     before = written(out)["updated"]
     time.sleep(0.2)
     assert written(out)["updated"] == before
@@ -207,15 +208,17 @@ def test_a_claim_of_another_host_is_taken_over_when_it_is_old(out: Path) -> None
 
 
 def test_a_doubtful_claim_is_waited_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STALE_SECONDS", 22.0)
+    """Without a sign of life it becomes stale, with one it is another job's."""
+    signs = [20.0, 21.0, 61.0]  # how old it is whenever the taker has slept
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: other_host(out, signs.pop(0)))
     other_host(out, 20)
-    began = time.monotonic()
     Claim(out, 1, 100).release()
-    assert time.monotonic() - began > 1
+    assert not signs
+    signs += [0.0]
     other_host(out, 20)
-    threading.Timer(0.7, lambda: other_host(out, 0)).start()
     with pytest.raises(ClaimedError, match="elsewhere"):
         Claim(out, 1, 100)
+    assert not signs
 
 
 def test_a_requeued_job_does_not_wait_for_its_former_self(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
