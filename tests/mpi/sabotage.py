@@ -1,15 +1,32 @@
-"""`ppfl` with a rank that fails: `python -m mpi4py -m tests.mpi.sabotage HOW RANK ROUND run …`."""
+"""`ppfl` with a rank that fails, or stays in a round: `python -m mpi4py -m tests.mpi.sabotage HOW RANK ROUND run …`.
+
+HOW is `raise`, `exit`, `leave`, `memory`, a signal, or a file: the first rank to come by makes it, and goes on
+when somebody has removed it or the job has been told to stop. What a test does to a job cannot come too late then,
+however slow the machine is.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from ppfl.cli import main
 from ppfl.engine.group import ClientGroup
 from ppfl.launcher import launched_as
+
+
+def stay(mark: Path) -> None:
+    is_told_to_stop = signal.getsignal(signal.SIGTERM).__self__  # type: ignore[union-attr]  # a StopSignals
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    while mark.exists() and not is_told_to_stop():
+        time.sleep(0.01)
 
 
 def fail(how: str) -> None:
@@ -26,15 +43,23 @@ def fail(how: str) -> None:
     os.kill(os.getpid(), signal.Signals[how])
 
 
+def prepare(how: str, from_round: int) -> None:
+    """Have this process fail, or stay, when it gets to a round."""
+    original = ClientGroup._data
+    stayed = set[str]()
+
+    def data(self: ClientGroup, client: int, round: int) -> Any:
+        if round >= from_round and "/" not in how:
+            fail(how)
+        elif round >= from_round and how not in stayed:
+            stayed.add(how)
+            stay(Path(how))
+        return original(self, client, round)
+
+    ClientGroup._data = data  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    how, rank, from_round = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    if launched_as().rank == rank:
-        original = ClientGroup._data
-
-        def data(self: ClientGroup, client: int, round: int) -> Any:
-            if round >= from_round:
-                fail(how)
-            return original(self, client, round)
-
-        ClientGroup._data = data  # type: ignore[method-assign]
+    if launched_as().rank == int(sys.argv[2]):
+        prepare(sys.argv[1], int(sys.argv[3]))
     main(sys.argv[4:])

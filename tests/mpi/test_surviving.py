@@ -38,21 +38,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes
 
 
 @pytest.mark.parametrize(
-    ("engine", "number", "ranks"),
+    ("engine", "number", "ranks", "rounds"),
     [
-        ("rounds", signal.SIGTERM, (3, 2, 1)),
-        ("rounds", signal.SIGUSR1, (1, 3, 2)),
-        ("virtual", signal.SIGUSR1, (2, 3, 1)),
+        ("rounds", signal.SIGTERM, (3, 2, 1), (0, 250)),
+        ("rounds", signal.SIGUSR1, (1, 3, 2), (100, 250)),
+        ("virtual", signal.SIGUSR1, (2, 3, 1), (10, 25)),  # of a client: it has about 44
     ],
 )
 def test_a_signal_saves_and_stops_and_other_ranks_finish(
-    tmp_path: Path, whole: dict[str, dict[str, bytes]], engine: str, number: signal.Signals, ranks: tuple[int, ...]
+    tmp_path: Path,
+    whole: dict[str, dict[str, bytes]],
+    engine: str,
+    number: signal.Signals,
+    ranks: tuple[int, ...],
+    rounds: tuple[int, int],
 ) -> None:
     out = tmp_path / "r.h5"
-    for count in ranks[:2]:
-        with job(count, out, config=ENGINES[engine]) as process:
-            wait_for(process, out.with_name("r.h5.running.json"))
-            time.sleep(0.1)
+    for count, round in zip(ranks, rounds, strict=False):
+        mark = tmp_path / f"stays-{round}"
+        with job(count, out, mark, 0, round, config=ENGINES[engine]) as process:
+            wait_for(process, mark)
             process.send_signal(number)
             process.send_signal(number)
             said = finish(process, 75)
@@ -70,12 +75,14 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path, whol
     current = out.with_name("r.h5.checkpoint") / "current.json"
     checkpoints = {"checkpoint": {"every_rounds": 20}}
     for attempt in range(4):
-        with job(1 + attempt % 3, out, config=checkpoints) as process:
+        # it would end some day, and has a checkpoint or more until there
+        stays = (tmp_path / f"stays-{attempt}", 0, 95 * (attempt + 1))
+        with job(1 + attempt % 3, out, *stays, config=checkpoints) as process:
             wait_for(process, current, lambda old=saved: json.loads(current.read_text())["round"] > old)
-            saved = json.loads(current.read_text())["round"]
             time.sleep(draw.uniform(0.0, 0.05))
             os.kill(claim_of(out)["pid"], signal.SIGKILL)
             gone_on += "goes on at round" in process.communicate(timeout=60)[0]
+            saved = json.loads(current.read_text())["round"]
     with job(2, out, config=checkpoints) as process:
         finish(process)
     assert gone_on == 3
@@ -142,11 +149,12 @@ def test_a_success_removes_the_note_of_a_failure(tmp_path: Path) -> None:
 def test_a_second_job_on_a_run_is_refused_and_damages_nothing(
     tmp_path: Path, whole: dict[str, dict[str, bytes]]
 ) -> None:
-    out = tmp_path / "r.h5"
-    with job(2, out) as first:
-        wait_for(first, out.with_name("r.h5.running.json"))
+    out, mark = tmp_path / "r.h5", tmp_path / "stays"
+    with job(2, out, mark, 0, 100) as first:
+        wait_for(first, mark)
         with pytest.raises(UserError, match=f"at work on it .process {claim_of(out)['pid']} on "):
             run(load(out.with_suffix(".yaml")), out, Silent())
+        mark.unlink()
         finish(first)
     assert arrays(out) == whole["rounds"]
     assert left_beside(out) == set()
@@ -167,13 +175,15 @@ def test_a_second_job_says_who_is_at_work_and_ends_with_code_2(tmp_path: Path) -
 
 def test_by_messages_it_goes_on_and_its_log_replays(tmp_path: Path) -> None:
     out = tmp_path / "r.h5"
-    for ranks, code in ((3, 75), (2, 75), (3, 0)):
-        with job(ranks, out, config={**MESSAGES, "rounds": 800}) as process:
-            if code:
-                wait_for(process, out.with_name("r.h5.running.json"))
-                time.sleep(0.3)
-                process.send_signal(signal.SIGTERM)
-            finish(process, code)
+    config = {**MESSAGES, "rounds": 800}
+    for ranks, number in ((3, 3), (2, 8)):  # of a client of rank 0: it has dozens
+        mark = tmp_path / f"stays-{number}"
+        with job(ranks, out, mark, 0, number, config=config) as process:
+            wait_for(process, mark)
+            process.send_signal(signal.SIGTERM)
+            finish(process, 75)
+    with job(3, out, config=config) as process:
+        finish(process)
     again = tmp_path / "again.h5"
     config = {"rounds": 800, "asynchronous": {"engine": "virtual", "replay": str(out)}}
     with job(1, again, config=config) as process:
