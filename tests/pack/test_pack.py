@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,12 @@ from ppfl.grid import load_cells
 from ppfl.pack.budget import Budget
 from ppfl.pack.scheduler import Outcome, Task, run_tasks
 from ppfl.progress import Silent
+from ppfl.results.claim import has_ended
 from ppfl.results.failures import read_failure
 from ppfl.results.layout import failed_path
 from ppfl.results.reader import open_result
 from tests.mpi.test_same_bits import arrays
+from tests.pack.test_sharing import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 QUADRATIC = {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 3, "rows": 60}
@@ -218,22 +219,16 @@ def descendants(pid: int) -> Iterator[int]:
 
 @pytest.fixture
 def long_pack(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
-    """Yield `ppfl pack` at work on a cell of some seconds, the cell's result, and the process that computes it."""
-    config = write(tmp_path, rounds=2500, evaluate={"every": 1250})
+    """Yield `ppfl pack` in the middle of a cell, the cell's result, and the process that computes it."""
+    config, mark = write(tmp_path, rounds=400), tmp_path / "stays"
     (digest,) = load_cells(config)
-    command = [sys.executable, "-m", "ppfl", "pack", str(config), "--out", str(tmp_path), "--jobs", "1"]
+    start = [sys.executable, "-m", "tests.pack.staying", str(mark), "200"]
+    command = [*start, "pack", str(config), "--out", str(tmp_path), "--jobs", "1"]
     out = tmp_path / f"{digest}.h5"
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        wait_for(out.exists)
+        wait_for(mark.exists)
         yield process, out, list(descendants(process.pid))[-1]
         process.kill()
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_kill_9_of_a_child_costs_one_more_try(long_pack: tuple[subprocess.Popen[str], Path, int]) -> None:
@@ -248,5 +243,5 @@ def test_children_end_with_a_killed_parent(long_pack: tuple[subprocess.Popen[str
     process, out, child = long_pack
     process.kill()
     process.wait()
-    wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text())
+    wait_for(lambda: has_ended(child))
     assert open_result(out).attrs["status"] == "running"

@@ -46,6 +46,12 @@ def command(config: Path, *options: object) -> list[str]:
     return list(map(str, pack))
 
 
+def staying(mark: Path, config: Path) -> list[str]:
+    """Return the command of a pack whose first run stays in a round, as tests.pack.staying says."""
+    pack = [sys.executable, "-m", "tests.pack.staying", mark, 15, "pack", config, "--out", config.parent, "--jobs", 1]
+    return list(map(str, pack))
+
+
 @contextmanager
 def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -120,9 +126,10 @@ def test_runs_of_several_ranks_are_steps_of_a_launcher(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_pack_that_is_told_to_stop_saves_and_the_next_one_goes_on(number: int, tmp_path: Path) -> None:
-    config, outs = write(tmp_path, grid={"seed": [0, 1]}, **LONG)
-    with started(command(config, "--jobs", "1")) as process:
-        wait_for(lambda: any(out.exists() for out in outs))
+    config, outs = write(tmp_path, grid={"seed": [0, 1]})
+    mark = tmp_path / "stays"
+    with started(staying(mark, config)) as process:
+        wait_for(mark.exists)
         process.send_signal(number)
         said, complaints = process.communicate(timeout=120)
     assert process.returncode == 75, complaints
@@ -146,9 +153,10 @@ def test_a_pack_ends_before_its_time_is_over(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pack_that_is_killed_leaves_stale_claims_which_the_next_one_takes_over(tmp_path: Path) -> None:
-    config, (out,) = write(tmp_path, grid={"seed": [0]}, **LONG)
-    with started(command(config, "--jobs", "1")) as process:
-        wait_for(out.exists)
+    config, (out,) = write(tmp_path, grid={"seed": [0]})
+    mark = tmp_path / "stays"
+    with started(staying(mark, config)) as process:
+        wait_for(mark.exists)
         process.kill()
         process.wait()
     wait_for(lambda: kinds([out]) == ["stale"])
@@ -186,20 +194,40 @@ def test_cores_are_shared_by_the_processes_of_a_host() -> None:
     assert default_jobs(4, {"SLURM_NTASKS": "9"}) == 2
 
 
+LOOKS = """
+import sys
+from ppfl.cli import main
+from ppfl.results import states
+looks = open(sys.argv[1], "a+", buffering=1)
+
+def is_stale(facts, now):
+    is_second = looks.tell() > 0
+    looks.write("stale\\n" if is_second else "fresh\\n")
+    return is_second
+
+states.is_stale = is_stale
+if __name__ == "__main__":
+    main(sys.argv[2:])
+"""
+
+
 def test_a_step_that_dies_on_another_host_is_tried_twice(tmp_path: Path) -> None:
-    """Its claim stays and cannot be told from somebody else's until it is a minute old."""
+    """Its claim stays and cannot be told from somebody else's until it is a minute old: here, when it is looked at
+    again."""
     config, (out,) = write(tmp_path, engine={}, grid={"seed": [0]})
-    launcher = tmp_path / "launcher"
-    claim = "{'host': 'elsewhere', 'pid': 1, 'token': 'x', 'updated': time.time() - 57}"
+    launcher, looks = tmp_path / "launcher", tmp_path / "looks"
+    claim = "{'host': 'elsewhere', 'pid': 1, 'token': 'x', 'updated': time.time()}"
     write_claim = f"import json, sys, time; open(sys.argv[1] + '.running.json', 'w').write(json.dumps({claim}))"
     launcher.write_text(
         f'#!/bin/bash\necho started >> {tmp_path}/starts\n{sys.executable} -c "{write_claim}" "${{@: -1}}"\nexit 137\n'
     )
     launcher.chmod(0o755)
+    pack = [sys.executable, "-c", LOOKS, looks, *command(config, "--ranks-per-run", "2", "--jobs", "1")[3:]]
     done = subprocess.run(
-        command(config, "--ranks-per-run", "2", "--jobs", "1"), cwd=ROOT, capture_output=True, text=True, timeout=120,
+        list(map(str, pack)), cwd=ROOT, capture_output=True, text=True, timeout=120,
         env=os.environ | {"PPFL_PACK_LAUNCHER": str(launcher)}, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, f"1 failed: {tmp_path}\n"), done.stderr
     assert (tmp_path / "starts").read_text().count("started") == 2
+    assert looks.read_text().split()[:2] == ["fresh", "stale"]
     assert out.with_name(f"{out.name}.failed.json").exists()
