@@ -65,10 +65,11 @@ def sgemm_gflops(size: int, seconds: float) -> float:
 
     left, right = torch.rand(size, size), torch.rand(size, size)
     product = left @ right
-    count, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < seconds:
+    count, elapsed, started = 0, 0.0, time.perf_counter()
+    while elapsed < seconds:
         torch.mm(left, right, out=product)
         count += 1
+        elapsed = time.perf_counter() - started
     return count * 2 * size**3 / elapsed / 1e9
 
 
