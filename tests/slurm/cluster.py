@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ SlurmctldParameters=preempt_send_user_signal
 PriorityType=priority/basic
 ReturnToService=2
 KillWait=10
-MinJobAge=300
+# whoever waits for several jobs asks about the first ones minutes after their end
+MinJobAge=3600
 SlurmdTimeout=60
 InactiveLimit=0
 Waittime=0
@@ -230,7 +231,11 @@ def _write_files(folder: Path) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    # below those that the system hands out by itself: until a daemon listens, somebody's connection could get one
+    sockets: list[socket.socket] = []
+    while len(sockets) < count:
+        with suppress(OSError):
+            sockets.append(socket.create_server(("127.0.0.1", 10_000 + secrets.randbelow(20_000))))
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()

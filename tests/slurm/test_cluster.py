@@ -44,6 +44,8 @@ def test_a_second_cluster_stands_beside_and_goes_with_its_process(
     try:
         folder = wait_for(lambda: told.exists() and told.read_text().strip(), "the second cluster", 60)
         assert folder != str(cluster.folder)
+        # a job that is RUNNING may still be on its way to its node
+        wait_for(lambda: "sleep" in "".join(processes_of(folder)), "the job of the second cluster", 60)
         commands = processes_of(folder)
         assert all(any(name in command for command in commands) for name in ("munged", "slurmctld", "slurmd", "sleep"))
         os.kill(process.pid, number)
@@ -53,4 +55,4 @@ def test_a_second_cluster_stands_beside_and_goes_with_its_process(
         process.wait(20)
     wait_for(lambda: not processes_of(folder), f"the end of {processes_of(folder)}", 20)
     wait_for(lambda: not Path(folder).exists(), "the removal of its folder", 20)
-    assert cluster.is_up()
+    wait_for(cluster.is_up, "an answer of the first cluster", 20)

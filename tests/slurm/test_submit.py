@@ -117,7 +117,7 @@ def test_mpiexec_may_start_the_ranks_and_is_handed_the_signals(cluster: Cluster,
     job = cluster.ask("sbatch", *options, cwd=place)
     wait_for((place / "long.h5").exists, "the first rounds")
     cluster.ask("scancel", "--batch", "--signal=USR1", job)
-    cluster.wait_for_state(job, "PENDING")
+    wait_for(lambda: int(cluster.fact(job, "Restarts")), "the job to come back")  # it is PENDING for seconds only
     assert (place / "long.h5.checkpoint").exists()
     cluster.wait_for_state(job, "COMPLETED")
     assert "goes on at round" in cluster.output_of(job)
@@ -169,11 +169,12 @@ def test_ranks_without_a_gpu_of_their_own_are_told(
 def test_a_killed_rank_ends_the_job_with_a_reason(cluster: Cluster, folder: Path) -> None:
     long = ("--set", "rounds=1000000", "--set", "name=killed")
     job = submit(cluster, folder, "tiny.yaml", "--cpu", "--ranks", "2", "--nodes", "2", *long)
-    (out,) = wait_for(lambda: list((folder / "results" / "killed").glob("*.h5.running.json")), "the job to compute")
+    # not its claim alone: until all ranks know that the run is theirs, one that dies has no run to tell of
+    (out,) = wait_for(lambda: list((folder / "results" / "killed").glob("*.h5")), "the job to compute")
     victim = wait_for(lambda: rank_process(job, "1"), "rank 1")
     os.kill(victim, signal.SIGKILL)
     cluster.wait_for_state(job, "FAILED", 30)
-    reason = json.loads(out.with_name(out.name.replace("running", "failed")).read_text())
+    reason = json.loads(out.with_name(f"{out.name}.failed.json").read_text())
     assert "SIGKILL" in reason["reason"]
     assert reason["rank"] == 1
 
