@@ -43,8 +43,10 @@ class EntrywiseSum:
         spoiled = ~terms.isfinite().all(dim=0)
         self._spoiled |= spoiled
         rest = torch.where(spoiled, 0.0, terms)
-        exponent = torch.frexp(rest.abs().amax(dim=0)).exponent.to(torch.int64) - 1
-        self._raise_top(torch.maximum(torch.div(exponent, BIN_BITS, rounding_mode="floor"), self._top))
+        largest = rest.abs().amax(dim=0)
+        exponent = torch.frexp(largest).exponent.to(torch.int64) - 1
+        needed = torch.div(exponent, BIN_BITS, rounding_mode="floor").masked_fill_(largest == 0.0, _LOWEST_TOP)
+        self._raise_top(torch.maximum(needed, self._top))
         for row in range(NUM_BINS):
             unit = self._unit(row)
             # by a power of two, hence exact; truncated in the lowest bin too, or bits would depend on which one it is

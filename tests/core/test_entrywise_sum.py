@@ -45,6 +45,14 @@ def test_close_to_the_true_sum_in_every_order(values: list[float], size: int, ra
     assert torch.equal(total(list(torch.split(terms[order], size))), got)
 
 
+@pytest.mark.parametrize("value", [1.0, 3e-12, 2.8495046447925256e-29, 1e-40, -1e-200])
+def test_a_zero_leaves_all_digits_of_the_others(value: float) -> None:
+    """It has no exponent of its own, and is not to be taken for a number between 1/2 and 1."""
+    terms = torch.tensor([[0.0], [value], [0.0]], dtype=torch.float64)
+    assert float(total([terms])) == value
+    assert float(total(list(torch.split(terms, 1)))) == value
+
+
 def test_entries_do_not_disturb_each_other() -> None:
     terms = terms_of(9, 200)
     alone = torch.cat([total([terms[:, k : k + 1]]) for k in range(200)])
