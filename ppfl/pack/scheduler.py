@@ -81,13 +81,11 @@ def run_tasks(source: Source, jobs: int, make_work: str, budget: Budget) -> Iter
     """
     crew = _Crew(source, jobs, make_work)
     try:
-        told = False
         while (phase := budget.phase) != "end":
             if phase == "work" and budget.has_time():
                 crew.hand_out()
-            elif phase == "stop" and not told:
-                crew.tell_to_stop()
-                told = True
+            elif phase == "stop":
+                crew.tell_to_stop()  # again and again: a child that has just been started does not listen yet
             if not crew.busy and (phase == "stop" or not budget.has_time() or crew.is_done()):
                 return
             if not crew.busy:

@@ -18,7 +18,7 @@ from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.experiment import run
 from ppfl.grid import load_cells
-from ppfl.pack.budget import Budget
+from ppfl.pack.budget import Budget, Phase
 from ppfl.pack.scheduler import Outcome, Task, run_tasks
 from ppfl.progress import Silent
 from ppfl.results.claim import has_ended
@@ -27,6 +27,7 @@ from ppfl.results.layout import failed_path
 from ppfl.results.reader import open_result
 from tests.mpi.test_same_bits import arrays
 from tests.pack.test_sharing import wait_for
+from tests.pack.work import is_starting
 
 ROOT = Path(__file__).parent.parent.parent
 QUADRATIC = {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 3, "rows": 60}
@@ -209,6 +210,22 @@ def test_tasks_of_one_kind_stay_in_one_child() -> None:
 def test_more_jobs_than_tasks_start_no_idle_child() -> None:
     assert len(outcomes(50, ("work", ""))) == 1
     assert outcomes(2) == {}
+
+
+def test_a_child_that_is_just_starting_is_told_to_stop_too() -> None:
+    mark = is_starting(os.getpid())
+
+    class UntilItStarts(Budget):
+        @property
+        def phase(self) -> Phase:
+            return "stop" if mark.exists() else "work"
+
+    source = Tasks([Task("", (("key", ""),))])
+    try:
+        found = list(run_tasks(source, 1, "tests.pack.work:make_slowly", UntilItStarts(None)))
+    finally:
+        mark.unlink(missing_ok=True)
+    assert [(outcome.key, outcome.answer) for outcome in found] == [("key", "told")]
 
 
 def descendants(pid: int) -> Iterator[int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ppfl.stopping import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,3 +38,26 @@ def make() -> Callable[[Sequence[tuple[str, str]]], Sequence[str | Exception]]:
         return f"{os.getpid()} {len(calls)}"
 
     return lambda payloads: [one(payload) for payload in payloads]
+
+
+def is_starting(parent: int) -> Path:
+    """Return the file that `make_slowly` leaves, called in a child of a process."""
+    return Path(tempfile.gettempdir()) / f"ppfl-test-{parent}-is-starting"
+
+
+def make_slowly() -> Callable[[Sequence[str]], Sequence[str]]:
+    """Return work that lasts until it is told to stop, which it does not hear for a second."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    is_starting(parent.pid).touch()
+    time.sleep(1)
+    is_told = StopSignals()
+
+    def work(payloads: Sequence[str]) -> Sequence[str]:
+        deadline = time.monotonic() + 60
+        while not is_told() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return ["told" if is_told() else "never told" for _ in payloads]
+
+    return work
