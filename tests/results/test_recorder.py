@@ -187,7 +187,7 @@ from ppfl.results import recorder as module
 from tests.results.test_recorder import new_recorder
 module.LONGEST_INTERVAL_SECONDS = 0.0
 recorder = new_recorder(Path(sys.argv[1]))
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 try:
     for number in range(1_000_000):
         recorder.append(number, {"loss": float(number)})
