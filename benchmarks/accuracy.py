@@ -41,11 +41,11 @@ def measure(options: Options) -> Report:
     ]
     rows = [_row(precision, runs) for precision, runs in found.items()]
     rows[1]["float32_ratio"] = statistics.median(ratios)
-    notes = [
+    note = (
         f"Medians over {options.repetitions} seeds; accuracy: mean over clients, personal, in % at the last round, and "
-        f"late: mean of the last {LATE_SCORES} scores, one every {EVERY} rounds, since single ones move by half a point."
-    ]
-    return Report(rows, {"dataset": "digits" if options.tiny else "mnist20"}, notes)
+        f"late: mean of the last {LATE_SCORES} scores, one every {EVERY} rounds, since single ones move by half a point"
+    )
+    return Report(rows, {"dataset": "digits" if options.tiny else "mnist20"}, [note])
 
 
 def _run(options: Options, precision: str, seed: int) -> dict[str, Any]:
