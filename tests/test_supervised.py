@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
@@ -20,6 +21,7 @@ from ppfl.core.types import Data, Params
 from ppfl.problems._network import PIECE_ROWS
 from ppfl.problems._supervised_problem import Supervised
 from ppfl.problems.supervised import SupervisedSettings
+from tests.engine.build import config, ffgg
 from tests.ranks import on_ranks
 
 torch.set_num_threads(1)
@@ -31,6 +33,7 @@ CONFIG: dict[str, Any] = {
     "split": {"local": ["head.*"]},
     "batch_size": 20,
 }
+HEAD_STEPS: dict[str, Any] = {"name": "gradient_descent", "steps": 1, "lr": 0.1}
 CNN: dict[str, Any] = {
     "name": "cnn", "kernel_size": 3, "padding": 1, "channels": [2, 4], "hidden": 6, "normalization": "group",
     "groups": 2,
@@ -394,3 +397,27 @@ def test_data_without_anything_to_train_on_is_refused(tmp_path: Path) -> None:
         file["examples/a/label"] = np.zeros(0, np.int64)
     with pytest.raises(UserError, match=r"problem\.dataset: no client has a training sample"):
         make(keys)
+
+
+def test_what_a_run_asks_for_reaches_the_model_and_the_deal_of_clients() -> None:
+    """Precision of the body, and the samples of a round, by which clients are dealt to ranks."""
+
+    def build_with(communicator: Communicator, precision: str, batch_size: int | str) -> Supervised:
+        dataset = {"name": "digits", "partition": {"name": "dirichlet", "clients": 6, "alpha": 0.1}}
+        model = {"name": "cnn", "kernel_size": 3, "padding": 1}
+        problem = {**CONFIG, "dataset": dataset, "model": model, "batch_size": batch_size}
+        run = config(problem=problem, precision=precision, algorithm=ffgg(HEAD_STEPS, 0.1))
+        built = build(run, communicator).problem
+        assert isinstance(built, Supervised)
+        return built
+
+    for precision, body in (("float32", None), ("bfloat16", torch.bfloat16)):
+        built = build_with(SoloCommunicator(), precision, 20)
+        assert built._network.body_dtype == body
+        assert {value.dtype for value in built.init_shared().values()} == {torch.float32}
+    sizes = build_with(SoloCommunicator(), "float32", "all").num_train_samples
+    for batch_size, used in (("all", list(sizes)), (5, [min(size, 5) for size in sizes])):
+        deals = on_ranks(2, lambda c, size=batch_size: build_with(c, "float32", size).clients)
+        busiest = max(sum(used[m] for m in clients) for clients in deals)
+        least = min(max(sum(used[:cut]), sum(used[cut:])) for cut in range(1, len(used)))
+        assert busiest == least, batch_size
