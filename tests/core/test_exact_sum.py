@@ -187,3 +187,21 @@ def test_bins_that_are_empty_everywhere_do_not_travel(tiny_rank: int | None) -> 
     for found, sent in on_ranks(3, share):
         assert torch.equal(found, wanted)
         assert sent == {NUM_BINS if tiny_rank is not None else NUM_BINS - 1}
+
+
+def test_a_term_below_all_kept_bins_is_left_out_at_once_as_one_by_one() -> None:
+    """Its own highest bin is the fourth one, though rounded to the third it would be 1 there."""
+    terms = [torch.tensor([value], dtype=torch.float64) for value in (2.0**120, 0.75 * 2.0**40, -(2.0**120))]
+    assert total(terms) == 0.0
+    assert exact_sums(torch.stack(terms)[None])[0] == 0.0
+    terms[1] *= 4.0
+    assert total(terms) == 3.0 * 2.0**40
+    assert exact_sums(torch.stack(terms)[None])[0] == 3.0 * 2.0**40
+
+
+def test_more_terms_than_a_float64_counts_exactly() -> None:
+    sums = ExactSum(1)
+    for value in (2.0**40 - 1, -(2.0**40)):
+        for _ in range(10_000):  # 2**53 are passed after 8,192
+            sums.add(torch.tensor([value], dtype=torch.float64))
+    assert sums.reduce(SoloCommunicator()) == -10_000.0
