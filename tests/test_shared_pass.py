@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from ppfl.algorithms.ffgg import FFGG
 from ppfl.core.params import add_scaled
 from ppfl.core.types import Params
 from ppfl.problems import _network
+from ppfl.problems._network import Network
 from ppfl.problems._supervised_problem import Supervised
 from tests.test_supervised import CNN, CONFIG, INNER_SPLITS, SPLITS, close, make
 
@@ -131,3 +133,21 @@ def test_descent_is_that_of_the_gradients(
         {name: torch.stack([value, 2 * value]) for name, value in local.items()}
     )
     close({name: value[0] for name, value in vectorized.items()}, wanted)
+
+
+def test_ffgg_runs_the_body_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make({"model": CNN, "split": {"local": ["head.*"]}})
+    shared, local, data = problem.init_shared(), problem.init_local(1), problem.data(1, 0)
+    ffgg = FFGG.model_validate(
+        {"name": "ffgg", "lr": 0.1, "fine_tuner": {"name": "gradient_descent", "steps": 3, "lr": 0.1}}
+    )
+    runs = []
+    prefix = Network.prefix
+
+    def counted(network: Network, params: Params, x: torch.Tensor) -> torch.Tensor:
+        runs.append(len(x))
+        return prefix(network, params, x)
+
+    monkeypatch.setattr(Network, "prefix", counted)
+    ffgg.client(problem, shared, {"local": local}, data, ffgg.draws(problem, 1, 0, len(data["y"])))
+    assert runs == [len(data["y"])]
