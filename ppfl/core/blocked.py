@@ -23,20 +23,19 @@ class Blocked:
 
     images: torch.Tensor
     bound: float
-    """No entry is larger in absolute value."""
+    """No entry is larger in absolute value; NaN or inf for entries that are."""
 
 
 def as_blocked(x: torch.Tensor | Blocked) -> Blocked | None:
-    """Change the layout of images; None where there is no such layout, or for entries that are NaN or too large.
+    """Change the layout of images; None where there is no such layout.
 
-    There is none on GPUs, in float64, inside of vectorized functions, and in bfloat16 on processors without it.
+    That is on GPUs, in float64, inside of vectorized functions, and in bfloat16 on processors without it.
     """
     if isinstance(x, Blocked):
         return x
     if x.device.type != "cpu" or is_transformed() or not _is_supported(x.dtype):
         return None
-    bound = largest_entry(x)
-    return Blocked(x.to_mkldnn(), bound) if bound <= LARGEST_BOUND else None
+    return Blocked(x.to_mkldnn(), largest_entry(x))
 
 
 def as_dense(x: torch.Tensor | Blocked) -> torch.Tensor:
@@ -45,7 +44,7 @@ def as_dense(x: torch.Tensor | Blocked) -> torch.Tensor:
 
 
 def convolve_and_pool(x: Blocked, weight: torch.Tensor, bias: torch.Tensor, padding: int) -> Blocked | None:
-    """Convolution, 2×2 max pooling, ReLU; None where an entry could become too large."""
+    """Convolution, 2×2 max pooling, ReLU; None where an entry is NaN or could become too large."""
     size = float(weight.detach().to(torch.float64).abs().sum())
     bound = size * x.bound + largest_entry(bias)
     if not bound <= LARGEST_BOUND:  # NaN is not

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ppfl.comm.solo import SoloCommunicator
 from tests.engine.build import COMPARISON, EXACT, engine, ffgg, norms, scores
 from tests.numpy_reference import ffgg_reference, random_clients, write_clients
 
@@ -141,3 +143,19 @@ def test_vectorized_chunks_equal_the_loop(clients_per_chunk: int, cohort: str | 
     assert one.keys() == many.keys()
     for name, value in one.items():
         assert np.asarray(many[name]) == pytest.approx(np.asarray(value), rel=1e-10)
+
+
+def test_messages_are_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def start_sum(communicator: SoloCommunicator, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        lengths.append(tensor.numel() * tensor.element_size())
+        return tensor.clone
+
+    monkeypatch.setattr(SoloCommunicator, "start_sum", start_sum)
+    found = {}
+    for size in (1024, 1 << 20):
+        lengths.clear()
+        found[size] = scores(rounds=1, engine={"bucket_bytes": size})[-1].metrics
+        assert (1024 in lengths) == (size == 1024)  # of 100 shared parameters; scores have messages of their own
+    assert found[1024] == found[1 << 20]
