@@ -406,7 +406,8 @@ def test_what_a_run_asks_for_reaches_the_model_and_the_deal_of_clients() -> None
         dataset = {"name": "digits", "partition": {"name": "dirichlet", "clients": 6, "alpha": 0.1}}
         model = {"name": "cnn", "kernel_size": 3, "padding": 1}
         problem = {**CONFIG, "dataset": dataset, "model": model, "batch_size": batch_size}
-        run = config(problem=problem, precision=precision, algorithm=ffgg(HEAD_STEPS, 0.1))
+        cpu = {"device": "cpu"}
+        run = config(problem=problem, precision=precision, algorithm=ffgg(HEAD_STEPS, 0.1), engine=cpu)
         built = build(run, communicator).problem
         assert isinstance(built, Supervised)
         return built
@@ -415,6 +416,8 @@ def test_what_a_run_asks_for_reaches_the_model_and_the_deal_of_clients() -> None
         built = build_with(SoloCommunicator(), precision, 20)
         assert built._network.body_dtype == body
         assert {value.dtype for value in built.init_shared().values()} == {torch.float32}
+    with pytest.raises(UserError, match="tf32 is a number type of GPUs"):
+        build_with(SoloCommunicator(), "tf32", 20)
     sizes = build_with(SoloCommunicator(), "float32", "all").num_train_samples
     for batch_size, used in (("all", list(sizes)), (5, [min(size, 5) for size in sizes])):
         deals = on_ranks(2, lambda c, size=batch_size: build_with(c, "float32", size).clients)
