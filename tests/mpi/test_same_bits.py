@@ -96,6 +96,15 @@ CASES: dict[str, dict[str, object]] = {
         "cohort": 0.5,
     },
     **{
+        f"digits-cnn-{precision}": {
+            "problem": {**DIGITS, "model": {"name": "cnn", "channels": [4, 16], "hidden": 16, "padding": 2}},
+            "algorithm": ffgg(0.1, GD),
+            "precision": precision,
+            "engine": {"device": "cpu"},
+        }
+        for precision in ("float32", "bfloat16")
+    },
+    **{
         f"{algorithm}-{aggregator}": {
             **sections(algorithm, "quadratic"),
             "precision": "float64",
