@@ -18,7 +18,7 @@ import yaml
 
 from ppfl.grid import load_cells
 from ppfl.pack.environment import default_jobs, without_ranks
-from ppfl.results.layout import checkpoint_path, running_path
+from ppfl.results.layout import checkpoint_path, running_path, shared_path
 from ppfl.results.states import states_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +32,6 @@ BASE: dict[str, Any] = {
     "engine": {"clients_per_chunk": 3},  # keeps runs apart: nothing is computed together
     "evaluate": {"every": 10},
 }
-LONG = {"rounds": 6000, "evaluate": {"every": 2000}}
 
 
 def write(folder: Path, **sections: Any) -> tuple[Path, list[Path]]:
@@ -168,14 +167,18 @@ def test_a_pack_that_is_killed_leaves_stale_claims_which_the_next_one_takes_over
 
 @pytest.mark.slow
 def test_a_run_that_somebody_else_works_on_is_waited_for(tmp_path: Path) -> None:
-    config, outs = write(tmp_path, grid={"seed": [0, 1]}, **LONG)
-    digest = outs[0].stem
-    alone = [sys.executable, "-m", "ppfl", "run", str(config), "--cell", digest, "--out", str(outs[0])]
+    config, outs = write(tmp_path, grid={"seed": [0, 1]})
+    mark = tmp_path / "stays"
+    sabotaged = [sys.executable, "-m", "tests.mpi.sabotage", mark, 0, 15, "run", config]
+    alone = list(map(str, [*sabotaged, "--cell", outs[0].stem, "--out", outs[0]]))
     with started(alone) as other:
-        wait_for(running_path(outs[0]).exists)
-        done = subprocess.run(command(config), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        wait_for(mark.exists)
+        with started(command(config)) as pack:
+            wait_for(shared_path(outs[1]).exists)  # it has looked at both before
+            mark.unlink()
+            said, errors = pack.communicate(timeout=300)
         assert other.wait(timeout=60) == 0
-    assert (done.returncode, done.stdout) == (0, f"1 already done, 1 complete: {tmp_path}\n"), done.stderr
+    assert (pack.returncode, said) == (0, f"1 already done, 1 complete: {tmp_path}\n"), errors
 
 
 def test_children_are_no_ranks_but_know_their_job() -> None:

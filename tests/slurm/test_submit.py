@@ -112,10 +112,14 @@ def test_mpiexec_may_start_the_ranks_and_is_handed_the_signals(cluster: Cluster,
     text = site.read_text()
     assert "PPFL_LAUNCHER=(srun --mpi=pmi2)" in text
     site.write_text(text.replace("(srun --mpi=pmi2)", '(mpiexec -n "${SLURM_NTASKS:-1}")'))
-    (place / "long.yaml").write_text(QUADRATIC.replace("rounds: 6", "rounds: 4000").replace("every: 2", "every: 500"))
+    (place / "long.yaml").write_text(QUADRATIC.replace("rounds: 6", "rounds: 400").replace("every: 2", "every: 50"))
+    script, mark = place / "slurm" / "run.sbatch", place / "stays"  # in a round until the warning has come
+    text = script.read_text()
+    assert text.count("-m ppfl run") == 1
+    script.write_text(text.replace("-m ppfl run", f"-m tests.mpi.sabotage {mark} 0 100 run"))
     options = ("--parsable", "--ntasks=2", "--gpus-per-task=0", "slurm/run.sbatch", "long.yaml", "--out", "long.h5")
-    job = cluster.ask("sbatch", *options, cwd=place)
-    wait_for((place / "long.h5").exists, "the first rounds")
+    job = cluster.ask("sbatch", *options, cwd=place, PYTHONPATH=str(ROOT))
+    wait_for(mark.exists, "the first rounds")
     cluster.ask("scancel", "--batch", "--signal=USR1", job)
     wait_for(lambda: int(cluster.fact(job, "Restarts")), "the job to come back")  # it is PENDING for seconds only
     assert (place / "long.h5.checkpoint").exists()
