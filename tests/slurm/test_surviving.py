@@ -31,8 +31,7 @@ class Survivors:
         cluster.ask("python", "-m", "ppfl", "run", "long.yaml", "--out", "alone.h5", cwd=folder)
         two_nodes, one_node = ("--ranks", "2", "--nodes", "2"), ("--ranks", "1", "--nodes", "1")
         self.job = {
-            # the warning comes when 30 s are left instead of 60 s: after half a minute
-            "limited": self.start("limited", two_nodes, "--nodelist=n0,n1", "--time=1", "--signal=B:USR1@30"),
+            "limited": self.start("limited", two_nodes, "--nodelist=n0,n1"),
             "preempted": self.start("preempted", two_nodes, "--nodelist=n0,n1", "--partition=spare", "-c3"),
             "orphaned": self.start("orphaned", two_nodes, "--nodelist=n2,n3"),
             "cancelled": self.start("cancelled", one_node, "--nodelist=n2"),
@@ -87,6 +86,8 @@ def survivors(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
     cluster.ask("scontrol", "update", "nodename=n3", "state=down", "reason=test")
     survivors.wait_for_rounds("preempted")
     survivors.wait_for_rounds("limited")
+    # Slurm warns up to half a minute before it is due, and not before a job has begun to listen
+    cluster.ask("scontrol", "update", f"jobid={survivors.job['limited']}", "EndTime=now+80")
     urgent = ("--partition=main", "--nodelist=n0,n1", "--ntasks=2", "--nodes=2", "--cpus-per-task=3", "--wrap=sleep 2")
     survivors.job["urgent"] = cluster.ask("sbatch", "--parsable", *urgent, cwd=survivors.folder)
     cluster.command("start", "n3")
