@@ -13,7 +13,7 @@ from ppfl.core.types import Params
 from ppfl.problems import _network
 from ppfl.problems._network import Network
 from ppfl.problems._supervised_problem import Supervised
-from tests.test_supervised import CNN, CONFIG, INNER_SPLITS, SPLITS, close, make
+from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, SPLITS, close, make
 
 
 def reference(problem: Supervised, shared: Params, local: Params, data: dict[str, torch.Tensor]) -> list[Params]:
