@@ -12,7 +12,8 @@ from ppfl.core.gram import central_row, squared_distances_to
 from ppfl.core.params import ratio
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 
 class CenteredClipping(Aggregator):
@@ -44,19 +45,19 @@ class CenteredClipping(Aggregator):
         weights = torch.zeros(len(gram), dtype=torch.float64)
         weights[central_row(gram)[0]] = 1.0
         for _ in range(self.steps):
-            weights = self._step(weights, squared_distances_to(gram, weights))
+            weights = self._step(weights, squared_distances_to(gram, weights).sqrt())
         return weights
 
     def _from_zero(self, matrix: ClientMatrix) -> torch.Tensor:
         """A pass for each step: 0 is not a mean of the vectors, so distances between them do not say how far it is."""
         weights = torch.zeros(matrix.num_vectors, dtype=torch.float64)
-        squares = matrix.squared_norms()
+        distances = matrix.norms()
         for step in range(self.steps):
-            weights = self._step(weights, squares if step == 0 else matrix.squared_distances_to(weights))
+            weights = self._step(weights, distances if step == 0 else matrix.squared_distances_to(weights).sqrt())
         return weights
 
-    def _step(self, weights: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-        factors = self._factors(squares.sqrt())
+    def _step(self, weights: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+        factors = self._factors(distances)
         return weights * (1.0 - factors.sum() / len(factors)) + factors / len(factors)
 
     def _factors(self, distances: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from ppfl.core.aggregator import Aggregator
 from ppfl.core.gram import central_row, half_around, squared_distances_to
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 _CONVERGED = 1e-12
 

@@ -15,7 +15,8 @@ from ppfl.core.gram import TIE, lowest, mean_of, smallest, squared_distances
 from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 MAX_SUBSETS = 50_000
 """Subsets that are enumerated at most."""

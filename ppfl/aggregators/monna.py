@@ -12,7 +12,8 @@ from ppfl.core.gram import central_row, mean_of, smallest, squared_distances
 from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 
 class MoNNA(Aggregator):

@@ -12,7 +12,8 @@ from ppfl.core.gram import krum_scores, mean_of, smallest
 from ppfl.core.pre_aggregator import Bound, few_neighbours
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 
 class MultiKrum(Aggregator):

@@ -12,7 +12,8 @@ from ppfl.core.plugins import ChosenFrom, PlugIn, discover
 from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 _PRE_AGGREGATORS = "ppfl.pre_aggregators"
 Chosen = TypeVar("Chosen", bound=PlugIn)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 TIE = 1e-12
 """Numbers that differ by less than this fraction count as equal, so that rounding does not decide between them."""
 _MAX_LOST_BITS = 20
+_MAX_LOST_BITS_AT_ORIGIN = 6
+"""Less, since distances to equal rows are to differ by less than TIE also where nothing is centred."""
 _MAX_PASSES = 8
 
 
@@ -38,21 +40,42 @@ def squared_distances(gram: torch.Tensor) -> torch.Tensor:
     return distances.fill_diagonal_(0.0)
 
 
-def well_centred(products_around: Callable[[int], torch.Tensor]) -> tuple[torch.Tensor, int]:
+def around_centre(products: torch.Tensor, centre: int | None) -> torch.Tensor:
+    """Return inner products of x_i − x_c, 0 in row and column c, of products in which these may hold anything."""
+    return products if centre is None else with_row(products, centre, 0.0)
+
+
+def well_centred(
+    products_around: Callable[[int | None], torch.Tensor], first: int | None = 0
+) -> tuple[torch.Tensor, int | None]:
     """Return (products_around(c), c), c a row around which distances between the majority survive rounding.
 
-    products_around(c) are inner products of x_i − x_c, (N, N); row and column c may hold anything. c is 0 unless that
-    row is so far off that more than 20 bits of those distances cancel, as an attacker's may be.
+    products_around(c) are inner products of x_i − x_c, (N, N), row and column c may hold anything; c None stands for 0.
+    c is `first` unless more than 20 bits of those distances cancel around that row, which may be an attacker's, or more
+    than 6 where it is None.
     """
-    centre = 0
+    centre = first
     for _ in range(_MAX_PASSES):
         products = products_around(centre)
-        between = with_row(products, centre, 0.0)
-        best, radius = central_row(between)
-        if best == centre or between[best, best] <= 2.0**_MAX_LOST_BITS * radius:
+        best, limit = _far_off(products, centre)
+        if best == centre or products[best, best] <= limit:
             break
         centre = best
     return products, centre
+
+
+def first_centre(products: torch.Tensor) -> int | None:
+    """Guess a centre from ⟨x_i, x_j⟩ of a few coordinates: None where rows differ about as much as they are long."""
+    if not bool(products.isfinite().all()):
+        return None
+    best, limit = _far_off(products, None)
+    return None if products[best, best] <= limit else best
+
+
+def _far_off(products: torch.Tensor, centre: int | None) -> tuple[int, float]:
+    """Return a row in the midst of the majority, and how large its square may be around c."""
+    best, radius = central_row(around_centre(products, centre))
+    return best, 2.0 ** (_MAX_LOST_BITS_AT_ORIGIN if centre is None else _MAX_LOST_BITS) * radius
 
 
 def smallest(values: torch.Tensor, count: int) -> torch.Tensor:

@@ -11,7 +11,8 @@ from ppfl.core.plugins import PlugIn
 if TYPE_CHECKING:
     import torch
 
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from ppfl.core.params import ratio
 from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 
 class ARC(PreAggregator):
@@ -32,7 +33,7 @@ class ARC(PreAggregator):
     def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
         """Return the factors, on the diagonal."""
         number = matrix.num_vectors
-        norms = matrix.squared_norms().sqrt()
+        norms = matrix.norms()
         num_clipped = 2 * self.f * (number - self.f) // number
         threshold = norms.sort(descending=True).values[num_clipped]
         return torch.diag(torch.where(norms > threshold, ratio(threshold, norms), 1.0))

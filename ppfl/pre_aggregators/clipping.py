@@ -11,7 +11,8 @@ from ppfl.core.params import ratio
 from ppfl.core.pre_aggregator import Moment, PreAggregator
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix, Reads
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
 
 
 class Clipping(PreAggregator):
@@ -27,5 +28,5 @@ class Clipping(PreAggregator):
 
     def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
         """Return the factors, on the diagonal."""
-        norms = matrix.squared_norms().sqrt()
+        norms = matrix.norms()
         return torch.diag(torch.where(norms > self.threshold, ratio(norms.new_tensor(self.threshold), norms), 1.0))

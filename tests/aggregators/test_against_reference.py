@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppfl.core import client_matrix
+from ppfl.core import client_rows
 from ppfl.core.plugins import discover
 from ppfl.core.pre_aggregator import Moment
 from ppfl.core.rng import generator
@@ -15,14 +15,14 @@ from tests.aggregators import dense_reference
 from tests.aggregators.tables import ATTACKS, BEFORE, RULES, aggregate, most, rule, vectors
 from tests.ranks import on_ranks
 
-DIMENSION = 37
+DIMENSION = 133
 TOLERANCE = 1e-6
 
 
 @pytest.fixture(autouse=True)
 def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five blocks of columns, spread over the ranks."""
-    monkeypatch.setattr(client_matrix, "BLOCK_COLUMNS", 8)
+    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 32)
 
 
 def test_the_tables_cover_every_plug_in() -> None:
@@ -97,7 +97,7 @@ def test_float64_keeps_its_digits(name: str, before: str | None) -> None:
 @pytest.mark.parametrize("name", sorted(set(RULES) - {"caf", "mda"}))  # whose references take too long
 def test_blocks_of_the_width_that_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    x = vectors(30, 2 * client_matrix.BLOCK_COLUMNS + 100, "generic")
+    x = vectors(30, 2 * client_rows.BLOCK_COLUMNS + 100, "generic")
     for got in on_ranks(2, lambda communicator: aggregate(communicator, rule(name, 30), x)):
         assert_close(got, expected(name, x))
 
@@ -145,7 +145,7 @@ def test_the_geometric_median_minimizes() -> None:
 @pytest.mark.parametrize("before", [None, *sorted(BEFORE)])
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_ranks_do_not_change_a_bit(name: str, before: str | None) -> None:
-    x = vectors(11, 77, "generic")
+    x = vectors(11, DIMENSION, "generic")
     chosen = rule(name, 11, before)
     alone = on_ranks(1, lambda communicator: aggregate(communicator, chosen, x))[0]
     for num_ranks in (2, 3, 4):

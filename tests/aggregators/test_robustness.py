@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core import client_matrix
+from ppfl.core import client_rows
 from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
 from ppfl.core.gram import smallest
 from ppfl.core.plugins import discover
@@ -22,7 +22,7 @@ BY_DISTANCES = ("caf", "krum", "mda", "monna", "multi_krum")
 
 @pytest.fixture(autouse=True)
 def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_matrix, "BLOCK_COLUMNS", 8)
+    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 32)
 
 
 def alone(chosen: Any, x: np.ndarray) -> np.ndarray:
