@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.model import Stage
     from ppfl.core.types import Data, Params
+    from ppfl.problems._losses import Loss
 
 PIECE_ROWS = 128
 """Samples that go through the shared stages together: convolutions are fastest at about 128 rows (docs/performance.md).
@@ -31,16 +32,18 @@ class Network:
 
     stages: tuple[Stage, ...]
     num_shared: int
+    loss: Loss
+    """What gradients are of, in the logits."""
     body_dtype: torch.dtype | None = None
     """What all stages but the last one compute in; None: in the number type of the parameters."""
 
     @classmethod
     def cut(
-        cls, stages: tuple[Stage, ...], local_names: frozenset[str], body_dtype: torch.dtype | None = None
+        cls, stages: tuple[Stage, ...], local_names: frozenset[str], loss: Loss, body_dtype: torch.dtype | None = None
     ) -> Network:
         """Cut before the first stage with a local parameter."""
         with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
-        return cls(stages, next(with_local, len(stages)), body_dtype)
+        return cls(stages, next(with_local, len(stages)), loss, body_dtype)
 
     def prefix(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return the features that the shared stages make of x."""
@@ -69,7 +72,7 @@ class Network:
     def suffix_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
         """Return the gradients of the loss in the wanted parameters of the suffix; "features" may be among them."""
         if self.num_shared == len(self.stages):
-            return {"features": gradient_of_logits(features, data)} if "features" in wanted else {}
+            return {"features": self.loss.gradient(features, data)} if "features" in wanted else {}
         if self._is_linear:
             return self._linear_gradients(params, features, data, wanted)
         variables = {name: value for name, value in {**params, "features": features}.items() if name in wanted}
@@ -78,7 +81,7 @@ class Network:
             return self.suffix({**params, **changed}, changed.get("features", features))
 
         logits, pull = pullback(logits_of, variables)
-        return pull(gradient_of_logits(logits, data))
+        return pull(self.loss.gradient(logits, data))
 
     @property
     def _is_linear(self) -> bool:
@@ -89,7 +92,7 @@ class Network:
         """The same in closed form: a graph would cost several times what is computed."""
         weight, bias = self.stages[self.num_shared].parameters
         flat = features.flatten(1)
-        of_logits = gradient_of_logits(torch.nn.functional.linear(flat, params[weight], params[bias]), data)
+        of_logits = self.loss.gradient(torch.nn.functional.linear(flat, params[weight], params[bias]), data)
         found: Params = {}
         if weight in wanted:
             found[weight] = of_logits.T @ flat
@@ -118,7 +121,7 @@ class Network:
         logits = torch.nn.functional.linear(features, weight, bias)
         total = torch.zeros_like(logits)
         for step in range(steps):
-            of_logits = gradient_of_logits(logits, data)
+            of_logits = self.loss.gradient(logits, data)
             total = total + of_logits
             if step < steps - 1:
                 logits = logits - lr * (gram @ of_logits)
@@ -191,12 +194,3 @@ def _apply(stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch
         if y is not None:
             return y
     return stage.apply(params, as_dense(x).to(dtype))
-
-
-def gradient_of_logits(logits: torch.Tensor, data: Data) -> torch.Tensor:
-    """(v/Σv)·(softmax(z) − one-hot(y)), of the loss Σ_s v_s (−log softmax(z_s)[y_s]) / Σ_s v_s; v is `weight`, or 1."""
-    labels = data["y"][:, None]
-    difference = torch.softmax(logits, dim=1).scatter_add(1, labels, logits.new_full((1, 1), -1.0).expand(labels.shape))
-    if "weight" not in data:
-        return difference / len(data["y"])
-    return difference * (data["weight"] / data["weight"].sum())[:, None]

@@ -14,20 +14,26 @@ from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.params import map_params
 from ppfl.core.problem import Problem
 from ppfl.core.rng import generator
+from ppfl.problems._losses import CrossEntropy, Loss
 from ppfl.problems._network import PIECE_ROWS, Network, SupervisedPass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ppfl.core.dataset import FederatedSamples, Samples
     from ppfl.core.model import Stage
     from ppfl.core.problem import Placement
     from ppfl.core.types import Data, Params
-    from ppfl.problems.supervised import SupervisedSettings
+    from ppfl.problems._classification_settings import ClassificationSettings
 
 
-def build_supervised(settings: SupervisedSettings, placement: Placement, clients_per_chunk: int) -> Supervised:
-    """Load the samples, agree on the number of classes, and build the stages of the model. Collective."""
+def build_supervised(
+    settings: ClassificationSettings, placement: Placement, clients_per_chunk: int, make: Callable[..., Supervised]
+) -> Supervised:
+    """Load the samples, agree on the number of classes, and build the stages of the model. Collective.
+
+    `make` builds the problem itself and takes the arguments of `Supervised`.
+    """
     if settings.batch_size != "all":
         placement = replace(placement, samples_a_round=settings.batch_size)
     samples = settings.dataset.load(placement, clients_per_chunk)
@@ -37,7 +43,7 @@ def build_supervised(settings: SupervisedSettings, placement: Placement, clients
     histogram = _label_histogram(samples, num_classes, placement)
     stages = on_every_rank(placement.communicator, lambda: settings.model.stages(samples.input_shape, num_classes))
     local_names = settings.split.local_names(settings.model.parameter_names())
-    return Supervised(samples, stages, local_names, settings.batch_size, placement, histogram)
+    return make(samples, stages, local_names, settings.batch_size, placement, histogram)
 
 
 class Supervised(Problem):
@@ -47,6 +53,8 @@ class Supervised(Problem):
     weight (S,), 0 for rows that are not there. Advanced data has `features` (S, …), what the stages before the first
     one with a local parameter make of x, in the place of x.
     """
+
+    _loss: Loss = CrossEntropy()
 
     def __init__(
         self,
@@ -73,7 +81,7 @@ class Supervised(Problem):
         self._batch_size = batch_size
         self._stages = stages
         self._local_names = frozenset(local_names)
-        self._network = Network.cut(stages, self._local_names, placement.body_dtype)
+        self._network = Network.cut(stages, self._local_names, self._loss, placement.body_dtype)
         self._initial_local: Params | None = None
         self._train = {m: _Stored(s.train, placement.device) for m, s in samples.samples.items()}
         self._scored_on = {
@@ -168,10 +176,7 @@ class Supervised(Problem):
 
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """f_m(θ, w), a scalar."""
-        nll = torch.nn.functional.cross_entropy(self._logits(shared, local, data), data["y"], reduction="none")
-        if "weight" not in data:
-            return nll.mean()
-        return (nll * data["weight"]).sum() / data["weight"].sum()
+        return self._loss.mean(self._logits(shared, local, data), data)
 
     def facts(self) -> dict[str, float]:
         """Return numbers of parameters, samples and classes."""
@@ -198,7 +203,7 @@ class Supervised(Problem):
         }
 
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
-        """Mean loss (nats) and accuracy in [0, 1] on test and validation samples; NaN where there are none."""
+        """Mean loss, here in nats, and accuracy in [0, 1] on test and validation samples; NaN where there are none."""
         scores: dict[str, float] = {}
         for part, stored in self._scored_on.items():
             scores[f"{part}_loss"], scores[f"{part}_accuracy"] = self._score(shared, local, stored[client])
@@ -245,13 +250,13 @@ class Supervised(Problem):
     def _score(self, shared: Params, local: Params, stored: _Stored) -> tuple[float, float]:
         if not len(stored):
             return math.nan, math.nan
-        nll, correct = 0.0, 0
+        loss, correct = 0.0, 0
         with torch.no_grad():
             for data in self._scoring_batches(stored):
                 logits = self._logits(shared, local, data)
-                nll += float(torch.nn.functional.cross_entropy(logits, data["y"], reduction="sum"))
+                loss += float(self._loss.total(logits, data["y"]))
                 correct += int((logits.argmax(dim=1) == data["y"]).sum())
-        return nll / len(stored), correct / len(stored)
+        return loss / len(stored), correct / len(stored)
 
     def _scoring_batches(self, stored: _Stored) -> Iterator[Data]:
         for start in range(0, len(stored), PIECE_ROWS):

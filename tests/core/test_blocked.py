@@ -11,6 +11,7 @@ import torch
 from ppfl.core import blocked
 from ppfl.core.gradients import counted_bytes, pullback
 from ppfl.core.types import Params
+from ppfl.problems._losses import CrossEntropy
 from ppfl.problems._network import Network
 from tests.test_models import draw, make
 
@@ -25,7 +26,7 @@ def build(settings: dict[str, Any], body_dtype: torch.dtype | None = None) -> tu
     """Return a network whose head is local, and its parameters in float32."""
     stages = make(settings).stages(SHAPE, 4)
     params = {name: value.float() for name, value in draw(stages).items()}
-    return Network.cut(stages, frozenset({"head.weight", "head.bias"}), body_dtype), params
+    return Network.cut(stages, frozenset({"head.weight", "head.bias"}), CrossEntropy(), body_dtype), params
 
 
 def in_plain_layout(network: Network) -> Network:

@@ -1,0 +1,39 @@
+"""What the settings of all classification problems have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import PositiveInt, ValidationInfo, field_validator
+
+from ppfl.core.dataset import Dataset
+from ppfl.core.model import Model
+from ppfl.core.plugins import ChosenFrom, refusal
+from ppfl.core.problem import ProblemSettings
+from ppfl.core.split import Split
+
+
+class ClassificationSettings(ProblemSettings):
+    """A model, a data set with class labels, and which parameters of the model are local."""
+
+    has_labels: ClassVar[bool] = True
+    has_body: ClassVar[bool] = True
+
+    dataset: Annotated[Dataset, ChosenFrom("ppfl.datasets")]
+    """Where the samples come from and which client has which."""
+    model: Annotated[Model, ChosenFrom("ppfl.models")]
+    """From samples to logits."""
+    split: Split
+    """Which parameters of the model are local."""
+    batch_size: PositiveInt | Literal["all"]
+    """Samples per client and round, drawn without replacement; `all`: everything a client has to train on."""
+
+    @field_validator("split")
+    @classmethod
+    def _names_exist(cls, split: Split, info: ValidationInfo) -> Split:
+        if "model" in info.data:
+            try:
+                split.local_names(info.data["model"].parameter_names())
+            except ValueError as error:
+                raise refusal("local", f"globs over parameter names; {error}") from error
+        return split

@@ -1,0 +1,78 @@
+"""Losses ℓ(z, y) of logits z and a class label y, with their derivatives in z."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ppfl.core.types import Data
+
+
+class Loss(ABC):
+    """ℓ(z, y); over samples, Σ_s v_s ℓ(z_s, y_s) / Σ_s v_s with v the `weight` of the data, or 1.
+
+    Logits are (S, classes), labels (S,) int64.
+    """
+
+    @abstractmethod
+    def of_samples(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """ℓ(z_s, y_s), (S,)."""
+
+    @abstractmethod
+    def derivative(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """∂ℓ(z_s, y_s)/∂z_s, (S, classes)."""
+
+    def total(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Σ_s ℓ(z_s, y_s)."""
+        return self.of_samples(logits, labels).sum()
+
+    def mean(self, logits: torch.Tensor, data: Data) -> torch.Tensor:
+        """Σ_s v_s ℓ(z_s, y_s) / Σ_s v_s."""
+        values = self.of_samples(logits, data["y"])
+        if "weight" not in data:
+            return values.mean()
+        return (values * data["weight"]).sum() / data["weight"].sum()
+
+    def gradient(self, logits: torch.Tensor, data: Data) -> torch.Tensor:
+        """(v_s/Σv) · ∂ℓ(z_s, y_s)/∂z_s, of `mean`."""
+        derivative = self.derivative(logits, data["y"])
+        if "weight" not in data:
+            return derivative / len(data["y"])
+        return derivative * (data["weight"] / data["weight"].sum())[:, None]
+
+
+class CrossEntropy(Loss):
+    """ℓ(z, y) = −log softmax(z)[y], in nats."""
+
+    def of_samples(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """−log softmax(z_s)[y_s]."""
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    def derivative(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """softmax(z) − e_y."""
+        return _minus_one_hot(torch.softmax(logits, dim=1), labels)
+
+    def total(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The sum, by one kernel."""
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
+class SquaredError(Loss):
+    """ℓ(z, y) = ½‖z − e_y‖², e_y one-hot."""
+
+    def of_samples(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """½‖z_s − e_{y_s}‖²."""
+        return self.derivative(logits, labels).square().sum(dim=1) / 2
+
+    def derivative(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """z − e_y."""
+        return _minus_one_hot(logits, labels)
+
+
+def _minus_one_hot(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return values − e_y, row by row."""
+    labels = labels[:, None]
+    return values.scatter_add(1, labels, values.new_full((1, 1), -1.0).expand(labels.shape))
