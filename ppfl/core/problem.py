@@ -175,6 +175,10 @@ class Problem(ABC):
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """f_m(θ, w), a scalar; `data` may have been advanced."""
 
+    def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w) without penalties on parameters: what is comparable with losses on other samples."""
+        return self.loss(shared, local, data)
+
     def advance(self, shared: Params, data: Data) -> Data:
         """Evaluate the part of the model that depends on θ alone, once, for many uses of `loss` in w with θ fixed.
 
@@ -190,6 +194,12 @@ class Problem(ABC):
     def select(self, data: Data, samples: torch.Tensor) -> Data:
         """Return the rows of `data`, which may have been advanced, that belong to `samples`, (B,) int64."""
         return {name: value.index_select(0, samples) for name, value in data.items()}
+
+    def join(self, batches: Sequence[Data]) -> Data:
+        """Return the samples of one batch or more as one batch."""
+        if len(batches) == 1:
+            return batches[0]
+        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""
@@ -220,8 +230,13 @@ class Problem(ABC):
         product: Params = transposed(direction)[0]
         return product
 
+    @property
+    def needs_iterations(self) -> str:
+        """Why argmin_w f_m(θ, w) has no closed form; "" when it has one, which is `exact_local`."""
+        return "the loss of this problem has no closed form for w"
+
     def exact_local(self, shared: Params, data: Data) -> Params:
-        """Return argmin_w f_m(θ, w) where it has a closed form; raises NotImplementedError elsewhere."""
+        """Return argmin_w f_m(θ, w) where `needs_iterations` is ""; raises NotImplementedError elsewhere."""
         raise NotImplementedError(f"{type(self).__name__} has no closed form for the local parameters")
 
     def constants(self) -> Constants | None:

@@ -62,14 +62,14 @@ def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_
     rows: list[list[float]] = []
     names: list[str] = []
     for client in clients:
-        whole = _everything(problem, client)
+        whole = problem.join(problem.training_epoch(client, 0))
         local = tuned_local(setup, shared, start(client), client, whole)
         pair = gradient_pair(problem, shared, local, client, first_draw)
         for half, gradient in zip(halves, pair, strict=True):
             if gradient:
                 half.add(flatten(gradient))
         with torch.no_grad():
-            train_loss = float(problem.loss(shared, local, whole))
+            train_loss = float(problem.data_loss(shared, local, whole))
         scores = {_TRAIN_LOSS: train_loss, **problem.client_metrics(shared, local, client)}
         names = list(scores)
         rows.append([*_inner_by_group(groups, *pair).values(), *scores.values()])
@@ -82,7 +82,7 @@ def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: 
     if not local:
         return local
     data = problem.advance(shared, data)
-    if problem.solution() is not None:
+    if not problem.needs_iterations:
         return problem.exact_local(shared, data)
     if tuner is None:
         return local
@@ -121,14 +121,6 @@ def _mean_gradient(problem: Problem, shared: Params, local: Params, client: int,
 def _gradient(problem: Problem, shared: Params, local: Params, client: int, draw: int) -> Params:
     gradient = problem.shared_gradient(shared, local, problem.data(client, draw))
     return {name: value.to(torch.float64) for name, value in gradient.items()}
-
-
-def _everything(problem: Problem, client: int) -> Data:
-    """All training samples of a client as one batch."""
-    batches = problem.training_epoch(client, 0)
-    if len(batches) == 1:
-        return batches[0]
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _inner_by_group(groups: list[str], one: Params, other: Params) -> dict[str, float]:
@@ -170,7 +162,7 @@ def mean_of_known(values: np.ndarray) -> float:
 
 
 def gap(scores: Mapping[str, np.ndarray]) -> float:
-    """Test loss − train loss in nats, mean over the clients that have test samples; NaN where nothing is tested."""
+    """Test loss − train loss, mean over the clients that have test samples; NaN where nothing is tested."""
     if "test_loss" not in scores:
         return math.nan
     return mean_of_known(scores["test_loss"] - scores[_TRAIN_LOSS])

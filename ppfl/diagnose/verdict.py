@@ -56,7 +56,7 @@ class Diagnosis:
     test_loss: float
     test_accuracy: float
     gap: float
-    """Test loss − train loss, nats."""
+    """Test loss − train loss, in units of the loss (cross-entropy: nats)."""
 
 
 def diagnosis(

@@ -88,7 +88,10 @@ def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> tuple[Params, Params]:
-    """`tuned_epochs` times: the fine-tuner applied to every batch of the client's training samples in turn."""
+    """`tuned_epochs` times: the fine-tuner applied to every batch of the client's training samples in turn.
+
+    An exact one is applied to all of them at once, since it keeps nothing of the batches before.
+    """
     tuner, problem = setup.tuned_fine_tuner, setup.tuned_problem
     assert tuner is not None
     if problem is not setup.problem:
@@ -96,7 +99,10 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> tuple[Pa
         shared, local = {}, {name: whole[name] for name in problem.local_names}
     applications = 0
     for epoch in range(setup.tuned_epochs):
-        for data in problem.training_epoch(client, epoch):
+        batches = problem.training_epoch(client, epoch)
+        if tuner.solves_exactly and batches:
+            batches = [problem.join(batches)]
+        for data in batches:
             num_samples = len(data["y"]) if "y" in data else 1
             draws = tuner.draws(problem, client, setup.num_rounds + applications, num_samples)
             start = tuner.begin(local, draws) if applications == 0 else local

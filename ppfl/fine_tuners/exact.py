@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ppfl.core.method import FineTuner
-from ppfl.core.problem import Problem
 
 if TYPE_CHECKING:
+    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
 
@@ -31,9 +31,9 @@ class Exact(FineTuner):
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse problems without a closed form."""
-        if type(problem).exact_local is Problem.exact_local:
+        if problem.needs_iterations:
             raise ValueError(
-                "fine_tuner.name: 'exact' needs a problem whose local parameters have a closed form (quadratic); "
-                "use an iterative fine-tuner"
+                f"fine_tuner.name: 'exact' needs local parameters with a closed form, and {problem.needs_iterations}; "
+                "allowed: problem quadratic, or an iterative fine-tuner"
             )
         return self

@@ -131,6 +131,11 @@ class Quadratic(Problem):
         """(Q_ss s + Q_sl l − c_s, Q_ll l − t)."""
         return self.shared_gradient(shared, local, data), self.local_gradient(shared, local, data)
 
+    @property
+    def needs_iterations(self) -> str:
+        """Nothing does: w*(θ) is known."""
+        return ""
+
     def exact_local(self, shared: Params, data: Data) -> Params:
         """Q_ll⁺ t, the minimizer of least norm; (BᵀB)⁺ Bᵀ(y − Aθ) with w local."""
         data = self.advance(shared, data)
