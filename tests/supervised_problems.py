@@ -8,10 +8,10 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
-from ppfl.core.problem import Placement
+from ppfl.core.plugins import discover
+from ppfl.core.problem import Placement, ProblemSettings
 from ppfl.core.types import Params
 from ppfl.problems._supervised_problem import Supervised
-from ppfl.problems.supervised import SupervisedSettings
 
 torch.set_num_threads(1)
 
@@ -22,6 +22,7 @@ CONFIG: dict[str, Any] = {
     "split": {"local": ["head.*"]},
     "batch_size": 20,
 }
+PROBLEMS: list[dict[str, Any]] = [{"name": "supervised"}, {"name": "least_squares", "ridge": 0.05}]
 CNN: dict[str, Any] = {
     "name": "cnn", "kernel_size": 3, "padding": 1, "channels": [2, 4], "hidden": 6, "normalization": "group",
     "groups": 2,
@@ -32,7 +33,9 @@ def make(
     keys: dict[str, Any] | None = None, *, seed: int = 0, communicator: Communicator | None = None,
     dtype: torch.dtype = torch.float64, body_dtype: torch.dtype | None = None,
 ) -> Supervised:  # fmt: skip
-    settings = SupervisedSettings.model_validate({**CONFIG, **(keys or {})})
+    document = {**CONFIG, **(keys or {})}
+    settings = discover("ppfl.problems")[document["name"]].model_validate(document)
+    assert isinstance(settings, ProblemSettings)
     placement = Placement(communicator or SoloCommunicator(), seed, seed, dtype, torch.device("cpu"), None, body_dtype)
     problem = settings.build(placement, 1)
     assert isinstance(problem, Supervised)

@@ -13,7 +13,7 @@ from ppfl.core.types import Params
 from ppfl.problems import _network
 from ppfl.problems._network import Network
 from ppfl.problems._supervised_problem import Supervised
-from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, SPLITS, close, make
+from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make
 
 
 def reference(problem: Supervised, shared: Params, local: Params, data: dict[str, torch.Tensor]) -> list[Params]:
@@ -21,14 +21,16 @@ def reference(problem: Supervised, shared: Params, local: Params, data: dict[str
     return list(torch.func.grad(lambda theta, w: problem.loss(theta, w, data), argnums=(0, 1))(shared, local))
 
 
+@pytest.mark.parametrize("name", PROBLEMS, ids=str)
 @pytest.mark.parametrize("limits", [(128, 1 << 30), (7, 1 << 30), (7, 0), (7, 1)], ids=str)
 @pytest.mark.parametrize(("model", "local_globs"), SPLITS + INNER_SPLITS, ids=str)
 def test_gradients_are_those_of_the_loss(
-    model: dict[str, Any], local_globs: list[str], limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    model: dict[str, Any], local_globs: list[str], limits: tuple[int, int], name: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     monkeypatch.setattr(_network, "PIECE_ROWS", limits[0])
     monkeypatch.setattr(_network, "KEPT_BYTES", limits[1])
-    problem = make({"model": model, "split": {"local": local_globs}})
+    problem = make({**name, "model": model, "split": {"local": local_globs}})
     shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
     of_shared, of_local = reference(problem, shared, local, data)
     once = problem.shared_pass(shared, data)
@@ -53,10 +55,13 @@ def test_pieces_whose_graph_is_not_kept_give_the_same_bits(
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
 
 
+@pytest.mark.parametrize("name", PROBLEMS, ids=str)
 @pytest.mark.parametrize("local_globs", [["head.*"], ["hidden2.*", "head.*"], ["head.bias"], []], ids=str)
-def test_vectorized_over_clients_and_with_weights(local_globs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectorized_over_clients_and_with_weights(
+    local_globs: list[str], name: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_network, "PIECE_ROWS", 7)
-    problem = make({"model": CONFIG["model"], "split": {"local": local_globs}})
+    problem = make({**name, "model": CONFIG["model"], "split": {"local": local_globs}})
     shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
     data["weight"] = (torch.arange(len(data["y"])) % 3).to(torch.float64)
     stacked = {name: torch.stack([value, value]) for name, value in data.items()}
@@ -113,23 +118,25 @@ def test_bodies_in_bfloat16(local_globs: list[str]) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", PROBLEMS, ids=str)
 def test_descent_is_that_of_the_gradients(
-    model: dict[str, Any], local_globs: list[str], on_logits: bool, weighted: bool
+    model: dict[str, Any], local_globs: list[str], on_logits: bool, weighted: bool, name: dict[str, Any]
 ) -> None:
-    problem = make({"model": model, "split": {"local": local_globs}})
+    problem = make({**name, "model": model, "split": {"local": local_globs}})
     shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
     if weighted:
         data["weight"] = (torch.arange(len(data["y"])) % 3).to(torch.float64)
     advanced = problem.advance(shared, data)
-    found = problem._network.descend_on_logits({**shared, **local}, advanced, local, 0.3, 7)
+    ridge = name.get("ridge", 0.0)
+    found = problem._network.descend_on_logits({**shared, **local}, advanced, local, 0.1, 7, ridge)
     assert (found is not None) == on_logits
     wanted = local
     for _ in range(7):
-        wanted = add_scaled(wanted, problem.local_gradient(shared, wanted, data), -0.3)
+        wanted = add_scaled(wanted, problem.local_gradient(shared, wanted, data), -0.1)
     assert max(float((wanted[name] - local[name]).abs().max()) for name in local) > 0.01
     for given in (data, advanced):
-        close(problem.descend(shared, local, given, 0.3, 7), wanted)
-    vectorized = torch.func.vmap(lambda w: problem.descend(shared, w, advanced, 0.3, 7))(
+        close(problem.descend(shared, local, given, 0.1, 7), wanted)
+    vectorized = torch.func.vmap(lambda w: problem.descend(shared, w, advanced, 0.1, 7))(
         {name: torch.stack([value, 2 * value]) for name, value in local.items()}
     )
     close({name: value[0] for name, value in vectorized.items()}, wanted)

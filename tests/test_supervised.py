@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ppfl.core.types import Data, Params
-from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, SPLITS, close, make
+from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make
 
 torch.set_num_threads(1)
 
@@ -70,8 +70,9 @@ def test_loss_is_the_mean_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("model", [CONFIG["model"], CNN, {"name": "logistic_regression"}], ids=str)
-def test_padded_rows_do_not_count(model: dict[str, Any]) -> None:
-    problem = make({"model": model, "split": {"local": ["head.bias"]}})
+@pytest.mark.parametrize("name", PROBLEMS, ids=str)
+def test_padded_rows_do_not_count(model: dict[str, Any], name: dict[str, Any]) -> None:
+    problem = make({**name, "model": model, "split": {"local": ["head.bias"]}})
     shared, local = problem.init_shared(), problem.init_local(0)
     data = problem.data(0, 0)
     num_samples = len(data["y"])
@@ -107,9 +108,12 @@ def test_vectorized_over_clients_equals_a_loop(model: dict[str, Any]) -> None:
                 torch.testing.assert_close(group[name][row], value, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", PROBLEMS, ids=str)
 @pytest.mark.parametrize(("model", "local_globs"), [(CONFIG["model"], ["head.*"]), (CNN, ["conv2.*", "head.*"])])
-def test_hessian_product_agrees_with_differences_of_gradients(model: dict[str, Any], local_globs: list[str]) -> None:
-    problem = make({"model": model, "split": {"local": local_globs}})
+def test_hessian_product_agrees_with_differences_of_gradients(
+    model: dict[str, Any], local_globs: list[str], name: dict[str, Any]
+) -> None:
+    problem = make({**name, "model": model, "split": {"local": local_globs}})
     shared, local, direction = problem.init_shared(), problem.init_local(0), problem.redraw_local(0, 0)
     data = problem.advance(shared, problem.data(0, 0))
     product = problem.local_hessian_product(shared, local, direction, data)

@@ -34,6 +34,6 @@ class Exact(FineTuner):
         if problem.needs_iterations:
             raise ValueError(
                 f"fine_tuner.name: 'exact' needs local parameters with a closed form, and {problem.needs_iterations}; "
-                "allowed: problem quadratic, or an iterative fine-tuner"
+                "allowed: problem quadratic, problem least_squares with the last layer local, an iterative fine-tuner"
             )
         return self

@@ -102,31 +102,42 @@ class Network:
             found["features"] = (of_logits @ params[weight]).reshape(features.shape)
         return found
 
+    def linear_parameters(self, wanted: Container[str]) -> tuple[str, str] | None:
+        """Return the names of weight and bias where the suffix is one linear stage and both are wanted, else None."""
+        if not self._is_linear:
+            return None
+        weight, bias = self.stages[self.num_shared].parameters
+        return (weight, bias) if weight in wanted and bias in wanted else None
+
     def descend_on_logits(
-        self, params: Params, data: Data, wanted: Container[str], lr: float, steps: int
+        self, params: Params, data: Data, wanted: Container[str], lr: float, steps: int, ridge: float = 0.0
     ) -> Params | None:
         """Gradient descent on weight and bias of a linear suffix Z = F Wᵀ + b, done on Z: the dual form.
 
-        With P_t the gradient in Z: Z ← Z − lr · (F Fᵀ + 1) P_t, in the end W − lr · Σ_t P_tᵀ F. None where another part
-        is wanted, or for so many samples that F Fᵀ costs more than what it saves.
+        With P_t the gradient in Z and κ = 1 − lr · ridge, for a loss with (ridge/2)(‖W‖² + ‖b‖²) beside it:
+        Z ← κZ − lr · (F Fᵀ + 1) P_t, in the end κ^steps W − lr · Σ_t κ^(steps−1−t) P_tᵀ F. None where another part is
+        wanted, or for so many samples that F Fᵀ costs more than what it saves.
         """
-        features = data["features"].flatten(1)
-        if not self._is_linear or any(name not in wanted for name in self.stages[self.num_shared].parameters):
+        features, names = data["features"].flatten(1), self.linear_parameters(wanted)
+        if names is None:
             return None
-        weight, bias = (params[name] for name in self.stages[self.num_shared].parameters)
+        weight, bias = (params[name] for name in names)
         (num_classes, width), num_samples = weight.shape, len(features)
         if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
             return None
         gram = features @ features.T + 1.0
         logits = torch.nn.functional.linear(features, weight, bias)
-        total = torch.zeros_like(logits)
+        total, kappa = torch.zeros_like(logits), 1.0 - lr * ridge
         for step in range(steps):
             of_logits = self.loss.gradient(logits, data)
+            if ridge:
+                logits, total = kappa * logits, kappa * total
             total = total + of_logits
             if step < steps - 1:
                 logits = logits - lr * (gram @ of_logits)
-        found = (weight - lr * (total.T @ features), bias - lr * total.sum(dim=0))
-        return dict(zip(self.stages[self.num_shared].parameters, found, strict=True))
+        if ridge:
+            weight, bias = kappa**steps * weight, kappa**steps * bias
+        return {names[0]: weight - lr * (total.T @ features), names[1]: bias - lr * total.sum(dim=0)}
 
 
 class SupervisedPass(SharedPass):

@@ -84,6 +84,10 @@ CASES: dict[str, dict[str, object]] = {
         "server_optimizer": {"name": "momentum"},
         "weights": "samples",
     },
+    "digits-least-squares": {
+        "problem": {**DIGITS, "name": "least_squares", "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.3, {"name": "exact"}),
+    },
     "digits-one-client-a-round": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),

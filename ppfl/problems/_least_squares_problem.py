@@ -1,0 +1,113 @@
+"""The least-squares problem at run time: what differs from cross-entropy, and w*(θ)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.params import add_scaled
+from ppfl.core.problem import Problem
+from ppfl.problems._losses import SquaredError
+from ppfl.problems._supervised_problem import Supervised, build_supervised
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ppfl.core.problem import Placement
+    from ppfl.core.types import Data, Params
+    from ppfl.problems._classification_settings import ClassificationSettings
+
+
+def build_least_squares(
+    settings: ClassificationSettings, ridge: float, placement: Placement, clients_per_chunk: int
+) -> Supervised:
+    """Load the samples and build the stages of the model. Collective."""
+    return build_supervised(settings, placement, clients_per_chunk, partial(LeastSquares, ridge=ridge))
+
+
+class LeastSquares(Supervised):
+    """f_m(θ, w) = Σ_s v_s ½‖model(x_s; θ, w) − e_{y_s}‖² / Σ_s v_s + (ridge/2)‖w‖², over the data of `Supervised`.
+
+    Scores are as there, with the squared error without the ridge as their loss; `loss` of a round is f_m itself. Where
+    all parameters are made local, the ridge is over all of them, as with that split from the beginning.
+    """
+
+    _loss = SquaredError()
+
+    def __init__(self, *arguments: Any, ridge: float) -> None:
+        super().__init__(*arguments)
+        self._ridge = ridge
+
+    def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w), a scalar."""
+        loss = self.data_loss(shared, local, data)
+        for value in local.values():
+            loss = loss + self._ridge / 2 * value.square().sum()
+        return loss
+
+    def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w) − (ridge/2)‖w‖²."""
+        return super().loss(shared, local, data)
+
+    def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """∇_2 f_m(θ, w), the ridge · w included."""
+        return add_scaled(super().local_gradient(shared, local, data), local, self._ridge)
+
+    def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
+        """(∇_1 f_m(θ, w), ∇_2 f_m(θ, w)); the ridge acts on the second alone."""
+        of_shared, of_local = super().gradients(shared, local, data)
+        return of_shared, add_scaled(of_local, local, self._ridge)
+
+    def descend(self, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
+        """w ← (1 − lr · ridge) w − lr · ∇ of the data loss, `steps` times; on logits where that is cheaper."""
+        data = self.advance(shared, data)
+        found = self._network.descend_on_logits({**shared, **local}, data, local, lr, steps, self._ridge)
+        return Problem.descend(self, shared, local, data, lr, steps) if found is None else found
+
+    @property
+    def needs_iterations(self) -> str:
+        """Say what is local, unless that is weight and bias of a linear last layer, or nothing."""
+        if not self._local_names or self._network.linear_parameters(self._local_names) is not None:
+            return ""
+        return f"problem.split makes {', '.join(self.local_names)} local, not weight and bias of the last layer alone"
+
+    def exact_local(self, shared: Params, data: Data) -> Params:
+        """w*(θ), by ridge regression on the features; NaN where these are not finite."""
+        if self.needs_iterations:
+            return super().exact_local(shared, data)
+        names = self._network.linear_parameters(self._local_names)
+        if names is None:
+            return {}
+        features = self.advance(shared, data)["features"].flatten(1)
+        num_classes = self.label_histogram.shape[1]
+        solution = ridge_regression(features, data["y"], data.get("weight"), num_classes, self._ridge)
+        weight, bias = solution[:, :-1].contiguous(), solution[:, -1].clone()
+        return {names[0]: weight.to(features.dtype), names[1]: bias.to(features.dtype)}
+
+
+def ridge_regression(
+    features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None, num_classes: int, ridge: float
+) -> torch.Tensor:
+    """argmin over (W, b) of Σ_s p_s ½‖W x_s + b − e_{y_s}‖² + (ridge/2)(‖W‖² + ‖b‖²), p = v/Σv; (classes, width + 1).
+
+    features (S, width), labels (S,) int64, weight v (S,) or None for 1; b is the last column. Computed in float64
+    whatever the precision: with the rows √p_s (x_s, 1) of A and √p_s e_{y_s} of T the solution is
+    (AᵀA + ridge I)⁻¹ AᵀT = Aᵀ(AAᵀ + ridge I)⁻¹ T, of which the smaller system is solved, by Cholesky. NaN where
+    features are not finite, or so large that the ridge is lost beside them in float64.
+    """
+    num_samples, width = features.shape
+    v = torch.ones_like(features[:, 0]) if weight is None else weight
+    root = (v.double() / v.double().sum()).sqrt()[:, None]
+    A = root * torch.cat([features.double(), torch.ones_like(root)], dim=1)
+    T = root * (labels[:, None] == torch.arange(num_classes, device=labels.device)).double()
+    if num_samples <= width:
+        return (A.T @ _solve(A @ A.T, ridge, T)).T
+    return _solve(A.T @ A, ridge, A.T @ T).T
+
+
+def _solve(gram: torch.Tensor, ridge: float, right: torch.Tensor) -> torch.Tensor:
+    """(gram + ridge I)⁻¹ right; NaN where that is not positive definite, without control flow on values."""
+    factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    return torch.where(failed == 0, torch.cholesky_solve(right, factor), torch.nan)

@@ -1,0 +1,32 @@
+"""Classification by least squares on one-hot labels, whose linear heads have a closed form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from ppfl.problems._classification_settings import ClassificationSettings
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Placement, Problem
+
+
+class LeastSquaresSettings(ClassificationSettings):
+    """f_m(θ, w) = mean over training samples of client m of ½‖model(x; θ, w) − e_y‖² + (ridge/2)‖w‖², e_y one-hot.
+
+    With the last layer local, weight and bias, w*(θ) is unique and known, and ∇F_m(θ) = ∇_1 f_m(θ, w*(θ)).
+    """
+
+    name: Literal["least_squares"]
+    ridge: Annotated[float, Field(ge=1e-8)] = 1e-3
+    """Weight of ½‖w‖², over local parameters alone; smaller ones are lost in the rounding of float64."""
+
+    def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
+        """Load this rank's samples and put the model together. Collective.
+
+        Raises UserError, on every rank, for data that cannot be used and for a model that the samples do not suit.
+        """
+        from ppfl.problems._least_squares_problem import build_least_squares
+
+        return build_least_squares(self, self.ridge, placement, clients_per_chunk)
