@@ -66,7 +66,7 @@ class EntrywiseSum:
         top, spoiled = communicator.allreduce(facts, "max")
         self._raise_top(top.to(self._top.device))
         bins = communicator.allreduce(self._bins.cpu().contiguous(), "sum")
-        units = torch.stack([self._unit(row) for row in range(NUM_BINS)]).cpu()
+        units = [self._unit(row).cpu() for row in range(NUM_BINS)]
         return torch.where(spoiled > 0, math.nan, rounded(bins, units))
 
     def _unit(self, row: int) -> torch.Tensor:

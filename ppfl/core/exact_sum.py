@@ -20,7 +20,7 @@ import torch
 from ppfl.core.params import largest_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from ppfl.core.communicator import Communicator
 
@@ -34,6 +34,8 @@ BUCKET_BYTES = 8 << 20
 """Of one message of a reduction."""
 _ON_THEIR_WAY = 2
 _MAX_RECENT = 1 << 12
+_CHUNK = 1 << 17
+"""Coordinates that are sliced at once on a CPU: 2 MB that stay in the cache, and are not handed out page by page."""
 
 
 class ExactSum:
@@ -55,10 +57,11 @@ class ExactSum:
         """The lowest bin in which a slice was put."""
         self._num_terms = 0
 
-    def add(self, term: torch.Tensor) -> None:
-        """Add one vector of shape (D,), converted to float64 without loss."""
+    def add(self, *pieces: torch.Tensor, weight: float = 1.0) -> None:
+        """Add a weight times one vector, (D,) in any number of pieces of any shape, in float64."""
         self._num_terms += 1
-        largest = largest_entry(term)
+        extremes = [largest_entry(piece) for piece in pieces]
+        largest = max(extremes, default=0.0) * weight if all(map(math.isfinite, extremes)) else math.inf
         if not math.isfinite(largest):
             self._top = _NON_FINITE
         if largest == 0.0 or self._top == _NON_FINITE:
@@ -66,16 +69,40 @@ class ExactSum:
         needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_BIN + NUM_BINS - 1)
         self._raise_top(max(needed, self._top))
         self._make_room()
-        rest = term.to(torch.float64, copy=True)
-        integers = torch.empty_like(rest)
-        for row in range(self._top - needed, NUM_BINS):
+        for start, rest, integers in self._chunks(pieces):
+            if weight != 1.0:
+                rest.mul_(weight)
+            self._slice(rest, integers, start, self._top - needed)
+
+    def _slice(self, rest: torch.Tensor, integers: torch.Tensor, start: int, first: int) -> None:
+        """Add the slices of some coordinates, from row `first` on; what is given is written over."""
+        for row in range(first, NUM_BINS):
             unit = math.ldexp(1.0, (self._top - row) * BIN_BITS)
             torch.mul(rest, 1.0 / unit, out=integers).round_()
-            self._recent[row] += integers
+            self._recent[row, start : start + len(rest)].add_(integers)
             rest.sub_(integers, alpha=unit)  # exact, and of less than half a unit
             self._lowest = min(self._lowest, self._top - row)
             if row == NUM_BINS - 2 and largest_entry(rest) == 0.0:
                 break  # as in most vectors of float32, which looking tells faster than slicing
+
+    def _chunks(self, pieces: tuple[torch.Tensor, ...]) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Yield start, coordinates in float64, and as much space, again and again in the same memory."""
+        length = self._recent.shape[1]
+        width = min(_CHUNK, length) if self._recent.device.type == "cpu" else length
+        chunk, space = self._recent.new_empty(2, width)
+        start = filled = 0
+        for piece in pieces:
+            rest = piece.reshape(-1)
+            while len(rest):
+                part = rest[: width - filled]
+                chunk[filled : filled + len(part)].copy_(part)
+                filled, rest = filled + len(part), rest[len(part) :]
+                if filled == width:
+                    yield start, chunk, space
+                    start, filled = start + width, 0
+        if filled:
+            yield start, chunk[:filled], space[:filled]
+        assert start + filled == length, "a vector of another length"
 
     def reduce(self, communicator: Communicator, bucket_bytes: int = BUCKET_BYTES) -> torch.Tensor:
         """Return the sum over all terms of all ranks, shape (D,), float64 on the device; the same bits on every rank.
@@ -97,23 +124,25 @@ class ExactSum:
         self._raise_top(top)
         num_bins = min(top + above + 1, NUM_BINS)
         units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(num_bins)]
-        unit_of_bin = torch.tensor(units, dtype=torch.float64, device=device)
+        few_terms = num_terms <= _MAX_RECENT  # then nobody has sums that float64 could not hold
         columns = max(1, bucket_bytes // (num_bins * self._recent.element_size()))
         on_their_way: deque[Callable[[], torch.Tensor]] = deque()
         done = []
         for start in range(0, length, columns):
-            on_their_way.append(communicator.start_sum(self._slices(num_bins, start, start + columns)))
+            sums = self._sums(num_bins, start, start + columns, few_terms)
+            on_their_way.append(communicator.start_sum(sums.cpu().contiguous()))
             if len(on_their_way) > _ON_THEIR_WAY:
-                done.append(rounded(on_their_way.popleft()().to(device), unit_of_bin))
-        done += [rounded(wait().to(device), unit_of_bin) for wait in on_their_way]
-        return torch.cat(done)
+                done.append(rounded(on_their_way.popleft()().to(device), units))
+        done += [rounded(wait().to(device), units) for wait in on_their_way]
+        return done[0] if len(done) == 1 else torch.cat(done)
 
-    def _slices(self, num_bins: int, start: int, stop: int) -> torch.Tensor:
-        """Return the sums of the slices of some columns in the highest bins, int64 on the CPU."""
-        total = self._recent[:num_bins, start:stop].to(torch.int64)
-        if self._earlier is not None:
-            total += self._earlier[:num_bins, start:stop]
-        return total.cpu().contiguous()
+    def _sums(self, num_bins: int, start: int, stop: int, few_terms: bool) -> torch.Tensor:
+        """Return the sums of the slices of some columns in the highest bins, int64, or of few terms float64."""
+        recent = self._recent[:num_bins, start:stop]
+        if few_terms:
+            return recent
+        whole = recent.to(torch.int64)
+        return whole if self._earlier is None else whole.add_(self._earlier[:num_bins, start:stop])
 
     def _make_room(self) -> None:
         """Count one term more, and move the recent ones to int64 before they could need more than 53 bits."""
@@ -163,21 +192,26 @@ def exact_sums(terms: torch.Tensor) -> torch.Tensor:
         integers = (rest * scales[row].reshape(-1, 1, 1)).round_() * reaches.unsqueeze(-1)
         bins[row] = integers.to(torch.int64).sum(dim=1)
         rest = rest - integers.mul_(units[row].reshape(-1, 1, 1))
-    total = rounded(bins, units.unsqueeze(-1))
+    total = rounded(bins, list(units.unsqueeze(-1)))
     return torch.where(torch.tensor(finite, device=terms.device).reshape(-1, 1), total, math.nan)
 
 
-def rounded(bins: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (bins, …) -> (…).
+def rounded(bins: torch.Tensor, units: Sequence[float | torch.Tensor]) -> torch.Tensor:
+    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (bins, …) -> (…) float64.
 
-    What stays in a bin is at most half of the next one's unit, of either sign: a small negative sum must not become the
-    difference of two large numbers.
+    Bins are integers as int64 or, below 2**52, as float64, which takes half the time; they are written over. What stays
+    in a bin is at most half of the next one's unit, of either sign: a small negative sum must not become the difference
+    of two large numbers.
     """
     for row in range(len(bins) - 1, 0, -1):
-        carry = (bins[row] + (1 << (BIN_BITS - 1))) >> BIN_BITS
-        bins[row] -= carry << BIN_BITS
+        if bins.is_floating_point():
+            carry = (bins[row] * 2.0**-BIN_BITS).add_(0.5).floor_()
+            bins[row].sub_(carry, alpha=2.0**BIN_BITS)
+        else:
+            carry = (bins[row] + (1 << (BIN_BITS - 1))) >> BIN_BITS
+            bins[row] -= carry << BIN_BITS
         bins[row - 1] += carry
-    total = torch.zeros(bins.shape[1:], dtype=torch.float64, device=bins.device)
-    for row in range(len(bins) - 1, -1, -1):
+    total = bins[-1].to(torch.float64) * units[-1]
+    for row in range(len(bins) - 2, -1, -1):
         total += bins[row].to(torch.float64) * units[row]
     return total

@@ -75,7 +75,7 @@ def unflatten(vector: torch.Tensor, like: Params) -> Params:
     """Cut a vector of shape (D,) into the names, shapes and number types of `like`; every value owns its memory."""
     pieces = torch.split(vector, [value.numel() for value in like.values()])
     return {
-        name: piece.reshape(value.shape).to(value.dtype).clone()
+        name: piece.reshape(value.shape).to(value.dtype, copy=True)
         for (name, value), piece in zip(like.items(), pieces, strict=True)
     }
 

@@ -58,8 +58,7 @@ def _linear(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], lik
     length = sum(value.numel() for value in like.values())
     total = ExactSum(length, first.device)
     for uplink in uplinks:
-        row, weight = flatten(uplink.params), setup.client_weights[uplink.client]
-        total.add(row if weight == 1.0 else row.to(torch.float64) * weight)
+        total.add(*uplink.params.values(), weight=setup.client_weights[uplink.client])
     return total.reduce(setup.communicator, setup.bucket_bytes) / total_weight
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
-from ppfl.core.params import num_bytes
+from ppfl.core.params import largest_entry, num_bytes
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.checkpoint import (
     Keeper,
@@ -131,7 +131,7 @@ class Synchronous:
         uplinks = self._counted(self.group.step(message, cohort, round))
         like = setup.algorithm.uplink_like(self.server)
         combined, num_nonfinite = aggregate(setup, uplinks, cohort, like, round)
-        finite = all(bool(torch.isfinite(value).all()) for value in combined.values())
+        finite = all(math.isfinite(largest_entry(value)) for value in combined.values())
         if finite:
             self.server = setup.algorithm.server(self.server, combined, setup.server_optimizer, round)
         self._count_bytes(message, combined, len(cohort))

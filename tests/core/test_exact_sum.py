@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.core import exact_sum
 from ppfl.core.communicator import Communicator
 from ppfl.core.exact_sum import MAX_TERMS, NUM_BINS, ExactSum, exact_sums
 from tests.ranks import on_ranks
@@ -65,6 +66,43 @@ def test_any_number_of_ranks_gives_the_same_bits(num_ranks: int, spread: float) 
 
     for result in on_ranks(num_ranks, share):
         assert torch.equal(result, total(terms))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 499, 500, 1 << 17])
+@pytest.mark.parametrize("cuts", [(500,), (1, 0, 499), (120, 250, 130)], ids=str)
+@pytest.mark.parametrize("weight", [1.0, 3.0, 117.0])
+def test_pieces_and_chunks_give_the_bits_of_the_whole(
+    weight: float, cuts: tuple[int, ...], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = [term.to(torch.float32) for term in random_terms(11, 500, 3.0)]
+    wanted = total([term.to(torch.float64) * weight for term in terms])
+    monkeypatch.setattr(exact_sum, "_CHUNK", chunk)
+    sums = ExactSum(500)
+    for term in terms:
+        pieces = torch.split(term, list(cuts))
+        sums.add(*(piece.reshape(10, -1) if len(piece) % 10 == 0 else piece for piece in pieces), weight=weight)
+    assert torch.equal(sums.reduce(SoloCommunicator()), wanted)
+
+
+def test_a_vector_of_another_length_is_refused() -> None:
+    for length in (499, 501):
+        with pytest.raises((AssertionError, RuntimeError)):
+            ExactSum(500).add(torch.ones(length))
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 12.0, 30.0])
+def test_few_terms_and_many_are_rounded_alike(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64 and in int64; halves of a bin's unit, of either sign, and sums that cancel among them."""
+    terms = random_terms(9, 300, spread)
+    half = 2.0 ** (-exact_sum.BIN_BITS - 1)
+    ties = torch.tensor([half, -half, 1.0 + half, -1.0 - half, 3 * half, -3 * half, 0.0, -0.0], dtype=torch.float64)
+    for row in terms:
+        row[:8] = ties
+    terms[3] = -terms[2]
+    few = total(terms)
+    monkeypatch.setattr(exact_sum, "_MAX_RECENT", 2)
+    many = total(terms)
+    assert few.numpy().tobytes() == many.numpy().tobytes()
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
