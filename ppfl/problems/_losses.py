@@ -22,8 +22,8 @@ class Loss(ABC):
         """ℓ(z_s, y_s), (S,)."""
 
     @abstractmethod
-    def derivative(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """∂ℓ(z_s, y_s)/∂z_s, (S, classes)."""
+    def derivative(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """∂ℓ(z_s, y_s)/∂z_s, (S, classes), of `one_hot` labels, which many steps on the same samples need only once."""
 
     def total(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Σ_s ℓ(z_s, y_s)."""
@@ -36,9 +36,15 @@ class Loss(ABC):
             return values.mean()
         return (values * data["weight"]).sum() / data["weight"].sum()
 
+    def shares(self, data: Data, like: torch.Tensor) -> torch.Tensor:
+        """p_s = v_s/Σv, (S,)."""
+        if "weight" not in data:
+            return like.new_full(data["y"].shape, 1.0 / len(data["y"]))
+        return data["weight"] / data["weight"].sum()
+
     def gradient(self, logits: torch.Tensor, data: Data) -> torch.Tensor:
         """(v_s/Σv) · ∂ℓ(z_s, y_s)/∂z_s, of `mean`."""
-        derivative = self.derivative(logits, data["y"])
+        derivative = self.derivative(logits, one_hot(data["y"], logits))
         if "weight" not in data:
             return derivative / len(data["y"])
         return derivative * (data["weight"] / data["weight"].sum())[:, None]
@@ -51,9 +57,9 @@ class CrossEntropy(Loss):
         """−log softmax(z_s)[y_s]."""
         return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    def derivative(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def derivative(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """softmax(z) − e_y."""
-        return _minus_one_hot(torch.softmax(logits, dim=1), labels)
+        return torch.softmax(logits, dim=1) - targets
 
     def total(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The sum, by one kernel."""
@@ -65,14 +71,13 @@ class SquaredError(Loss):
 
     def of_samples(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """½‖z_s − e_{y_s}‖²."""
-        return self.derivative(logits, labels).square().sum(dim=1) / 2
+        return self.derivative(logits, one_hot(labels, logits)).square().sum(dim=1) / 2
 
-    def derivative(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def derivative(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """z − e_y."""
-        return _minus_one_hot(logits, labels)
+        return logits - targets
 
 
-def _minus_one_hot(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return values − e_y, row by row."""
-    labels = labels[:, None]
-    return values.scatter_add(1, labels, values.new_full((1, 1), -1.0).expand(labels.shape))
+def one_hot(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """e_y, (S, classes), in the number type of the logits."""
+    return (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)

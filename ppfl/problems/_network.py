@@ -11,6 +11,7 @@ from ppfl.core.blocked import Blocked, as_blocked, as_dense
 from ppfl.core.gradients import Pull, counted_bytes, pullback
 from ppfl.core.params import add_scaled
 from ppfl.core.problem import SharedPass
+from ppfl.problems._losses import one_hot
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -125,19 +126,21 @@ class Network:
         (num_classes, width), num_samples = weight.shape, len(features)
         if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
             return None
-        gram = features @ features.T + 1.0
         logits = torch.nn.functional.linear(features, weight, bias)
+        targets, rates = one_hot(data["y"], logits), lr * self.loss.shares(data, logits)
+        moves = (features @ features.T + 1.0) * rates
         total, kappa = torch.zeros_like(logits), 1.0 - lr * ridge
         for step in range(steps):
-            of_logits = self.loss.gradient(logits, data)
+            derivative = self.loss.derivative(logits, targets)
             if ridge:
                 logits, total = kappa * logits, kappa * total
-            total = total + of_logits
+            total = total + derivative
             if step < steps - 1:
-                logits = logits - lr * (gram @ of_logits)
+                logits = logits - moves @ derivative
         if ridge:
             weight, bias = kappa**steps * weight, kappa**steps * bias
-        return {names[0]: weight - lr * (total.T @ features), names[1]: bias - lr * total.sum(dim=0)}
+        total = rates[:, None] * total
+        return {names[0]: weight - total.T @ features, names[1]: bias - total.sum(dim=0)}
 
 
 class SupervisedPass(SharedPass):
