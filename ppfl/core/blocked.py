@@ -15,6 +15,8 @@ from ppfl.core.params import largest_entry
 
 LARGEST_BOUND = 1e37
 """A tenth of what float32 and bfloat16 hold, so that rounding in sums cannot lead beyond."""
+_ABOVE = 1.02
+"""Times a sum over one output channel, taken in float32 and rounded to bfloat16: more than the sum itself."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def as_dense(x: torch.Tensor | Blocked) -> torch.Tensor:
 
 def convolve_and_pool(x: Blocked, weight: torch.Tensor, bias: torch.Tensor, padding: int) -> Blocked | None:
     """Convolution, 2×2 max pooling, ReLU; None where an entry is NaN or could become too large."""
-    size = float(weight.detach().to(torch.float64).abs().sum())
+    size = _ABOVE * largest_entry(torch.linalg.vector_norm(weight.detach().flatten(1), 1, dim=1))
     bound = size * x.bound + largest_entry(bias)
     if not bound <= LARGEST_BOUND:  # NaN is not
         return None
