@@ -53,7 +53,7 @@ def _run(options: Options, precision: str, seed: int) -> dict[str, Any]:
 
     document = yaml.safe_load((ROOT / "configs" / "mnist20.yaml").read_text())
     document |= {"seed": seed, "precision": precision, "evaluate": {"every": EVERY, "tuned": {"epochs": 0}}}
-    document |= {"engine": {"device": "cpu"}} | (TINY if options.tiny else {})
+    document |= {"engine": document["engine"] | {"device": "cpu"}} | (TINY if options.tiny else {})
     config, out = options.folder / "accuracy.yaml", options.folder / f"{precision}-{seed}.h5"
     config.write_text(yaml.safe_dump(document))
     done = subprocess.run(

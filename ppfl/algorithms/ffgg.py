@@ -24,6 +24,7 @@ class FFGG(Algorithm):
     name: Literal["ffgg"]
     needs_rounds: ClassVar[str] = ""
     server_settings: ClassVar[frozenset[str]] = frozenset({"lr"})
+    sums_clients: ClassVar[bool] = True
     lr: PositiveFloat | Literal["theory"]
     """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
@@ -43,6 +44,18 @@ class FFGG(Algorithm):
         once = problem.shared_pass(message, data)
         local = self.fine_tuner(problem, message, state["local"], once.data, draws)
         return once.shared_gradient(local), {"local": local}
+
+    def client_sum(
+        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
+        weights: list[float],
+    ) -> tuple[Params, list[State]]:  # fmt: skip
+        """Return (Σ_k v_k ∇_1 f_k(θ, w_k), the tuned w_k): the clients' samples share one way forth and one back."""
+        once = problem.joint_pass(message, datas)
+        locals = [
+            self.fine_tuner(problem, message, state["local"], data, draw)
+            for state, data, draw in zip(states, once.datas, draws, strict=True)
+        ]
+        return once.shared_gradient(locals, weights), [{"local": local} for local in locals]
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """θ ← θ − γ · direction of the server optimizer."""

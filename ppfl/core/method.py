@@ -106,6 +106,9 @@ class Algorithm(PlugIn):
     """True when what `downlink`, `uplink_like` or `view` return depends on values of the server's state, such as coins:
     runs then differ in what they send in the same round, and cannot be computed together."""
 
+    sums_clients: ClassVar[bool] = False
+    """True when `client_sum` is there."""
+
     @property
     def fine_tuner_of_clients(self) -> FineTuner | None:
         """Return the fine-tuner that the method uses, the default one for the final stage `tuned`."""
@@ -134,6 +137,16 @@ class Algorithm(PlugIn):
     @abstractmethod
     def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
         """Return (uplink, new state) of one client; the uplink has the names of shared parameters only."""
+
+    def client_sum(
+        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
+        weights: list[float],
+    ) -> tuple[Params, list[State]]:  # fmt: skip
+        """Return (Σ_k v_k uplink_k, new states) of several clients, none of whose uplinks is computed by itself.
+
+        For methods that say `sums_clients`, and problems that say `has_joint_pass`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} computes the uplink of every client")
 
     @abstractmethod
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:

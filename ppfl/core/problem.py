@@ -101,6 +101,17 @@ class SharedPass:
         return self._problem.shared_gradient(self._shared, local, self._original)
 
 
+class JointPass(ABC):
+    """What depends on θ alone, evaluated once for several clients together: each w may then be tuned by itself."""
+
+    datas: list[Data]
+    """Stand in for the clients' data, as what `Problem.advance` returns does."""
+
+    @abstractmethod
+    def shared_gradient(self, locals: Sequence[Params], weights: Sequence[float]) -> Params:
+        """Σ_k v_k ∇_1 f_k(θ, w_k), by one way back; for one use."""
+
+
 class Problem(ABC):
     """min over θ, w_1..w_N of (1/N) Σ_m f_m(θ, w_m), seen one client at a time.
 
@@ -120,6 +131,8 @@ class Problem(ABC):
     """Clients of all ranks that are Byzantine: F, θ*, constants and means of metrics are over the others."""
     has_samples: bool = True
     """True when `data` holds samples, of which `select` can take some."""
+    has_joint_pass: bool = False
+    """True when the samples of several clients can go together through what depends on θ alone."""
     fixed_data: bool = False
     """True when `data` is the same in every round and the engine may keep it."""
 
@@ -190,6 +203,10 @@ class Problem(ABC):
     def shared_pass(self, shared: Params, data: Data) -> SharedPass:
         """Evaluate the same part, and keep what a gradient of θ needs of it; `data` as it came, not advanced."""
         return SharedPass(self, shared, data)
+
+    def joint_pass(self, shared: Params, datas: Sequence[Data]) -> JointPass:
+        """Evaluate it for several clients at once; for problems that say `has_joint_pass`."""
+        raise NotImplementedError(f"{type(self).__name__} evaluates every client by itself")
 
     def select(self, data: Data, samples: torch.Tensor) -> Data:
         """Return the rows of `data`, which may have been advanced, that belong to `samples`, (B,) int64."""

@@ -1,7 +1,8 @@
 """The clients of one rank: their states, stacked by chunks, and the mapping of one client's function over a chunk.
 
 The unit of work is a chunk of K consecutive clients. A kernel sees one chunk only, so that nothing depends on which
-other clients a rank happens to have. K = 1 calls the function as it is; K > 1 vectorizes it.
+other clients a rank happens to have. K = 1 calls the function as it is. K > 1 asks for the weighted sum over the chunk
+where that is all that is needed, and the method and the problem know a way; elsewhere it vectorizes the function.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ class Uplink:
     num_samples: int
 
 
+@dataclass(frozen=True)
+class UplinkSum:
+    """Σ_k v_k x_k of what several clients of the cohort would have sent, v their weights, and the samples of each."""
+
+    params: Params
+    num_samples: tuple[int, ...]
+
+
 class ClientGroup:
     """States of the clients of this rank; C clients in chunks of K."""
 
@@ -38,6 +47,9 @@ class ClientGroup:
         self.problem = setup.problem
         self.algorithm = setup.algorithm
         self._clients_per_chunk = setup.clients_per_chunk
+        self._weights = setup.client_weights
+        can_add = self.algorithm.sums_clients and self.problem.has_joint_pass
+        self._adds_clients = setup.adds_up and can_add and self._clients_per_chunk > 1
         self._initial_shared = shared
         self.store = open_store(setup.client_state, self._initial, setup.device)
         self._names_by_address: dict[int, str] = {}
@@ -85,18 +97,39 @@ class ClientGroup:
             chunk = self._chunk(index)
             self._keep(index, _stack_states([states.get(client) or self._initial_of(client) for client in chunk]))
 
-    def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink]:
+    def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink | UplinkSum]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
         members: dict[int, list[int]] = {}
         for client in sorted(cohort):
             if client in self.clients:
                 members.setdefault(self._chunk_of(client), []).append(client)
         for index, clients in members.items():
-            yield from self._step_chunk(index, self._chunk(index), clients, message, round)
+            if self._adds_clients:
+                yield self._step_sum(index, self._chunk(index), clients, message, round)
+            else:
+                yield from self._step_chunk(index, self._chunk(index), clients, message, round)
 
     def prefetch(self, cohort: frozenset[int]) -> None:
         """Bring the states of a cohort nearer while others are computed on."""
         self.store.prefetch({self._chunk_of(client) for client in cohort if client in self.clients})
+
+    def _step_sum(self, index: int, chunk: range, members: list[int], message: Params, round: int) -> UplinkSum:
+        datas = [self._data(client, round) for client in members]
+        sizes = tuple(map(_num_samples, datas))
+        draws = [
+            self.algorithm.draws(self.problem, client, round, size) for client, size in zip(members, sizes, strict=True)
+        ]
+        stacked = self.store.get(index)
+        states = [_member(stacked, row) for row in range(len(chunk))]
+        rows = [client - chunk.start for client in members]
+        weights = [self._weights[client] for client in members]
+        total, new_states = self.algorithm.client_sum(
+            self.problem, message, [states[row] for row in rows], datas, draws, weights
+        )
+        for row, new_state in zip(rows, new_states, strict=True):
+            states[row] = new_state
+        self._keep(index, _stack_states(states))
+        return UplinkSum(total, sizes)
 
     def _step_chunk(
         self, index: int, chunk: range, members: list[int], message: Params, round: int

@@ -15,12 +15,12 @@ from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, unflatten
 from ppfl.core.pre_aggregator import Moment
 from ppfl.engine.byzantine import attack, hostile_rows, name_of_row
+from ppfl.engine.group import Uplink, UplinkSum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ppfl.core.types import Params
-    from ppfl.engine.group import Uplink
     from ppfl.engine.setup import Setup
 
 
@@ -32,7 +32,9 @@ class Aggregate(NamedTuple):
     """Vectors that were left out for NaN or inf."""
 
 
-def aggregate(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], like: Params, round: int) -> Aggregate:
+def aggregate(
+    setup: Setup, uplinks: Iterable[Uplink | UplinkSum], cohort: frozenset[int], like: Params, round: int
+) -> Aggregate:
     """Return the aggregate of the cohort's uplinks, the same bits on every rank. Collective.
 
     `like` has the names and shapes of an uplink, also for a rank that has no client in the cohort. Raises
@@ -44,26 +46,26 @@ def aggregate(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], l
         for _ in checked:
             pass
         return Aggregate({}, 0)
-    attacked = setup.byzantine is not None and not setup.byzantine.attack.on_data
-    if setup.aggregator.linear and not attacked:
+    if setup.adds_up:
         return Aggregate(unflatten(_linear(setup, checked, cohort, like), like), 0)
     vector, num_nonfinite = _by_rows(setup, checked, sorted(cohort), like, round)
     return Aggregate(unflatten(vector, like), num_nonfinite)
 
 
-def _linear(setup: Setup, uplinks: Iterable[Uplink], cohort: frozenset[int], like: Params) -> torch.Tensor:
+def _linear(setup: Setup, uplinks: Iterable[Uplink | UplinkSum], cohort: frozenset[int], like: Params) -> torch.Tensor:
     """Σ_m n_m x_m / Σ_m n_m, accumulated as the rows are produced; products with whole numbers lose nothing."""
     total_weight = sum(setup.client_weights[client] for client in sorted(cohort))
     first = next(iter(like.values()))
     length = sum(value.numel() for value in like.values())
     total = ExactSum(length, first.device)
     for uplink in uplinks:
-        total.add(*uplink.params.values(), weight=setup.client_weights[uplink.client])
+        weight = setup.client_weights[uplink.client] if isinstance(uplink, Uplink) else 1.0
+        total.add(*uplink.params.values(), weight=weight)
     return total.reduce(setup.communicator, setup.bucket_bytes) / total_weight
 
 
 def _by_rows(
-    setup: Setup, uplinks: Iterable[Uplink], cohort: list[int], like: Params, round: int
+    setup: Setup, uplinks: Iterable[Uplink | UplinkSum], cohort: list[int], like: Params, round: int
 ) -> tuple[torch.Tensor, int]:
     """Return the aggregate of all rows, those of attackers included, (D,), and how many of them are not finite."""
     rows = (flatten(uplink.params) for uplink in uplinks)
@@ -88,7 +90,7 @@ def _by_rows(
     return torch.full_like(vector, math.nan), num_nonfinite
 
 
-def _checked(setup: Setup, uplink: Uplink, like: Params) -> Uplink:
+def _checked(setup: Setup, uplink: Uplink | UplinkSum, like: Params) -> Uplink | UplinkSum:
     if uplink.params.keys() != like.keys():
         raise LocalParameterError(
             f"the uplink of {setup.algorithm.name} has {', '.join(uplink.params)}, but only {', '.join(like)} may "

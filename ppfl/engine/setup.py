@@ -58,6 +58,11 @@ class Setup:
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
 
+    @property
+    def adds_up(self) -> bool:
+        """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
+        return self.aggregator.linear and (self.byzantine is None or self.byzantine.attack.on_data)
+
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
         """Return gradients of θ and of w in one call of a client; none of a side without parameters.
 

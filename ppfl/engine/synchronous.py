@@ -22,7 +22,7 @@ from ppfl.engine.checkpoint import (
 )
 from ppfl.engine.costs import Costs
 from ppfl.engine.evaluate import score_round
-from ppfl.engine.group import ClientGroup
+from ppfl.engine.group import ClientGroup, UplinkSum
 from ppfl.engine.reduce import aggregate
 
 if TYPE_CHECKING:
@@ -144,11 +144,13 @@ class Synchronous:
         times, seed = self.setup.compute_times, self.setup.problem.seed
         return max(times.seconds(seed, client, round) for client in cohort) if times is not None else 0.0
 
-    def _counted(self, uplinks: Iterator[Uplink]) -> Iterator[Uplink]:
+    def _counted(self, uplinks: Iterator[Uplink | UplinkSum]) -> Iterator[Uplink | UplinkSum]:
         for uplink in uplinks:
-            shared_gradients, local_gradients = self.setup.num_gradients(uplink.num_samples)
-            self._costs.shared_gradients += shared_gradients
-            self._costs.local_gradients += local_gradients
+            of_clients = uplink.num_samples if isinstance(uplink, UplinkSum) else (uplink.num_samples,)
+            for num_samples in of_clients:
+                shared_gradients, local_gradients = self.setup.num_gradients(num_samples)
+                self._costs.shared_gradients += shared_gradients
+                self._costs.local_gradients += local_gradients
             yield uplink
 
     def _count_bytes(self, message: Params, combined: Params, cohort_size: int) -> None:

@@ -10,11 +10,11 @@ import torch
 from ppfl.core.blocked import Blocked, as_blocked, as_dense
 from ppfl.core.gradients import Pull, counted_bytes, pullback
 from ppfl.core.params import add_scaled
-from ppfl.core.problem import SharedPass
+from ppfl.core.problem import JointPass, SharedPass
 from ppfl.problems._losses import one_hot
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Sequence
 
     from ppfl.core.model import Stage
     from ppfl.core.types import Data, Params
@@ -24,7 +24,8 @@ PIECE_ROWS = 128
 """Samples that go through the shared stages together: convolutions are fastest at about 128 rows (docs/performance.md).
 Fixed, since results depend on the number of rows."""
 KEPT_BYTES = 1 << 30
-"""Bytes of one client's graph that are kept for the way back; the shared stages run again for pieces beyond."""
+"""Bytes of the graph of one client, or of those computed together, that are kept for the way back; the shared stages
+run again for pieces beyond."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class SupervisedPass(SharedPass):
         wanted = {name for name in variables if name not in self._prefix} | ({"features"} if self._prefix else set())
         features = self.data["features"]
         found = self._network.suffix_gradients({**self._shared, **local}, features, self.data, wanted)
-        of_prefix = self._pull(found["features"]) if self._prefix else {}
+        of_prefix = self.pull(found["features"]) if self._prefix else {}
         return {name: of_prefix[name] if name in self._prefix else found[name] for name in variables}
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -190,7 +191,8 @@ class SupervisedPass(SharedPass):
     def _linearize(self, x: torch.Tensor) -> tuple[torch.Tensor, Pull]:
         return pullback(lambda theta: self._network.prefix(theta, x), self._prefix)
 
-    def _pull(self, of_features: torch.Tensor) -> Params:
+    def pull(self, of_features: torch.Tensor) -> Params:
+        """Return the gradients of the shared stages, given those of the features; for one use."""
         total: Params = {}
         for number, (x, direction) in enumerate(zip(self._pieces, torch.split(of_features, PIECE_ROWS), strict=True)):
             pull = self._pulls[number] if number < len(self._pulls) else self._linearize(x)[1]
@@ -198,6 +200,35 @@ class SupervisedPass(SharedPass):
             total = add_scaled(total, found, 1.0) if total else found
         self._pulls = []
         return total
+
+
+class SupervisedJointPass(JointPass):
+    """The features of several clients' samples, one after another in the same pieces, and one way back for all."""
+
+    def __init__(self, network: Network, shared: Params, datas: Sequence[Data]) -> None:
+        self._network = network
+        self._shared = shared
+        self._pass = SupervisedPass(network, shared, {"x": torch.cat([data["x"] for data in datas])})
+        parts = torch.split(self._pass.data["features"], [len(data["x"]) for data in datas])
+        self.datas = [
+            {"features": part, **{name: value for name, value in data.items() if name != "x"}}
+            for part, data in zip(parts, datas, strict=True)
+        ]
+
+    def shared_gradient(self, locals: Sequence[Params], weights: Sequence[float]) -> Params:
+        """Σ_k v_k ∇_1 f_k(θ, w_k), the gradients of features weighted before they go back; for one use."""
+        of_prefix = {name for stage in self._network.stages[: self._network.num_shared] for name in stage.parameters}
+        wanted = (self._shared.keys() - of_prefix) | ({"features"} if of_prefix else set())
+        of_features: list[torch.Tensor] = []
+        total: Params = {}
+        for local, data, weight in zip(locals, self.datas, weights, strict=True):
+            found = self._network.suffix_gradients({**self._shared, **local}, data["features"], data, wanted)
+            weighted = {name: value if weight == 1.0 else weight * value for name, value in found.items()}
+            if of_prefix:
+                of_features.append(weighted.pop("features"))
+            total = add_scaled(total, weighted, 1.0) if total else weighted
+        total |= self._pass.pull(torch.cat(of_features)) if of_prefix else {}
+        return {name: total[name] for name in self._shared}
 
 
 def _apply(stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype) -> torch.Tensor | Blocked:

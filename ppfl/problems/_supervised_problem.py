@@ -15,10 +15,10 @@ from ppfl.core.params import map_params
 from ppfl.core.problem import Problem
 from ppfl.core.rng import generator
 from ppfl.problems._losses import CrossEntropy, Loss
-from ppfl.problems._network import PIECE_ROWS, Network, SupervisedPass
+from ppfl.problems._network import PIECE_ROWS, Network, SupervisedJointPass, SupervisedPass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ppfl.core.dataset import FederatedSamples, Samples
     from ppfl.core.model import Stage
@@ -54,6 +54,7 @@ class Supervised(Problem):
     one with a local parameter make of x, in the place of x.
     """
 
+    has_joint_pass = True
     _loss: Loss = CrossEntropy()
 
     def __init__(
@@ -154,6 +155,10 @@ class Supervised(Problem):
     def shared_pass(self, shared: Params, data: Data) -> SupervisedPass:
         """Keep the graphs of the shared stages."""
         return SupervisedPass(self._network, shared, data)
+
+    def joint_pass(self, shared: Params, datas: Sequence[Data]) -> SupervisedJointPass:
+        """Send the samples of all clients through the shared stages together."""
+        return SupervisedJointPass(self._network, shared, datas)
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""
