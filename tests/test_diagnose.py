@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,15 @@ def test_memorizing_shows_in_the_gap() -> None:
     assert memorized.gap > 0.7
     assert "memorized" in verdict(memorized)
     assert "memorized" not in verdict(diagnosed(**digits(["head.*"], rounds=1)))
+
+
+def test_how_large_a_gap_is_depends_on_the_loss() -> None:
+    """0.3 nats are little; 0.3 of a squared error are more than half of what predicting 0 costs."""
+    nats = diagnosed(**digits(["head.*"], rounds=1))
+    squares = diagnosed(**digits(["head.*"], rounds=1, problem={"name": "least_squares"}))
+    assert "memorized" not in verdict(replace(nats, gap=0.3))
+    assert "memorized" in verdict(replace(squares, gap=0.3))
+    assert "memorized" not in verdict(replace(squares, gap=0.2))
 
 
 def test_sharing_nothing_is_said_plainly() -> None:

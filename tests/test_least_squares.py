@@ -22,7 +22,7 @@ from ppfl.engine.synchronous import Scored
 from ppfl.fine_tuners.conjugate_gradient import ConjugateGradient
 from ppfl.fine_tuners.exact import Exact
 from ppfl.fine_tuners.gradient_descent import GradientDescent
-from ppfl.problems._least_squares_problem import _solve
+from ppfl.problems._least_squares_problem import _solve, ridge_regression
 from ppfl.problems._supervised_problem import Supervised
 from ppfl.problems.least_squares import LeastSquaresSettings
 from tests.engine.build import config, engine, ffgg, scores
@@ -217,7 +217,7 @@ def test_iterative_fine_tuners_converge_to_exact_w() -> None:
 @pytest.mark.parametrize("local", [["head.bias"], ["hidden2.*", "head.*"], ["hidden1.weight"], ["*"]], ids=str)
 def test_exact_is_refused_unless_the_last_layer_alone_is_local(local: list[str]) -> None:
     problem = {**RUN["problem"], "split": {"local": local}}
-    with pytest.raises(UserError, match=r"algorithm\.fine_tuner\.name: 'exact' needs .* problem\.split makes .*local"):
+    with pytest.raises(UserError, match=r"algorithm\.fine_tuner\.name: 'exact' needs .* local are .*, not weight"):
         build(config(**{**RUN, "problem": problem}), SoloCommunicator())
     built = make(problem)
     with pytest.raises(NotImplementedError):
@@ -230,6 +230,24 @@ def test_exact_is_refused_for_cross_entropy_and_theory_for_both() -> None:
         build(config(**{**RUN, "problem": cross_entropy}), SoloCommunicator())
     with pytest.raises(UserError, match="'theory' needs a problem that knows its curvature"):
         build(config(**{**RUN, "algorithm": ffgg(EXACT, "theory")}), SoloCommunicator())
+
+
+@pytest.mark.parametrize("num_samples", [10, 100])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e3, 1e6])
+def test_features_beside_which_the_ridge_is_lost_give_nan_and_no_wrong_number(scale: float, num_samples: int) -> None:
+    """Features of rank 1: with a ridge of 1e-8 rounding decides, where they are large."""
+    draw = torch.Generator().manual_seed(0)
+    direction = torch.randn(1, 40, generator=draw, dtype=torch.float64)
+    features = scale * torch.rand(num_samples, 1, generator=draw, dtype=torch.float64) * direction
+    labels = torch.arange(num_samples) % 3
+    found = ridge_regression(features, labels, None, 3, 1e-8).numpy()
+    A = np.hstack([features.numpy(), np.ones((num_samples, 1))]) / math.sqrt(num_samples)
+    U, s, V = np.linalg.svd(A, full_matrices=False)
+    wanted = (V.T * (s / (s**2 + 1e-8))) @ U.T @ np.eye(3)[labels] / math.sqrt(num_samples)
+    if scale < 100.0:
+        assert np.abs(found - wanted.T).max() <= 1e-2 * np.abs(wanted).max()
+    else:
+        assert np.isnan(found).all()
 
 
 @pytest.mark.parametrize("ridge", [0, 0.0, -1.0, 1e-9, math.inf, math.nan, "small", None])

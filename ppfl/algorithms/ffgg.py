@@ -51,11 +51,11 @@ class FFGG(Algorithm):
     ) -> tuple[Params, list[State]]:  # fmt: skip
         """Return (Σ_k v_k ∇_1 f_k(θ, w_k), the tuned w_k): the clients' samples share one way forth and one back."""
         once = problem.joint_pass(message, datas)
-        locals = [
+        tuned = [
             self.fine_tuner(problem, message, state["local"], data, draw)
             for state, data, draw in zip(states, once.datas, draws, strict=True)
         ]
-        return once.shared_gradient(locals, weights), [{"local": local} for local in locals]
+        return once.shared_gradient(tuned, weights), [{"local": local} for local in tuned]
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """θ ← θ − γ · direction of the server optimizer."""

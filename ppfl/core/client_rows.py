@@ -93,11 +93,9 @@ class ClientRows:
     def norms(self) -> torch.Tensor:
         """‖x_i‖, (n,) float64 on the CPU, to 8e-7 for float32. Collective."""
         if self._norms is None:
-            if self._first is not None and self._first[1] is None:
-                self._norms = self._first[0].diagonal().sqrt()
-            else:
-                quick = self._quick_squared_norms() if self._is_quick else None
-                self._norms = (self.squared_norms() if quick is None else quick).sqrt()
+            # not read off products, though they may be there: bits would depend on what else was asked for
+            quick = self._quick_squared_norms() if self._is_quick else None
+            self._norms = (self.squared_norms() if quick is None else quick).sqrt()
         return self._norms
 
     def _quick_squared_norms(self) -> torch.Tensor | None:

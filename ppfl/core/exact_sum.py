@@ -88,6 +88,7 @@ class ExactSum:
     def _chunks(self, pieces: tuple[torch.Tensor, ...]) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
         """Yield start, coordinates in float64, and as much space, again and again in the same memory."""
         length = self._recent.shape[1]
+        assert sum(piece.numel() for piece in pieces) == length, "a vector of another length"
         width = min(_CHUNK, length) if self._recent.device.type == "cpu" else length
         chunk, space = self._recent.new_empty(2, width)
         start = filled = 0
@@ -102,7 +103,6 @@ class ExactSum:
                     start, filled = start + width, 0
         if filled:
             yield start, chunk[:filled], space[:filled]
-        assert start + filled == length, "a vector of another length"
 
     def reduce(self, communicator: Communicator, bucket_bytes: int = BUCKET_BYTES) -> torch.Tensor:
         """Return the sum over all terms of all ranks, shape (D,), float64 on the device; the same bits on every rank.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TIE = 1e-12
 """Numbers that differ by less than this fraction count as equal, so that rounding does not decide between them."""
 _MAX_LOST_BITS = 20
-_MAX_LOST_BITS_AT_ORIGIN = 6
+_MAX_LOST_BITS_AT_ORIGIN = 4
 """Less, since distances to equal rows are to differ by less than TIE also where nothing is centred."""
 _MAX_PASSES = 8
 
@@ -52,7 +52,7 @@ def well_centred(
 
     products_around(c) are inner products of x_i − x_c, (N, N), row and column c may hold anything; c None stands for 0.
     c is `first` unless more than 20 bits of those distances cancel around that row, which may be an attacker's, or more
-    than 6 where it is None.
+    than 4 where it is None.
     """
     centre = first
     for _ in range(_MAX_PASSES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -108,7 +109,7 @@ class JointPass(ABC):
     """Stand in for the clients' data, as what `Problem.advance` returns does."""
 
     @abstractmethod
-    def shared_gradient(self, locals: Sequence[Params], weights: Sequence[float]) -> Params:
+    def shared_gradient(self, tuned: Sequence[Params], weights: Sequence[float]) -> Params:
         """Σ_k v_k ∇_1 f_k(θ, w_k), by one way back; for one use."""
 
 
@@ -131,6 +132,9 @@ class Problem(ABC):
     """Clients of all ranks that are Byzantine: F, θ*, constants and means of metrics are over the others."""
     has_samples: bool = True
     """True when `data` holds samples, of which `select` can take some."""
+    memorized_gap: float = math.log(2.0)
+    """Test loss beyond train loss that tells of memorizing; here of nats, where on test data the right label then gets
+    less than half of the probability that it gets on training data."""
     has_joint_pass: bool = False
     """True when the samples of several clients can go together through what depends on θ alone."""
     fixed_data: bool = False

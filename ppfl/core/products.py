@@ -19,7 +19,7 @@ _PADDING = 8
 """Unused numbers after each row: rows at a distance of 2**16 bytes would compete for the same lines of the cache."""
 _BATCH = 1 << 18
 """Entries of products that are kept until they are added, all at once: for 50 rows 100 blocks, 2 MB."""
-_PIECE = 128
+_PIECE = 64
 """Columns whose squares are added up in float32."""
 _LEAST_SQUARE = 1e-20
 """Squared norm above which entries whose square is lost in float32, below 1e-38, do not count."""
@@ -60,8 +60,8 @@ def products_around(
     in K_ii, those of row c in all.
     """
     number = len(like)
-    upper = torch.triu_indices(number, number, device=like.device)
-    upper = upper[0] * number + upper[1]
+    upper_rows, upper_columns = torch.triu_indices(number, number, device=like.device)
+    upper = upper_rows * number + upper_columns
 
     def of_blocks() -> Iterator[torch.Tensor]:
         found = torch.zeros_like(like, dtype=torch.float64)
@@ -107,14 +107,15 @@ def squared_norms_by_pieces(
 ) -> torch.Tensor | None:
     """‖x_i‖² of float32 rows, (n,) float64 on the CPU, to 1.6e-6, in less than half the time. Collective.
 
-    Chunks are many blocks wide, since long pieces of rows are read faster. Squares are added up in float32 over 128
-    columns, eight or more side by side as torch does, so that a term is rounded at most 24 times, in float64 over a
-    block, and exactly from there on. None where a sum could overflow, or lose what is too small.
+    Chunks are many blocks wide, since long pieces of rows are read faster; blocks have multiples of 64 columns. Squares
+    are added up in float32 over 64 columns, four or more side by side as torch does, so that a term is rounded at most
+    21 times, in float64 over a block, and exactly from there on. None where a sum could overflow, or lose what is too
+    small.
     """
 
     def of_blocks() -> Iterator[torch.Tensor]:
         for chunk in chunks:
-            num_blocks = chunk.shape[1] // block_columns if block_columns % _PIECE == 0 else 0
+            num_blocks = chunk.shape[1] // block_columns
             whole = num_blocks * block_columns
             if num_blocks:
                 pieces = chunk[:, :whole].view(len(chunk), num_blocks, -1, _PIECE)
@@ -127,7 +128,7 @@ def squared_norms_by_pieces(
 
 
 def sum_by_eights(columns: torch.Tensor, rows: list[int], weights: list[float]) -> torch.Tensor | None:
-    """Σ_k a_k x_k over some rows of float32 columns (n, D_r), as (D_r,) float32, to 6e-7 · Σ_k |a_k x_k|.
+    """Σ_k a_k x_k over some rows of float32 columns (n, D_r), as (D_r,) float32, to 6e-7 · Σ_k |a_k x_k| + 1e-43.
 
     Eight rows at a time are added up in float32, in one pass over memory, and what comes of it in float64. Every
     coordinate is rounded by itself, so that neither alignment nor strides matter. None where weights are so small or
@@ -135,8 +136,6 @@ def sum_by_eights(columns: torch.Tensor, rows: list[int], weights: list[float]) 
     """
     if not all(_LEAST_WEIGHT <= abs(weight) <= 1.0 / _LEAST_WEIGHT for weight in weights):
         return None
-    if not rows:
-        return columns.new_zeros(columns.shape[1])
     total = columns.new_empty(columns.shape[1])
     of_eight = columns.new_empty(min(_WIDE, columns.shape[1]))
     wide, widened = (torch.empty_like(of_eight, dtype=torch.float64) for _ in range(2))

@@ -33,6 +33,8 @@ class Measurement:
     """{group: (M,)}: unbiased estimates of the group's part of ‖∇_1 f_m(θ, w_m)‖², which may be negative."""
     common: float
     """Estimate of ‖F(θ)‖², F(θ) the mean of the clients' gradients: the part of σ² that more rounds would remove."""
+    memorized_gap: float
+    """Of the problem."""
     scores: dict[str, np.ndarray]
     """{metric: (M,)} with the tuned w: `train_loss`, and what the problem scores; NaN for clients without samples."""
 
@@ -145,6 +147,7 @@ def _gathered(
     return Measurement(
         squares=dict(zip(groups, columns[: len(groups)], strict=True)),
         common=float((one * other).sum()),
+        memorized_gap=setup.problem.memorized_gap,
         scores=dict(zip(names, columns[len(groups) :], strict=True)),
     )
 

@@ -17,8 +17,6 @@ SAFE_BELOW = 0.1
 """ρ plus two standard errors at most this: the split counts as overpersonalized."""
 UNSAFE_ABOVE = 0.3
 """ρ minus two standard errors at least this: it counts as not overpersonalized."""
-MEMORIZED_ABOVE = math.log(2.0)
-"""Nats of test loss beyond train loss: on test data the right label gets less than half the probability."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Diagnosis:
     test_accuracy: float
     gap: float
     """Test loss − train loss, in units of the loss (cross-entropy: nats)."""
+    memorized_gap: float
+    """How large it is where the training data was memorized."""
 
 
 def diagnosis(
@@ -78,6 +78,7 @@ def diagnosis(
         test_loss=mean_of_known(end.scores.get("test_loss", unknown)),
         test_accuracy=mean_of_known(end.scores.get("test_accuracy", unknown)),
         gap=gap(end.scores),
+        memorized_gap=end.memorized_gap,
     )
 
 
@@ -150,7 +151,7 @@ def _expectation(found: Diagnosis) -> str:
 
 
 def _memorized(found: Diagnosis) -> str:
-    if not found.gap > MEMORIZED_ABOVE:
+    if not found.gap > found.memorized_gap:
         return ""
     losses = f"train loss {found.train_loss:.2g}, test loss {found.test_loss:.2g}"
     return f"; but the training data is memorized ({losses}), which also makes ρ small"

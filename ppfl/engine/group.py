@@ -17,7 +17,7 @@ from ppfl.core.params import map_params
 from ppfl.engine.client_store import MemoryStore, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.engine.setup import Setup
@@ -114,11 +114,7 @@ class ClientGroup:
         self.store.prefetch({self._chunk_of(client) for client in cohort if client in self.clients})
 
     def _step_sum(self, index: int, chunk: range, members: list[int], message: Params, round: int) -> UplinkSum:
-        datas = [self._data(client, round) for client in members]
-        sizes = tuple(map(_num_samples, datas))
-        draws = [
-            self.algorithm.draws(self.problem, client, round, size) for client, size in zip(members, sizes, strict=True)
-        ]
+        datas, sizes, draws = self._inputs(members, round)
         stacked = self.store.get(index)
         states = [_member(stacked, row) for row in range(len(chunk))]
         rows = [client - chunk.start for client in members]
@@ -129,16 +125,12 @@ class ClientGroup:
         for row, new_state in zip(rows, new_states, strict=True):
             states[row] = new_state
         self._keep(index, _stack_states(states))
-        return UplinkSum(total, sizes)
+        return UplinkSum(total, tuple(sizes))
 
     def _step_chunk(
         self, index: int, chunk: range, members: list[int], message: Params, round: int
     ) -> Iterator[Uplink]:
-        datas = [self._data(client, round) for client in chunk]
-        sizes = [_num_samples(data) for data in datas]
-        draws = [
-            self.algorithm.draws(self.problem, client, round, size) for client, size in zip(chunk, sizes, strict=True)
-        ]
+        datas, sizes, draws = self._inputs(chunk, round)
         states = self.store.get(index)
         if len(chunk) == 1:
             uplink, new_state = self.algorithm.client(self.problem, message, _member(states, 0), datas[0], draws[0])
@@ -157,6 +149,15 @@ class ClientGroup:
         for client in members:
             row = chunk.index(client)
             yield Uplink(client, {name: value[row] for name, value in uplinks.items()}, sizes[row])
+
+    def _inputs(self, clients: Sequence[int], round: int) -> tuple[list[Data], list[int], list[Draws]]:
+        """Return data, numbers of samples and draws of some clients."""
+        datas = [self._data(client, round) for client in clients]
+        sizes = [_num_samples(data) for data in datas]
+        draws = [
+            self.algorithm.draws(self.problem, client, round, size) for client, size in zip(clients, sizes, strict=True)
+        ]
+        return datas, sizes, draws
 
     def _chunk_of(self, client: int) -> int:
         return (client - self.clients.start) // self._clients_per_chunk

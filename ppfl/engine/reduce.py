@@ -53,7 +53,10 @@ def aggregate(
 
 
 def _linear(setup: Setup, uplinks: Iterable[Uplink | UplinkSum], cohort: frozenset[int], like: Params) -> torch.Tensor:
-    """Σ_m n_m x_m / Σ_m n_m, accumulated as the rows are produced; products with whole numbers lose nothing."""
+    """Σ_m n_m x_m / Σ_m n_m, accumulated as the rows are produced; products with whole numbers lose nothing.
+
+    What comes as the sum over a chunk of clients was added up by their method, in the precision of the run.
+    """
     total_weight = sum(setup.client_weights[client] for client in sorted(cohort))
     first = next(iter(like.values()))
     length = sum(value.numel() for value in like.values())

@@ -39,7 +39,7 @@ class Loss(ABC):
     def shares(self, data: Data, like: torch.Tensor) -> torch.Tensor:
         """p_s = v_s/Σv, (S,)."""
         if "weight" not in data:
-            return like.new_full(data["y"].shape, 1.0 / len(data["y"]))
+            return like.new_ones(len(data["y"])) / len(data["y"])
         return data["weight"] / data["weight"].sum()
 
     def gradient(self, logits: torch.Tensor, data: Data) -> torch.Tensor:

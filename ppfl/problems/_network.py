@@ -211,17 +211,17 @@ class SupervisedJointPass(JointPass):
         self._pass = SupervisedPass(network, shared, {"x": torch.cat([data["x"] for data in datas])})
         parts = torch.split(self._pass.data["features"], [len(data["x"]) for data in datas])
         self.datas = [
-            {"features": part, **{name: value for name, value in data.items() if name != "x"}}
+            {"features": part.clone(), **{name: value for name, value in data.items() if name != "x"}}
             for part, data in zip(parts, datas, strict=True)
         ]
 
-    def shared_gradient(self, locals: Sequence[Params], weights: Sequence[float]) -> Params:
+    def shared_gradient(self, tuned: Sequence[Params], weights: Sequence[float]) -> Params:
         """Σ_k v_k ∇_1 f_k(θ, w_k), the gradients of features weighted before they go back; for one use."""
         of_prefix = {name for stage in self._network.stages[: self._network.num_shared] for name in stage.parameters}
         wanted = (self._shared.keys() - of_prefix) | ({"features"} if of_prefix else set())
         of_features: list[torch.Tensor] = []
         total: Params = {}
-        for local, data, weight in zip(locals, self.datas, weights, strict=True):
+        for local, data, weight in zip(tuned, self.datas, weights, strict=True):
             found = self._network.suffix_gradients({**self._shared, **local}, data["features"], data, wanted)
             weighted = {name: value if weight == 1.0 else weight * value for name, value in found.items()}
             if of_prefix:

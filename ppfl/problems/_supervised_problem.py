@@ -56,6 +56,8 @@ class Supervised(Problem):
 
     has_joint_pass = True
     _loss: Loss = CrossEntropy()
+    _ridge = 0.0
+    """Weight of ½‖w‖² in f_m."""
 
     def __init__(
         self,
@@ -168,7 +170,7 @@ class Supervised(Problem):
     def descend(self, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
         """w ← w − lr · ∇_2 f_m(θ, w), `steps` times; on logits where the local part is linear and samples are few."""
         data = self.advance(shared, data)
-        found = self._network.descend_on_logits({**shared, **local}, data, local, lr, steps)
+        found = self._network.descend_on_logits({**shared, **local}, data, local, lr, steps, self._ridge)
         return super().descend(shared, local, data, lr, steps) if found is None else found
 
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:

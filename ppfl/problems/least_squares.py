@@ -20,7 +20,7 @@ class LeastSquaresSettings(ClassificationSettings):
 
     name: Literal["least_squares"]
     ridge: Annotated[float, Field(ge=1e-8)] = 1e-3
-    """Weight of ½‖w‖², over local parameters alone; smaller ones are lost in the rounding of float64."""
+    """Weight of ½‖w‖², over local parameters alone; smaller ones are lost in rounding."""
 
     def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
         """Load this rank's samples and put the model together. Collective.

@@ -15,14 +15,14 @@ from tests.aggregators import dense_reference
 from tests.aggregators.tables import ATTACKS, BEFORE, RULES, aggregate, most, rule, vectors
 from tests.ranks import on_ranks
 
-DIMENSION = 133
+DIMENSION = 333
 TOLERANCE = 1e-6
 
 
 @pytest.fixture(autouse=True)
 def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five blocks of columns, spread over the ranks."""
-    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 32)
+    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 64)
 
 
 def test_the_tables_cover_every_plug_in() -> None:

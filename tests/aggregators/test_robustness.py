@@ -22,7 +22,7 @@ BY_DISTANCES = ("caf", "krum", "mda", "monna", "multi_krum")
 
 @pytest.fixture(autouse=True)
 def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 32)
+    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 64)
 
 
 def alone(chosen: Any, x: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def alone(chosen: Any, x: np.ndarray) -> np.ndarray:
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rules_that_are_the_mean(name: str, arguments: dict[str, Any], dtype: type) -> None:
-    x = vectors(9, 40, "generic").astype(dtype)
+    x = vectors(9, 140, "generic").astype(dtype)
     tolerance = 1e-6 if dtype == np.float32 else 1e-13
     np.testing.assert_allclose(alone(rule(name, 9, **arguments), x), x.mean(axis=0, dtype=np.float64), atol=tolerance)
 
@@ -52,7 +52,7 @@ def test_rules_that_are_the_mean(name: str, arguments: dict[str, Any], dtype: ty
     [("nnm", {"f": 0}), ("arc", {"f": 0}), ("bucketing", {"size": 1}), ("clipping", {"threshold": 1e9})],
 )
 def test_steps_that_change_nothing_under_the_mean(before: str, arguments: dict[str, Any]) -> None:
-    x = vectors(9, 40, "generic").astype(np.float64)
+    x = vectors(9, 140, "generic").astype(np.float64)
     document = {"name": "mean", "before": [{"name": before, **arguments}]}
     chosen = discover("ppfl.aggregators")["mean"].model_validate(document)
     np.testing.assert_allclose(alone(chosen, x), x.mean(axis=0), atol=1e-13)
@@ -77,7 +77,7 @@ def test_a_large_common_offset_chooses_the_same_vectors(name: str, seed: int) ->
 @pytest.mark.parametrize("name", [*BY_DISTANCES, "geometric_median"])
 def test_a_huge_first_vector_does_not_blur_the_others(name: str, seed: int, huge: float) -> None:
     """Centred by an attacker's, or summed to bits counted from it, the distances between the others would be noise."""
-    x = vectors(10, 40, "generic", seed).astype(np.float64)
+    x = vectors(10, 140, "generic", seed).astype(np.float64)
     x[0] = huge
     want = getattr(dense_reference, name)(x, **RULES[name](10))
     np.testing.assert_allclose(alone(rule(name, 10), x), want, rtol=1e-7)
@@ -88,7 +88,7 @@ def test_a_huge_first_vector_does_not_blur_the_others(name: str, seed: int, huge
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_vectors_that_are_not_finite_count_as_byzantine(name: str, before: str | None, bad: float) -> None:
     """The same as the rule with f smaller by their number on the others; the mean alone refuses."""
-    x = vectors(11, 40, "generic")
+    x = vectors(11, 140, "generic")
     broken = np.insert(x, 4, 1.0, axis=0)
     broken[4, 17] = bad
     chosen, smaller = rule(name, 12, before), rule(name, 12, before).without(1)
@@ -106,7 +106,7 @@ def test_f_shrinks_by_the_vectors_left_out_and_not_below_zero() -> None:
 
 
 def test_too_few_finite_vectors_are_refused() -> None:
-    x = vectors(7, 40, "generic")
+    x = vectors(7, 140, "generic")
     x[:5] = np.nan
     with pytest.raises(TooFewVectorsError, match=r"N >= 2f \+ 3 with f = 0, here at least 3 vectors; there are 2"):
         alone(rule("krum", 7, f=2), x)
@@ -151,7 +151,7 @@ def test_the_smallest_defined_cases_are_accepted() -> None:
     ):  # fmt: skip
         chosen = rule(name, num_vectors, **arguments)
         chosen.check(num_vectors)
-        assert np.isfinite(alone(chosen, vectors(max(num_vectors, 2), 40, "generic")[:num_vectors])).all()
+        assert np.isfinite(alone(chosen, vectors(max(num_vectors, 2), 140, "generic")[:num_vectors])).all()
 
 
 def test_ties_go_to_the_lowest_index() -> None:

@@ -17,14 +17,14 @@ from ppfl.core.pre_aggregator import Moment
 from tests.aggregators.tables import ATTACKS, attack, matrix_of, rule, vectors
 from tests.ranks import on_ranks
 
-DIMENSION = 93
+DIMENSION = 229
 HOSTILE = (0, 3, 4)
 ON_VECTORS = sorted(name for name in ATTACKS if not discover("ppfl.attacks")[name].on_data)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
 def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 32)
+    monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 64)
 
 
 def rows_of(matrix: ClientMatrix) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.client_rows import BLOCK_COLUMNS, LARGEST, Reads, column_bounds
-from ppfl.core.gram import TIE, squared_distances
+from ppfl.core.gram import _MAX_LOST_BITS_AT_ORIGIN, TIE, first_centre, squared_distances
 from tests.ranks import client_matrix_of, on_ranks
 
 N = 7
@@ -135,6 +136,21 @@ def test_equal_rows_have_equal_distances() -> None:
     for copy in (7, 24, 49):
         torch.testing.assert_close(distances[copy, others], distances[3, others], rtol=TIE / 10, atol=0)
         assert distances[3, copy] <= TIE * distances[3, others].min()
+
+
+@pytest.mark.parametrize("number", [20, 42])
+def test_equal_rows_have_equal_distances_as_far_from_0_as_is_not_centred(number: int) -> None:
+    """Squares nine tenths as large as they may be beside squared distances of about 2·D."""
+    dimension = BLOCK_COLUMNS
+    half = torch.randn(number // 2, dimension, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = torch.cat([half, half]) + math.sqrt(0.9 * 2**_MAX_LOST_BITS_AT_ORIGIN * 2.0 - 1.0)
+    assert first_centre(x @ x.T) is None
+    assert first_centre((x * 1.1) @ (x * 1.1).T) is None  # scaling changes nothing
+    assert first_centre((x + 1.0) @ (x + 1.0).T) is not None
+    distances = squared_distances(client_matrix_of(SoloCommunicator(), x).gram())
+    between = ~torch.eye(number // 2, dtype=torch.bool)
+    one, other = distances[: number // 2, : number // 2][between], distances[number // 2 :, : number // 2][between]
+    assert float((one / other - 1.0).abs().max()) <= TIE
 
 
 @pytest.mark.parametrize("reads", get_args(Reads))
