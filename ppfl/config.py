@@ -26,7 +26,7 @@ from ppfl.yaml_file import apply_overrides, read_yaml
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Part of every digest; raised when a change of the code changes results, so that old ones are not taken for new."""
 
 _NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint"}
