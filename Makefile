@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= mpich,test,slurm
 CORES ?= 2
+# processes that share the tests; those that start ranks are left to one of them
+PYTEST = $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
 SNAKEMAKE = $(BIN)/snakemake --profile profiles/default --cores $(CORES)
 
 # one thread a process: ranks share the machine, and bits depend on the number of threads
@@ -38,10 +40,10 @@ paper: $(STAMP)
 	@printf '\nfigures  %s\nreport   %s\n' '$(CURDIR)/results/paper/figures/' '$(CURDIR)/results/paper/report.html'
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-quick: lint
-	$(BIN)/python -m pytest -m 'not mpi and not workflow and not slurm and not slow'
+	$(PYTEST) -m 'not mpi and not workflow and not slurm and not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -27,6 +27,13 @@ def _signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests that start ranks, a workflow or a Slurm to one process of several: each fills the cores by itself."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("mpi", "workflow", "slurm")):
+            item.add_marker(pytest.mark.xdist_group("ranks"))
+
+
 MakeResult = Callable[..., Path]
 
 

@@ -21,9 +21,10 @@ def test_wrong_keys_and_values(name: str, wrong: dict[str, Any]) -> None:
 
 
 COUNTS = {"local_steps", "epochs", "batch_size", "inner_steps"}
+WITH_COUNTS = [(name, key) for name in NAMES for key in sorted(COUNTS & SETTINGS[name][1].keys())]
 
 
-@pytest.mark.parametrize(("name", "key"), [(name, key) for name in NAMES for key in COUNTS & SETTINGS[name][1].keys()])
+@pytest.mark.parametrize(("name", "key"), WITH_COUNTS)
 def test_counts_are_positive_integers(name: str, key: str) -> None:
     valid = sections(name, "digits")
     for wrong in (0, -1, 1.5):
