@@ -75,11 +75,13 @@ class Alternating(LocalTraining):
 
 class ControlVariates(LocalTraining):
     """θ_m ← θ_m − η (∇_1 f_B(θ_m, w_m) − c_m + c), w_m ← w_m − η ∇_2 f_B(θ_m, w_m), H times from (θ, w_m);
-    c_m ← c_m − c + (θ − θ_m)/(Hη);  uplink (θ − θ_m, new c_m − old c_m);  c ← c + (N of the cohort/N of all) · mean."""
+    c_m ← c_m − c + (θ − θ_m)/(Hη);  uplink (θ − θ_m, Δc_m = new c_m − old c_m);  c ← c + Σ_S n_m Δc_m / Σ n_m, S the
+    cohort and n the weights of the mean, so that c = Σ p_m c_m over all clients after every round."""
 
     needs_rounds: ClassVar[str] = "its control variates follow the cohort of a round"
-
-    _participation: float = PrivateAttr(default=1.0)  # filled in by `resolve`
+    needs_mean: ClassVar[str] = (
+        "its c has to stay the mean of all c_m, which no robust rule keeps: it would rest away from the solution"
+    )
 
     def init_server(self, shared: Params, optimizer: ServerOptimizer) -> State:
         """Return θ and c = 0."""
@@ -112,9 +114,15 @@ class ControlVariates(LocalTraining):
         return _with_control(moved, change), {"local": local, "control": add_scaled(of_client, change, 1.0)}
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
-        """Step with θ's part; c moves by the part of all clients that took part."""
+        """Return the next state after a round with all clients."""
+        return self.server_of_cohort(state, aggregate, optimizer, round, 1.0)
+
+    def server_of_cohort(
+        self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int, share: float
+    ) -> State:
+        """Step with θ's part; c moves by the cohort's part of the mean over all clients, the others' Δc_m being 0."""
         moved, change = _without_control(aggregate)
-        control = add_scaled(state["control"], change, self._participation)
+        control = add_scaled(state["control"], change, share)
         return {**optimizer.step(state, moved, 1.0), "control": control}
 
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
@@ -124,12 +132,6 @@ class ControlVariates(LocalTraining):
     def curvature(self, constants: Constants) -> float:
         """max_m λ_max(∇² f_m), θ and w taken together."""
         return constants.whole_smoothness
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`, and remember how many clients take part."""
-        resolved = super().resolve(problem, participation, optimizer)
-        resolved._participation = participation
-        return resolved
 
 
 class PenalizedMixture(Algorithm):

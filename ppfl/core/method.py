@@ -99,6 +99,9 @@ class Algorithm(PlugIn):
     """Why it cannot run asynchronously; "" when it can: the server takes single uplinks, gradients or changes of θ,
     computed at an older θ, and nothing else that the server or a client keeps belongs to a round."""
 
+    needs_mean: ClassVar[str] = ""
+    """Why another rule than the mean would lead it to a wrong place; "" when it may have any."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 
@@ -151,6 +154,15 @@ class Algorithm(PlugIn):
     @abstractmethod
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """Return the server's next state, given the aggregated uplink."""
+
+    def server_of_cohort(
+        self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int, share: float
+    ) -> State:
+        """Return the same, for methods whose server keeps something about the clients that did not take part, too.
+
+        share: Σ n_m of the cohort over Σ n_m of all clients that can take part, n the weights of the mean; in (0, 1].
+        """
+        return self.server(state, aggregate, optimizer, round)
 
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """Return (θ_i, w_i) that this client would deploy now."""

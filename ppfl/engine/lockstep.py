@@ -186,7 +186,9 @@ class Lockstep:
             setup = member.setup
             combined = unflatten(aggregate, like) if like else {}
             if bool(torch.isfinite(aggregate).all()):
-                member.server = setup.algorithm.server(member.server, combined, setup.server_optimizer, round)
+                member.server = setup.algorithm.server_of_cohort(
+                    member.server, combined, setup.server_optimizer, round, 1.0
+                )
             else:
                 diverged.append(member)
             self._count(member, message, combined)

@@ -63,6 +63,15 @@ class Setup:
         """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
         return self.aggregator.linear and (self.byzantine is None or self.byzantine.attack.on_data)
 
+    def share_of(self, cohort: frozenset[int]) -> float:
+        """Return the weight of a cohort's vectors over that of all that there could be, attackers beside included."""
+        beside = self.byzantine.num_beside if self.byzantine is not None else 0
+        taking_part, all_of_them = (
+            sum(self.client_weights[client] for client in sorted(clients)) + beside
+            for clients in (cohort, self.cohort.eligible)
+        )
+        return taking_part / all_of_them
+
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
         """Return gradients of θ and of w in one call of a client; none of a side without parameters.
 

@@ -133,7 +133,8 @@ class Synchronous:
         combined, num_nonfinite = aggregate(setup, uplinks, cohort, like, round)
         finite = all(math.isfinite(largest_entry(value)) for value in combined.values())
         if finite:
-            self.server = setup.algorithm.server(self.server, combined, setup.server_optimizer, round)
+            share = setup.share_of(cohort)
+            self.server = setup.algorithm.server_of_cohort(self.server, combined, setup.server_optimizer, round, share)
         self._count_bytes(message, combined, len(cohort))
         self._costs.nonfinite_clients += num_nonfinite
         self._costs.virtual_seconds += self._virtual_seconds(cohort, round)
