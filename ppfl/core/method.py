@@ -172,6 +172,15 @@ class Algorithm(PlugIn):
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
         """Return gradients of θ and of w that one call of `client` computes, in units of one over all S samples."""
 
+    def num_gradients_in(self, round: int, num_samples: int) -> tuple[float, float]:
+        """Return the same for one round, for methods whose rounds compute different things."""
+        return self.num_gradients(num_samples)
+
+    def under_plain_mean(self) -> Algorithm:
+        """Return this method for runs in which every aggregate is the mean over all clients, attackers on data among
+        them: it may leave unsent what follows from that."""
+        return self
+
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Algorithm:
         """Return this method with `theory` step sizes filled in.
 

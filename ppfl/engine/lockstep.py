@@ -191,7 +191,7 @@ class Lockstep:
                 )
             else:
                 diverged.append(member)
-            self._count(member, message, combined)
+            self._count(member, message, combined, round)
         seconds = (time.perf_counter() - started) / len(active)
         for member in active:
             member.costs.seconds += seconds
@@ -215,8 +215,8 @@ class Lockstep:
         terms = rows.reshape(len(self._active), self._num_clients, -1) * weights.unsqueeze(-1)
         return exact_sums(terms) / weights.sum(dim=1, keepdim=True)
 
-    def _count(self, member: Member, message: Params, combined: Params) -> None:
-        shared_gradients, local_gradients = member.setup.num_gradients(1)
+    def _count(self, member: Member, message: Params, combined: Params, round: int) -> None:
+        shared_gradients, local_gradients = member.setup.num_gradients(1, round)
         member.costs.shared_gradients += self._num_clients * shared_gradients
         member.costs.local_gradients += self._num_clients * local_gradients
         member.costs.downlink_bytes += self._num_clients * num_bytes(message)
