@@ -14,7 +14,7 @@ from ppfl.device import choose_device, set_tf32
 from ppfl.engine.byzantine import check_cohort
 from ppfl.engine.client_store import KINDS, choose_kind, state_bytes
 from ppfl.engine.cohort import CohortSampler
-from ppfl.engine.setup import Setup
+from ppfl.engine.setup import Setup, adds_up
 from ppfl.results.reader import open_result
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     optimizer = config.server_optimizer
     participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
     algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
+    if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
+        algorithm = algorithm.under_plain_mean()
     if (times := config.compute_times) is not None:
         _named("compute_times.", lambda: times.check(cohort.eligible))
     tuner = config.evaluate.tuned.fine_tuner

@@ -143,6 +143,15 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _takes_the_mean(self) -> Config:
+        if self.algorithm.needs_mean and not self.aggregator.linear:
+            where = "before" if self.aggregator.name == "mean" else "name"
+            what = "nothing" if where == "before" else "'mean'"
+            reason = f"since {self.algorithm.name!r} takes the mean alone: {self.algorithm.needs_mean}"
+            raise refusal(f"aggregator.{where}", f"{what}, {reason}")
+        return self
+
+    @model_validator(mode="after")
     def _has_body(self) -> Config:
         if self.precision in ("tf32", "bfloat16") and not self.problem.has_body:
             raise refusal("precision", f"'float32' or 'float64', since problem {self.problem.name!r} has no model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _CONTROL = "control/"
 _GRADIENT = "take a gradient step"
+_SEND = "send x"
+_MOVES = "moves towards the mean"
 
 
 class Simultaneous(LocalTraining):
@@ -75,11 +78,13 @@ class Alternating(LocalTraining):
 
 class ControlVariates(LocalTraining):
     """θ_m ← θ_m − η (∇_1 f_B(θ_m, w_m) − c_m + c), w_m ← w_m − η ∇_2 f_B(θ_m, w_m), H times from (θ, w_m);
-    c_m ← c_m − c + (θ − θ_m)/(Hη);  uplink (θ − θ_m, new c_m − old c_m);  c ← c + (N of the cohort/N of all) · mean."""
+    c_m ← c_m − c + (θ − θ_m)/(Hη);  uplink (θ − θ_m, Δc_m = new c_m − old c_m);  c ← c + Σ_S n_m Δc_m / Σ n_m, S the
+    cohort and n the weights of the mean, so that c = Σ p_m c_m over all clients after every round."""
 
     needs_rounds: ClassVar[str] = "its control variates follow the cohort of a round"
-
-    _participation: float = PrivateAttr(default=1.0)  # filled in by `resolve`
+    needs_mean: ClassVar[str] = (
+        "its c has to stay the mean of all c_m, which no robust rule keeps: it would rest away from the solution"
+    )
 
     def init_server(self, shared: Params, optimizer: ServerOptimizer) -> State:
         """Return θ and c = 0."""
@@ -112,9 +117,15 @@ class ControlVariates(LocalTraining):
         return _with_control(moved, change), {"local": local, "control": add_scaled(of_client, change, 1.0)}
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
-        """Step with θ's part; c moves by the part of all clients that took part."""
+        """Return the next state after a round with all clients."""
+        return self.server_of_cohort(state, aggregate, optimizer, round, 1.0)
+
+    def server_of_cohort(
+        self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int, share: float
+    ) -> State:
+        """Step with θ's part; c moves by the cohort's part of the mean over all clients, the others' Δc_m being 0."""
         moved, change = _without_control(aggregate)
-        control = add_scaled(state["control"], change, self._participation)
+        control = add_scaled(state["control"], change, share)
         return {**optimizer.step(state, moved, 1.0), "control": control}
 
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
@@ -125,12 +136,6 @@ class ControlVariates(LocalTraining):
         """max_m λ_max(∇² f_m), θ and w taken together."""
         return constants.whole_smoothness
 
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`, and remember how many clients take part."""
-        resolved = super().resolve(problem, participation, optimizer)
-        resolved._participation = participation
-        return resolved
-
 
 class PenalizedMixture(Algorithm):
     """(x_m, w_m) ← (x_m, w_m) − α/(M(1−p)) ∇f_m(x_m, w_m) with probability 1 − p, else x_m ← x_m − αλ/(Mp) (x_m − x̄).
@@ -139,8 +144,11 @@ class PenalizedMixture(Algorithm):
     same for all M clients. (x_m, w_m) is deployed.
 
     In an averaging round clients send x_m and the server forms x̄, which they get, and move towards, at the beginning of
-    the next round: the same iterates, since nothing comes in between, and `view` moves them already. Other rounds send
-    nothing. With a sampled cohort it is the next cohort that moves, towards the mean over the last one.
+    a later round: the same iterates, since nothing comes in between, and `view` moves them already. With a plain mean
+    over all clients (`under_plain_mean`) averagings leave x̄ where it is: only the first one after a gradient step
+    sends x_m, and only the next gradient step needs x̄, before which clients move as often as there were averagings.
+    Elsewhere every averaging round sends x_m, and the round after it x̄; with a sampled cohort it is the next cohort
+    that moves, towards the mean over the last one. Other rounds send nothing.
     """
 
     needs_rounds: ClassVar[str] = "its coin decides for all clients of a round, and its mean is over them"
@@ -153,49 +161,66 @@ class PenalizedMixture(Algorithm):
     """p, of an averaging round."""
     _seed: int = PrivateAttr(default=0)  # filled in by `resolve`
     _move: float = PrivateAttr(default=0.0)  # αλ/(Mp), filled in by `resolve`
+    _mean_stays: bool = PrivateAttr(default=False)  # filled in by `under_plain_mean`
 
     def init_server(self, shared: Params, optimizer: ServerOptimizer) -> State:
-        """x̄ = θ_0, and the coin of the first round."""
-        return {"shared": shared, "averaging": _flags(False, self._averages(0))}
+        """x̄ = θ_0; clients are there, and have nothing to do before the first round."""
+        return {"shared": shared, "averaging": self._averaging(0, self._sends(0))}
 
     def init_client(self, shared: Params, local: Params) -> State:
         """x_m = θ_0."""
         return {"local": local, "personal": shared}
 
     def downlink(self, server: State, round: int) -> Params:
-        """x̄ after an averaging round, else nothing."""
-        return server["shared"] if bool(server["averaging"]["last"]) else {}
+        """x̄ where clients begin with moves towards it, else nothing."""
+        return server["shared"] if self._num_moves(round) and int(server["averaging"]["moves"]) else {}
 
     def uplink_like(self, server: State) -> Params:
-        """Return the shapes of x_m in an averaging round, else nothing."""
-        return server["shared"] if bool(server["averaging"]["next"]) else {}
+        """Return the shapes of x_m where it is sent, else nothing."""
+        return server["shared"] if bool(server["averaging"]["sends"]) else {}
 
     def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
-        """Return the coin: whether a name is there, since functions of a client do not branch on values."""
-        return {} if self._averages(round) else {_GRADIENT: torch.zeros(0)}
+        """Return what the coins say by names and shapes, since functions of a client do not branch on values."""
+        said = {_GRADIENT: not self._averages(round), _SEND: self._sends(round)}
+        marks = {name: torch.zeros(0) for name, is_so in said.items() if is_so}
+        return {_MOVES: torch.zeros(self._num_moves(round)), **marks}
 
     def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
         """Return (x_m or nothing, (x_m, w_m))."""
-        own, local = self._moved(state["personal"], message), state["local"]
+        own, local = self._moved(state["personal"], message, len(draws[_MOVES])), state["local"]
         if _GRADIENT not in draws:
-            return map_params(torch.clone, own), {"local": local, "personal": own}
+            return map_params(torch.clone, own) if _SEND in draws else {}, {"local": local, "personal": own}
         step = step_size(self.lr) / (problem.num_clients * (1.0 - self.probability))
         of_own, of_local = problem.gradients(own, local, data)
         own, local = add_scaled(own, of_own, -step), add_scaled(local, of_local, -step)
         return {}, {"local": local, "personal": own}
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
-        """x̄ ← aggregate of the x_m in an averaging round."""
-        averaging = _flags(self._averages(round), self._averages(round + 1))
+        """x̄ ← aggregate of the x_m where they were sent; one move more after an averaging round."""
+        moves = 1 if aggregate else 0
+        if self._mean_stays and self._averages(round) and not aggregate:
+            moves = int(state["averaging"]["moves"])
+            moves += moves > 0  # before the first gradient step x_m and x̄ are the same
+        averaging = self._averaging(moves, self._sends(round + 1))
         return {**state, "shared": aggregate or state["shared"], "averaging": averaging}
 
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """(x_m, w_m)."""
-        return self._moved(state["personal"], self.downlink(server, 0)), state["local"]
+        return self._moved(state["personal"], server["shared"], int(server["averaging"]["moves"])), state["local"]
 
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
         """1 − p on average, of x_m and of w_m."""
         return 1.0 - self.probability, 1.0 - self.probability
+
+    def num_gradients_in(self, round: int, num_samples: int) -> tuple[float, float]:
+        """One of each in a round that does not average, none in others."""
+        return (0.0, 0.0) if self._averages(round) else (1.0, 1.0)
+
+    def under_plain_mean(self) -> Self:
+        """Send only what changes x̄, and x̄ only to those who need it."""
+        quiet = self.model_copy()
+        quiet._mean_stays = True
+        return quiet
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`; refuse server optimizers; warn of large steps."""
@@ -211,10 +236,41 @@ class PenalizedMixture(Algorithm):
         return resolved
 
     def _averages(self, round: int) -> bool:
-        return bool(generator(self._seed, "l2gd coin", round=round).random() < self.probability)
+        """Return the coin of a round; before the first one nobody averages."""
+        return round >= 0 and _coin(self._seed, round) < self.probability
 
-    def _moved(self, own: Params, mean: Params) -> Params:
-        return add_scaled(own, subtract(own, mean), -self._move) if mean else own
+    def _sends(self, round: int) -> bool:
+        """Say whether clients send x_m in a round."""
+        if not self._mean_stays:
+            return self._averages(round)
+        return round > 0 and self._averages(round) and not self._averages(round - 1)
+
+    def _num_moves(self, round: int) -> int:
+        """Return how often clients move towards x̄ at the beginning of a round: once for each averaging since it."""
+        if not self._mean_stays:
+            return int(self._averages(round - 1))
+        moves = 0
+        while not self._averages(round) and self._averages(round - 1 - moves):
+            moves += 1
+        return moves
+
+    def _averaging(self, moves: int, sends: bool) -> Params:
+        """Return what the server keeps: moves that clients have yet to make, whether the next round sends x_m."""
+        return {"moves": torch.tensor(moves), "sends": torch.tensor(sends)}
+
+    def _moved(self, own: Params, mean: Params, moves: int) -> Params:
+        """x ← x − αλ/(Mp) (x − x̄), `moves` times; towards nothing: x."""
+        if not mean or not moves:
+            return own
+        way = 0.0
+        for _ in range(moves):
+            way += self._move * (1.0 - way)
+        return add_scaled(own, subtract(own, mean), -way)
+
+
+@lru_cache(maxsize=4096)
+def _coin(seed: int, round: int) -> float:
+    return float(generator(seed, "l2gd coin", round=round).random())
 
 
 def _with_control(shared: Params, control: Params) -> Params:
@@ -224,7 +280,3 @@ def _with_control(shared: Params, control: Params) -> Params:
 def _without_control(params: Params) -> tuple[Params, Params]:
     shared = {name: value for name, value in params.items() if not name.startswith(_CONTROL)}
     return shared, {name: params[_CONTROL + name] for name in shared}
-
-
-def _flags(last: bool, next: bool) -> Params:
-    return {"last": torch.tensor(last), "next": torch.tensor(next)}

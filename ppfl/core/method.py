@@ -99,6 +99,9 @@ class Algorithm(PlugIn):
     """Why it cannot run asynchronously; "" when it can: the server takes single uplinks, gradients or changes of θ,
     computed at an older θ, and nothing else that the server or a client keeps belongs to a round."""
 
+    needs_mean: ClassVar[str] = ""
+    """Why another rule than the mean would lead it to a wrong place; "" when it may have any."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 
@@ -152,6 +155,15 @@ class Algorithm(PlugIn):
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """Return the server's next state, given the aggregated uplink."""
 
+    def server_of_cohort(
+        self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int, share: float
+    ) -> State:
+        """Return the same, for methods whose server keeps something about the clients that did not take part, too.
+
+        share: Σ n_m of the cohort over Σ n_m of all clients that can take part, n the weights of the mean; in (0, 1].
+        """
+        return self.server(state, aggregate, optimizer, round)
+
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """Return (θ_i, w_i) that this client would deploy now."""
         return server["shared"], state["local"]
@@ -159,6 +171,15 @@ class Algorithm(PlugIn):
     @abstractmethod
     def num_gradients(self, num_samples: int) -> tuple[float, float]:
         """Return gradients of θ and of w that one call of `client` computes, in units of one over all S samples."""
+
+    def num_gradients_in(self, round: int, num_samples: int) -> tuple[float, float]:
+        """Return the same for one round, for methods whose rounds compute different things."""
+        return self.num_gradients(num_samples)
+
+    def under_plain_mean(self) -> Algorithm:
+        """Return this method for runs in which every aggregate is the mean over all clients, attackers on data among
+        them: it may leave unsent what follows from that."""
+        return self
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Algorithm:
         """Return this method with `theory` step sizes filled in.

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from ppfl.core.content import content
 from ppfl.core.exact_sum import exact_sums
 from ppfl.core.params import num_bytes, unflatten
 from ppfl.engine.costs import Costs
@@ -49,15 +50,17 @@ def fits(setup: Setup) -> bool:
     )
 
 
-def kind_of(setup: Setup) -> object:
-    """Return the same for runs whose clients do the same on tensors of the same shapes."""
+def kind_of(setup: Setup) -> Hashable:
+    """Return the same for runs whose clients do the same on tensors of the same shapes and number types.
+
+    The method and the fine-tuner of the first run work for all of them, so all that they hold has to be alike.
+    """
     problem, algorithm = setup.problem, setup.algorithm
-    settings = algorithm.model_dump(mode="json", exclude=set(algorithm.server_settings))
-    data = {name: tuple(value.shape) for name, value in problem.data(problem.clients.start, 0).items()}
-    tuner = setup.tuned_fine_tuner.model_dump(mode="json") if setup.tuned_fine_tuner is not None else None
+    settings = content(algorithm, leave_out=algorithm.server_settings)
+    data = tuple((name, value.shape, value.dtype) for name, value in problem.data(problem.clients.start, 0).items())
     names = (problem.parameter_names(), problem.local_names)
     lengths = (problem.num_clients, setup.num_rounds, setup.evaluate_every, setup.tuned_epochs)
-    return repr((settings, tuner, data, names, lengths))
+    return type(problem), settings, content(setup.tuned_fine_tuner), data, names, lengths
 
 
 class Member:
@@ -186,10 +189,12 @@ class Lockstep:
             setup = member.setup
             combined = unflatten(aggregate, like) if like else {}
             if bool(torch.isfinite(aggregate).all()):
-                member.server = setup.algorithm.server(member.server, combined, setup.server_optimizer, round)
+                member.server = setup.algorithm.server_of_cohort(
+                    member.server, combined, setup.server_optimizer, round, 1.0
+                )
             else:
                 diverged.append(member)
-            self._count(member, message, combined)
+            self._count(member, message, combined, round)
         seconds = (time.perf_counter() - started) / len(active)
         for member in active:
             member.costs.seconds += seconds
@@ -213,8 +218,8 @@ class Lockstep:
         terms = rows.reshape(len(self._active), self._num_clients, -1) * weights.unsqueeze(-1)
         return exact_sums(terms) / weights.sum(dim=1, keepdim=True)
 
-    def _count(self, member: Member, message: Params, combined: Params) -> None:
-        shared_gradients, local_gradients = member.setup.num_gradients(1)
+    def _count(self, member: Member, message: Params, combined: Params, round: int) -> None:
+        shared_gradients, local_gradients = member.setup.num_gradients(1, round)
         member.costs.shared_gradients += self._num_clients * shared_gradients
         member.costs.local_gradients += self._num_clients * local_gradients
         member.costs.downlink_bytes += self._num_clients * num_bytes(message)

@@ -61,14 +61,31 @@ class Setup:
     @property
     def adds_up(self) -> bool:
         """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
-        return self.aggregator.linear and (self.byzantine is None or self.byzantine.attack.on_data)
+        return adds_up(self.aggregator, self.byzantine)
 
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
+    def share_of(self, cohort: frozenset[int]) -> float:
+        """Return the weight of a cohort's vectors over that of all that there could be, attackers beside included."""
+        beside = self.byzantine.num_beside if self.byzantine is not None else 0
+        taking_part, all_of_them = (
+            sum(self.client_weights[client] for client in sorted(clients)) + beside
+            for clients in (cohort, self.cohort.eligible)
+        )
+        return taking_part / all_of_them
+
+    def num_gradients(self, num_samples: int, in_round: int = 0) -> tuple[float, float]:
         """Return gradients of θ and of w in one call of a client; none of a side without parameters.
+
+        Methods that run asynchronously compute the same in all calls.
 
         Multiples of 2⁻²⁰, whose sums are exact in any order up to 2³³: the same on any number of ranks.
         """
-        of_shared, of_local = (round(count * 2**20) / 2**20 for count in self.algorithm.num_gradients(num_samples))
+        counts = self.algorithm.num_gradients_in(in_round, num_samples)
+        of_shared, of_local = (round(count * 2**20) / 2**20 for count in counts)
         num_local = len(self.problem.local_names)
         num_shared = len(self.problem.parameter_names()) - num_local
         return of_shared if num_shared else 0.0, of_local if num_local else 0.0
+
+
+def adds_up(aggregator: Aggregator, byzantine: Byzantine | None) -> bool:
+    """Say whether the server needs the weighted sum of a cohort's uplinks alone, not one of them by itself."""
+    return aggregator.linear and (byzantine is None or byzantine.attack.on_data)

@@ -128,12 +128,13 @@ class Synchronous:
         if round + 1 < setup.num_rounds:
             self.group.prefetch(setup.cohort(round + 1))
         message = setup.algorithm.downlink(self.server, round)
-        uplinks = self._counted(self.group.step(message, cohort, round))
+        uplinks = self._counted(self.group.step(message, cohort, round), round)
         like = setup.algorithm.uplink_like(self.server)
         combined, num_nonfinite = aggregate(setup, uplinks, cohort, like, round)
         finite = all(math.isfinite(largest_entry(value)) for value in combined.values())
         if finite:
-            self.server = setup.algorithm.server(self.server, combined, setup.server_optimizer, round)
+            share = setup.share_of(cohort)
+            self.server = setup.algorithm.server_of_cohort(self.server, combined, setup.server_optimizer, round, share)
         self._count_bytes(message, combined, len(cohort))
         self._costs.nonfinite_clients += num_nonfinite
         self._costs.virtual_seconds += self._virtual_seconds(cohort, round)
@@ -144,11 +145,11 @@ class Synchronous:
         times, seed = self.setup.compute_times, self.setup.problem.seed
         return max(times.seconds(seed, client, round) for client in cohort) if times is not None else 0.0
 
-    def _counted(self, uplinks: Iterator[Uplink | UplinkSum]) -> Iterator[Uplink | UplinkSum]:
+    def _counted(self, uplinks: Iterator[Uplink | UplinkSum], round: int) -> Iterator[Uplink | UplinkSum]:
         for uplink in uplinks:
             of_clients = uplink.num_samples if isinstance(uplink, UplinkSum) else (uplink.num_samples,)
             for num_samples in of_clients:
-                shared_gradients, local_gradients = self.setup.num_gradients(num_samples)
+                shared_gradients, local_gradients = self.setup.num_gradients(num_samples, round)
                 self._costs.shared_gradients += shared_gradients
                 self._costs.local_gradients += local_gradients
             yield uplink

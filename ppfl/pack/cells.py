@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.content import content
 from ppfl.experiment import Caller, run
 from ppfl.pack.board import CLAIMED
 from ppfl.pack.together import run_together
@@ -34,7 +35,7 @@ class LastProblem:
     def __call__(self, settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
         """Return `settings.build(placement, clients_per_chunk)`, perhaps built earlier."""
         facts = [getattr(placement, field.name) for field in fields(placement) if field.name != "communicator"]
-        key = (settings.model_dump_json(), *facts, clients_per_chunk)
+        key = (content(settings), *facts, clients_per_chunk)
         if self._problem is None or key != self._key:
             self._problem = None  # two large problems need not fit into memory
             self._problem = settings.build(placement, clients_per_chunk)

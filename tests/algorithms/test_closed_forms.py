@@ -136,8 +136,6 @@ def test_l2gd_follows_the_loop(run: Any, rounds: int) -> None:
     running = run("l2gd", {"lr": 2.0, "penalty": PENALTY, "probability": P}, rounds=rounds)
     x, averaged = reference.l2gd(BOWLS, coins(running, rounds), 2.0, PENALTY, P)
     assert np.linalg.norm(views(running) - x) <= TOLERANCE
-    assert running._total_costs()["uplink_bytes"] == len(averaged) * x.nbytes
-    assert running._total_costs()["downlink_bytes"] == len([k for k in averaged if k < rounds - 1]) * x.nbytes
     if rounds == 200:
         assert any(b - a == 1 for a, b in pairwise(averaged))
         assert 0.2 < len(averaged) / rounds < 0.4
@@ -175,9 +173,8 @@ def test_l2gd_theta_follows_the_loop_and_ends_near_its_minimizer(tmp_path: Path)
 
     for rounds in (1, 2, 10, 200):
         running = finish(2.0, rounds)
-        x, averaged = reference.l2gd(BOWLS, coins(running, rounds), 2.0, PENALTY, P, num_shared)
+        x, _ = reference.l2gd(BOWLS, coins(running, rounds), 2.0, PENALTY, P, num_shared)
         assert np.linalg.norm(pairs(running) - x) <= TOLERANCE
-        assert running._total_costs()["uplink_bytes"] == len(averaged) * x[:, :num_shared].nbytes
     wanted = reference.l2gd_minimizer(BOWLS, PENALTY, num_shared)
     distances = [np.linalg.norm(pairs(finish(lr, rounds)) - wanted) for lr, rounds in ((1.0, 400), (0.05, 6000))]
     assert distances[1] < distances[0] / 2.5
