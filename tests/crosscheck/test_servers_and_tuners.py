@@ -32,7 +32,7 @@ TUNERS: dict[str, dict[str, Any]] = {
     "conjugate_gradient": {"steps": 3},
     "exact": {},
     "gradient_descent": {"steps": 3, "lr": 0.3},
-    "lbfgs": {"steps": 3, "history": 2},
+    "lbfgs": {"steps": 3, "history": 1},
     "sgd": {"lr": 0.3, "batch_size": "all", "epochs": 3},
 }
 

@@ -63,7 +63,7 @@ def test_stages_are_theta_with_initial_own_and_tuned_local_parameters(tmp_path: 
     theta = run.server["shared"]["theta"].numpy()
     own = [run.group.state(client)["local"]["w"].numpy() for client in range(3)]
     assert all(np.linalg.norm(w) > 0 for w in own)
-    found = score_stages(run.setup, run.group, run.server)
+    found = score_stages(run.setup, run.group, run.server).scores
     zero = np.zeros_like(own[0])
     expected = {
         "global": [loss(client, theta, zero) for client in clients],
