@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,9 +28,9 @@ STATISTICS = ("mean", "weighted_mean", "q10", "q50", "q90")
 class Stages:
     """What the final stages found, and what their training has cost."""
 
-    scores: dict[Stage, dict[str, np.ndarray]] = field(default_factory=dict)
+    scores: dict[Stage, dict[str, np.ndarray]]
     """{stage: {metric: (N,)}}."""
-    costs: dict[Stage, StageCosts] = field(default_factory=dict)
+    costs: dict[Stage, StageCosts]
 
 
 def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> dict[str, float | np.ndarray]:

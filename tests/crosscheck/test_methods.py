@@ -10,8 +10,8 @@ import pytest
 
 from ppfl.core.plugins import discover
 from tests.crosscheck.methods import METHODS
-from tests.crosscheck.runs import FULL, SAMPLED, compare, compare_stage, document, run, world_of
-from tests.crosscheck.tuners import tune
+from tests.crosscheck.runs import FULL, SAMPLED, compare, compare_stage, document, near, run, world_of
+from tests.crosscheck.tuners import num_gradients, tune
 
 _GD: dict[str, Any] = {"name": "gradient_descent", "steps": 2, "lr": 0.3}
 _ADAM: dict[str, Any] = {"name": "adam", "lr": 0.05, "batch_size": "all", "beta1": 0.8, "beta2": 0.9, "epsilon": 0.01}
@@ -55,6 +55,8 @@ def test_a_method_is_its_formula(name: str, who: dict[str, Any], tmp_path: Path)
         models = [(theta, tune(world.f, m, theta, w, **tuner)) for m, (theta, w) in enumerate(last.deployed)]
         models = [(theta, tune(world.f, m, theta, w, **tuner)) for m, (theta, w) in enumerate(models)]
         compare_stage(ran, world, "tuned", models)
+        tuned = ran.result.stages.sel(stage="tuned")
+        near("gradients of the stage", tuned.local_gradients.to_numpy(), 2 * len(models) * num_gradients(tuner))
 
 
 def test_the_coins_show_averagings_in_a_row_and_after_a_gradient(tmp_path: Path) -> None:

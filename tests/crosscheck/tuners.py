@@ -15,12 +15,10 @@ Rows = NDArray[np.int64] | slice
 
 
 def tune(
-    f: Problem, m: int, theta: Vector, w: Vector, *,
-    name: str, start: str = "warm", batches: Sequence[Rows] = (), **s: Any,
+    f: Problem, m: int, theta: Vector, w: Vector, *, name: str, batches: Sequence[Rows] = (), **s: Any
 ) -> Vector:  # fmt: skip
     """Return the tuned w; `batches` are the rows of each step of those that go through samples, default all of them."""
     x, y = TRAIN[m]
-    w = 0 * w if start == "zero" else w
 
     def gradient(v: Vector, rows: Rows = slice(None)) -> Vector:
         return f.gradients((x[rows], y[rows]), theta, v)[1]
