@@ -18,7 +18,9 @@ def sampler(cohort: Any, samples: tuple[int, ...] = (1,) * 10, seed: int = 0) ->
     return CohortSampler(SimpleNamespace(num_train_samples=samples), cohort, seed)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("cohort", "size"), [("all", 10), (1, 1), (1.0, 10), (0.25, 2), (0.01, 1), (10, 10)])
+@pytest.mark.parametrize(
+    ("cohort", "size"), [("all", 10), (1, 1), (1.0, 10), (0.25, 2), (0.35, 4), (0.01, 1), (10, 10)]
+)
 def test_sizes(cohort: Any, size: int) -> None:
     assert len(sampler(cohort)(0)) == size
 
