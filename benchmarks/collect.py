@@ -63,7 +63,7 @@ def write_results(folder: Path, num_runs: int) -> None:
         scores = {name: np.float64(number) for name in SERIES}
         recorder.append(number, scores | {"client_gradient_norm": np.ones(CLIENTS)})
     statistics = ["mean", "weighted_mean", "q10", "q50", "q90"]
-    recorder.finish("complete", {}, {"loss": np.ones((3, 5))}, ["global", "personal", "tuned"], statistics, {})
+    recorder.finish("complete", {}, {"loss": np.ones((3, 5))}, ["global", "personal", "tuned"], statistics, {}, {})
     draw = np.random.default_rng(0)
     for number, (zeta, lr, steps, seed) in enumerate(islice(settings(), num_runs)):
         digest = f"{number:016x}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from ppfl.core.errors import UserError
 from ppfl.device import describe_device
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
+from ppfl.engine.costs import StageCosts
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
 from ppfl.engine.synchronous import Synchronous
 from ppfl.keeper import CheckpointKeeper
@@ -24,19 +25,19 @@ from ppfl.provenance import describe_process, now
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.claim import Claim
 from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
-from ppfl.results.layout import checkpoint_path
+from ppfl.results.layout import SECONDS_SHARED_BY, checkpoint_path
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
 from ppfl.results.recorder import Recorder, look, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from ppfl.assemble import BuildProblem
     from ppfl.config import Config
     from ppfl.core.communicator import Communicator
     from ppfl.engine.choose import AnyEngine
-    from ppfl.engine.evaluate import Stage
+    from ppfl.engine.evaluate import Stages
     from ppfl.engine.lockstep import Member
     from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Scored
@@ -200,8 +201,11 @@ def _is_large(setup: Setup) -> bool:
     return setup.client_state != "device" or setup.problem.num_clients * setup.bytes_a_client >= _LARGE_BYTES
 
 
-def open_recorder(place: Place, setup: Setup) -> Recorder:
-    """Return the recorder of a result, with what is known before the first round. Called on rank 0."""
+def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder:
+    """Return the recorder of a result, with what is known before the first round. Called on rank 0.
+
+    Of runs that are computed together, `num_together`, each is told its share of their seconds, and its file says so.
+    """
     config = place.config
     attributes = {
         "name": config.name,
@@ -217,6 +221,8 @@ def open_recorder(place: Place, setup: Setup) -> Recorder:
         "device": describe_device(setup.device),
         "client_state": describe_states(setup),
     }
+    if num_together > 1:
+        provenance[SECONDS_SHARED_BY] = num_together
     recorder = Recorder(place.out, attributes, provenance, place.check)
     clients = {
         "client": np.array(problem.client_names, dtype=object),
@@ -248,16 +254,19 @@ def complete(
     out: Path,
     setup: Setup,
     engine: AnyEngine | Member,
-    stages: Mapping[Stage, Mapping[str, np.ndarray]],
+    stages: Stages,
     recorder: Recorder | None,
 ) -> None:
-    """Save the parameters and complete the result with the scores of its stages. Collective."""
-    clients = {f"{stage}_{metric}": values for stage, scores in stages.items() for metric, values in scores.items()}
-    metrics = next(iter(stages.values())).keys()
+    """Save the parameters and complete the result with the scores and costs of its stages. Collective."""
+    of_stages = stages.scores
+    clients = {f"{stage}_{metric}": values for stage, scores in of_stages.items() for metric, values in scores.items()}
+    metrics = next(iter(of_stages.values())).keys()
     summary = {
-        metric: np.array([list(summarize(setup, metric, scores[metric]).values()) for scores in stages.values()])
+        metric: np.array([list(summarize(setup, metric, scores[metric]).values()) for scores in of_stages.values()])
         for metric in metrics
     }
+    names = [cost.name for cost in fields(StageCosts)]
+    costs = {name: np.array([getattr(cost, name) for cost in stages.costs.values()]) for name in names}
     rank, size = setup.communicator.rank, setup.communicator.size
 
     def save() -> None:
@@ -266,6 +275,6 @@ def complete(
             save_local(out, ((c, group.state(c)["local"]) for c in group.clients), rank, size, config.digest)
         if recorder is not None:
             save_shared(out, engine.server["shared"], config.digest)
-            recorder.finish(engine.status, clients, summary, list(stages), list(STATISTICS), {"ended": now()})
+            recorder.finish(engine.status, clients, summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs)
 
     on_every_rank(setup.communicator, save)

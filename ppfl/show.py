@@ -50,6 +50,8 @@ def render(result: Result) -> RenderableType:
     parts.append(_last_round(result))
     if result.summary.data_vars:
         parts.append(_summary(result))
+    if result.stages.data_vars:
+        parts.append(_stage_costs(result))
     parts.append(_pairs("Provenance", result.provenance))
     return Group(*parts)
 
@@ -82,6 +84,16 @@ def _last_round(result: Result) -> Table:
         table.add_column(heading, justify="right" if heading else "left")
     for name, values in series.items():
         table.add_row(name, f"{float(values[0]):.6g}", f"{float(values[-1]):.6g}")
+    return table
+
+
+def _stage_costs(result: Result) -> Table:
+    costs = [str(name) for name in result.stages.data_vars]
+    table = Table(title="Training for a stage, beside the rounds", title_justify="left")
+    for heading in ("stage", *costs):
+        table.add_column(heading, justify="right" if heading in costs else "left")
+    for stage in result.stages["stage"].to_numpy():
+        table.add_row(str(stage), *(f"{float(result.stages[cost].sel(stage=stage)):.6g}" for cost in costs))
     return table
 
 

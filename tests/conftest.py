@@ -57,7 +57,7 @@ def make_result(tmp_path: Path) -> MakeResult:
             return path
         stages, statistics = ["global", "personal", "tuned"], ["mean", "weighted_mean", "q10", "q50", "q90"]
         summary = {"test_accuracy": np.array([[0.5], [0.75], [0.8125]]) + np.zeros(5)}
-        recorder.finish(status, {}, summary, stages, statistics, {"ended": "2026-01-01T00:00:00+00:00"})
+        recorder.finish(status, {}, summary, stages, statistics, {"ended": "2026-01-01T00:00:00+00:00"}, {})
         return path
 
     return make

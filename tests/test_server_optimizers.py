@@ -1,4 +1,4 @@
-"""Server optimizers against loops written from their formulas."""
+"""Server optimizers against their formulas in NumPy, one step at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from ppfl.core.plugins import discover
+from tests.crosscheck.servers import direction_of
 from tests.engine.build import COMPARISON, engine, ffgg
 
 torch.set_num_threads(1)
@@ -26,29 +27,8 @@ GRADIENTS = np.random.default_rng(0).standard_normal((6, 4)) * [1e-3, 1e-1, 1.0,
 
 
 def loop(name: str, gradients: np.ndarray) -> np.ndarray:
-    """Return x after each gradient, from x = 0: Δ = −g, and the steps of Reddi et al. 2021, Algorithm 2."""
-    s = SETTINGS[name]
-    x, m = np.zeros(4), np.zeros(4)
-    v = np.full(4, s.get("tau", 0.0) ** 2)
-    found = []
-    for g in gradients:
-        delta = -g
-        if name == "sgd":
-            x = x + s["lr"] * delta
-        elif name == "momentum":
-            m = s["beta"] * m + delta
-            x = x + s["lr"] * m
-        else:
-            m = s["beta1"] * m + (1 - s["beta1"]) * delta
-            if name == "adagrad":
-                v = v + delta**2
-            elif name == "yogi":
-                v = v - (1 - s["beta2"]) * delta**2 * np.sign(v - delta**2)
-            else:
-                v = s["beta2"] * v + (1 - s["beta2"]) * delta**2
-            x = x + s["lr"] * m / (np.sqrt(v) + s["tau"])
-        found.append(x)
-    return np.array(found)
+    """Return x after each gradient, from x = 0."""
+    return -np.cumsum([*map(direction_of(name, **SETTINGS[name]), gradients)], axis=0)
 
 
 def test_every_server_optimizer_is_tested() -> None:

@@ -15,6 +15,7 @@ from ppfl.analysis.dimensions import Dimension, cells_of, encode, find_dimension
 from ppfl.analysis.sources import Source
 from ppfl.core.errors import UserError
 from ppfl.results.collection import FINAL, HAS, CollectionWriter, new_collection
+from ppfl.results.layout import SECONDS_SHARED_BY
 from ppfl.results.quick_reader import MISSING, PROVENANCE, Outline
 
 Array = npt.NDArray[Any]
@@ -50,7 +51,7 @@ def collect(source: Source, out: Path, *, with_clients: bool = False) -> dict[st
     runs, when two runs have the same configuration, and when `out` cannot be written.
     """
     names = {name for run in source.outlines for name in (*run.series, *(FINAL + m for m in run.summary))}
-    taken = frozenset({*_FIXED, *PROVENANCE, *names, "results_version", "num_rounds_recorded"})
+    taken = frozenset({*_FIXED, *PROVENANCE, *names, "results_version", "num_rounds_recorded", SECONDS_SHARED_BY})
     dimensions = find_dimensions(source.settings, taken, is_whole=source.is_whole)
     _, runs = cells_of(dimensions)
     plan = _plan(source.outlines, runs, with_clients)
@@ -125,6 +126,8 @@ def _write_states(writer: CollectionWriter, source: Source, plan: _Plan) -> None
     add("digest", [source.digests[run] if run >= 0 else "" for run in plan.runs])
     add("results_version", [int(run.attrs.get("results_version", 0)) for run in plan.outlines], meaning="0: no result")
     add("num_rounds_recorded", [len(run.rounds) for run in plan.outlines])
+    meaning = "runs computed together, whose seconds are equal shares of their time; 1: alone; 0: no result"
+    add(SECONDS_SHARED_BY, [run.seconds_shared_by * run.has_file for run in plan.outlines], meaning=meaning)
     for name in PROVENANCE:
         add(name, [str(run.provenance.get(name, "")) for run in plan.outlines])
     for name in plan.series:

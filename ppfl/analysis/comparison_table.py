@@ -12,6 +12,7 @@ import numpy as np
 from ppfl.analysis.curves import METRICS
 from ppfl.analysis.dimensions import short_names
 from ppfl.analysis.factors import find_factors, is_seed
+from ppfl.analysis.shared_seconds import SHARED, check_seconds
 from ppfl.analysis.sources import Source
 from ppfl.core.errors import UserError
 
@@ -50,6 +51,8 @@ class ComparisonTable:
     metrics: tuple[Metric, ...]
     at: str
     rows: tuple[tuple[tuple[object, ...], str, tuple[Score, ...]], ...]
+    notes: tuple[str, ...]
+    """What a user must know before comparing the numbers."""
 
 
 def compare(
@@ -62,6 +65,8 @@ def compare(
     or a round is not there.
     """
     columns = _columns(source, metrics, at)
+    seconds = next((column.name for column in columns if column.name in SHARED), "")
+    notes = check_seconds(source, [seconds], f"--metric {seconds}")
     factors = find_factors(source.settings, with_seeds=seeds)
     factors.sort(key=lambda factor: all(map(is_seed, factor.keys)))
     # of seeds that are always the same one will do
@@ -81,7 +86,7 @@ def compare(
         summary = tuple(_score([scores[run][column] for run in runs]) for column in range(len(columns)))
         rows.append((values, _status([source.outlines[run].status for run in runs]), summary))
     rows.sort(key=lambda row: [_rank(value) for value in row[0]])
-    return ComparisonTable(tuple(names[key] for key in keys), tuple(columns), at or LAST, tuple(rows))
+    return ComparisonTable(tuple(names[key] for key in keys), tuple(columns), at or LAST, tuple(rows), tuple(notes))
 
 
 def _columns(source: Source, metrics: Sequence[str], at: str | None) -> list[Metric]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ppfl.analysis.dimensions import case_factor, short_names, split_cases
 from ppfl.analysis.factors import Factor, find_factors, restricted
+from ppfl.analysis.shared_seconds import check_seconds
 from ppfl.analysis.sources import Source
 from ppfl.core.errors import UserError
 
@@ -50,6 +51,8 @@ class Curves:
     curves: tuple[Curve, ...]
     absent: str
     """Which runs are not there, in words; empty when all are."""
+    notes: tuple[str, ...]
+    """What a user must know before comparing the curves."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def load_curves(source: Source, metric: str | None = None, x: str = "round", kee
         if name not in available:
             option = "--metric" if name == metric else f"--x {x}"
             raise UserError(f"{option}: the runs have no {name}; they all have: {', '.join(available)}")
+    of_metric = check_seconds(source, [metric], f"--metric {metric}")
+    of_axis = check_seconds(source, X_AXES[x], f"--x {x}")
     curves = []
     for number in begun:
         series, _ = source.read(number, ("round", metric, *X_AXES[x]), ())
@@ -93,7 +98,8 @@ def load_curves(source: Source, metric: str | None = None, x: str = "round", kee
         curves.append(Curve(source.digests[number], status, series["round"], along.astype(np.float64), series[metric]))
     factors = restricted(_factors(source, keep), begun)
     absent = _counts(source, sorted(set(range(len(source.digests))) - set(begun)))
-    return Curves(source.name, metric, x, factors, tuple(curves), absent)
+    notes = tuple(dict.fromkeys([*of_metric, *of_axis]))
+    return Curves(source.name, metric, x, factors, tuple(curves), absent, notes)
 
 
 def _factors(source: Source, keep: Collection[str]) -> list[Factor]:

@@ -92,8 +92,9 @@ def draw_figure(curves: Curves, panel: str | None = None, colour: str | None = N
             axes.set_xlabel(X_LABELS[curves.x])
         _scale(grid.flat[0], curves)
         _add_legend(figure, curves, roles)
-        if curves.absent:
-            figure.supxlabel(f"not drawn: {curves.absent}", fontsize=8.5, x=0.01, ha="left")
+        below = [*([f"not drawn: {curves.absent}"] if curves.absent else []), *curves.notes]
+        if below:
+            figure.supxlabel("\n".join(below), fontsize=8.5, x=0.01, ha="left")
     return figure
 
 

@@ -24,8 +24,13 @@ def check_format(out: Path) -> Path:
     return out
 
 
-def plot(source: Source, out: Path, metric: str | None, x: str, panel: str | None, colour: str | None) -> None:
-    """Draw the runs of a source to one file. Raises UserError when that cannot be, and why."""
+def plot(
+    source: Source, out: Path, metric: str | None, x: str, panel: str | None, colour: str | None
+) -> tuple[str, ...]:
+    """Draw the runs of a source to one file; return what a user must know before comparing the curves.
+
+    Raises UserError when it cannot be drawn, and why.
+    """
     curves = load_curves(source, metric, x, keep=[key for key in (panel, colour) if key])
     hide_torch()
     figure = draw_figure(curves, panel, colour)
@@ -33,6 +38,7 @@ def plot(source: Source, out: Path, metric: str | None, x: str, panel: str | Non
         save_figure(figure, [out])
     except OSError as error:
         raise UserError(f"--out {out}: cannot write it: {error.strerror}") from error
+    return curves.notes
 
 
 def plot_or_explain(results: Sequence[Path], outs: Sequence[Path]) -> None:

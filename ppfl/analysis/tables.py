@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ppfl.analysis.factors import find_factors, flatten, is_seed
+from ppfl.results.layout import SECONDS_SHARED_BY
 
 if TYPE_CHECKING:
     from ppfl.results.reader import Result
@@ -46,7 +47,7 @@ def runs_table(results: Sequence[Result]) -> Table:
                 str(_last(result, "round", "–")),
                 *(_last(result, name, "–") for name in series),
                 *(_final(result, metric, stage) for metric, stage in columns),
-                _last(result, "seconds", "–"),
+                _seconds(result),
             )
         )
     groups = [("run", 3 + len(keys)), *((("last round", len(series)),) if series else ())]
@@ -101,6 +102,12 @@ def _last(result: Result, name: str, absent: str) -> str:
     if name not in result.rounds or not result.rounds.sizes["round"]:
         return absent
     return number(float(result.rounds[name].to_numpy()[-1]))
+
+
+def _seconds(result: Result) -> str:
+    """Return the seconds of the rounds; of runs that were computed together, and share them equally, that too."""
+    shared_by = result.provenance.get(SECONDS_SHARED_BY)
+    return _last(result, "seconds", "–") + (f" (share of {shared_by} runs)" if shared_by else "")
 
 
 def text_of(value: object) -> str:

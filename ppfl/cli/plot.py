@@ -53,8 +53,8 @@ def plot(
 
     out = check_format(out)
     found = open_source(source, results).where(where)
-    plot_runs(found, out, metric, x, panel, color)
-    for line in found.warnings():
+    notes = plot_runs(found, out, metric, x, panel, color)
+    for line in [*found.warnings(), *notes]:
         click.echo(f"ppfl: {line}", err=True)
     click.echo(out)
     return 0

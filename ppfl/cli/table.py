@@ -54,8 +54,9 @@ def table(
     if at not in (None, "last", "best") and not str(at).isdigit():
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
     found = open_source(source, results).where(where)
-    text = FORMATS[format_name](compare(found, metrics, at, seeds=seeds))
-    for line in found.warnings():
+    compared = compare(found, metrics, at, seeds=seeds)
+    text = FORMATS[format_name](compared)
+    for line in [*found.warnings(), *compared.notes]:
         click.echo(f"ppfl: {line}", err=True)
     if out is None:
         click.echo(text, nl=False)

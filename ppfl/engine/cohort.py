@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class CohortSampler:
     """Uniform sampling of clients without replacement, the same on every rank.
 
-    cohort: "all", a number of clients, or a fraction of all clients (at least one). Clients without training samples
-    never take part. Raises ValueError when more clients are wanted than have samples.
+    cohort: "all", a number of clients, or a fraction of those with training samples, rounded half to even, at
+    least one. Clients without training samples never take part. Raises ValueError when more are wanted than there are.
     """
 
     def __init__(self, problem: Problem, cohort: Literal["all"] | int | float, seed: int) -> None:

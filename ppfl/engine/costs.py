@@ -37,3 +37,14 @@ class Costs:
         yield
         self.seconds += time.perf_counter() - started
         self.communication_seconds += communicator.seconds - communicated
+
+
+@dataclass
+class StageCosts:
+    """What the training of a final stage has cost, over all clients of all ranks; nothing where nothing is tuned."""
+
+    shared_gradients: float = 0.0
+    """Of whole models, where nothing is local; in the unit of the rounds, each over one batch of one client."""
+    local_gradients: float = 0.0
+    seconds: float = 0.0
+    """Wall-clock seconds of tuning alone, on the rank that took longest."""

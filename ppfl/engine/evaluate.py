@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+
+from ppfl.engine.costs import StageCosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +22,15 @@ if TYPE_CHECKING:
 Stage = Literal["global", "personal", "tuned"]
 STAGES: tuple[Stage, ...] = ("global", "personal", "tuned")
 STATISTICS = ("mean", "weighted_mean", "q10", "q50", "q90")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the final stages found, and what their training has cost."""
+
+    scores: dict[Stage, dict[str, np.ndarray]]
+    """{stage: {metric: (N,)}}."""
+    costs: dict[Stage, StageCosts]
 
 
 def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> dict[str, float | np.ndarray]:
@@ -38,10 +51,11 @@ def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> 
     return scores
 
 
-def score_stages(setup: Setup, group: ClientGroup, server: State) -> dict[Stage, dict[str, np.ndarray]]:
-    """Return {stage: {metric: (N,)}}: `global` (θ with the client's initial w), `personal` (the client's own w),
-    `tuned` (after a final fine-tuning, of w, or of whole models where nothing is local). Collective."""
+def score_stages(setup: Setup, group: ClientGroup, server: State) -> Stages:
+    """Score `global` (θ with the client's initial w), `personal` (the client's own w) and `tuned` (after a final
+    fine-tuning, of w, or of whole models where nothing is local). Collective."""
     algorithm, problem = setup.algorithm, setup.problem
+    tuning = StageCosts()  # of this rank
 
     def score(client: int, stage: Stage) -> Mapping[str, float]:
         if stage == "global":
@@ -50,12 +64,15 @@ def score_stages(setup: Setup, group: ClientGroup, server: State) -> dict[Stage,
         shared, local = algorithm.view(server, group.state(client))
         if stage == "personal":
             return problem.client_metrics(shared, local, client)
-        return setup.tuned_problem.client_metrics(*_tuned(setup, shared, local, client), client)
+        return setup.tuned_problem.client_metrics(*_tuned(setup, shared, local, client, tuning), client)
 
     def scores_of(stage: Stage) -> dict[str, np.ndarray]:
         return _gather(setup, lambda client: score(client, stage))
 
-    return {stage: scores_of(stage) for stage in (STAGES if setup.tuned_fine_tuner is not None else STAGES[:2])}
+    stages = STAGES if setup.tuned_fine_tuner is not None else STAGES[:2]
+    scores = {stage: scores_of(stage) for stage in stages}
+    of_all = _over_ranks(setup, tuning)
+    return Stages(scores, {stage: of_all if stage == "tuned" else StageCosts() for stage in stages})
 
 
 def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
@@ -87,11 +104,20 @@ def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, n
     return values[there], weights[there]
 
 
-def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> tuple[Params, Params]:
+def _over_ranks(setup: Setup, mine: StageCosts) -> StageCosts:
+    """Add up what every rank counted; the seconds are those of the slowest. Collective."""
+    counts = torch.tensor([mine.shared_gradients, mine.local_gradients], dtype=torch.float64)
+    of_shared, of_local = setup.communicator.allreduce(counts, "sum").tolist()
+    seconds = setup.communicator.allreduce(torch.tensor([mine.seconds], dtype=torch.float64), "max")
+    return StageCosts(of_shared, of_local, float(seconds))
+
+
+def _tuned(setup: Setup, shared: Params, local: Params, client: int, costs: StageCosts) -> tuple[Params, Params]:
     """`tuned_epochs` times: the fine-tuner applied to every batch of the client's training samples in turn.
 
-    An exact one is applied to all of them at once, since it keeps nothing of the batches before.
+    An exact one is applied to all of them at once, since it keeps nothing of the batches before. Adds to `costs`.
     """
+    started = time.perf_counter()
     tuner, problem = setup.tuned_fine_tuner, setup.tuned_problem
     assert tuner is not None
     if problem is not setup.problem:
@@ -108,6 +134,12 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int) -> tuple[Pa
             start = tuner.begin(local, draws) if applications == 0 else local
             local = tuner.tune(problem, shared, start, problem.advance(shared, data), draws)
             applications += 1
+            of_shared, of_local = setup.num_tuned_gradients(num_samples)
+            costs.shared_gradients += of_shared
+            costs.local_gradients += of_local
+    if setup.device.type == "cuda":
+        torch.cuda.synchronize(setup.device)
+    costs.seconds += time.perf_counter() - started
     return shared, local
 
 

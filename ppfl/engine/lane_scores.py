@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
 
 from ppfl.core.exact_sum import exact_sums
-from ppfl.engine.evaluate import mean_over_clients
+from ppfl.engine.costs import StageCosts
+from ppfl.engine.evaluate import Stages, mean_over_clients
 from ppfl.engine.lanes import stack, values_of
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ def score_lanes(
 
 def score_stages_of_lanes(
     members: Sequence[Member], servers: State, states: State, data: Data, scored_on: Data
-) -> list[dict[Stage, dict[str, np.ndarray]]]:
-    """Return the scores of the stages of every run; see `score_stages`."""
+) -> list[Stages]:
+    """Return the scores and costs of the stages of every run; see `score_stages`. Seconds are divided by runs."""
     algorithm = members[0].setup.algorithm
     initial = [
         member.setup.algorithm.init_client(member.server["shared"], member.setup.problem.init_local(client))
@@ -64,13 +66,25 @@ def score_stages_of_lanes(
         "global": algorithm.view(servers, fresh),
         "personal": algorithm.view(servers, states),
     }
+    started = time.perf_counter()
     if (tuner := members[0].setup.tuned_fine_tuner) is not None:
         deployed["tuned"] = _tuned(members, tuner, *deployed["personal"], data)
+    seconds = (time.perf_counter() - started) / len(members)
     scores = {stage: _of_clients(members, *params, scored_on) for stage, params in deployed.items()}
     return [
-        {stage: {name: values[row].copy() for name, values in mine.items()} for stage, mine in scores.items()}
-        for row in range(len(members))
+        Stages(
+            {stage: {name: values[row].copy() for name, values in mine.items()} for stage, mine in scores.items()},
+            {stage: _costs(member, seconds) if stage == "tuned" else StageCosts() for stage in scores},
+        )
+        for row, member in enumerate(members)
     ]
+
+
+def _costs(member: Member, seconds: float) -> StageCosts:
+    """Return what tuning one run has cost: a call of the fine-tuner a client and epoch."""
+    num_calls = member.setup.problem.num_clients * member.setup.tuned_epochs
+    of_shared, of_local = member.setup.num_tuned_gradients(1)
+    return StageCosts(num_calls * of_shared, num_calls * of_local, seconds)
 
 
 def drawn(members: Sequence[Member], draw: Callable[[Problem, int], Draws]) -> Draws:

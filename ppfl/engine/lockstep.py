@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ppfl.core.types import Params, State
-    from ppfl.engine.evaluate import Stage
+    from ppfl.engine.evaluate import Stages
     from ppfl.engine.setup import Setup
 
 
@@ -148,8 +148,8 @@ class Lockstep:
             if member in members:
                 yield self.members.index(member), member.scored(done, scores)
 
-    def stages(self, members: Sequence[Member]) -> list[dict[Stage, dict[str, np.ndarray]]]:
-        """Return the scores of the stages of finished runs, as `score_stages` does."""
+    def stages(self, members: Sequence[Member]) -> list[Stages]:
+        """Return the scores and costs of the stages of finished runs, as `score_stages` does."""
         self._gather(members)
         return score_stages_of_lanes(members, self._servers(), self._states, self._data, self._scored_on)
 

@@ -22,10 +22,10 @@ from ppfl.results.failures import remove_failure
 from ppfl.results.layout import checkpoint_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ppfl.assemble import BuildProblem
-    from ppfl.engine.evaluate import Stage
+    from ppfl.engine.evaluate import Stages
     from ppfl.engine.lockstep import Member
     from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Scored
@@ -98,12 +98,12 @@ def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
     if not ended:
         return
     for (guest, member), stages in zip(ended, lockstep.stages([member for _, member in ended]), strict=True):
-        guest.attempt(lambda guest, member=member, stages=stages: _save(guest, member, stages))  # type: ignore[misc]
+        guest.attempt(lambda guest, member=member, stages=stages: _save(guest, member, stages, len(guests)))  # type: ignore[misc]
 
 
-def _save(guest: _Guest, member: Member, stages: Mapping[Stage, Mapping[str, np.ndarray]]) -> None:
+def _save(guest: _Guest, member: Member, stages: Stages, num_together: int) -> None:
     config, out = guest.run.config, guest.run.out
-    recorder = open_recorder(guest.place, member.setup)
+    recorder = open_recorder(guest.place, member.setup, num_together)
     recorder.restore({
         "round": np.array([scored.round for scored in guest.rows]),
         **_columns({**scored.metrics, **scored.costs} for scored in guest.rows),

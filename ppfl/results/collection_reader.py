@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ppfl.core.errors import UserError
 from ppfl.results.collection import FINAL, HAS
+from ppfl.results.layout import SECONDS_SHARED_BY
 from ppfl.results.quick_reader import PROVENANCE, Outline
 
 Array = npt.NDArray[Any]
@@ -125,7 +126,7 @@ def _outlines(file: h5py.File) -> tuple[Outline, ...]:
                 status=status[cell],
                 reason=reason[cell],
                 attrs={"results_version": int(cells["results_version"][cell])} if has_file else {},
-                provenance={name: cells[name][cell] for name in PROVENANCE if cells[name][cell]},
+                provenance=_provenance(cells, cell),
                 rounds=rounds[recorded[cell]],
                 series={name: kind for name, kind in series.items() if has_file and _has(cells, name, cell)},
                 summary=tuple(
@@ -136,6 +137,12 @@ def _outlines(file: h5py.File) -> tuple[Outline, ...]:
             )
         )
     return tuple(found)
+
+
+def _provenance(cells: Mapping[str, Array], cell: int) -> dict[str, Any]:
+    found = {name: cells[name][cell] for name in PROVENANCE if cells[name][cell]}
+    shared_by = cells.get(SECONDS_SHARED_BY)  # not in collections of version 3
+    return found | ({SECONDS_SHARED_BY: int(shared_by[cell])} if shared_by is not None and shared_by[cell] > 1 else {})
 
 
 def _has(cells: Mapping[str, Array], name: str, cell: int) -> bool:

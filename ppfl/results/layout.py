@@ -9,6 +9,7 @@ rounds/      dimension round: scores and costs; (round, client) where there is o
 clients/     dimension client: samples, <stage>_<metric>
 arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone
 summary/     dimensions stage, statistic: one variable a metric
+stages/      dimension stage: what the training of a stage has cost; not in files of version 3
 
 Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
 `.failed.json`, `.checkpoint/`.
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
+SECONDS_SHARED_BY = "seconds_shared_by"
+"""Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long belongs to nobody any more."""
 

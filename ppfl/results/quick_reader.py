@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
-from ppfl.results.layout import FILE_KIND, RUNNING, failed_path, running_path
+from ppfl.results.layout import FILE_KIND, RUNNING, SECONDS_SHARED_BY, failed_path, running_path
 
 Array = npt.NDArray[Any]
 
 FAILED, MISSING = "failed", "missing"
 PROVENANCE = ("commit", "host", "device", "version_ppfl", "version_torch")
-"""What is read of where a result comes from."""
+"""What is read of where a result comes from, beside who shares its seconds."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Outline:
     def has_file(self) -> bool:
         """Whether there is a result, finished or not."""
         return bool(self.attrs)
+
+    @property
+    def seconds_shared_by(self) -> int:
+        """How many runs were computed together, whose seconds are equal shares of their time; 1: none but this."""
+        return int(self.provenance.get(SECONDS_SHARED_BY, 1))
 
 
 @contextmanager
@@ -115,7 +120,9 @@ def _outline(file: h5py.h5f.FileID, path: Path) -> Outline:
     attrs = _attributes(root)
     if attrs.get("kind") != FILE_KIND:
         raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give files that runs wrote")
-    provenance = _attributes(h5py.h5g.open(root, b"provenance"), PROVENANCE) if b"provenance" in root else {}
+    provenance = {}
+    if b"provenance" in root:
+        provenance = _attributes(h5py.h5g.open(root, b"provenance"), (*PROVENANCE, SECONDS_SHARED_BY))
     rounds, clients, series = np.zeros(0, np.int64), None, {}
     if b"rounds" in root:
         group = h5py.h5g.open(root, b"rounds")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import h5py
     import xarray as xr
 
-_GROUPS = ("rounds", "clients", "summary", "arrivals")
+_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Result:
     clients: xr.Dataset
     summary: xr.Dataset
     """Final metrics by stage and statistic; empty while a run is running."""
+    stages: xr.Dataset
+    """What the training of each stage has cost; empty while a run is running, and in files of version 3."""
     arrivals: xr.Dataset
     """The log of an asynchronous run; empty for others."""
 

@@ -80,6 +80,7 @@ class Recorder:
         self._series: dict[str, list[float | np.ndarray]] = {}
         self._clients: dict[str, np.ndarray] = {}
         self._summary: dict[str, np.ndarray] = {}
+        self._stage_costs: dict[str, np.ndarray] = {}
         self._arrivals: Callable[[], Mapping[str, np.ndarray]] | None = None
         self._summary_labels: tuple[list[str], list[str]] = ([], [])
         self._status = RUNNING
@@ -122,12 +123,14 @@ class Recorder:
         stages: list[str],
         statistics: list[str],
         provenance: Mapping[str, Any],
+        costs: Mapping[str, np.ndarray],
     ) -> None:
-        """Write the final state; `summary` has arrays (stage, statistic), `clients` arrays (N,)."""
+        """Write the final state; `summary` has arrays (stage, statistic), `costs` (stage,), `clients` (N,)."""
         self._status = status
         self._clients.update(clients)
         self._summary = dict(summary)
         self._summary_labels = (stages, statistics)
+        self._stage_costs = dict(costs)
         self._groups["provenance"] = {**self._groups["provenance"], **provenance}
         self.write()
 
@@ -177,6 +180,7 @@ class Recorder:
             stages, statistics = self._summary_labels
             labels = {"stage": np.array(stages, dtype=object), "statistic": np.array(statistics, dtype=object)}
             _write_dataset_group(file, "summary", labels, self._summary, None)
+            _write_dataset_group(file, "stages", {"stage": labels["stage"]}, self._stage_costs, None)
 
 
 def _write_dataset_group(

@@ -1,4 +1,4 @@
-"""Baselines on quadratics against plain NumPy loops, and where theory says that they end."""
+"""Where theory says that baselines end on quadratics, and their loops; tests/crosscheck has a loop for every method."""
 
 from __future__ import annotations
 
@@ -189,15 +189,7 @@ def pairs(running: Any) -> Array:
     return np.stack([np.concatenate([shared["theta"].numpy(), local["w"].numpy()]) for shared, local in viewed])
 
 
-# --- pFedMe, APFL, FedBABU
-
-
-def test_pfedme_follows_the_loop(run: Any) -> None:
-    settings = {"lr": 0.3, "local_steps": 4, "penalty": 1.5, "inner_lr": 0.1, "inner_steps": 6}
-    running = run("pfedme", settings, rounds=15)
-    x, personal = reference.pfedme(BOWLS, 15, 0.3, 4, 1.5, 0.1, 6)
-    assert_near(shared(running), x)
-    assert_near(views(running), np.stack(personal))
+# --- pFedMe, local_only
 
 
 def test_pfedme_with_exact_inner_solutions_deploys_proximal_points(run: Any) -> None:
@@ -210,63 +202,10 @@ def test_pfedme_with_exact_inner_solutions_deploys_proximal_points(run: Any) -> 
     assert_near(views(running), np.stack(points), 1e-8)
 
 
-def test_apfl_follows_the_loop(run: Any) -> None:
-    running = run("apfl", {"lr": 0.1, "local_steps": 3, "mixing": 0.6, "mixing_lr": 0.002}, rounds=15)
-    x, own, alphas = reference.apfl(BOWLS, 15, 0.1, 3, 0.6, 0.002)
-    assert_near(shared(running), x)
-    found = [running.group.state(m) for m in running.group.clients]
-    assert_near(np.stack([vector(state["personal"]) for state in found]), np.stack(own))
-    assert_near(np.array([float(state["mixing"]["alpha"]) for state in found]), np.array(alphas))
-    assert len({round(alpha, 6) for alpha in alphas}) == len(BOWLS)
-    mixed = [a * v + (1 - a) * x for a, v in zip(alphas, own, strict=True)]
-    assert_near(views(running), np.stack(mixed))
-
-
 def test_local_only_finds_every_clients_own_minimizer(run: Any) -> None:
     running = run("local_only", {"lr": "theory", "local_steps": 10}, rounds=30)
     assert_near(views(running), np.stack([bowl.minimizer for bowl in BOWLS]), 1e-8)
     assert not shared(running).any()
-
-
-def test_ditto_follows_the_loop(run: Any) -> None:
-    x, own = np.zeros_like(STAR), [np.zeros_like(STAR) for _ in BOWLS]
-    for _ in range(15):
-        pulled = [lambda v, b=b, x=x: b.gradient(v) + 0.7 * (v - x) for b in BOWLS]
-        own = [reference.descend(gradient, v, 0.1, 3) for gradient, v in zip(pulled, own, strict=True)]
-        x = reference.prox_round(BOWLS, x, 0.1, 3)
-    running = run("ditto", {"lr": 0.1, "local_steps": 3, "penalty": 0.7}, rounds=15)
-    assert_near(shared(running), x)
-    assert_near(views(running), np.stack(own))
-
-
-# --- partial personalization
-
-
-@pytest.mark.parametrize("name", ["fedsim", "fedalt", "fedbabu"])
-def test_shared_and_local_parts_follow_the_loop(name: str, tmp_path: Path) -> None:
-    """w local: the first 6 coordinates of x are θ, the others w."""
-    tuner = {"name": "gradient_descent", "steps": 2, "lr": 0.2}
-    settings = {"name": name, "lr": 0.1, "local_steps": 3, **({} if name == "fedsim" else {"fine_tuner": tuner})}
-    problem = {"name": "quadratic", "file": str(write_clients(tmp_path / "problem.h5", CLIENTS))}
-    running = engine(problem=problem, algorithm=settings, rounds=15)
-    list(running)
-    of_theta = np.arange(10) < 6
-    theta, own = np.zeros(6), [np.zeros(4) for _ in BOWLS]
-    for _ in range(15):
-        ends = []
-        for m, bowl in enumerate(BOWLS):
-            x = np.concatenate([theta, own[m]])
-            if name == "fedalt":
-                x = reference.descend(lambda z, b=bowl: ~of_theta * b.gradient(z), x, 0.2, 2)
-            trained = np.ones(10) if name == "fedsim" else of_theta
-            x = reference.descend(lambda z, b=bowl, t=trained: t * b.gradient(z), x, 0.1, 3)
-            own[m] = x[6:]
-            ends.append(x[:6])
-        theta = np.mean(ends, axis=0)
-    assert_near(running.server["shared"]["theta"].numpy(), theta)
-    for m, w in enumerate(own):
-        assert np.linalg.norm(running.group.state(m)["local"]["w"].numpy() - w) <= TOLERANCE
-        assert (name == "fedbabu") == (not w.any())
 
 
 # --- the final stage
@@ -278,7 +217,7 @@ def test_fedavg_and_fine_tuning(run: Any) -> None:
 
     def stages(tuned: dict[str, Any]) -> Any:
         running = run("fedavg", {"lr": LR, "local_steps": 5}, rounds=5, evaluate={"every": 100, "tuned": tuned})
-        return score_stages(running.setup, running.group, running.server), shared(running)
+        return score_stages(running.setup, running.group, running.server).scores, shared(running)
 
     tuner = {"name": "gradient_descent", "steps": 2, "lr": "theory"}
     found, x = stages({"epochs": 3, "fine_tuner": tuner})

@@ -258,3 +258,15 @@ def test_an_f_that_is_left_out_is_the_rules_own() -> None:
     )
     assert left_out.digest == written.digest
     assert [getattr(step, "f", None) for step in left_out.aggregator.before] == [2, None, 1]
+
+
+@pytest.mark.parametrize(("placement", "num_clients"), [("beside", 7), ("among", 7)])
+@pytest.mark.parametrize("cohort", ["all", 5])
+def test_costs_are_those_of_the_clients(placement: str, num_clients: int, cohort: Any) -> None:
+    """Attackers among the clients are clients; those beside them send vectors too, which nobody counts."""
+    byzantine = flippers(clients=2, placement=placement)
+    aggregator = {"name": "median"}
+    costs = scores(problem=SMALL, byzantine=byzantine, aggregator=aggregator, cohort=cohort, rounds=3)[-1].costs
+    size = num_clients if cohort == "all" else cohort
+    assert costs["uplink_bytes"] == costs["downlink_bytes"] == 3 * size * 8 * 8
+    assert costs["shared_gradients"] == 3 * size

@@ -18,8 +18,12 @@ def sampler(cohort: Any, samples: tuple[int, ...] = (1,) * 10, seed: int = 0) ->
     return CohortSampler(SimpleNamespace(num_train_samples=samples), cohort, seed)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("cohort", "size"), [("all", 10), (1, 1), (1.0, 10), (0.25, 2), (0.01, 1), (10, 10)])
+SIZES = [("all", 10), (1, 1), (1.0, 10), (0.25, 2), (0.35, 4), (0.01, 1), (10, 10)]
+
+
+@pytest.mark.parametrize(("cohort", "size"), SIZES)
 def test_sizes(cohort: Any, size: int) -> None:
+    """A fraction is rounded half to even."""
     assert len(sampler(cohort)(0)) == size
 
 

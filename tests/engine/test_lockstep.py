@@ -13,6 +13,7 @@ import yaml
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.exact_sum import ExactSum, exact_sums
+from ppfl.engine.costs import StageCosts
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.lanes import Lanes, as_lanes, values_of
 from ppfl.engine.lockstep import Lockstep, fits, kind_of
@@ -68,6 +69,10 @@ def content(scored: Scored) -> dict[str, bytes]:
     }
 
 
+def gradients_of(costs: StageCosts) -> tuple[float, float]:
+    return costs.shared_gradients, costs.local_gradients
+
+
 def assert_bits_of_single_runs(runs: list[Setup]) -> None:
     assert all(map(fits, runs))
     assert len({kind_of(setup) for setup in runs}) == 1
@@ -86,10 +91,11 @@ def assert_bits_of_single_runs(runs: list[Setup]) -> None:
             for name, value in alone.group.state(client)["local"].items():
                 assert torch.equal(member.state(client)["local"][name], value)
         wanted = score_stages(setup, alone.group, alone.server)
-        assert mine.keys() == wanted.keys()
-        for stage, metrics in wanted.items():
+        assert mine.scores.keys() == wanted.scores.keys()
+        for stage, metrics in wanted.scores.items():
             for name, values in metrics.items():
-                assert mine[stage][name].tobytes() == values.tobytes(), (stage, name)
+                assert mine.scores[stage][name].tobytes() == values.tobytes(), (stage, name)
+            assert gradients_of(mine.costs[stage]) == gradients_of(wanted.costs[stage])
 
 
 @pytest.mark.parametrize("case", CASES)

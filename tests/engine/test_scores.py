@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.errors import UserError
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
-from tests.engine.build import COMPARISON, EXACT, engine, ffgg
+from ppfl.experiment import run as run_to_file
+from ppfl.progress import Silent
+from ppfl.results.reader import open_result
+from tests.engine.build import COMPARISON, EXACT, config, engine, ffgg
+from tests.grids import ppfl
 from tests.numpy_reference import best_local, loss, random_clients, write_clients
+from tests.ranks import on_ranks
+from tests.supervised_problems import CONFIG as DIGITS
 
 SMALL: dict[str, Any] = {
     **COMPARISON, "clients": 3, "rows": 40, "shared_dimension": 6, "local_dimension": 4,
@@ -63,7 +70,7 @@ def test_stages_are_theta_with_initial_own_and_tuned_local_parameters(tmp_path: 
     theta = run.server["shared"]["theta"].numpy()
     own = [run.group.state(client)["local"]["w"].numpy() for client in range(3)]
     assert all(np.linalg.norm(w) > 0 for w in own)
-    found = score_stages(run.setup, run.group, run.server)
+    found = score_stages(run.setup, run.group, run.server).scores
     zero = np.zeros_like(own[0])
     expected = {
         "global": [loss(client, theta, zero) for client in clients],
@@ -111,3 +118,54 @@ def test_unequal_weights_on_a_quadratic_are_refused(tmp_path: Path) -> None:
 def test_the_servers_lr_does_not_slip_past_the_bound_of_theory() -> None:
     with pytest.raises(UserError, match="must diverge"):
         engine(problem=SMALL, algorithm=ffgg(EXACT), server_optimizer={"name": "sgd", "lr": 5.0})
+
+
+@pytest.mark.parametrize(
+    ("tuner", "a_call"),
+    [
+        ({"name": "gradient_descent", "steps": 2, "lr": 0.1}, 2),
+        ({"name": "sgd", "lr": 0.1, "batch_size": 5, "epochs": 3}, 3),
+        ({"name": "lbfgs", "steps": 1}, 2 + 11 / 3),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("name", ["fedbabu", "fedavg"])
+def test_the_training_of_the_final_stage_is_counted(name: str, tuner: dict[str, Any], a_call: float) -> None:
+    """Every batch of every epoch is a call of the fine-tuner; of whole models, where nothing is local. On all ranks."""
+    is_whole = name == "fedavg"
+    problem = {**DIGITS, "batch_size": 40, "split": {"local": [] if is_whole else ["head.*"]}}
+    tuned: dict[str, Any] = {"epochs": 2, "fine_tuner": tuner}
+    algorithm = {"name": name, "lr": 0.1, "epochs": 1, **({} if is_whole else {"fine_tuner": tuner})}
+
+    def costs(communicator: Any) -> Any:
+        running = engine(
+            communicator, problem=problem, algorithm=algorithm, rounds=1, evaluate={"every": 1, "tuned": tuned}
+        )
+        list(running)
+        return score_stages(running.setup, running.group, running.server).costs, running.setup.problem.num_train_samples
+
+    found, sizes = on_ranks(1, costs)[0]
+    num_calls = 2 * sum(-(-size // 40) for size in sizes)
+    assert num_calls > 2 * len(sizes)
+    counted = {stage: (cost.shared_gradients, cost.local_gradients) for stage, cost in found.items()}
+    assert counted["global"] == counted["personal"] == (0, 0)
+    assert counted["tuned"][1 - is_whole] == pytest.approx(num_calls * a_call, rel=1e-6)
+    assert counted["tuned"][is_whole] == 0
+    assert found["tuned"].seconds > found["personal"].seconds == 0
+    for one, _ in on_ranks(3, costs):
+        assert {stage: (cost.shared_gradients, cost.local_gradients) for stage, cost in one.items()} == counted
+
+
+def test_costs_of_stages_are_in_the_result_and_shown(tmp_path: Path) -> None:
+    tuned = {"epochs": 3, "fine_tuner": {**GD, "steps": 4}}
+    document = config(problem=SMALL, algorithm=ffgg(EXACT), rounds=2, evaluate={"every": 1, "tuned": tuned})
+    run_to_file(document, tmp_path / "r.h5", Silent(), SoloCommunicator())
+    stages = open_result(tmp_path / "r.h5").stages
+    assert stages.stage.to_numpy().tolist() == ["global", "personal", "tuned"]
+    assert stages.local_gradients.to_numpy().tolist() == [0, 0, 3 * 3 * 4]
+    assert stages.shared_gradients.to_numpy().tolist() == [0, 0, 0]
+    assert float(stages.seconds[-1]) > 0
+    shown = ppfl("show", tmp_path / "r.h5").output
+    assert "Training for a stage" in shown
+    row = next(line for line in shown.split("Training for a stage")[1].splitlines() if "tuned" in line)
+    assert " 36 " in row

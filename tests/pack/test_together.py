@@ -14,6 +14,7 @@ from ppfl.pack import cells
 from ppfl.pack.board import ONE_RANK
 from ppfl.progress import Silent
 from ppfl.results.reader import open_result
+from tests.grids import opened, ppfl
 from tests.mpi.jobs import arrays, left_beside
 from tests.pack.test_pack import write
 
@@ -44,3 +45,40 @@ def test_every_run_has_its_own_numbers_parameters_and_name(tmp_path: Path, monke
         assert open_result(together).attrs["digest"] == digest
         assert open_result(together).config == open_result(alone).config
         assert left_beside(together) == set()
+
+
+def test_seconds_that_runs_share_are_marked_and_not_compared_with_those_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lrs = [0.01, 0.02, 0.03]
+    grid = load_cells(write(tmp_path, grid={"algorithm.lr": lrs}))
+    folder = tmp_path / "results"
+    with monkeypatch.context() as patched:
+        patched.setattr(cells, "run", refuse)
+        cells.make_work()([ONE_RANK.payload(cell, folder / f"{digest}.h5") for digest, cell in grid.items()])
+    first = folder / f"{next(iter(grid))}.h5"
+    assert open_result(first).provenance["seconds_shared_by"] == 3
+    collected = tmp_path / "collected.h5"
+    assert ppfl("collect", folder, "--out", collected).exit_code == 0
+    assert opened(collected).seconds_shared_by.to_numpy().tolist() == [3, 3, 3]
+    drawing, table = ("plot", "--out", tmp_path / "a.svg"), ("table",)
+    by_seconds = [(*drawing, "--x", "seconds"), (*drawing, "--metric", "seconds"), (*table, "--metric", "seconds")]
+    for source in (folder, collected):
+        for words in by_seconds:
+            told = ppfl(*words, source)
+            assert told.exit_code == 0
+            assert "equal shares of the time of 3 runs computed together" in told.stderr
+    assert "equal shares" in (tmp_path / "a.svg").read_text()
+    first.unlink()
+    run(next(iter(grid.values())).config, first, Silent(), SoloCommunicator())
+    assert "seconds_shared_by" not in open_result(first).provenance
+    assert ppfl("collect", folder, "--out", collected).exit_code == 0
+    assert opened(collected).seconds_shared_by.to_numpy().tolist() == [1, 3, 3]
+    for source in (folder, collected):
+        for words in by_seconds:
+            refused = ppfl(*words, source)
+            assert refused.exit_code == 2
+            assert f"{words[-2]} seconds: 2 of 3 runs were computed together with others" in refused.stderr
+            # those of one kind are drawn, and what is no time of course
+            assert ppfl(*words, source, "--where", "lr=0.01").exit_code == 0
+        assert ppfl(*drawing, "--x", "gradients", source).exit_code == 0

@@ -30,7 +30,8 @@ def new_recorder(out: Path) -> Recorder:
 
 def finish(recorder: Recorder, status: str = "complete") -> None:
     clients = {"personal_loss": np.array([0.1, 0.2, np.nan])}
-    recorder.finish(status, clients, {"loss": np.ones((2, 2))}, ["global", "personal"], ["mean", "q10"], {"ended": "x"})
+    summary, costs = {"loss": np.ones((2, 2))}, {"local_gradients": np.array([0.0, 4.0])}
+    recorder.finish(status, clients, summary, ["global", "personal"], ["mean", "q10"], {"ended": "x"}, costs)
 
 
 def test_xarray_opens_it_with_named_dimensions(tmp_path: Path) -> None:
@@ -48,6 +49,8 @@ def test_xarray_opens_it_with_named_dimensions(tmp_path: Path) -> None:
     assert int(clients.num_train_samples.sel(client="çelik")) == 3
     summary = xarray.open_dataset(tmp_path / "r.h5", engine="h5netcdf", group="summary")
     assert float(summary.loss.sel(stage="personal", statistic="q10")) == 1.0
+    stages = xarray.open_dataset(tmp_path / "r.h5", engine="h5netcdf", group="stages")
+    assert float(stages.local_gradients.sel(stage="personal")) == 4.0
     with h5py.File(tmp_path / "r.h5") as file:
         assert file.attrs["status"] == "complete"
         assert file.attrs["complete"] == 1

@@ -1,0 +1,244 @@
+"""Every method once more, from the formulas of the papers that docs/methods.md names: plain NumPy, a few lines each.
+
+A method is a function of a World and of its own settings, and yields what stands after every round. What it costs is
+counted by hand: gradients in units of one over all samples of a client, vectors as long as θ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.crosscheck.problem import Round, Rounds, Vector, World
+from tests.crosscheck.tuners import Settings, num_gradients, tune
+
+
+def descend(gradient: Callable[[Vector], Vector], x: Vector, lr: float, steps: int) -> Vector:
+    """x ← x − lr ∇(x), `steps` times."""
+    for _ in range(steps):
+        x = x - lr * gradient(x)
+    return x
+
+
+def descend_both(world: World, m: int, theta: Vector, w: Vector, lr: float, steps: int) -> tuple[Vector, Vector]:
+    """(θ, w) ← (θ, w) − lr ∇f_m(θ, w), `steps` times."""
+    for _ in range(steps):
+        of_theta, of_w = world.f.of_both(m, theta, w)
+        theta, w = theta - lr * of_theta, w - lr * of_w
+    return theta, w
+
+
+def averaging(
+    world: World, client: Callable[[int, Vector], Vector], deployed: Callable[[Vector], list[tuple[Vector, Vector]]],
+    of_theta: float, of_w: float = 0.0,
+) -> Rounds:  # fmt: skip
+    """θ ← θ − direction(mean over the cohort of θ − θ_m), θ_m = client(m, θ)."""
+    theta = world.theta
+    for cohort in world.cohorts:
+        moved = {m: theta - client(m, theta) for m in cohort}
+        theta = theta - world.direction(world.mean(moved))
+        size = len(cohort)
+        yield Round(theta, deployed(theta), of_theta * size, of_w * size, size, size)
+
+
+# --- everything shared
+
+
+def fedavg(world: World, *, lr: float, local_steps: int) -> Rounds:
+    """McMahan et al. 2017, Algorithm 1."""
+    return averaging(
+        world,
+        lambda m, theta: descend(lambda z: world.f.of_theta(m, z, world.w), theta, lr, local_steps),
+        lambda theta: [(theta, world.w) for _ in world.clients],
+        local_steps,
+    )
+
+
+def fedprox(world: World, *, lr: float, local_steps: int, penalty: float) -> Rounds:
+    """Li et al. 2020, Algorithm 2."""
+    return averaging(
+        world,
+        lambda m, theta: descend(
+            lambda z: world.f.of_theta(m, z, world.w) + penalty * (z - theta), theta, lr, local_steps
+        ),
+        lambda theta: [(theta, world.w) for _ in world.clients],
+        local_steps,
+    )
+
+
+def ditto(world: World, *, lr: float, local_steps: int, penalty: float) -> Rounds:
+    """Li et al. 2021, Algorithm 1."""
+    v = [world.theta for _ in world.clients]
+
+    def client(m: int, theta: Vector) -> Vector:
+        v[m] = descend(lambda z: world.f.of_theta(m, z, world.w) + penalty * (z - theta), v[m], lr, local_steps)
+        return descend(lambda z: world.f.of_theta(m, z, world.w), theta, lr, local_steps)
+
+    return averaging(world, client, lambda theta: [(own, world.w) for own in v], 2 * local_steps)
+
+
+def pfedme(world: World, *, lr: float, local_steps: int, penalty: float, inner_steps: int, inner_lr: float) -> Rounds:
+    """Dinh et al. 2020, Algorithm 1: v minimizes f_m(v) + (λ/2)‖v − θ_m‖², here by a few gradient steps from θ_m."""
+    v = [world.theta for _ in world.clients]
+
+    def client(m: int, theta: Vector) -> Vector:
+        for _ in range(local_steps):
+            center = theta
+            v[m] = descend(
+                lambda z, center=center: world.f.of_theta(m, z, world.w) + penalty * (z - center),  # type: ignore[misc]
+                center, inner_lr, inner_steps,
+            )  # fmt: skip
+            theta = theta - lr * penalty * (theta - v[m])
+        return theta
+
+    return averaging(world, client, lambda theta: [(own, world.w) for own in v], local_steps * inner_steps)
+
+
+def apfl(world: World, *, lr: float, local_steps: int, mixing: float, mixing_lr: float) -> Rounds:
+    """Deng et al. 2020, Algorithm 1: with u = αv + (1 − α)θ, ∂f(u)/∂v = α∇f(u) and ∂f(u)/∂α = ⟨v − θ, ∇f(u)⟩."""
+    v, alpha = [world.theta for _ in world.clients], [mixing for _ in world.clients]
+
+    def client(m: int, theta: Vector) -> Vector:
+        for _ in range(local_steps):
+            of_mixture = world.f.of_theta(m, alpha[m] * v[m] + (1 - alpha[m]) * theta, world.w)
+            of_alpha = (v[m] - theta) @ of_mixture
+            theta, v[m] = theta - lr * world.f.of_theta(m, theta, world.w), v[m] - lr * alpha[m] * of_mixture
+            alpha[m] = float(np.clip(alpha[m] - mixing_lr * of_alpha, 0, 1))
+        return theta
+
+    def deployed(theta: Vector) -> list[tuple[Vector, Vector]]:
+        return [(a * own + (1 - a) * theta, world.w) for a, own in zip(alpha, v, strict=True)]
+
+    return averaging(world, client, deployed, 2 * local_steps)
+
+
+# --- with local parameters
+
+
+def fedsim(world: World, *, lr: float, local_steps: int) -> Rounds:
+    """Pillutla et al. 2022: θ and w take their steps together."""
+    w = [world.w for _ in world.clients]
+
+    def client(m: int, theta: Vector) -> Vector:
+        theta, w[m] = descend_both(world, m, theta, w[m], lr, local_steps)
+        return theta
+
+    return averaging(world, client, lambda theta: [(theta, own) for own in w], local_steps, local_steps)
+
+
+def fedalt(world: World, *, lr: float, local_steps: int, fine_tuner: Settings) -> Rounds:
+    """Pillutla et al. 2022: first w with θ fixed, then θ with w fixed."""
+    w = [world.w for _ in world.clients]
+
+    def client(m: int, theta: Vector) -> Vector:
+        w[m] = tune(world.f, m, theta, w[m], **fine_tuner)
+        return descend(lambda z: world.f.of_theta(m, z, w[m]), theta, lr, local_steps)
+
+    return averaging(world, client, lambda theta: [(theta, own) for own in w], local_steps, num_gradients(fine_tuner))
+
+
+def fedbabu(world: World, *, lr: float, local_steps: int, fine_tuner: Settings) -> Rounds:
+    """Oh et al. 2022, Algorithm 1: the head is not trained before the end."""
+    return fedavg(world, lr=lr, local_steps=local_steps)
+
+
+def ffgg(world: World, *, lr: float, fine_tuner: Settings) -> Rounds:
+    """Mishchenko et al. 2025, Algorithm 1: a gradient of θ at the w that was just tuned."""
+    theta, w = world.theta, [world.w for _ in world.clients]
+    for cohort in world.cohorts:
+        for m in cohort:
+            w[m] = tune(world.f, m, theta, w[m], **fine_tuner)
+        gradient = world.mean({m: world.f.of_theta(m, theta, w[m]) for m in cohort})
+        theta = theta - lr * world.direction(gradient)
+        size = len(cohort)
+        yield Round(theta, [(theta, own) for own in w], size, num_gradients(fine_tuner) * size, size, size)
+
+
+def local_ffgg(world: World, *, lr: float, local_steps: int, fine_tuner: Settings) -> Rounds:
+    """Mishchenko et al. 2025: FFGG's two steps several times before the mean."""
+    w = [world.w for _ in world.clients]
+
+    def client(m: int, theta: Vector) -> Vector:
+        for _ in range(local_steps):
+            w[m] = tune(world.f, m, theta, w[m], **fine_tuner)
+            theta = theta - lr * world.f.of_theta(m, theta, w[m])
+        return theta
+
+    of_w = local_steps * num_gradients(fine_tuner)
+    return averaging(world, client, lambda theta: [(theta, own) for own in w], local_steps, of_w)
+
+
+def local_only(world: World, *, lr: float, local_steps: int) -> Rounds:
+    """Nothing is sent."""
+    models = [(world.theta, world.w) for _ in world.clients]
+    for cohort in world.cohorts:
+        for m in cohort:
+            models[m] = descend_both(world, m, *models[m], lr, local_steps)
+        count = local_steps * len(cohort)
+        yield Round(world.theta, list(models), count, count)
+
+
+# --- with a memory at both ends
+
+
+def scaffold(world: World, *, lr: float, local_steps: int) -> Rounds:
+    """Karimireddy et al. 2020, Algorithm 1, option II; c = Σ_m n_m c_m / Σ_m n_m over all clients, always."""
+    theta, w = world.theta, [world.w for _ in world.clients]
+    c_of = [np.zeros_like(theta) for _ in world.clients]
+    for cohort in world.cohorts:
+        c = sum(n * own for n, own in zip(world.weights, c_of, strict=True)) / world.weights.sum()
+        moved = {}
+        for m in cohort:
+            end = theta
+            for _ in range(local_steps):
+                of_theta, of_w = world.f.of_both(m, end, w[m])
+                end, w[m] = end - lr * (of_theta - c_of[m] + c), w[m] - lr * of_w
+            c_of[m] = c_of[m] - c + (theta - end) / (local_steps * lr)
+            moved[m] = theta - end
+        theta = theta - world.direction(world.mean(moved))
+        size = len(cohort)
+        count = local_steps * size
+        yield Round(theta, [(theta, own) for own in w], count, count, 2 * size, 2 * size)
+
+
+def l2gd(world: World, *, lr: float, penalty: float, probability: float) -> Rounds:
+    """Hanzely & Richtárik 2020, Algorithm 1; with local parameters, these take part in gradient steps alone.
+
+    The mean over all clients does not move while they move towards it, so only the first averaging after a gradient
+    step sends something. With a sampled cohort it is the next cohort that moves, towards the mean over this one, which
+    every averaging has to send. The mean travels back in the next round.
+    """
+    M = len(world.clients)
+    mean, fresh, pending = world.theta, True, False
+    x = [(world.theta, world.w) for _ in world.clients]
+
+    def nearer(m: int) -> tuple[Vector, Vector]:
+        return x[m][0] - lr * penalty / (M * probability) * (x[m][0] - mean), x[m][1]
+
+    for k, cohort in enumerate(world.cohorts):
+        received = len(cohort) if pending else 0
+        if pending and not world.is_full:
+            x = [nearer(m) if m in cohort else x[m] for m in world.clients]
+        averages = world.averages(k)
+        pending = averages and not (world.is_full and fresh)
+        if averages:
+            mean = world.mean({m: x[m][0] for m in cohort})
+            if world.is_full:
+                x = [nearer(m) for m in world.clients]
+        else:
+            step = lr / (M * (1 - probability))
+            x = [descend_both(world, m, *x[m], step, 1) if m in cohort else x[m] for m in world.clients]
+        fresh = averages
+        deployed = [nearer(m) for m in world.clients] if averages and not world.is_full else list(x)
+        count = 0 if averages else len(cohort)
+        yield Round(mean, deployed, count, count, len(cohort) if pending else 0, received)
+
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "apfl": apfl, "ditto": ditto, "fedalt": fedalt, "fedavg": fedavg, "fedbabu": fedbabu, "fedper": fedsim,
+    "fedprox": fedprox, "fedrep": fedalt, "fedsim": fedsim, "ffgg": ffgg, "l2gd": l2gd, "l2gd_theta": l2gd,
+    "lg_fedavg": fedsim, "local_ffgg": local_ffgg, "local_gd": fedavg, "local_only": local_only, "pfedme": pfedme,
+    "scaffold": scaffold, "scaffold_theta": scaffold,
+}  # fmt: skip
