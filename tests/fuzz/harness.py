@@ -168,8 +168,9 @@ def _name(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _last_lines(text: str) -> str:
-    return " | ".join(line.strip() for line in text.splitlines()[-8:])
+def _last_lines(text: str, last_first: bool = False) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")][-9:]
+    return " | ".join([lines[-1], *lines[:-1]] if last_first and lines else lines)
 
 
 def _child(arguments: list[str]) -> None:
@@ -192,7 +193,7 @@ def _child(arguments: list[str]) -> None:
             text = outcome.split(":", 1)[0] if is_allowed else outcome
             _tell(told, f"{'allowed' if is_allowed else 'failed'} {text}")
         except BaseException:  # noqa: BLE001  (whatever it is, the next file comes)
-            _tell(told, f"failed {_last_lines(traceback.format_exc())}")
+            _tell(told, f"failed {_last_lines(traceback.format_exc(), last_first=True)}")
         shutil.rmtree(folder / f"{name}-{number}", ignore_errors=True)
 
 
