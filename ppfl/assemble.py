@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from ppfl.arrival_log import read_arrivals
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
@@ -15,7 +16,6 @@ from ppfl.engine.byzantine import check_cohort
 from ppfl.engine.client_store import KINDS, choose_kind, state_bytes
 from ppfl.engine.cohort import CohortSampler
 from ppfl.engine.setup import Setup, adds_up
-from ppfl.results.reader import open_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
         algorithm = algorithm.under_plain_mean()
     if (times := config.compute_times) is not None:
-        _named("compute_times.", lambda: times.check(cohort.eligible))
+        on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
     tuner = config.evaluate.tuned.fine_tuner
     # where nothing is local, whole models are personalized, and only with what the configuration names for it
     whole_models = not problem.local_names
@@ -107,7 +107,7 @@ def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.nda
         return None
 
     def read() -> dict[str, np.ndarray]:
-        log = {str(name): values.to_numpy() for name, values in open_result(file.path).arrivals.data_vars.items()}
+        log = read_arrivals(file.path, f"asynchronous.replay: {file.path}")
         recorded = len(log["client"]) if log else 0
         if recorded < config.rounds:
             raise UserError(

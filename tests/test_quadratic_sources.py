@@ -9,8 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from ppfl.core.errors import UserError
-from ppfl.problems import quadratic
-from ppfl.problems._quadratic_file import read_client
+from ppfl.problems import _quadratic_file
 from ppfl.problems.quadratic import QuadraticSettings
 from tests import numpy_reference as reference
 from tests.quadratic_problems import SMALL, build, from_clients, settings, small
@@ -155,7 +154,8 @@ def test_a_file_that_is_not_hdf5(tmp_path):
 def test_a_rank_reads_its_own_clients_only_and_all_ranks_fail_together(tmp_path, monkeypatch):
     path = reference.write_clients(tmp_path / "problem.h5", reference.random_clients(3))
     read = []
-    monkeypatch.setattr(quadratic, "read_client", lambda path, name: read.append(name) or read_client(path, name))
+    original = _quadratic_file._read
+    monkeypatch.setattr(_quadratic_file, "_read", lambda *of: read.append(of[-1]) or original(*of))
     on_ranks(3, lambda communicator: build(communicator=communicator, file=str(path)))
     assert sorted(read) == ["0000", "0001", "0002"]
     with h5py.File(path, "a") as file:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ppfl.arrival_log import read_arrivals
 from ppfl.core.compute_times import ComputeTimes
 from ppfl.core.data_file import DataFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 class Trace(ComputeTimes):
@@ -28,27 +28,25 @@ class Trace(ComputeTimes):
 
     def seconds(self, seed: int, client: int, job: int) -> float:
         """Return the recorded time."""
-        recorded = _read(self.file.path)[client]
+        recorded = self._times[client]
         return float(recorded[job % len(recorded)])
 
     def check(self, clients: Sequence[int]) -> None:
         """Refuse files without a log, and logs in which some client never arrives."""
-        missing = [client for client in clients if client not in _read(self.file.path)]
+        times = self._times
+        missing = [client for client in clients if client not in times]
         if missing:
             raise ValueError(
                 f"file: {self.file.path.name} has no arrival of client {missing[0]} ({len(missing)} clients without "
                 f"one); record a run long enough for every client to arrive"
             )
 
-
-@cache
-def _read(path: Path) -> dict[int, np.ndarray]:
-    """Return the recorded times of every client that arrived."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            clients, times = file["arrivals/client"][()], file["arrivals/turnaround_seconds"][()]
-    except (OSError, KeyError) as error:
-        raise ValueError(f"file: {path.name} is no result of an asynchronous run: it has no arrival log") from error
-    return {int(client): times[clients == client] for client in np.unique(clients)}
+    @cached_property
+    def _times(self) -> dict[int, np.ndarray]:
+        """The recorded times of every client that arrived; read once, as the digest is."""
+        path = self.file.path
+        log = read_arrivals(path, f"compute_times.file: {path.name}", ("client", "turnaround_seconds"))
+        if not log:
+            raise ValueError(f"file: {path.name} is no result of an asynchronous run: it has no arrival log")
+        clients, seconds = log["client"], log["turnaround_seconds"]
+        return {int(client): seconds[clients == client] for client in np.unique(clients)}

@@ -41,14 +41,19 @@ class DataFile:
     def find(cls, given: str, folder: Path) -> DataFile:
         """Look beside the configuration, then in PPFL_DATA.
 
-        Raises pydantic's error for a field, with the places it looked at, when there is no such file.
+        Paths mean what they mean to the file system: `..` after a symbolic link leads to where the folder itself is,
+        so none is shortened. Raises pydantic's error for a field, with the places it looked at, when there is no such
+        file.
         """
         folders = [folder, *([Path(os.environ["PPFL_DATA"])] if os.environ.get("PPFL_DATA") else [])]
-        candidates = [(base / Path(given).expanduser()).absolute() for base in folders]
+        try:
+            candidates = [(base / Path(given).expanduser()).absolute() for base in folders]
+        except RuntimeError as error:
+            raise refusal("", f"an existing, readable file; {error}") from error
         for candidate in dict.fromkeys(candidates):
-            if candidate.is_file() and os.access(candidate, os.R_OK):
-                return cls(Path(os.path.normpath(candidate)))
-        places = ", ".join(dict.fromkeys(os.path.normpath(candidate) for candidate in candidates))
+            if os.path.isfile(candidate) and os.access(candidate, os.R_OK):  # noqa: PTH113  (no error for any path)
+                return cls(candidate)
+        places = ", ".join(dict.fromkeys(map(str, candidates)))
         hint = "" if len(folders) > 1 else " (PPFL_DATA, the folder of data sets, is not set)"
         raise refusal("", f"an existing, readable file; looked for {places}{hint}")
 

@@ -16,9 +16,12 @@ from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
 
 if TYPE_CHECKING:
-    import h5py
+    from collections.abc import Mapping
+
+    import torch
 
     from ppfl.core.problem import Placement
+    from ppfl.hdf5 import DataArray, DataGroup
 
 _SAMPLE_FIELDS = ("pixels", "image")
 _LABEL_FIELD = "label"
@@ -34,7 +37,8 @@ class FederatedHDF5(Dataset):
     """Images or feature vectors at examples/<client>/{pixels or image, label}; clients in the order of their names.
 
     Samples are (S, height, width), (S, height, width, channels) or (S, features), uint8 (scaled to [0, 1]) or floating
-    point (used as they are). A client that only one of the two files names has no samples in the other.
+    point (used as they are), in any byte order, and finite in the precision of the run. A client that only one of the
+    two files names has no samples in the other.
     Source of the layout: the HDF5 files of TensorFlow Federated's simulation data sets.
     """
 
@@ -58,7 +62,7 @@ class FederatedHDF5(Dataset):
     def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
         """Read the layout of all clients and the samples of this rank's own. Collective.
 
-        Raises UserError for files without this layout, fields that are missing or disagree, impossible labels.
+        Raises UserError for files without this layout, fields that are missing or disagree, impossible labels, NaN.
         """
         return on_every_rank(placement.communicator, lambda: self._read(placement, clients_per_chunk))
 
@@ -75,8 +79,11 @@ class FederatedHDF5(Dataset):
             samples: dict[int, ClientSamples] = {}
             for client in mine:
                 cut = parts.cut(train.read(names[client]), placement.data_seed, client)
-                tested_on = cut.test if test is None else test.read(names[client])
-                samples[client] = ClientSamples(cut.train, cut.validation, tested_on)
+                train.check_finite(names[client], cut._asdict(), placement.dtype)
+                if test is not None:
+                    cut = cut._replace(test=test.read(names[client]))
+                    test.check_finite(names[client], {"test": cut.test}, placement.dtype)
+                samples[client] = cut
             return FederatedSamples(
                 client_names=tuple(names),
                 num_train_samples=tuple(size[0] for size in sizes),
@@ -96,7 +103,7 @@ class FederatedHDF5(Dataset):
 class _Reader:
     """One open file whose layout has been checked; samples are read client by client."""
 
-    file: h5py.File
+    examples: DataGroup
     where: str
     field: str
     num_samples: dict[str, int]
@@ -107,23 +114,17 @@ class _Reader:
     @classmethod
     def open(cls, data_file: DataFile, key: str, stack: ExitStack) -> _Reader:
         """Open a file until the stack unwinds and check the layout of all its clients, without reading samples."""
-        import h5py
+        from ppfl.hdf5 import open_data
 
         where = f"problem.dataset.{key}: {data_file.path}"
-        try:
-            file = stack.enter_context(h5py.File(data_file.path, "r"))
-        except OSError as error:
-            raise UserError(f"{where} cannot be read as HDF5: {error}") from error
-        examples = file.get("examples")
-        if not isinstance(examples, h5py.Group) or not len(examples):
+        examples = stack.enter_context(open_data(data_file.path, where)).group("examples", f"{where}, examples")
+        names = () if examples is None else examples.names()
+        if examples is None or not names:
             raise UserError(f"{where} has no clients; {_LAYOUT}")
-        names = sorted(examples)
-        first = examples[names[0]]
-        found = [name for name in _SAMPLE_FIELDS if isinstance(first, h5py.Group) and name in first]
-        field = (found or _SAMPLE_FIELDS)[0]
+        field = _sample_field(examples, names[0], where)
         shape, dtype, sizes = None, None, {}
         for name in names:  # one at a time: an open data set takes 17 kB
-            x, y = _fields(examples[name], field, f"{where}, client {name!r}")
+            x, y = _fields(examples, name, field, where)
             if shape is None:
                 shape, dtype = x.shape[1:], x.dtype
             elif (x.shape[1:], x.dtype) != (shape, dtype):
@@ -131,10 +132,10 @@ class _Reader:
                     f"{where}, client {name!r}: {field} are {x.dtype} of shape {x.shape[1:]} a sample, those of client "
                     f"{names[0]!r} are {dtype} of shape {shape}; they must agree"
                 )
-            sizes[name] = len(y)
+            sizes[name] = y.shape[0]
         assert shape is not None
         assert dtype is not None
-        return cls(file, where, field, sizes, shape, dtype)
+        return cls(examples, where, field, sizes, shape, dtype)
 
     def check_agrees(self, other: _Reader) -> None:
         """Raise UserError unless samples of both files look alike."""
@@ -144,16 +145,28 @@ class _Reader:
                 f"are {self.sample_dtype} of shape {self.sample_shape}; they must agree"
             )
 
+    def check_finite(self, name: str, parts: Mapping[str, Samples], precision: torch.dtype) -> None:
+        """Raise UserError for NaN, inf and what is beyond the numbers of the run, in any of the parts of a client."""
+        import torch
+
+        if self.sample_dtype == np.uint8:
+            return
+        largest = min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
+        for part, samples in parts.items():
+            good = np.abs(samples.x) <= largest  # NaN is not
+            if not good.all():
+                wrong = int((~good.reshape(len(samples), -1).all(axis=1)).sum())
+                raise UserError(
+                    f"{self.where}, client {name!r}: {wrong} of its {len(samples)} {part} samples have NaN, inf or a "
+                    f"number beyond {largest:.3g}; all must be finite in the precision of the run"
+                )
+
     def read(self, name: str) -> Samples:
         """Read all samples of one client; none when this file does not name it."""
         if name not in self.num_samples:
             shape = _channels_first(self.sample_shape)
             return Samples(np.empty((0, *shape), self.sample_dtype), np.empty(0, np.int64))
-        group = self.file["examples"][name]
-        try:
-            x, y = group[self.field][()], group[_LABEL_FIELD][()]
-        except OSError as error:
-            raise UserError(f"{self.where}, client {name!r}: cannot be read: {error}") from error
+        x, y = (array.read() for array in _fields(self.examples, name, self.field, self.where))
         if len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
             raise UserError(
                 f"{self.where}, client {name!r}: labels range from {y.min()} to {y.max()}; "
@@ -164,25 +177,33 @@ class _Reader:
         return Samples(np.ascontiguousarray(x).reshape(len(y), *_channels_first(self.sample_shape)), y.astype(np.int64))
 
 
-def _fields(group: h5py.Group, field: str, where: str) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """Return the samples and labels of one client, checked but not read."""
-    import h5py
+def _sample_field(examples: DataGroup, client: str, where: str) -> str:
+    """Return what samples are called in this file."""
+    group = examples.group(client, f"{where}, client {client!r}")
+    held = () if group is None else group.names()
+    return next((name for name in _SAMPLE_FIELDS if name in held), _SAMPLE_FIELDS[0])
 
-    for name in (field, _LABEL_FIELD):
-        if not isinstance(group, h5py.Group) or not isinstance(group.get(name), h5py.Dataset):
-            raise UserError(f"{where}: no {name}; {_LAYOUT}")
-    x, y = group[field], group[_LABEL_FIELD]
-    if x.ndim not in (2, 3, 4):
+
+def _fields(examples: DataGroup, client: str, field: str, where: str) -> tuple[DataArray, DataArray]:
+    """Return the samples and labels of one client, checked but not read."""
+    where = f"{where}, client {client!r}"
+    group = examples.group(client, where)
+    x, y = (None if group is None else group.array(name, f"{where}, {name}") for name in (field, _LABEL_FIELD))
+    if x is None or y is None:
+        raise UserError(f"{where}: no {field if x is None else _LABEL_FIELD}; {_LAYOUT}")
+    if len(x.shape) not in (2, 3, 4):
         raise UserError(
             f"{where}: {field} have shape {x.shape}; allowed are (samples, height, width), (samples, height, width, "
             f"channels) and (samples, features)"
         )
+    if 0 in x.shape[1:]:
+        raise UserError(f"{where}: {field} have shape {x.shape}; a sample needs at least one number")
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise UserError(f"{where}: {field} are {x.dtype}; allowed are uint8 and floating point")
-    if y.ndim != 1 or y.dtype.kind not in "iu":
+    if len(y.shape) != 1 or y.dtype.kind not in "iu":
         raise UserError(f"{where}: label is {y.dtype} of shape {y.shape}; it must hold one integer a sample")
-    if len(x) != len(y):
-        raise UserError(f"{where}: {len(x)} {field} but {len(y)} labels; their numbers must agree")
+    if x.shape[0] != y.shape[0]:
+        raise UserError(f"{where}: {x.shape[0]} {field} but {y.shape[0]} labels; their numbers must agree")
     return x, y
 
 

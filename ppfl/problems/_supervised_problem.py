@@ -210,7 +210,10 @@ class Supervised(Problem):
         }
 
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
-        """Mean loss, here in nats, and accuracy in [0, 1] on test and validation samples; NaN where there are none."""
+        """Mean loss, here in nats, and accuracy in [0, 1] on test and validation samples.
+
+        NaN where there are none, and where a logit is NaN, which has no largest one.
+        """
         scores: dict[str, float] = {}
         for part, stored in self._scored_on.items():
             scores[f"{part}_loss"], scores[f"{part}_accuracy"] = self._score(shared, local, stored[client])
@@ -257,12 +260,13 @@ class Supervised(Problem):
     def _score(self, shared: Params, local: Params, stored: _Stored) -> tuple[float, float]:
         if not len(stored):
             return math.nan, math.nan
-        loss, correct = 0.0, 0
+        loss, correct = 0.0, 0.0
         with torch.no_grad():
             for data in self._scoring_batches(stored):
                 logits = self._logits(shared, local, data)
                 loss += float(self._loss.total(logits, data["y"]))
-                correct += int((logits.argmax(dim=1) == data["y"]).sum())
+                is_known = not bool(logits.isnan().any())
+                correct += int((logits.argmax(dim=1) == data["y"]).sum()) if is_known else math.nan
         return loss / len(stored), correct / len(stored)
 
     def _scoring_batches(self, stored: _Stored) -> Iterator[Data]:

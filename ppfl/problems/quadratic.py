@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.data_file import DataFile
+from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
 from ppfl.core.problem import ProblemSettings
 from ppfl.core.split import Split
-from ppfl.problems._quadratic_file import Layout, read_client, read_layout
+from ppfl.problems._quadratic_file import Layout, open_clients
 from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
 from ppfl.problems._quadratic_gram import Gram
 from ppfl.problems._quadratic_problem import PARAMETER_NAMES, Quadratic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    import torch
+
     from ppfl.core.problem import Placement
     from ppfl.problems._quadratic_generators import Matrices
 
+_LARGEST = 1e150
+"""Of an entry of a Gram matrix: products of two of them are finite in float64."""
 _GENERATOR_FIELDS = ("clients", "shared_dimension", "local_dimension", "rows", "zeta", "targets", "noise")
 
 
@@ -85,29 +94,41 @@ class QuadraticSettings(ProblemSettings):
     def build(self, placement: Placement, clients_per_chunk: int) -> Quadratic:
         """Draw or read this rank's clients, and compute the constants of the whole problem. Collective.
 
-        Raises UserError, on every rank, for a file without this layout or with NaN.
+        Raises UserError, on every rank, for a file without this layout, with NaN or with numbers too large.
         """
 
         def load() -> tuple[Layout, dict[int, Gram]]:
-            layout = self._layout()
-            clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
-            return layout, {client: Gram.of(self._matrices(layout, placement.data_seed, client)) for client in clients}
+            with self._source(placement.data_seed) as (layout, matrices):
+                clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
+                names = {client: layout.client_names[client] for client in clients}
+                return layout, {m: self._gram(name, matrices, placement.dtype) for m, name in names.items()}
 
         layout, grams = on_every_rank(placement.communicator, load)
         clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
         return Quadratic(placement, self.split, layout, clients, grams)
 
-    def _layout(self) -> Layout:
+    def _source(self, seed: int) -> AbstractContextManager[tuple[Layout, Callable[[str], Matrices]]]:
+        """Return the layout and what gives the matrices of a client, by its name."""
         if self.file is not None:
-            return read_layout(self.file.path)
+            return open_clients(self.file.path)
         recipe = self._recipe()
         names = tuple(str(client) for client in range(recipe.clients))
-        return Layout(names, (recipe.rows,) * recipe.clients, recipe.shared_dimension, recipe.local_dimension)
+        layout = Layout(names, (recipe.rows,) * recipe.clients, recipe.shared_dimension, recipe.local_dimension)
+        return nullcontext((layout, lambda name: recipe.client(seed, int(name))))
 
-    def _matrices(self, layout: Layout, seed: int, client: int) -> Matrices:
-        if self.file is not None:
-            return read_client(self.file.path, layout.client_names[client])
-        return self._recipe().client(seed, client)
+    def _gram(self, name: str, matrices: Callable[[str], Matrices], precision: torch.dtype) -> Gram:
+        """Return the Gram form of a client. Raises UserError for numbers that no product of two may have."""
+        import torch
+
+        gram = Gram.of(matrices(name))
+        largest = max(float(part.abs().max()) for part in (gram.curvature, gram.linear, gram.constant))
+        limit = min(torch.finfo(precision).max, _LARGEST)
+        if not largest <= limit:
+            where = f"problem: client {name}" if self.file is None else f"{self.file.path}: clients/{name}"
+            raise UserError(
+                f"{where}: sums of products of its entries reach {largest:.3g}; allowed is up to {limit:.3g}"
+            )
+        return gram
 
     def _recipe(self) -> Recipe:
         return Recipe(**self.model_dump(include=set(_GENERATOR_FIELDS)))

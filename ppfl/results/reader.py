@@ -72,5 +72,6 @@ def _dataset(path: Path, group: str | None) -> xr.Dataset:
 
     if group is None:
         return xr.Dataset()
-    with xr.open_dataset(path, engine="h5netcdf", group=group) as dataset:
+    # xarray shortens `..` by the text, which is another file where a symbolic link comes before it
+    with xr.open_dataset(path.resolve(), engine="h5netcdf", group=group) as dataset:
         return dataset.load()

@@ -1,0 +1,120 @@
+"""Files that a configuration names, and configurations themselves: an error, or another digest and what they say.
+
+`python -m tests.fuzz.data --flips 20000 --seed 1` damages as many of each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ppfl.assemble import build
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.config import Config, load
+from ppfl.core.errors import UserError
+from ppfl.experiment import run
+from ppfl.progress import Silent
+from tests.fuzz.harness import Kind, main
+
+_CONFIG = "config.yaml"
+_DIGEST = "digest.txt"
+_SUPERVISED = """\
+name: fuzz
+rounds: 4
+problem:
+  name: supervised
+  dataset: {name: federated_hdf5, train: data.h5}
+  model: {name: logistic_regression}  # weights and biases
+  split: {local: ["head.bias"]}
+  batch_size: all
+algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: sgd, lr: 0.1, batch_size: all}}
+"""
+_FFGG = "algorithm: {name: ffgg, lr: 0.01, fine_tuner: {name: gradient_descent, lr: 0.01, steps: 1}}\n"
+_QUADRATIC = f"name: fuzz\nrounds: 4\nproblem: {{name: quadratic, file: data.h5}}\n{_FFGG}"
+_ARRIVALS = f"""\
+name: fuzz
+rounds: 16
+problem: {{name: quadratic, generator: comparison, clients: 4, shared_dimension: 2, local_dimension: 1, rows: 3}}
+{_FFGG}evaluate: {{every: 16}}
+"""
+_RECORDED = "asynchronous: {engine: virtual}\ncompute_times: {name: exponential}\n"
+_TRACED = "asynchronous: {engine: virtual}\ncompute_times: {name: trace, file: data.h5}\n"
+_REPLAYED = "asynchronous: {engine: virtual, replay: data.h5}\n"
+
+
+def _federated(libver: str, **stored: object) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        rng = np.random.default_rng(0)
+        with h5py.File(folder / "data.h5", "w", libver=libver) as file:
+            for name in ("ada", "bob", "cyd"):
+                file.create_dataset(f"examples/{name}/pixels", data=rng.random((6, 3, 2)), **stored)
+                file.create_dataset(f"examples/{name}/label", data=rng.integers(0, 3, 6), **stored)
+        return _described(folder, _SUPERVISED)
+
+    return make
+
+
+def _quadratic(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    with h5py.File(folder / "data.h5", "w") as file:
+        for name, stored in (("ada", {}), ("bob", {"compression": "gzip"})):
+            for field, shape in {"H": (3, 2), "b": (3,), "A": (4, 2), "B": (4, 1), "y": (4,)}.items():
+                file.create_dataset(f"clients/{name}/{field}", data=rng.random(shape), **stored)
+    return _described(folder, _QUADRATIC)
+
+
+def _recorded(text: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / _CONFIG).write_text(_ARRIVALS + _RECORDED)
+        run(load(folder / _CONFIG), folder / "data.h5", Silent(), SoloCommunicator())
+        return _described(folder, _ARRIVALS + text)
+
+    return make
+
+
+def _described(folder: Path, text: str) -> Path:
+    """Write the configuration, and the digest that it has as long as nothing is damaged; return the data file."""
+    (folder / _CONFIG).write_text(text)
+    (folder / _DIGEST).write_text(load(folder / _CONFIG).digest)
+    return folder / "data.h5"
+
+
+def _configuration(folder: Path) -> Path:
+    return _federated("earliest")(folder).with_name(_CONFIG)
+
+
+def _check_data(file: Path) -> str:
+    return _outcome(file.parent, lambda config: build(config, SoloCommunicator()))
+
+
+def _check_configuration(file: Path) -> str:
+    return _outcome(file.parent, lambda config: config.to_yaml())
+
+
+def _outcome(folder: Path, use: Callable[[Config], object]) -> str:
+    """Read what `ppfl run` reads before its first round."""
+    try:
+        config = load(folder / _CONFIG)
+        use(config)
+    except UserError as error:
+        return f"refused: {error.lines[0]}"
+    return "equal" if config.digest == (folder / _DIGEST).read_text() else "other digest"
+
+
+_DATA = ("refused", "other digest")
+
+KINDS = (
+    Kind("federated", _federated("earliest"), _check_data, _DATA),
+    Kind("federated, chunks", _federated("latest", compression="gzip", fletcher32=True), _check_data, _DATA),
+    Kind("quadratic", _quadratic, _check_data, _DATA),
+    Kind("trace", _recorded(_TRACED), _check_data, _DATA),
+    Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),
+    # a name or a comment may be any text
+    Kind("configuration", _configuration, _check_configuration, (*_DATA, "equal")),
+)
+
+if __name__ == "__main__":
+    main("tests.fuzz.data")
