@@ -207,8 +207,9 @@ def l2gd(world: World, *, lr: float, penalty: float, probability: float) -> Roun
     """Hanzely & Richtárik 2020, Algorithm 1; with local parameters, these take part in gradient steps alone.
 
     The mean over all clients does not move while they move towards it, so only the first averaging after a gradient
-    step sends something. With a sampled cohort it is the next cohort that moves, towards the mean over this one, which
-    every averaging has to send. The mean travels back in the next round.
+    step sends something, and all moves in a row are made with the next gradient step, for which the mean travels back
+    once. With a sampled cohort it is the next cohort that moves, towards the mean over this one, which every averaging
+    has to send, and which travels back in the next round.
     """
     M = len(world.clients)
     mean, fresh, pending = world.theta, True, False
@@ -218,10 +219,11 @@ def l2gd(world: World, *, lr: float, penalty: float, probability: float) -> Roun
         return x[m][0] - lr * penalty / (M * probability) * (x[m][0] - mean), x[m][1]
 
     for k, cohort in enumerate(world.cohorts):
-        received = len(cohort) if pending else 0
+        averages = world.averages(k)
+        travels_back = fresh and k > 0 and not averages if world.is_full else pending
+        received = len(cohort) if travels_back else 0
         if pending and not world.is_full:
             x = [nearer(m) if m in cohort else x[m] for m in world.clients]
-        averages = world.averages(k)
         pending = averages and not (world.is_full and fresh)
         if averages:
             mean = world.mean({m: x[m][0] for m in cohort})
