@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
@@ -20,13 +21,31 @@ class LittleIsEnough(Attack):
 
     Source: Baruch, Baruch, Goldberg, NeurIPS 2019, Algorithm 3. `published` is its z_max = Φ⁻¹((H − s)/H) with H honest
     ones among N and s = ⌊N/2⌋ + 1 − (N − H): so many of them have to be farther from the mean for the attackers to be
-    in the majority. `optimal`: the factor that takes the aggregate of this round farthest from the honest mean, by a
-    line search of 16 aggregations.
+    in the majority. It is 0 or less, and no attack, for one attacker and for two among an even N. `optimal`: the factor
+    that takes the aggregate of this round farthest from the honest mean, by a line search of 16 aggregations.
     """
 
     name: Literal["little_is_enough"]
     factor: PositiveFloat | Literal["published", "optimal"] = "published"
     """z."""
+
+    def check(self, num_vectors: int, num_byzantine: int | None) -> None:
+        """Refuse one honest vector, which has no σ, and `published` where it is no attack or another one a round."""
+        if num_byzantine is not None and num_vectors - num_byzantine < 2:
+            raise ValueError("name: one honest vector has no standard deviation to hide in: take another attack")
+        if self.factor != "published":
+            return
+        if num_byzantine is None:
+            raise ValueError(
+                "factor: 'published' follows from the number of attackers, which varies by round with a sampled "
+                "cohort: give a number"
+            )
+        found = _published(num_vectors, num_byzantine)
+        if found <= 0.0:
+            raise ValueError(
+                f"factor: with {num_byzantine} of {num_vectors} attackers the published factor is {_rounded(found)}, "
+                f"no attack: give a number"
+            )
 
     def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> Attack:
         """Choose the factor. Collective."""
@@ -48,5 +67,11 @@ def _published(num_vectors: int, num_byzantine: int) -> float:
     num_honest = num_vectors - num_byzantine
     supporters = num_vectors // 2 + 1 - num_byzantine
     share = (num_honest - supporters) / num_honest
-    # beyond these, attackers need nobody or nobody is left: no deviation, or about all of the honest ones pass it
-    return max(NormalDist().inv_cdf(min(max(share, 0.5), 1.0 - 0.5 / num_honest)), 0.0)
+    if share <= 0.0:
+        return -math.inf
+    # beyond this, nobody honest is left to be farther away: about all of them are nearer than that
+    return NormalDist().inv_cdf(min(share, 1.0 - 0.5 / num_honest))
+
+
+def _rounded(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−") if number else "0"

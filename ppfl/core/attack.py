@@ -48,6 +48,12 @@ class Attack(PlugIn):
         """Return what the attackers send, (A, B) or (1, B) for all of them alike."""
         raise NotImplementedError(f"{self.name} does not change vectors")
 
+    def check(self, num_vectors: int, num_byzantine: int | None) -> None:
+        """Raise ValueError, beginning with the key, when so many attackers among N vectors would do nothing.
+
+        num_byzantine: None when it varies by round.
+        """
+
     def poison(self, data: Data, num_classes: int) -> Data:
         """Return the data that a Byzantine client computes on."""
         return data

@@ -48,29 +48,63 @@ class Byzantine(Settings):
         """Attackers beside the problem's clients."""
         return self.clients if self.placement == "beside" and isinstance(self.clients, int) else 0
 
-    def members(self, client_names: Sequence[str], seed: int) -> frozenset[int]:
-        """Return the clients of the problem that are Byzantine; raises SharedUserError when there are none such."""
+    def members(self, client_names: Sequence[str], num_train_samples: Sequence[int], seed: int) -> frozenset[int]:
+        """Return the clients of the problem that are Byzantine, all of them with training samples.
+
+        Clients without any never take part, and would never attack. Raises SharedUserError when there are none such.
+        """
         if self.placement == "beside":
             return frozenset()
+        able = [client for client, samples in enumerate(num_train_samples) if samples > 0]
         if isinstance(self.clients, int):
-            if self.clients >= len(client_names):
+            if self.clients >= len(able):
+                which = "clients" if len(able) == len(client_names) else "clients with training samples"
                 raise SharedUserError(
-                    f"byzantine.clients: {self.clients} of {len(client_names)} clients leave no honest one; "
-                    f"at most {len(client_names) - 1}"
+                    f"byzantine.clients: {self.clients} of {len(able)} {which} leave no honest one; "
+                    f"at most {len(able) - 1}"
                 )
-            drawn = generator(seed, "byzantine").choice(len(client_names), self.clients, replace=False)
-            return frozenset(int(client) for client in drawn)
-        unknown = sorted(set(self.clients) - set(client_names))
-        if unknown or len(set(self.clients)) == len(client_names):
-            what = f"no client is called {', '.join(unknown)}" if unknown else "that leaves no honest client"
-            raise SharedUserError(f"byzantine.clients: {what}; the clients are {_shorten(client_names)}")
+            drawn = generator(seed, "byzantine").choice(len(able), self.clients, replace=False)
+            return frozenset(able[client] for client in drawn)
+        self._check_names(client_names, [client_names[client] for client in able])
         return frozenset(client_names.index(name) for name in self.clients)
+
+    def _check_names(self, client_names: Sequence[str], able: Sequence[str]) -> None:
+        assert not isinstance(self.clients, int)
+        unknown = sorted(set(self.clients) - set(client_names))
+        idle = sorted(set(self.clients) - set(able) - set(unknown))
+        if unknown or idle or len(set(self.clients)) == len(able):
+            what = f"{_shorten(idle)} without training samples would never take part"
+            if not idle:
+                what = "that leaves no honest client"
+            if unknown:
+                what = f"no client is called {', '.join(unknown)}"
+            there = "the clients are" if len(able) == len(client_names) else "the clients with training samples are"
+            raise SharedUserError(f"byzantine.clients: {what}; {there} {_shorten(able)}")
 
     def attacks_in(self, round: int, seed: int) -> bool:
         """Return whether vectors are attacked in this round."""
         if self.attack.on_data:
             return False
         return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
+
+    def refuse_idle(self, cohort: Literal["all"] | int | float, num_clients: int | None) -> None:
+        """Raise pydantic's error when the configuration alone says that the attack would be none.
+
+        num_clients: of the problem, all of them with training samples; None when only its data know.
+        """
+        if num_clients is None:
+            return
+        num_attackers = self.clients if isinstance(self.clients, int) else len(set(self.clients))
+        size = num_clients if cohort == "all" else cohort
+        if isinstance(size, float):
+            size = max(1, round(size * num_clients))
+        varies = self.placement == "among" and size < num_clients
+        try:
+            self.attack.check(size + self.num_beside, None if varies else num_attackers)
+        except ValueError as error:
+            where, _, reason = str(error).partition(": ")
+            allowed = "a number" if where == "factor" else "another attack"
+            raise refusal(f"byzantine.attack.{where}", f"{allowed}; {reason}") from error
 
     def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_labels: bool) -> None:
         """Raise pydantic's error for what does not go with attackers."""

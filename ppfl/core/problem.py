@@ -74,9 +74,11 @@ class Placement:
     samples_a_round: int | None = None
     """Most samples of a client that a round uses; None: all that it has."""
 
-    def byzantine_clients(self, client_names: tuple[str, ...]) -> frozenset[int]:
+    def byzantine_clients(self, client_names: Sequence[str], num_train_samples: Sequence[int]) -> frozenset[int]:
         """Return the clients that are Byzantine, so that a problem can leave them out of what it says of itself."""
-        return self.byzantine.members(client_names, self.seed) if self.byzantine is not None else frozenset()
+        if self.byzantine is None:
+            return frozenset()
+        return self.byzantine.members(client_names, num_train_samples, self.seed)
 
     def clients_of_rank(self, num_samples: Sequence[int], clients_per_chunk: int = 1) -> range:
         """Contiguous clients of this rank, in whole chunks; the largest sum of samples that a round uses is least."""
@@ -307,6 +309,11 @@ class ProblemSettings(PlugIn):
 
     seed: Seed | None = None
     """Seed of the data alone; default: the run's seed."""
+
+    @property
+    def known_clients(self) -> int | None:
+        """Number of clients, all of them with training samples, when the settings say it; None when data do."""
+        return None
 
     def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
         """Build the part of the problem that this rank holds. Collective."""

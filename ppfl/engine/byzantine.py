@@ -34,6 +34,12 @@ def check_cohort(problem: Problem, cohort: CohortSampler, aggregator: Aggregator
                 f"with {hostile} Byzantine clients at least {hostile + 1}"
             )
         num_vectors += byzantine.num_beside
+        num_hostile = hostile + byzantine.num_beside
+        varies = byzantine.placement == "among" and not cohort.is_full
+        try:
+            byzantine.attack.check(num_vectors, None if varies else num_hostile)
+        except ValueError as error:
+            raise ValueError(f"byzantine.attack.{error}") from error
     try:
         aggregator.check(num_vectors)
     except ValueError as error:

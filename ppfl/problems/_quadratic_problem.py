@@ -41,7 +41,7 @@ class Quadratic(Problem):
         self.client_names = layout.client_names
         self.num_train_samples = layout.num_rows
         self.clients = clients
-        self.byzantine = placement.byzantine_clients(layout.client_names)
+        self.byzantine = placement.byzantine_clients(layout.client_names, layout.num_rows)
         self.seed = placement.seed
         self._placement = placement
         self._layout = layout

@@ -73,7 +73,7 @@ class Supervised(Problem):
         self.num_validation_samples = samples.num_validation_samples
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
-        self.byzantine = placement.byzantine_clients(samples.client_names)
+        self.byzantine = placement.byzantine_clients(samples.client_names, samples.num_train_samples)
         self._attack = placement.byzantine.attack if placement.byzantine is not None else None
         self.device = placement.device
         self.seed = placement.seed

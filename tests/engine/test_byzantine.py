@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config_errors import ConfigError
 from ppfl.core.agree import SharedUserError
+from ppfl.core.rng import generator
 from ppfl.experiment import run
 from ppfl.progress import Silent
 from ppfl.results.reader import open_result
@@ -204,6 +206,94 @@ def test_attackers_are_drawn_by_the_seed() -> None:
     assert drawn(0) == drawn(0)
     assert {len(drawn(seed)) for seed in range(6)} == {3}
     assert len({drawn(seed) for seed in range(6)}) > 1
+
+
+def little(clients: Any, placement: str = "among", factor: Any = "published") -> dict[str, Any]:
+    return {"attack": {"name": "little_is_enough", "factor": factor}, "clients": clients, "placement": placement}
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "sections", "message"),
+    [
+        (10, {"byzantine": little(1)}, "with 1 of 10 attackers the published factor is −0.14, no attack: give a num"),
+        (7, {"byzantine": little(["0003"])}, "with 1 of 7 attackers the published factor is 0, no attack"),
+        (8, {"byzantine": little(2)}, "with 2 of 8 attackers the published factor is 0, no attack"),
+        (8, {"byzantine": little(2, "beside")}, "with 2 of 10 attackers the published factor is 0, no attack"),
+        (8, {"byzantine": little(1, "beside"), "cohort": 4}, "with 1 of 5 attackers the published factor is 0"),
+        (8, {"byzantine": little(3), "cohort": 6}, "varies by round with a sampled cohort: give a number"),
+        (4, {"byzantine": little(3, factor=1.0)}, "name: one honest vector has no standard deviation"),
+    ],
+)
+def test_a_little_that_is_no_attack_is_refused_at_the_start(
+    num_clients: int, sections: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """Where the data alone know how many clients there are."""
+    write_clients(tmp_path / "clients.h5", random_clients(num_clients))
+    with pytest.raises(SharedUserError, match=f"byzantine.attack.*{message}"):
+        engine(problem=of(tmp_path / "clients.h5"), aggregator={"name": "median"}, **sections)
+
+
+@pytest.mark.parametrize(
+    "sections", [little(3), little(2, factor=0.5), little(3, "beside"), little(1, factor="optimal")]
+)
+def test_a_little_that_is_an_attack_is_one(sections: dict[str, Any]) -> None:
+    """The run ends elsewhere than one without it."""
+    attacked, other = (
+        norms(problem=SMALL, byzantine=chosen, aggregator={"name": "median"}, rounds=5)[5]
+        for chosen in (sections, {**sections, "attack": {"name": "mimic"}})
+    )
+    assert attacked != other
+
+
+def some_without_samples(folder: Path) -> dict[str, Any]:
+    """Return a problem of twelve clients; those with odd numbers are tested on alone."""
+    draw = np.random.default_rng(0)
+    for part, size in (("train", 0), ("test", 4)):
+        with h5py.File(folder / f"{part}.h5", "w") as file:
+            for client in range(12):
+                num_samples = size or (0 if client % 2 else 10)
+                file[f"examples/c{client:02d}/pixels"] = draw.random((num_samples, 3)).astype(np.float32)
+                file[f"examples/c{client:02d}/label"] = draw.integers(0, 3, num_samples)
+    files = {part: str(folder / f"{part}.h5") for part in ("train", "test")}
+    return {**DIGITS, "dataset": {"name": "federated_hdf5", **files}}
+
+
+def test_attackers_are_clients_that_take_part(tmp_path: Path) -> None:
+    """As many vectors of a round are bad as there are attackers."""
+    problem, rule = some_without_samples(tmp_path), {"name": "median"}
+    byzantine = {"attack": {"name": "inf"}, "clients": 3}
+    for seed in range(3):
+        running = engine(
+            problem=problem, algorithm=ffgg(GD, 0.1), byzantine=byzantine, aggregator=rule, seed=seed, rounds=2
+        )
+        assert len(running.setup.problem.byzantine) == 3
+        assert list(running)[-1].costs["nonfinite_clients"] == 6
+
+
+@pytest.mark.parametrize(
+    ("clients", "message"),
+    [
+        (6, "byzantine.clients: 6 of 6 clients with training samples leave no honest one; at most 5"),
+        (
+            ["c02", "c03", "c05"],
+            "byzantine.clients: c03, c05 without training samples would never take part; the .* c00",
+        ),
+        (["c02", "x"], "byzantine.clients: no client is called x; the clients with training samples are c00, c02, c04"),
+        ([f"c{m:02d}" for m in range(0, 12, 2)], "byzantine.clients: that leaves no honest client"),
+    ],
+)
+def test_attackers_that_would_never_take_part_are_refused(clients: Any, message: str, tmp_path: Path) -> None:
+    byzantine = {"attack": {"name": "label_flip"}, "clients": clients}
+    with pytest.raises(SharedUserError, match=message):
+        engine(problem=some_without_samples(tmp_path), algorithm=ffgg(GD, 0.1), byzantine=byzantine)
+
+
+def test_draws_are_the_same_where_everybody_has_samples() -> None:
+    chosen = config(problem=SMALL, byzantine=flippers(1.0, 3, "among")).byzantine
+    assert chosen is not None
+    for seed in range(4):
+        drawn = generator(seed, "byzantine").choice(7, 3, replace=False).tolist()
+        assert chosen.members(tuple("abcdefg"), (5,) * 7, seed) == frozenset(drawn)
 
 
 @pytest.mark.parametrize(

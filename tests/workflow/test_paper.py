@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from ppfl.analysis.paper.numbers import fill, fingerprints, main
 from ppfl.grid import load_cells
 
 ROOT = Path(__file__).parent.parent.parent
@@ -74,6 +77,24 @@ def test_methods_are_compared_on_seeds_that_they_were_not_tuned_on(finished: Pat
     assert steps <= {0.05, 0.2, 3.2}
     tuning = yaml.safe_load((TINY.parent / "tuning-zeta1.yaml").read_text(encoding="utf-8"))
     assert tuning["seed"] not in {0, 1}
+
+
+def test_the_page_is_written_from_the_results(finished: Path, tmp_path: Path) -> None:
+    """By the command that docs/paper.md names; what it was written from lies beside it."""
+    page, configs = tmp_path / "paper.md", ROOT / "configs" / "test" / "paper"
+    shutil.copyfile(ROOT / "docs" / "paper.md", page)
+    arguments = ["--configs", str(configs), "--results", str(finished), "--page", str(page)]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    text, told = page.read_text(encoding="utf-8"), json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert "Not written yet" not in text
+    assert fill(text, told) == text
+    assert told["experiments"] == fingerprints(configs)
+    for row in words(finished, "abstract"):
+        assert row["run / predicted"] in text
+    other = CliRunner().invoke(main, [*arguments[:2], "--results", str(tmp_path), *arguments[4:]])
+    assert other.exit_code == 1
+    assert re.fullmatch(r"Error: .*comparison.yaml.*\n|Error: .*\.h5.*\n", other.output)
 
 
 def test_a_second_call_has_nothing_to_do(finished: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ppfl.analysis.figure import CATEGORICAL
-from ppfl.analysis.paper.exhibit import OPERATOR, Exhibit, Words, add_legend, factor, panels, text
+from ppfl.analysis.paper.exhibit import OPERATOR, Exhibit, Words, add_legend, median, panels, ratios, text
 from ppfl.analysis.paper.runs import Run, grouped, late_mean, spread
 from ppfl.analysis.paper.theory import system_of
 
@@ -53,11 +53,10 @@ def draw(runs: Sequence[Run]) -> Exhibit:
                 members = by_cell[trouble, targets, zeta]
                 expectations = [_expected(run) for run in members]
                 _draw_cell(axes, number + shift, members, expectations, colour)
-                expected = float(np.median(expectations))
-                final = float(np.median([run.final for run in members]))
-                known = np.isfinite(expected)
-                row = (title, label, f"{zeta:g}", text(final), text(expected) if known else "measured")
-                rows.append((*row, factor(final, expected) if known else "–"))
+                finals = [run.final for run in members]
+                expected = text(median(expectations)) if np.isfinite(expectations).all() else "measured"
+                row = (title, label, f"{zeta:g}", text(median(finals)), expected)
+                rows.append((*row, ratios(finals, expectations)))
     panel[0].set_ylabel(f"final {OPERATOR}, relative")
     for label, _, filled in TARGETS.values():
         panel[0].plot([], [], label=label, linestyle="", **_marker("0.3", filled))

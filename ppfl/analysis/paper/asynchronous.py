@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from ppfl.analysis.figure import CATEGORICAL
@@ -15,8 +14,9 @@ from ppfl.analysis.paper.exhibit import (
     draw_floor,
     draw_prediction,
     draw_runs,
-    factor,
+    median,
     panels,
+    ratios,
     text,
 )
 from ppfl.analysis.paper.runs import Floats, Run, grouped, late_mean, spread
@@ -74,19 +74,19 @@ def _predict(row: Sequence[Axes], synchronous: Sequence[Run], constant: Sequence
     for axes, axis in zip(row, ("shared_gradients", "virtual_seconds"), strict=True):
         draw_prediction(axes, synchronous[0].series[axis], curve)
         if _targets(constant[0]) == "own":
-            draw_floor(axes, float(np.median([_floor(run) for run in constant])), KINDS["constant"][1])
+            draw_floor(axes, median([_floor(run) for run in constant]), KINDS["constant"][1])
 
 
 def _row(targets: str, stragglers: int, kind: str, members: Sequence[Run]) -> tuple[str, ...]:
-    final = float(np.median([run.final for run in members]))
+    finals = [run.final for run in members]
     seconds = text(float(members[0].series["virtual_seconds"][-1]))
-    name = (TARGETS[targets], "yes" if stragglers else "no", KINDS[kind][0], seconds, text(final))
+    name = (TARGETS[targets], "yes" if stragglers else "no", KINDS[kind][0], seconds, text(median(finals)))
     is_floor = kind != "sync" and targets == "own"
     if (is_floor and stragglers) or (kind == "delay_adaptive" and not is_floor):
         return (*name, "measured", "–")
     per_round = 1 if kind == "sync" else system_of(members[0].config).personalized.number
     expected = [_floor(r) if is_floor else late_mean(_curve(r, per_round), r.rounds) for r in members]
-    return (*name, text(float(np.median(expected))), factor(final, float(np.median(expected))))
+    return (*name, text(median(expected)), ratios(finals, expected))
 
 
 def _curve(run: Run, arrivals_per_round: int) -> Floats:

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from ppfl.analysis.figure import CATEGORICAL
-from ppfl.analysis.paper.exhibit import Exhibit, Words, add_legend, draw_prediction, draw_runs, factor, panels, text
+from ppfl.analysis.paper.exhibit import (
+    Exhibit,
+    Words,
+    add_legend,
+    draw_prediction,
+    draw_runs,
+    median,
+    panels,
+    ratios,
+    text,
+)
 from ppfl.analysis.paper.runs import Floats, Run, grouped, late_mean, spread
 from ppfl.analysis.paper.theory import System, system_of
 
@@ -48,7 +58,7 @@ def draw(runs: Sequence[Run]) -> Exhibit:
             rows.append((TARGETS[targets], label, *_numbers(targets, rule, members)))
         honest = by_cell[targets, "none"]
         draw_prediction(axes, honest[0].series["round"], spread([_curve(run) for run in honest]).median)
-        sigma = float(np.median([_sigma(run) for run in honest]))
+        sigma = median([_sigma(run) for run in honest])
         if targets == "own":
             axes.axhline(sigma, color="0.4", linewidth=1.0, linestyle=(0, (1, 1.5)), label="σ*")
         axes.set_ylim(top=1e3)
@@ -60,14 +70,13 @@ def draw(runs: Sequence[Run]) -> Exhibit:
 def _numbers(targets: str, rule: str, members: Sequence[Run]) -> tuple[str, str, str]:
     if rule == "mean":
         growths = [_growth(run) for run in members]
-        expected = float(np.median([_predicted_growth(run) for run in members]))
-        found = float(np.median(growths))
-        return f"grows {text(found)} × a round", f"{text(expected)} ×", factor(found, expected)
-    final = float(np.median([run.final for run in members]))
+        predicted = [_predicted_growth(run) for run in members]
+        return f"grows {text(median(growths))} × a round", f"{text(median(predicted))} ×", ratios(growths, predicted)
+    finals = [run.final for run in members]
     if targets == "own" and rule != "none":
-        return text(final), f"of the order of σ* = {text(float(np.median([_sigma(run) for run in members])))}", "–"
-    expected = float(np.median([late_mean(_curve(run), run.rounds) for run in members]))
-    return text(final), text(expected), factor(final, expected)
+        return text(median(finals)), f"of the order of σ* = {text(median([_sigma(run) for run in members]))}", "–"
+    expected = [late_mean(_curve(run), run.rounds) for run in members]
+    return text(median(finals)), text(median(expected)), ratios(finals, expected)
 
 
 def _growth(run: Run) -> float:

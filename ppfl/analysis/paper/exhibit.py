@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppfl.analysis.figure import STYLE, save_figure
-from ppfl.analysis.paper.runs import Floats, Spread
+from ppfl.analysis.paper.runs import Floats, Spread, spread
 
 PREDICTED = {"color": "black", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 5}
 OPERATOR = r"$\|F(\theta)\|$"
@@ -96,6 +96,18 @@ def text(value: float) -> str:
     return f"{value:.3g}"
 
 
-def factor(run: float, predicted: float) -> str:
-    """Return how many times the prediction the run is."""
-    return f"{run / predicted:.3g} ×" if np.isfinite(run) and predicted > 0 else "–"
+def ratios(runs: Sequence[float], predicted: Sequence[float]) -> str:
+    """Return how many times its prediction a run is, seed by seed: the median, and from the lowest to the highest.
+
+    Not the ratio of two medians, which may be those of different seeds.
+    """
+    if not np.isfinite([*runs, *predicted]).all() or min(predicted) <= 0:
+        return "–"
+    found = spread([run / expected for run, expected in zip(runs, predicted, strict=True)])
+    median, lowest, highest = (text(float(value[0])) for value in (found.median, found.lowest, found.highest))
+    return f"{median} ×" if lowest == highest else f"{median} × ({lowest} to {highest})"
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median over seeds."""
+    return float(np.median(values))

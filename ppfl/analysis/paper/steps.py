@@ -8,7 +8,17 @@ import numpy as np
 
 from ppfl.analysis.factors import Factor
 from ppfl.analysis.figure import colours_of
-from ppfl.analysis.paper.exhibit import Exhibit, Words, add_legend, draw_prediction, draw_runs, factor, panels, text
+from ppfl.analysis.paper.exhibit import (
+    Exhibit,
+    Words,
+    add_legend,
+    draw_prediction,
+    draw_runs,
+    median,
+    panels,
+    ratios,
+    text,
+)
 from ppfl.analysis.paper.runs import Floats, Run, grouped, late_mean, spread
 from ppfl.analysis.paper.theory import system_of
 
@@ -43,10 +53,10 @@ def draw(runs: Sequence[Run]) -> Exhibit:
         draw_runs(left, rounds, spread([run.norms for run in members]), colours[label], name)
         away = [np.abs(run.norms / curve - 1.0) + TINY for run, curve in zip(members, curves, strict=True)]
         draw_runs(right, rounds, spread(away), colours[label], name)
-        final = float(np.median([run.final for run in members]))
-        expected = float(np.median([late_mean(c, r.rounds) for c, r in zip(curves, members, strict=True)]))
+        finals = [run.final for run in members]
+        expected = [late_mean(c, r.rounds) for c, r in zip(curves, members, strict=True)]
         largest = text(float(max(distance.max() for distance in away)))
-        rows.append((label, text(final), text(expected), factor(final, expected), largest))
+        rows.append((label, text(median(finals)), text(median(expected)), ratios(finals, expected), largest))
     draw_prediction(left, rounds, spread(list(predictions.values())).median, "predicted, exact w")
     right.set_ylabel("relative distance from prediction")
     for axes in (left, right):
