@@ -7,7 +7,6 @@ virtual data sets and external storage; all are refused. Every reader of data go
 from __future__ import annotations
 
 import math
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,17 +34,16 @@ _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeE
 @contextmanager
 def open_data(path: Path, where: str) -> Iterator[DataGroup]:
     """Open a file and yield its root. Raises UserError, which begins with `where`, for what is no HDF5 file."""
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    # data are read, never changed: a lock would keep nobody from anything, and some file systems have none
-    access.set_file_locking(False, True)
-    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     try:
-        file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=access)
+        try:  # data are read, never changed: a lock would keep nobody from anything
+            file = h5py.File(path, "r", locking=False)
+        except OSError:  # whoever has it open in this very process may have it with locks
+            file = h5py.File(path, "r")
     except _DAMAGE as error:
         raise UserError(f"{where} cannot be read as HDF5: {error}") from error
     try:
         with _told(where):
-            root = h5py.h5g.open(file, b"/")
+            root = h5py.h5g.open(file.id, b"/")
         yield DataGroup(root, path.stat().st_size, where)
     finally:
         with _told(where):

@@ -43,6 +43,13 @@ def digits(local: list[str], rounds: int = 8, **sections: Any) -> dict[str, Any]
     return {"problem": problem, "algorithm": ffgg(GD, 0.1), "rounds": rounds, "evaluate": tuned, **sections}
 
 
+def test_scores_of_a_run_that_diverged_are_nan() -> None:
+    """And not means over the clients whose logits are still numbers, or the share of class 0."""
+    found = diagnosed(**digits(["head.*"], algorithm=ffgg(GD, 1e30), precision="float32"))
+    assert found.status == "diverged"
+    assert [math.isnan(score) for score in (found.test_accuracy, found.test_loss, found.gap)] == [True, True, True]
+
+
 @pytest.mark.parametrize(("zeta", "precision"), [(0, "float64"), (1, "float32"), (10, "float64")])
 def test_a_common_solution_is_told_from_own_ones(zeta: float, precision: str) -> None:
     """ρ < 1e-20 with a common θ*, > 0.3 without, and σ²(θ*) is what the problem itself says."""

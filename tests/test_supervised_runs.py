@@ -16,12 +16,14 @@ from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
+from ppfl.experiment import run
 from ppfl.problems._network import PIECE_ROWS
 from ppfl.problems._supervised_problem import Supervised
 from ppfl.problems.supervised import SupervisedSettings
+from ppfl.progress import Silent
 from tests.engine.build import config, ffgg
 from tests.ranks import on_ranks
-from tests.supervised_problems import CONFIG, make
+from tests.supervised_problems import CONFIG, PROBLEMS, make
 
 torch.set_num_threads(1)
 
@@ -74,6 +76,34 @@ def test_clients_without_samples_have_no_scores(tmp_path: Path) -> None:
     assert all(math.isnan(value) for value in nothing.values())
     assert len(problem.data(2, 0)["y"]) == 0
     assert problem.training_epoch(2, 0) == []
+
+
+@pytest.mark.parametrize("settings", PROBLEMS)
+def test_accuracy_is_nan_where_a_logit_is_not_finite(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """None of them is the largest; argmax would name the first, and the share of its class is no accuracy."""
+    problem = make({**write_two_clients(tmp_path, 50), **settings})
+    shared, local = problem.init_shared(), problem.init_local(0)
+    for value in (math.nan, math.inf):
+        bad = {name: torch.full_like(of, value) for name, of in local.items()}
+        bad["head.bias"][1:] = 0.0
+        scores = problem.client_metrics(shared, bad, 0)
+        assert math.isnan(scores["test_accuracy"])
+        assert math.isnan(scores["validation_accuracy"])
+
+
+def test_accuracy_of_a_run_that_diverges_is_nan_in_every_stage(tmp_path: Path) -> None:
+    document = {**CONFIG, **write_two_clients(tmp_path, 50), "batch_size": "all"}
+    far = {"algorithm": ffgg(HEAD_STEPS, 1e45), "precision": "float32"}
+    chosen = config(problem=document, rounds=6, evaluate={"every": 1}, **far)
+    assert run(chosen, tmp_path / "out.h5", Silent()) == "diverged"
+    with h5py.File(tmp_path / "out.h5") as file:
+        for part in ("test", "validation"):
+            series = file[f"rounds/{part}_accuracy"][()]
+            assert 0 <= series[0] <= 1
+            assert math.isnan(series[-1])
+            assert np.isnan(file[f"summary/{part}_accuracy"]).all()
+            for stage in ("global", "personal", "tuned"):
+                assert math.isnan(file[f"clients/{stage}_{part}_accuracy"][0])
 
 
 def test_facts_and_histogram() -> None:

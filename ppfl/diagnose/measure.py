@@ -13,7 +13,7 @@ from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, map_params
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Params
@@ -37,6 +37,8 @@ class Measurement:
     """Of the problem."""
     scores: dict[str, np.ndarray]
     """{metric: (M,)} with the tuned w: `train_loss`, and what the problem scores; NaN for clients without samples."""
+    is_tested: np.ndarray
+    """(M,), whether the client has test samples: NaN of one that has them is a number that is lost, and shows."""
 
     @property
     def client_squares(self) -> np.ndarray:
@@ -149,6 +151,7 @@ def _gathered(
         common=float((one * other).sum()),
         memorized_gap=setup.problem.memorized_gap,
         scores=dict(zip(names, columns[len(groups) :], strict=True)),
+        is_tested=_is_tested(setup.problem),
     )
 
 
@@ -158,14 +161,22 @@ def _score_names(problem: Problem) -> list[str]:
     return [_TRAIN_LOSS, *problem.client_metrics(problem.init_shared(), problem.init_local(client), client)]
 
 
-def mean_of_known(values: np.ndarray) -> float:
-    """Mean over the clients that have samples to score; NaN when none has."""
-    known = values[~np.isnan(values)]
-    return float(known.sum()) / len(known) if len(known) else math.nan
+def _is_tested(problem: Problem) -> np.ndarray:
+    """Return whether the clients of a Measurement have test samples, (M,)."""
+    num_tested = problem.metric_weights("test_loss")
+    measured = (m for m, size in enumerate(problem.num_train_samples) if size > 0 and m not in problem.byzantine)
+    return np.array([num_tested[client] > 0 for client in measured], dtype=bool)
 
 
-def gap(scores: Mapping[str, np.ndarray]) -> float:
-    """Test loss − train loss, mean over the clients that have test samples; NaN where nothing is tested."""
-    if "test_loss" not in scores:
+def mean_of_tested(found: Measurement, metric: str) -> float:
+    """Mean over the clients that have test samples; NaN when none has."""
+    if metric not in found.scores or not found.is_tested.any():
         return math.nan
-    return mean_of_known(scores["test_loss"] - scores[_TRAIN_LOSS])
+    return float(found.scores[metric][found.is_tested].mean())
+
+
+def gap(found: Measurement) -> float:
+    """Test loss − train loss, mean over the clients that have test samples; NaN where nothing is tested."""
+    if "test_loss" not in found.scores or not found.is_tested.any():
+        return math.nan
+    return float((found.scores["test_loss"] - found.scores[_TRAIN_LOSS])[found.is_tested].mean())

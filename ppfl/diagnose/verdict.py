@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppfl.diagnose.measure import gap, group_of, mean_of_known
+from ppfl.diagnose.measure import gap, group_of, mean_of_tested
 
 if TYPE_CHECKING:
     from ppfl.diagnose.measure import Measurement
@@ -65,7 +65,6 @@ def diagnosis(
     """Compare two measurements of one split; `names` are its shared and its local parameters."""
     exact = status == "exact"
     rho = ratio_of_means(end.client_squares, start.client_squares, exact)
-    unknown = np.array([math.nan])
     return Diagnosis(
         shared=_labels(*names),
         local=_labels(*reversed(names)),
@@ -74,10 +73,10 @@ def diagnosis(
         rho=rho,
         groups={group: ratio_of_means(end.squares[group], start.squares[group], exact) for group in end.squares},
         common_share=_quotient(end.common, rho.at_end),
-        train_loss=mean_of_known(end.scores["train_loss"]),
-        test_loss=mean_of_known(end.scores.get("test_loss", unknown)),
-        test_accuracy=mean_of_known(end.scores.get("test_accuracy", unknown)),
-        gap=gap(end.scores),
+        train_loss=float(end.scores["train_loss"].mean()),
+        test_loss=mean_of_tested(end, "test_loss"),
+        test_accuracy=mean_of_tested(end, "test_accuracy"),
+        gap=gap(end),
         memorized_gap=end.memorized_gap,
     )
 

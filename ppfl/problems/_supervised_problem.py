@@ -212,7 +212,7 @@ class Supervised(Problem):
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
         """Mean loss, here in nats, and accuracy in [0, 1] on test and validation samples.
 
-        NaN where there are none, and where a logit is NaN, which has no largest one.
+        NaN where there are none; and accuracy where a logit is NaN or inf: among those none is the largest.
         """
         scores: dict[str, float] = {}
         for part, stored in self._scored_on.items():
@@ -265,8 +265,8 @@ class Supervised(Problem):
             for data in self._scoring_batches(stored):
                 logits = self._logits(shared, local, data)
                 loss += float(self._loss.total(logits, data["y"]))
-                is_known = not bool(logits.isnan().any())
-                correct += int((logits.argmax(dim=1) == data["y"]).sum()) if is_known else math.nan
+                hits = int((logits.argmax(dim=1) == data["y"]).sum())
+                correct += hits if bool(logits.isfinite().all()) else math.nan
         return loss / len(stored), correct / len(stored)
 
     def _scoring_batches(self, stored: _Stored) -> Iterator[Data]:
