@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
-from ppfl.config_errors import ConfigError, Finding, findings_of
+from ppfl.config_errors import ConfigError, Finding, error_of
 from ppfl.config_schema import schema_of
 from ppfl.core.aggregator import Aggregator
 from ppfl.core.asynchronous import Asynchronous
@@ -22,6 +21,7 @@ from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom, Seed, Settings, refusal
 from ppfl.core.problem import ProblemSettings
 from ppfl.yaml_file import apply_overrides, read_yaml
+from ppfl.yaml_text import dump_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,7 +165,11 @@ class Config(Settings):
 
     def scientific(self) -> dict[str, Any]:
         """Return what decides the results, defaults filled in, data files by their content; JSON types only."""
-        content: dict[str, Any] = _canonical(self.model_dump(exclude=_NOT_SCIENTIFIC))
+        content: dict[str, Any] = _canonical(self._content())
+        return content
+
+    def _content(self) -> dict[str, Any]:
+        content = self.model_dump(exclude=_NOT_SCIENTIFIC)
         tuned = content["evaluate"]["tuned"]
         if tuned["fine_tuner"] is None:
             tuned["fine_tuner"] = content["algorithm"].get("fine_tuner")
@@ -174,8 +178,9 @@ class Config(Settings):
     @cached_property
     def digest(self) -> str:
         """First 16 hexadecimal digits of the hash of the scientific content."""
-        content = {"results_version": RESULTS_VERSION, "config": self.scientific()}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = _json(self._content())
+        if "-0.0" in text:  # the one number that JSON writes in two ways
+            text = _json(self.scientific())
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @staticmethod
@@ -185,11 +190,16 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the whole configuration with defaults filled in; `load` reads it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_text(self.model_dump(mode="json"))
 
     def default_out(self) -> Path:
         """Return where the result goes when nothing else is said."""
         return Path("results") / self.name / f"{self.digest}.h5"
+
+
+def _json(content: dict[str, Any]) -> str:
+    content = {"results_version": RESULTS_VERSION, "config": content}
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _canonical(value: Any) -> Any:
@@ -209,7 +219,7 @@ def validate(document: Mapping[str, Any], folder: Path, source: str) -> Config:
     try:
         return Config.model_validate(dict(document), context={"folder": folder})
     except ValidationError as error:
-        raise ConfigError(source, *findings_of(error, dict(document), schema_of(Config))) from error
+        raise error_of(source, error, dict(document), schema_of(Config)) from error
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:

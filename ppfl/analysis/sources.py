@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import yaml
 
 from ppfl.analysis.factors import find_factors, flatten
 from ppfl.core.errors import UserError
@@ -18,6 +17,7 @@ from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED
 from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers
+from ppfl.results.stored_config import stored_config
 from ppfl.yaml_file import parse_yaml
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -26,7 +26,6 @@ Read = Callable[[int, Collection[str], Collection[str]], tuple[Arrays, Arrays]]
 
 _ASIDE = re.compile(r"\.incomplete-\d+\.h5$")
 _MAX_LISTED = 3
-_YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -181,8 +180,8 @@ def _folder(folder: Path) -> Source:
 def _files(paths: Sequence[Path]) -> Source:
     outlines = [outline(path) for path in paths]
     settings, names, digests = [], [], []
-    for found in outlines:
-        config = yaml.load(found.attrs.pop("config"), _YAML)  # noqa: S506, the safe loader, in C where there is one
+    for path, found in zip(paths, outlines, strict=True):
+        config = stored_config(found.attrs.pop("config"), path)
         settings.append(_settings(config))
         names.append(str(found.attrs["name"]))
         digests.append(str(found.attrs["digest"]))
