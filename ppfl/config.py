@@ -31,6 +31,7 @@ RESULTS_VERSION = 4
 
 _NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint"}
 _MAX_SEED = 2**32
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _SGD: Any = {"name": "sgd"}
 _MEAN: Any = {"name": "mean"}
 
@@ -130,11 +131,13 @@ class Config(Settings):
         """Fill in problem.seed, so that leaving it out and writing the run's seed there are the same run."""
         if not isinstance(document, dict):
             return document
+        # given here, they are not copied deeply for every run of a grid
+        document = {"server_optimizer": _SGD, "aggregator": _MEAN, **document}
         problem, seed = document.get("problem"), document.get("seed", 0)
         is_seed = type(seed) is int and 0 <= seed < _MAX_SEED
         if not is_seed or not isinstance(problem, dict) or problem.get("seed") is not None:
             return document
-        return {**document, "problem": {**problem, "seed": seed}}
+        return document | {"problem": {**problem, "seed": seed}}
 
     @model_validator(mode="after")
     def _one_vote_a_client(self) -> Config:
@@ -199,7 +202,7 @@ class Config(Settings):
 
 def _json(content: dict[str, Any]) -> str:
     content = {"results_version": RESULTS_VERSION, "config": content}
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(content)
 
 
 def _canonical(value: Any) -> Any:
@@ -239,7 +242,9 @@ def schema() -> dict[str, Any]:
 
     Keys may be left out of the file when the grid sets them, so only `name` is required.
     """
-    document = copy.deepcopy(Config.model_json_schema())
+    from ppfl.config_docs import DescribedSchema
+
+    document = copy.deepcopy(Config.model_json_schema(schema_generator=DescribedSchema))
     for node in (document, *document["$defs"].values()):
         required = [key for key in node.pop("required", []) if key == "name"]
         if required:

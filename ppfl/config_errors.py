@@ -32,6 +32,8 @@ def show_value(value: Any) -> str:
     """Return a value as YAML writes it, on one line, shortened; a long value costs no more than a short one."""
     if value is NOTHING:
         return "nothing"
+    if type(value) in (int, float):
+        return repr(value)
     text = ""
     for piece in _pieces(value):
         text += piece

@@ -13,9 +13,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +86,21 @@ def cells_of(document: Mapping[str, Any], folder: Path, source: str, overrides: 
     factors = _factors(document["grid"], source)
     _refuse_overridden(factors, overrides)
     _refuse_size(factors, source)
-    choices = [dict(itertools.chain.from_iterable(map(dict.items, parts))) for parts in itertools.product(*factors)]
-    return _distinct(_validated(base, choices, folder, source), source)
+    with _without_collector():
+        choices = [dict(itertools.chain.from_iterable(map(dict.items, parts))) for parts in itertools.product(*factors)]
+        return _distinct(_validated(base, choices, folder, source), source)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Leave the cyclic garbage collector out: it would walk over ever more settings, which have no cycles, in vain."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def choose_cell(path: Path | str, overrides: Sequence[str], beginning: str | None) -> Cell:
@@ -244,7 +260,7 @@ def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, sourc
 def _filled(base: dict[str, Any], choice: _Choice, source: str) -> dict[str, Any]:
     """Return the document of one run; whole sections are set before keys inside them."""
     document = base
-    for path in sorted(choice, key=lambda path: path.count(".")):
+    for path in _outer_first(tuple(choice)):
         entry = choice[path]
         try:
             document = set_path(document, path, entry.value)
@@ -252,6 +268,11 @@ def _filled(base: dict[str, Any], choice: _Choice, source: str) -> dict[str, Any
             allowed = f"paths below keys that have keys of their own, which {error.args[0]} has not"
             raise ConfigError(source, Finding(entry.origin, entry.value, allowed, "unknown path")) from None
     return document
+
+
+@cache
+def _outer_first(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(paths, key=lambda path: path.count(".")))
 
 
 def _at_origin(finding: Finding, choice: _Choice) -> Finding:

@@ -12,7 +12,7 @@ from ppfl.config_errors import show_value
 from ppfl.results.reader import open_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -32,28 +32,6 @@ def wide_console() -> Console:
     """Return a console on standard output; as wide as a terminal, or wide enough for a log file."""
     console = Console()
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
-
-
-def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table of plain texts; one that is as wide as rich would make it is written without its help, at once."""
-    console = wide_console()
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    texts = [*header, *(text for row in rows for text in row)]
-    if sum(widths) + 3 * len(widths) + 1 > console.width or not all(map(str.isascii, texts)):
-        table = Table(*header)
-        for row in rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
-        return
-    bars = ["━" * (width + 2) for width in widths], ["─" * (width + 2) for width in widths]
-
-    def line(left: str, cells: Iterable[str], middle: str, right: str) -> str:
-        return left + middle.join(cells) + right
-
-    padded = [[f" {text.ljust(width)} " for text, width in zip(row, widths, strict=True)] for row in [header, *rows]]
-    lines = [line("┏", bars[0], "┳", "┓"), line("┃", padded[0], "┃", "┃"), line("┡", bars[0], "╇", "┩")]
-    lines += [line("│", row, "│", "│") for row in padded[1:]]
-    console.file.write("\n".join([*lines, line("└", bars[1], "┴", "┘"), ""]))
 
 
 def show(path: Path) -> None:

@@ -41,8 +41,8 @@ def _print_json(cells: Sequence[Cell]) -> None:
 
 
 def _print_table(cells: Sequence[Cell]) -> None:
+    from ppfl.cli.rows import print_rows
     from ppfl.config_errors import show_value
-    from ppfl.show import print_rows
 
     paths = list(dict.fromkeys(path for cell in cells for path in cell.varying))
     rows = [
