@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -235,6 +235,18 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     if "grid" in document:
         raise ConfigError(str(path), Finding("grid", document["grid"], "no grid here: this is to be one run"))
     return validate(document, path.parent, str(path))
+
+
+@cache
+def takes_both_kinds(key: str) -> bool:
+    """Whether a key, told by its last part, takes whole numbers and fractions that mean different things."""
+
+    def kinds(field: dict[str, Any]) -> set[str]:
+        return {branch.get("type", "") for branch in field.get("anyOf", [])}
+
+    document = Config.model_json_schema()
+    nodes = [document, *document["$defs"].values()]
+    return any({"integer", "number"} <= kinds(node.get("properties", {}).get(key, {})) for node in nodes)
 
 
 def schema() -> dict[str, Any]:

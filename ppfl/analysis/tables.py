@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ppfl.analysis.factors import find_factors, flatten, is_seed
+from ppfl.analysis.factors import find_factors, flatten, is_seed, texts_of
 
 if TYPE_CHECKING:
     from ppfl.results.reader import Result
@@ -37,11 +37,12 @@ def runs_table(results: Sequence[Result]) -> Table:
     stages = list(dict.fromkeys(stage for result in results for stage in stages_of(result)))
     columns = [(metric, stage) for metric in metrics for stage in stages]
     rows = []
-    for result, config in zip(results, flat, strict=True):
+    varying = list(zip(*(texts_in_column([config.get(key) for config in flat]) for key in keys), strict=True))
+    for result, values in zip(results, varying or [()] * len(results), strict=True):
         rows.append(
             (
                 str(result.attrs["digest"])[:8],
-                *(text_of(config.get(key)) for key in keys),
+                *values,
                 STATUS_TEXT[str(result.attrs["status"])],
                 str(_last(result, "round", "–")),
                 *(_last(result, name, "–") for name in series),
@@ -103,10 +104,20 @@ def _last(result: Result, name: str, absent: str) -> str:
     return number(float(result.rounds[name].to_numpy()[-1]))
 
 
+def texts_in_column(values: Sequence[object]) -> list[str]:
+    """Return the values of a key as tables show them, different ones differently."""
+    return texts_of(values, text_of)
+
+
 def text_of(value: object) -> str:
     """Return a value of a configuration as tables show it."""
     if value is None:
         return "–"
     if isinstance(value, list | dict):
         return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else in_one_line(str(value))
+
+
+def in_one_line(text: str) -> str:
+    """Return a text with line breaks and what terminals take for commands written as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
