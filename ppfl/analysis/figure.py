@@ -17,7 +17,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 from ppfl.analysis.curves import Band, Curves, band
 from ppfl.analysis.factors import Factor
 from ppfl.analysis.roles import Roles, assign_roles
-from ppfl.analysis.tables import STATUS_TEXT, in_one_line
+from ppfl.analysis.tables import STATUS_TEXT
+from ppfl.core.errors import in_one_line
 
 MAX_COLUMNS = 4
 _LINE = 42
@@ -91,9 +92,8 @@ def draw_figure(curves: Curves, panel: str | None = None, colour: str | None = N
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes in grid[:, 0]:
-            axes.set_ylabel(
-                LABELS.get(curves.metric, curves.metric.replace("_", " ")), parse_math=curves.metric in LABELS
-            )
+            label = LABELS.get(curves.metric, curves.metric.replace("_", " "))
+            axes.set_ylabel(label, parse_math=curves.metric in LABELS)
         for axes in grid[-1]:
             axes.set_xlabel(X_LABELS[curves.x])
         _scale(grid.flat[0], curves)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ppfl.analysis.factors import find_factors, flatten, is_seed, texts_of
+from ppfl.core.errors import in_one_line
 
 if TYPE_CHECKING:
     from ppfl.results.reader import Result
@@ -116,8 +117,3 @@ def text_of(value: object) -> str:
     if isinstance(value, list | dict):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else in_one_line(str(value))
-
-
-def in_one_line(text: str) -> str:
-    """Return a text with line breaks and what terminals take for commands written as escapes."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

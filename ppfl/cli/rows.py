@@ -17,7 +17,7 @@ _PIPE_WIDTH = 160
 def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table as rich draws it, but for its colours, without rich where it is not too wide or more than ASCII."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH
+    room = shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else _PIPE_WIDTH
     is_plain = all(text.isascii() and text.isprintable() for row in (header, *rows) for text in row)
     if sum(widths) + 3 * len(widths) + 1 > room or not is_plain:
         _print_by_rich(header, rows)

@@ -44,7 +44,11 @@ class DataFile:
         Raises pydantic's error for a field, with the places it looked at, when there is no such file.
         """
         folders = [folder, *([Path(os.environ["PPFL_DATA"])] if os.environ.get("PPFL_DATA") else [])]
-        candidates = [(base / Path(given).expanduser()).absolute() for base in folders]
+        try:
+            wanted = Path(given).expanduser()
+        except RuntimeError as error:
+            raise refusal("", f"an existing, readable file; there is no home {given.split('/')[0]}") from error
+        candidates = [(base / wanted).absolute() for base in folders]
         for candidate in dict.fromkeys(candidates):
             if candidate.is_file() and os.access(candidate, os.R_OK):
                 return cls(Path(os.path.normpath(candidate)))
