@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
+from ppfl.config_clients import Round
 from ppfl.config_errors import ConfigError, Finding, error_of
 from ppfl.config_schema import schema_of
 from ppfl.core.aggregator import Aggregator
@@ -220,9 +221,22 @@ def validate(document: Mapping[str, Any], folder: Path, source: str) -> Config:
     Raises ConfigError with everything that is wrong.
     """
     try:
-        return Config.model_validate(dict(document), context={"folder": folder})
+        config = Config.model_validate(dict(document), context={"folder": folder})
     except ValidationError as error:
         raise error_of(source, error, dict(document), schema_of(Config)) from error
+    if (unfit := _unfit_for_clients(config)) is not None:
+        raise ConfigError(source, unfit)
+    return config
+
+
+def _unfit_for_clients(config: Config) -> Finding | None:
+    clients = config.problem.known_clients
+    if clients is None:
+        return None
+    wanted, key = config.cohort, "cohort"
+    if config.asynchronous is not None:
+        wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"
+    return Round(clients, wanted, key, config.aggregator, config.byzantine).unfit()
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:

@@ -229,8 +229,8 @@ def _refuse_size(factors: list[list[_Choice]], source: str) -> None:
 
 def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, source: str) -> list[Cell]:
     cells: list[Cell] = []
-    counts: Counter[tuple[str, str, str]] = Counter()
-    first: dict[tuple[str, str, str], tuple[Finding, _Choice]] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
+    first: dict[tuple[str, ...], tuple[Finding, _Choice]] = {}
     more = 0
     for choice in choices:
         varying = {path: entry.value for path, entry in choice.items()}
@@ -242,7 +242,7 @@ def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, sourc
             for finding in error.findings:
                 at_home = _at_origin(finding, choice)
                 value = "" if at_home.what == "unknown key" else show_value(at_home.given)
-                key = (at_home.where, at_home.allowed, value)
+                key = (at_home.where, at_home.what, at_home.allowed, value)
                 counts[key] += 1
                 first.setdefault(key, (at_home, choice))
             if len(first) >= _MAX_WRONG:

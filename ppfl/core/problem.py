@@ -308,6 +308,11 @@ class ProblemSettings(PlugIn):
     seed: Seed | None = None
     """Seed of the data alone; default: the run's seed."""
 
+    @property
+    def known_clients(self) -> int | None:
+        """Number of clients, all of them with training samples, when the settings say it; None when data do."""
+        return None
+
     def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
         """Build the part of the problem that this rank holds. Collective."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import PositiveInt, ValidationInfo, field_validator
 
-from ppfl.core.dataset import Dataset
+from ppfl.core.dataset import Dataset, Partition
 from ppfl.core.model import Model
 from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.core.problem import ProblemSettings
@@ -27,6 +27,12 @@ class ClassificationSettings(ProblemSettings):
     """Which parameters of the model are local."""
     batch_size: PositiveInt | Literal["all"]
     """Samples per client and round, drawn without replacement; `all`: everything a client has to train on."""
+
+    @property
+    def known_clients(self) -> int | None:
+        """Number of clients of a partition, which leaves none of them without training samples."""
+        partition = getattr(self.dataset, "partition", None)
+        return partition.clients if isinstance(partition, Partition) else None
 
     @field_validator("split")
     @classmethod

@@ -82,6 +82,11 @@ class QuadraticSettings(ProblemSettings):
             raise refusal("zeta", "nothing with `generator: byzantine`, whose clients have matrices of their own")
         return self
 
+    @property
+    def known_clients(self) -> int | None:
+        """Number of clients of a generator."""
+        return self.clients
+
     def build(self, placement: Placement, clients_per_chunk: int) -> Quadratic:
         """Draw or read this rank's clients, and compute the constants of the whole problem. Collective.
 

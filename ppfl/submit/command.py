@@ -92,7 +92,4 @@ def _check_ranks(ranks: int, configs: Sequence[Config]) -> None:
 
 def known_clients(config: Config) -> int | None:
     """Return the number of clients when the configuration says it; a data file may be what knows."""
-    problem = config.problem.model_dump(mode="json")
-    partition = problem.get("dataset", {}).get("partition") or {}
-    clients = problem.get("clients", partition.get("clients"))
-    return clients if isinstance(clients, int) else None
+    return config.problem.known_clients
