@@ -10,6 +10,7 @@ import torch
 
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.core.numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,8 +36,8 @@ def check_allotment(communicator: Communicator, environment: Mapping[str, str] =
 
 
 def _check_cpus(rank: int, environment: Mapping[str, str]) -> None:
-    asked, allowed = environment.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
-    if asked.isdigit() and allowed < min(int(asked), os.cpu_count() or 1):
+    asked, allowed = whole_number(environment.get("SLURM_CPUS_PER_TASK", "")), len(os.sched_getaffinity(0))
+    if asked is not None and allowed < min(asked, os.cpu_count() or 1):
         raise UserError(
             f"{asked} CPUs a rank were asked for, but rank {rank} may use {allowed}: srun does not take them "
             f"from the job by itself; export SRUN_CPUS_PER_TASK={asked} before srun, or give it --cpus-per-task={asked}"
@@ -66,8 +67,7 @@ def _refuse_shared(lines: Sequence[str]) -> None:
 
 def _asked_gpus(environment: Mapping[str, str]) -> int:
     """Return the number in a text such as `1` or `a100:1`; 0 when GPUs were not asked for by rank."""
-    count = environment.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]
-    return int(count) if count.isdigit() else 0
+    return whole_number(environment.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]) or 0
 
 
 def _visible_gpus(environment: Mapping[str, str]) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
-from ppfl.config_errors import ConfigError, Finding, findings_of
+from ppfl.config_clients import Round
+from ppfl.config_errors import ConfigError, Finding, error_of
 from ppfl.config_schema import schema_of
 from ppfl.core.aggregator import Aggregator
 from ppfl.core.asynchronous import Asynchronous
@@ -22,6 +22,7 @@ from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom, Seed, Settings, refusal
 from ppfl.core.problem import ProblemSettings
 from ppfl.yaml_file import apply_overrides, read_yaml
+from ppfl.yaml_text import dump_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ RESULTS_VERSION = 4
 
 _NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint"}
 _MAX_SEED = 2**32
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _SGD: Any = {"name": "sgd"}
 _MEAN: Any = {"name": "mean"}
 
@@ -130,11 +132,13 @@ class Config(Settings):
         """Fill in problem.seed, so that leaving it out and writing the run's seed there are the same run."""
         if not isinstance(document, dict):
             return document
+        # given here, they are not copied deeply for every run of a grid
+        document = {"server_optimizer": _SGD, "aggregator": _MEAN, **document}
         problem, seed = document.get("problem"), document.get("seed", 0)
         is_seed = type(seed) is int and 0 <= seed < _MAX_SEED
         if not is_seed or not isinstance(problem, dict) or problem.get("seed") is not None:
             return document
-        return {**document, "problem": {**problem, "seed": seed}}
+        return document | {"problem": {**problem, "seed": seed}}
 
     @model_validator(mode="after")
     def _one_vote_a_client(self) -> Config:
@@ -175,7 +179,11 @@ class Config(Settings):
 
     def scientific(self) -> dict[str, Any]:
         """Return what decides the results, defaults filled in, data files by their content; JSON types only."""
-        content: dict[str, Any] = _canonical(self.model_dump(exclude=_NOT_SCIENTIFIC))
+        content: dict[str, Any] = _canonical(self._content())
+        return content
+
+    def _content(self) -> dict[str, Any]:
+        content = self.model_dump(exclude=_NOT_SCIENTIFIC)
         tuned = content["evaluate"]["tuned"]
         if tuned["fine_tuner"] is None:
             tuned["fine_tuner"] = content["algorithm"].get("fine_tuner")
@@ -184,8 +192,9 @@ class Config(Settings):
     @cached_property
     def digest(self) -> str:
         """First 16 hexadecimal digits of the hash of the scientific content."""
-        content = {"results_version": RESULTS_VERSION, "config": self.scientific()}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = _json(self._content())
+        if "-0.0" in text:  # the one number that JSON writes in two ways
+            text = _json(self.scientific())
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @staticmethod
@@ -195,11 +204,16 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the whole configuration with defaults filled in; `load` reads it back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_text(self.model_dump(mode="json"))
 
     def default_out(self) -> Path:
         """Return where the result goes when nothing else is said."""
         return Path("results") / self.name / f"{self.digest}.h5"
+
+
+def _json(content: dict[str, Any]) -> str:
+    content = {"results_version": RESULTS_VERSION, "config": content}
+    return _ENCODER.encode(content)
 
 
 def _canonical(value: Any) -> Any:
@@ -217,9 +231,22 @@ def validate(document: Mapping[str, Any], folder: Path, source: str) -> Config:
     Raises ConfigError with everything that is wrong.
     """
     try:
-        return Config.model_validate(dict(document), context={"folder": folder})
+        config = Config.model_validate(dict(document), context={"folder": folder})
     except ValidationError as error:
-        raise ConfigError(source, *findings_of(error, dict(document), schema_of(Config))) from error
+        raise error_of(source, error, dict(document), schema_of(Config)) from error
+    if (unfit := _unfit_for_clients(config)) is not None:
+        raise ConfigError(source, unfit)
+    return config
+
+
+def _unfit_for_clients(config: Config) -> Finding | None:
+    clients = config.problem.known_clients
+    if clients is None:
+        return None
+    wanted, key = config.cohort, "cohort"
+    if config.asynchronous is not None:
+        wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"
+    return Round(clients, wanted, key, config.aggregator, config.byzantine).unfit()
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -234,12 +261,26 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     return validate(document, path.parent, str(path))
 
 
+@cache
+def takes_both_kinds(key: str) -> bool:
+    """Whether a key, told by its last part, takes whole numbers and fractions that mean different things."""
+
+    def kinds(field: dict[str, Any]) -> set[str]:
+        return {branch.get("type", "") for branch in field.get("anyOf", [])}
+
+    document = Config.model_json_schema()
+    nodes = [document, *document["$defs"].values()]
+    return any({"integer", "number"} <= kinds(node.get("properties", {}).get(key, {})) for node in nodes)
+
+
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a configuration file, grid section included.
 
     Keys may be left out of the file when the grid sets them, so only `name` is required.
     """
-    document = copy.deepcopy(Config.model_json_schema())
+    from ppfl.config_docs import DescribedSchema
+
+    document = copy.deepcopy(Config.model_json_schema(schema_generator=DescribedSchema))
     for node in (document, *document["$defs"].values()):
         required = [key for key in node.pop("required", []) if key == "name"]
         if required:

@@ -14,6 +14,15 @@ _ANYTHING: Node = {}
 
 
 @dataclass(frozen=True)
+class Union:
+    """A section whose `name` chose what its keys are; `node` has the choices."""
+
+    path: str
+    name: str
+    node: Node
+
+
+@dataclass(frozen=True)
 class Place:
     """A position in a document: its dotted path, its schema, the value there (None when missing)."""
 
@@ -22,6 +31,8 @@ class Place:
     node: Node
     value: Any
     sibling_keys: tuple[str, ...]
+    union: Union | None = None
+    """The section around it, where its name chose its keys."""
 
 
 class Schema:
@@ -39,11 +50,16 @@ class Schema:
         node, value, path, key = self._root, document, "", None
         siblings: tuple[str, ...] = ()
         tag_is_next = True
+        union: Union | None = None
         for index, part in enumerate(position):
+            choices = node
             node, tagged = self._resolve(node, value)
             if tagged and tag_is_next:
                 tag_is_next = False
+                union = Union(path, value["name"], choices)
                 continue
+            if tag_is_next:
+                union = None
             tag_is_next = True
             is_last_key = last_is_key and index == len(position) - 1
             if isinstance(value, dict) and (part in value or is_last_key):
@@ -56,13 +72,30 @@ class Schema:
             elif isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
                 node, value, key = node.get("items", _ANYTHING), value[part], part
                 path = f"{path}[{part}]"
-        return Place(path, key, node, value, siblings)
+        return Place(path, key, node, value, siblings, union)
+
+    def owners(self, place: Place) -> list[str]:
+        """Return the plug-ins that can stand around a place and have its key."""
+        if place.union is None:
+            return []
+        mapping = self._mapping(place.union.node)
+        return sorted(
+            name
+            for name, reference in mapping.items()
+            if place.key in self._follow({"$ref": reference}).get("properties", {})
+        )
+
+    def _mapping(self, node: Node) -> dict[str, str]:
+        """Return {name of a plug-in: its definition} of a node where one can stand."""
+        node = self._follow(node)
+        found: dict[str, str] = dict(node.get("discriminator", {}).get("mapping", {}))
+        for branch in node.get("anyOf", []):
+            found |= self._mapping(branch)
+        return found
 
     def names(self, node: Node) -> list[str]:
         """Return the plug-ins that can stand at a node."""
-        node = self._follow(node)
-        found = set(node.get("discriminator", {}).get("mapping", {}))
-        return sorted(found.union(*(self.names(branch) for branch in node.get("anyOf", []))))
+        return sorted(self._mapping(node))
 
     def choices(self, node: Node) -> list[str]:
         """Return the words that can stand at a node."""

@@ -13,20 +13,29 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppfl.config import Config, validate
-from ppfl.config_errors import ConfigError, Finding, closest, show_value
+from ppfl.config_errors import ConfigError, Finding, show_value
 from ppfl.yaml_file import NoSuchPathError, apply_overrides, read_yaml, set_path
+from ppfl.yaml_text import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _MAX_LISTED = 20
+_MAX_RUNS = 100_000
+"""Of a file: each is checked before the first one starts, and all are held in memory."""
+_MAX_WRONG = 1000
+"""Different mistakes after which no more runs are looked at."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,22 @@ def cells_of(document: Mapping[str, Any], folder: Path, source: str, overrides: 
         return {config.digest: Cell(config.digest, config, {})}
     factors = _factors(document["grid"], source)
     _refuse_overridden(factors, overrides)
-    choices = [dict(itertools.chain.from_iterable(map(dict.items, parts))) for parts in itertools.product(*factors)]
-    return _distinct(_validated(base, choices, folder, source), source)
+    _refuse_size(factors, source)
+    with _without_collector():
+        choices = [dict(itertools.chain.from_iterable(map(dict.items, parts))) for parts in itertools.product(*factors)]
+        return _distinct(_validated(base, choices, folder, source), source)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Leave the cyclic garbage collector out: it would walk over ever more settings, which have no cycles, in vain."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def choose_cell(path: Path | str, overrides: Sequence[str], beginning: str | None) -> Cell:
@@ -175,11 +198,15 @@ def _is_list(where: str, values: Any, findings: list[Finding]) -> bool:
 
 def _is_path(path: str, where: str, value: Any, findings: list[Finding]) -> bool:
     known = sorted(Config.model_fields)
-    head, *rest = path.split(".")
-    if head in known and all(rest):
+    head, *rest = path.split(".", MAX_DEPTH)
+    if head == "name":
+        allowed = "one name for all runs of a file: results are filed under it, and a run is told apart by its digest"
+        findings.append(Finding(where, value, allowed, "cannot vary"))
+        return False
+    if head in known and all(rest) and len(rest) < MAX_DEPTH:
         return True
     allowed = f"{', '.join(known)}, dotted paths below them, cases, zip"
-    findings.append(Finding(where, value, allowed, "unknown path", closest(head, [*known, "cases", "zip"])))
+    findings.append(Finding(where, value, allowed, "unknown path", head, [*known, "cases", "zip"]))
     return False
 
 
@@ -192,22 +219,34 @@ def _refuse_overridden(factors: list[list[_Choice]], overrides: Sequence[str]) -
                 raise ConfigError("--set", Finding.text(what))
 
 
+def _refuse_size(factors: list[list[_Choice]], source: str) -> None:
+    """Refuse more runs than anybody can mean, before they are made."""
+    sizes = [len(factor) for factor in factors]
+    if prod(sizes) > _MAX_RUNS:
+        what = f"{prod(sizes)} runs ({' x '.join(map(str, sizes))})"
+        raise ConfigError(source, Finding.text(f"grid: {what}; allowed: at most {_MAX_RUNS} in one file"))
+
+
 def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, source: str) -> list[Cell]:
     cells: list[Cell] = []
-    counts: Counter[tuple[str, str, str]] = Counter()
-    first: dict[tuple[str, str, str], tuple[Finding, _Choice]] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
+    first: dict[tuple[str, ...], tuple[Finding, _Choice]] = {}
+    more = 0
     for choice in choices:
         varying = {path: entry.value for path, entry in choice.items()}
         try:
             config = validate(_filled(base, choice, source), folder, source)
             cells.append(Cell(config.digest, config, varying))
         except ConfigError as error:
+            more = max(more, error.more)
             for finding in error.findings:
                 at_home = _at_origin(finding, choice)
                 value = "" if at_home.what == "unknown key" else show_value(at_home.given)
-                key = (at_home.where, at_home.allowed, value)
+                key = (at_home.where, at_home.what, at_home.allowed, value)
                 counts[key] += 1
                 first.setdefault(key, (at_home, choice))
+            if len(first) >= _MAX_WRONG:
+                raise ConfigError(source, *(finding for finding, _ in first.values()), more=more) from None
     if not first:
         return cells
     findings = []
@@ -215,13 +254,13 @@ def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, sourc
         varying = {path: entry.value for path, entry in choice.items()}
         note = "" if counts[key] == len(choices) else f"in the run with {show_varying(varying)}"
         findings.append(replace(finding, note=note))
-    raise ConfigError(source, *findings)
+    raise ConfigError(source, *findings, more=more)
 
 
 def _filled(base: dict[str, Any], choice: _Choice, source: str) -> dict[str, Any]:
     """Return the document of one run; whole sections are set before keys inside them."""
     document = base
-    for path in sorted(choice, key=lambda path: path.count(".")):
+    for path in _outer_first(tuple(choice)):
         entry = choice[path]
         try:
             document = set_path(document, path, entry.value)
@@ -229,6 +268,11 @@ def _filled(base: dict[str, Any], choice: _Choice, source: str) -> dict[str, Any
             allowed = f"paths below keys that have keys of their own, which {error.args[0]} has not"
             raise ConfigError(source, Finding(entry.origin, entry.value, allowed, "unknown path")) from None
     return document
+
+
+@cache
+def _outer_first(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(paths, key=lambda path: path.count(".")))
 
 
 def _at_origin(finding: Finding, choice: _Choice) -> Finding:
@@ -247,6 +291,6 @@ def _distinct(cells: list[Cell], source: str) -> dict[str, Cell]:
         first, second = twins[0]
         what = f"{show_varying(first.varying)} and {show_varying(second.varying)} are the same run {first.digest}"
         more = f" ({len(twins) - 1} more like this)" if len(twins) > 1 else ""
-        allowed = "runs that differ in more than name, engine and save"
+        allowed = "runs that differ in more than engine, save and checkpoint"
         raise ConfigError(source, Finding.text(f"grid: {what}{more}; allowed: {allowed}"))
     return found

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ppfl.core.numbers import whole_number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,11 +36,13 @@ class LaunchedAs:
 
 def launched_as(environment: Mapping[str, str] = os.environ) -> LaunchedAs:
     """Return what the launcher says; rank 0 of 1 when there is none."""
-    for name, rank, size in _LAUNCHERS:
-        if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
-            return LaunchedAs(int(environment[rank]), int(environment[size]), name)
-    if environment.get("PMIX_RANK", "").isdigit():
-        return LaunchedAs(int(environment["PMIX_RANK"]), None, "a PMIx launcher")
+    for name, *variables in _LAUNCHERS:
+        rank, size = (whole_number(environment.get(variable, "")) for variable in variables)
+        if rank is not None and size is not None:
+            return LaunchedAs(rank, size, name)
+    rank = whole_number(environment.get("PMIX_RANK", ""))
+    if rank is not None:
+        return LaunchedAs(rank, None, "a PMIx launcher")
     return LaunchedAs(0, 1, "no launcher")
 
 

@@ -26,7 +26,8 @@ def describe_process() -> dict[str, str]:
     facts |= {"version_python": platform.python_version(), "host": platform.node(), "platform": platform.platform()}
     facts |= {"command": " ".join(sys.argv), "commit": _commit()}
     facts |= {name.lower(): os.environ[name] for name in _SLURM if name in os.environ}
-    return facts
+    # bytes that are not UTF-8 come as surrogates, which HDF5 and JSON of other programs refuse
+    return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in facts.items()}
 
 
 @cache

@@ -79,7 +79,7 @@ def compare(
         rounds = sorted({int(number) for run in source.outlines for number in run.rounds})
         allowed = ", ".join(map(str, rounds[:5])) + (f", … {rounds[-1]}" if len(rounds) > 5 else "")
         raise UserError(f"--at {at}: no complete run was evaluated there; allowed: {allowed or 'none yet'}, last, best")
-    names = short_names(keys, frozenset())
+    names = short_names(keys, frozenset(), source.settings)
     rows = []
     for runs in groups.values():
         values = tuple(source.settings[runs[0]].get(key) for key in keys)

@@ -107,7 +107,9 @@ def _factors(source: Source, keep: Collection[str]) -> list[Factor]:
     keys = [key for factor in factors for key in factor.keys]
     kept = [key for key in keys for end in keep if f".{key}".endswith(f".{end}")]
     apart, rest = split_cases(factors, source.settings, is_whole=source.is_whole, keep=kept)
-    return [*apart, case_factor(rest, source.settings, short_names(keys, frozenset()))] if rest else apart
+    return (
+        [*apart, case_factor(rest, source.settings, short_names(keys, frozenset(), source.settings))] if rest else apart
+    )
 
 
 def _counts(source: Source, numbers: Sequence[int]) -> str:

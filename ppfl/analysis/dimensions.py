@@ -44,7 +44,7 @@ def find_dimensions(settings: Sequence[Settings], taken: frozenset[str], *, is_w
     full product is one; else up to half of its cells may be missing. Raises UserError when two runs agree in all keys.
     """
     factors = find_factors(settings, with_seeds=True)
-    names = short_names([key for factor in factors for key in factor.keys], taken)
+    names = short_names([key for factor in factors for key in factor.keys], taken, settings)
     apart, rest = split_cases(factors, settings, is_whole=is_whole)
     dimensions = [_plain(factor, settings, names) for factor in apart]
     if rest:
@@ -86,8 +86,8 @@ def _plain(factor: Factor, settings: Sequence[Settings], names: Mapping[str, str
     first_runs = {label: run for run, label in reversed(list(enumerate(factor.labels)))}
     levels = factor.levels
     values = {label: settings[run].get(factor.keys[0]) for label, run in first_runs.items()}
-    if encode(tuple(values.values())).holds == "number":
-        levels = sorted(levels, key=lambda label: float(values[label] or 0))
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
+        levels = sorted(levels, key=lambda label: float(values[label]))
     place = {label: number for number, label in enumerate(levels)}
     runs = [first_runs[label] for label in levels]
     coordinates = tuple(
@@ -127,15 +127,22 @@ def case_factor(factors: Sequence[Factor], settings: Sequence[Settings], names: 
     return Factor(keys, labels, None)
 
 
-def short_names(keys: Sequence[str], taken: frozenset[str]) -> dict[str, str]:
-    """Name each key by its last part, by more of them where that is not unique; parts are joined by `_`."""
+def short_names(keys: Sequence[str], taken: frozenset[str], settings: Sequence[Settings]) -> dict[str, str]:
+    """Name each key by its last part, by more of them where that is not unique; parts are joined by `_`.
+
+    Not unique is also what a run without this key may be thought to have: the `lr` of a method, if that of another
+    method's fine-tuner varies.
+    """
 
     def ending(key: str, count: int) -> str:
         return "_".join(key.split(".")[-count:])
 
     names = {}
     for key in keys:
-        others = [other for other in keys if other != key]
+        others = {other for other in keys if other != key}
+        if not is_seed(key):
+            others.update(*(config for config in settings if config.get(key) is None))
+        others.discard(key)
         longest = key.count(".") + 1
         for count in range(1, longest + 1):
             name = ending(key, count)
@@ -154,19 +161,31 @@ class Encoded:
 
 
 def encode(values: Sequence[Any]) -> Encoded:
-    """Return numbers as numbers, truth values as int8, texts as texts, and a mixture, lists and null as JSON texts."""
-    if all(isinstance(value, bool) for value in values):
+    """Return numbers of one kind as numbers, truth values as int8, texts as texts, and all else as JSON texts.
+
+    Whole numbers beside fractions are such a mixture: a cohort of 1 is not one of 1.0.
+    """
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
         return Encoded(np.array(values, dtype=np.int8), "bool")
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if kinds in ({int}, {float}):
         array = np.array(values)
         if array.dtype.kind in "if" and len(set(array.tolist())) == len({repr(value) for value in values}):
             return Encoded(array, "number")
-    if all(isinstance(value, str) for value in values):
+    if kinds == {str} and not any("\0" in value for value in values):
         return Encoded(np.array(values, dtype=object), "text")
-    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
-    if len(set(texts)) < len({repr(value) for value in values}):
-        texts = [json.dumps(value) for value in values]
+    # a text stands for itself unless it could be taken for another value
+    are_plain = not any(_is_json(value) for value in values if isinstance(value, str))
+    texts = [value if isinstance(value, str) and are_plain else json.dumps(value) for value in values]
     return Encoded(np.array(texts, dtype=object), "mixed")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return "\0" in text
+    return True
 
 
 def cells_of(dimensions: Sequence[Dimension]) -> tuple[tuple[int, ...], npt.NDArray[np.int64]]:

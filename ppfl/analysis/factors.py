@@ -11,6 +11,7 @@ Config = Mapping[str, Any]
 
 NONE = "none"
 """The label of a key that a run does not have."""
+_MAX_TOLD = 2
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Factor:
     labels: tuple[str, ...]
     numbers: tuple[float, ...] | None
     """The values where all are numbers of one key: such a factor has an order."""
+    told: tuple[str, ...] = ()
+    """The keys that labels are made of; () for all."""
 
     @property
     def title(self) -> str:
@@ -48,7 +51,7 @@ def restricted(factors: Sequence[Factor], runs: Sequence[int]) -> tuple[Factor, 
         labels = tuple(factor.labels[run] for run in runs)
         numbers = tuple(factor.numbers[run] for run in runs) if factor.numbers else None
         if len(set(labels)) > 1:
-            found.append(Factor(factor.keys, labels, numbers))
+            found.append(Factor(factor.keys, labels, numbers, factor.told))
     return tuple(found)
 
 
@@ -61,6 +64,19 @@ def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two values of a configuration are the same, as `_token` tells them apart."""
+    return bool(_token(left) == _token(right))
+
+
+def texts_of(values: Sequence[Any], text: Callable[[Any], str]) -> list[str]:
+    """Return a text for each value; where different values have the same, they are written as Python does."""
+    texts = [text(value) for value in values]
+    if len(set(texts)) < len({_token(value) for value in values}):
+        texts = [text(value) if value is None else repr(value) for value in values]
+    return texts
 
 
 def is_seed(key: str) -> bool:
@@ -86,19 +102,29 @@ def find_factors(configs: Sequence[Config], *, with_seeds: bool = False) -> list
 
 def _token(value: Any) -> Any:
     """Tell values apart as configurations do: a cohort of 1 and of 1.0 are not the same."""
-    return (type(value), repr(value) if isinstance(value, list | dict) else value)
+    # repr tells 1 from 1.0 and true inside lists too, and 0.0 from -0.0
+    return (type(value), value if isinstance(value, str) else repr(value))
 
 
 def _factor(keys: tuple[str, ...], flat: Sequence[Config]) -> Factor:
-    values = [[config.get(key) for key in keys] for config in flat]
+    told = _telling(keys)
+    values = [[config.get(key) for key in told] for config in flat]
     labels = tuple(_label(row, _text) for row in values)
     if len(set(labels)) < len({repr(row) for row in values}):
         labels = tuple(_label(row, repr) for row in values)
     if len(set(labels)) < len({repr(row) for row in values}):  # the same value of different keys
-        labels = tuple(_label_with_keys(keys, row) for row in values)
+        labels = tuple(_label_with_keys(told, row) for row in values)
     numbers = tuple(float(row[0]) for row in values if isinstance(row[0], int | float) and not isinstance(row[0], bool))
     ordered = len(keys) == 1 and len(numbers) == len(values)
-    return Factor(keys, labels, numbers if ordered else None)
+    return Factor(keys, labels, numbers if ordered else None, told)
+
+
+def _telling(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Return enough of the keys that vary together: each tells all levels apart, and names of a section do so best."""
+    if len(keys) <= _MAX_TOLD:
+        return keys
+    names = tuple(key for key in keys if key.rsplit(".", 1)[-1] == "name")
+    return (names or keys)[:_MAX_TOLD]
 
 
 def _label(row: Sequence[Any], text: Callable[[Any], str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,12 @@ from ppfl.analysis.curves import Band, Curves, band
 from ppfl.analysis.factors import Factor
 from ppfl.analysis.roles import Roles, assign_roles
 from ppfl.analysis.tables import STATUS_TEXT
+from ppfl.core.errors import in_one_line
 
 MAX_COLUMNS = 4
+_LINE = 42
+"""Characters that fit above a panel."""
+_MAX_LABEL = 100
 LineStyle = Literal["-", "--", ":", "-."]
 LINE_STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -82,19 +87,20 @@ def draw_figure(curves: Curves, panel: str | None = None, colour: str | None = N
         grid = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
         for axes, (combination, members) in zip(grid.flat, panels.items(), strict=False):
             _draw_panel(axes, curves, members, roles)
-            titles = [f"{_short(f)} = {label}" for f, label in zip(roles.panels, combination, strict=True)]
-            axes.set_title("\n".join(titles))
+            titles = [f"{_short(f)} = {_shown(label)}" for f, label in zip(roles.panels, combination, strict=True)]
+            axes.set_title("\n".join(map(_wrapped, titles)), parse_math=False)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes in grid[:, 0]:
-            axes.set_ylabel(LABELS.get(curves.metric, curves.metric.replace("_", " ")))
+            label = LABELS.get(curves.metric, curves.metric.replace("_", " "))
+            axes.set_ylabel(label, parse_math=curves.metric in LABELS)
         for axes in grid[-1]:
             axes.set_xlabel(X_LABELS[curves.x])
         _scale(grid.flat[0], curves)
         _add_legend(figure, curves, roles)
         below = [*([f"not drawn: {curves.absent}"] if curves.absent else []), *curves.notes]
         if below:
-            figure.supxlabel("\n".join(below), fontsize=8.5, x=0.01, ha="left")
+            figure.supxlabel("\n".join(below), fontsize=8.5, x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -107,8 +113,10 @@ def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
 
 
 def _legend_inches(roles: Roles) -> float:
-    labels = [text for factor in (roles.colour, roles.style) if factor for text in (_short(factor), *factor.levels)]
-    return max(2.3, 0.6 + 0.075 * max(map(len, labels), default=0))
+    factors = [factor for factor in (roles.colour, roles.style) if factor]
+    texts = [_wrapped(text) for factor in factors for text in (_short(factor), *map(_shown, factor.levels))]
+    lines = [line for text in texts for line in text.split("\n")]
+    return max(2.3, 0.6 + 0.075 * max(map(len, lines), default=0))
 
 
 def _combinations(factors: Sequence[Factor]) -> list[tuple[str, ...]]:
@@ -170,21 +178,22 @@ def _scale(axes: Axes, curves: Curves) -> None:
 def _add_legend(figure: Figure, curves: Curves, roles: Roles) -> None:
     handles: list[Line2D] = []
     if roles.colour:
-        handles.append(_heading(_short(roles.colour)))
+        handles.append(_heading(_wrapped(_short(roles.colour))))
         for number, (level, colour) in enumerate(colours_of(roles.colour).items()):
             marker = MARKERS[number % len(MARKERS)]
-            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, label=level))
+            handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, label=_in_legend(level)))
     if roles.style:
-        handles.append(_heading(_short(roles.style)))
+        handles.append(_heading(_wrapped(_short(roles.style))))
         for number, level in enumerate(roles.style.levels):
             style = LINE_STYLES[number % len(LINE_STYLES)]
-            handles.append(Line2D([], [], color="0.3", linestyle=style, label=level))
+            handles.append(Line2D([], [], color="0.3", linestyle=style, label=_in_legend(level)))
     handles += _legend_notes(curves)
     if not handles:
         return
     legend = figure.legend(handles=handles, loc="outside right upper", alignment="left")
     for text in legend.get_texts():
-        if text.get_text() in {_short(f) for f in (roles.colour, roles.style) if f}:
+        text.set_parse_math(False)
+        if text.get_text() in {_wrapped(_short(f)) for f in (roles.colour, roles.style) if f}:
             text.set_fontweight("bold")
 
 
@@ -203,7 +212,24 @@ def _legend_notes(curves: Curves) -> list[Line2D]:
 
 def _short(factor: Factor) -> str:
     """Return the last two parts of each key: enough to recognize it, short enough for a heading."""
-    return ", ".join(".".join(key.split(".")[-2:]) for key in factor.keys)
+    return ", ".join(".".join(key.split(".")[-2:]) for key in factor.told or factor.keys)
+
+
+def _shown(label: str) -> str:
+    """Return a label in one line, of bearable length."""
+    text = in_one_line(label)
+    return text if len(text) <= _MAX_LABEL else f"{text[: _MAX_LABEL - 1]}…"
+
+
+def _in_legend(label: str) -> str:
+    # matplotlib leaves out what begins with an underscore
+    text = _wrapped(_shown(label))
+    return f"\N{WORD JOINER}{text}" if text.startswith("_") else text
+
+
+def _wrapped(text: str) -> str:
+    """Return a text in lines that a panel has room for."""
+    return "\n".join(textwrap.wrap(text, _LINE, subsequent_indent="  ")) or text
 
 
 def _heading(text: str) -> Line2D:

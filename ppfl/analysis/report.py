@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
 from ppfl.analysis.tables import provenance_rows, runs_table, varying_keys
 from ppfl.results.reader import Result, open_result
+from ppfl.yaml_text import dump_text
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ def _describe(section: Section) -> dict[str, Any]:
 
 
 def _config_text(result: Result) -> str:
-    return yaml.safe_dump(dict(result.config), sort_keys=False, allow_unicode=True)
+    return dump_text(dict(result.config))

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import yaml
 
-from ppfl.analysis.factors import find_factors, flatten
+from ppfl.analysis.factors import find_factors, flatten, same
+from ppfl.config_errors import show_value
 from ppfl.core.errors import UserError
 from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED
 from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers
+from ppfl.results.stored_config import stored_config
 from ppfl.yaml_file import parse_yaml
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -26,7 +27,6 @@ Read = Callable[[int, Collection[str], Collection[str]], tuple[Arrays, Arrays]]
 
 _ASIDE = re.compile(r"\.incomplete-\d+\.h5$")
 _MAX_LISTED = 3
-_YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Source:
             # an end of a key is meant for one that varies, where there is such a one
             meant = [name for name in varying if f".{name}".endswith(f".{key}")]
             key = full_key(key, meant or known, f"--where {condition}")
-            kept = [number for number, settings in enumerate(found.settings) if settings.get(key) == value]
+            kept = [number for number, one in enumerate(found.settings) if _fits(one.get(key), value, key)]
             if not equals or not kept:
-                values = list(dict.fromkeys(str(settings.get(key)) for settings in found.settings))
+                values = list(dict.fromkeys(show_value(settings.get(key)) for settings in found.settings))
                 raise UserError(f"--where {condition}: fits no run; {key} is {_some(values, 10)}")
             found = found.subset(kept)
         return found
@@ -102,6 +102,15 @@ class Source:
         failures = [(digest, run.reason) for digest, run in zip(self.digests, self.outlines, strict=True) if run.reason]
         lines += [f"failed: {digest}: {reason}" for digest, reason in failures[:_MAX_LISTED]]
         return lines
+
+
+def _fits(value: Any, wanted: Any, key: str) -> bool:
+    """Whether a value is the one that was asked for; 10 means 10.0 where a key takes numbers of one kind alone."""
+    from ppfl.config import takes_both_kinds
+
+    if {type(value), type(wanted)} == {int, float} and not takes_both_kinds(key.rsplit(".", 1)[-1]):
+        return bool(value == wanted)
+    return same(value, wanted)
 
 
 def full_key(given: str, known: Sequence[str], where: str) -> str:
@@ -181,8 +190,8 @@ def _folder(folder: Path) -> Source:
 def _files(paths: Sequence[Path]) -> Source:
     outlines = [outline(path) for path in paths]
     settings, names, digests = [], [], []
-    for found in outlines:
-        config = yaml.load(found.attrs.pop("config"), _YAML)  # noqa: S506, the safe loader, in C where there is one
+    for path, found in zip(paths, outlines, strict=True):
+        config = stored_config(found.attrs.pop("config"), path)
         settings.append(_settings(config))
         names.append(str(found.attrs["name"]))
         digests.append(str(found.attrs["digest"]))

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from math import isnan
 
 from ppfl.analysis.comparison_table import ComparisonTable, Score
+from ppfl.analysis.factors import texts_of
 from ppfl.analysis.tables import number, text_of
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
-_LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+_LATEX |= {
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+_LATEX |= {"|": r"\textbar{}"}
 
 
 def _as_csv(table: ComparisonTable) -> str:
@@ -19,13 +29,13 @@ def _as_csv(table: ComparisonTable) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     header = [f"{metric.title}{part}" for metric in table.metrics for part in ("", " min", " max", " runs")]
-    writer.writerow([*table.keys, "status", *header])
-    for values, status, scores in table.rows:
+    writer.writerow([*map(_no_formula, (*table.keys, "status", *header))])
+    for values, (_, status, scores) in zip(_columns(table, _csv_text), table.rows, strict=True):
         cells: list[object] = []
         for score in scores:
             numbers = (score.median, score.lowest, score.highest)
             cells += ["" if isnan(value) else repr(value) for value in numbers] + [score.num_runs]
-        writer.writerow(["" if value is None else value for value in values] + [status, *cells])
+        writer.writerow([*values, status, *cells])
     return file.getvalue()
 
 
@@ -38,14 +48,21 @@ def _as_text(table: ComparisonTable) -> str:
 
 
 def _as_markdown(table: ComparisonTable) -> str:
-    header, *rows = [[cell.replace("|", r"\|") for cell in line] for line in _lines(table)]
+    header, *rows = [[_markdown(cell) for cell in line] for line in _lines(table)]
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def _markdown(text: str) -> str:
+    for character, escaped in (("\\", "\\\\"), ("|", r"\|"), ("<", "&lt;"), ("`", r"\`")):
+        text = text.replace(character, escaped)
+    return text
+
+
 def _as_latex(table: ComparisonTable) -> str:
     header, *rows = [[_escape(cell) for cell in line] for line in _lines(table)]
-    body = [" & ".join(line) + r" \\" for line in rows]
+    # a [ or * after the end of a row would belong to that
+    body = ["{}" * line[0].startswith(("[", "*")) + " & ".join(line) + r" \\" for line in rows]
     head = [rf"\begin{{tabular}}{{{'l' * len(header)}}}", r"\hline", " & ".join(header) + r" \\", r"\hline"]
     return "\n".join([*head, *body, r"\hline", r"\end{tabular}", ""])
 
@@ -58,10 +75,27 @@ FORMATS: dict[str, Callable[[ComparisonTable], str]] = {
 def _lines(table: ComparisonTable) -> list[list[str]]:
     """Return header and rows; a score is a median, and a range where there are several runs."""
     lines = [[*table.keys, "status", *(metric.title.replace("_", " ") for metric in table.metrics)]]
-    for values, status, scores in table.rows:
+    for values, (_, status, scores) in zip(_columns(table, text_of), table.rows, strict=True):
         shown = [_range(score, metric.name) for score, metric in zip(scores, table.metrics, strict=True)]
-        lines.append([*map(text_of, values), status, *shown])
+        lines.append([*values, status, *shown])
     return lines
+
+
+def _columns(table: ComparisonTable, text: Callable[[object], str]) -> list[tuple[str, ...]]:
+    """Return the values of every row as texts, different ones of a column differently."""
+    columns = [texts_of(column, text) for column in zip(*(values for values, _, _ in table.rows), strict=True)]
+    return list(zip(*columns, strict=True)) if columns else [()] * len(table.rows)
+
+
+def _csv_text(value: object) -> str:
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, list | dict) else _no_formula(str(value), value)
+
+
+def _no_formula(text: str, value: object = "") -> str:
+    """Mark a text that a spreadsheet would compute; numbers stay numbers."""
+    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
 
 
 def _range(score: Score, metric: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ppfl.analysis.factors import find_factors, flatten, is_seed
+from ppfl.analysis.factors import find_factors, flatten, is_seed, texts_of
+from ppfl.core.errors import in_one_line
 from ppfl.results.layout import SECONDS_SHARED_BY
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ def runs_table(results: Sequence[Result]) -> Table:
     stages = list(dict.fromkeys(stage for result in results for stage in stages_of(result)))
     columns = [(metric, stage) for metric in metrics for stage in stages]
     rows = []
-    for result, config in zip(results, flat, strict=True):
+    varying = list(zip(*(texts_in_column([config.get(key) for config in flat]) for key in keys), strict=True))
+    for result, values in zip(results, varying or [()] * len(results), strict=True):
         rows.append(
             (
                 str(result.attrs["digest"])[:8],
-                *(text_of(config.get(key)) for key in keys),
+                *values,
                 STATUS_TEXT[str(result.attrs["status"])],
                 str(_last(result, "round", "–")),
                 *(_last(result, name, "–") for name in series),
@@ -110,10 +112,15 @@ def _seconds(result: Result) -> str:
     return _last(result, "seconds", "–") + (f" (share of {shared_by} runs)" if shared_by else "")
 
 
+def texts_in_column(values: Sequence[object]) -> list[str]:
+    """Return the values of a key as tables show them, different ones differently."""
+    return texts_of(values, text_of)
+
+
 def text_of(value: object) -> str:
     """Return a value of a configuration as tables show it."""
     if value is None:
         return "–"
     if isinstance(value, list | dict):
         return json.dumps(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else in_one_line(str(value))

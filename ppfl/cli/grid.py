@@ -41,15 +41,12 @@ def _print_json(cells: Sequence[Cell]) -> None:
 
 
 def _print_table(cells: Sequence[Cell]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
+    from ppfl.cli.rows import print_rows
     from ppfl.config_errors import show_value
-    from ppfl.show import wide_console
 
     paths = list(dict.fromkeys(path for cell in cells for path in cell.varying))
-    table = Table("digest", *paths)
-    for cell in cells:
-        values = [show_value(cell.varying[path]) if path in cell.varying else "" for path in paths]
-        table.add_row(cell.digest, *map(Text, values))
-    wide_console().print(table)
+    rows = [
+        (cell.digest, *(show_value(cell.varying[path]) if path in cell.varying else "" for path in paths))
+        for cell in cells
+    ]
+    print_rows(("digest", *paths), rows)

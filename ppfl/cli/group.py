@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from typing import Any
 
 import click
 
-from ppfl.core.errors import USER_ERROR, UserError
+from ppfl.cli.streams import accept_any_text, finish_output, give_up_output
+from ppfl.core.errors import USER_ERROR, UserError, in_one_line
 from ppfl.launcher import launched_as
+
+_PIPE_CLOSED = 141
+"""As if SIGPIPE had ended us: whoever read has enough."""
+_OUTPUT_REFUSED = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT)
 
 
 class Commands(click.Group):
@@ -18,8 +24,10 @@ class Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line and exit with its code."""
         standalone_mode = options.get("standalone_mode", True)
+        accept_any_text()
         try:
             code = super().main(*args, **{"prog_name": "ppfl"} | options | {"standalone_mode": False})
+            finish_output()
         except UserError as error:
             code = _tell(error)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -28,6 +36,15 @@ class Commands(click.Group):
             code = USER_ERROR
         except click.ClickException as error:
             code = _tell(UserError(_one_line(error)))
+        except BrokenPipeError:
+            give_up_output()
+            code = _PIPE_CLOSED
+        except OSError as error:
+            if error.errno not in _OUTPUT_REFUSED or error.filename is not None:
+                _end_other_ranks(error)
+                raise
+            give_up_output()
+            code = _tell(UserError(f"standard output cannot be written: {error.strerror}"))
         except click.Abort:
             _tell(UserError("interrupted"))
             code = 1
@@ -94,4 +111,4 @@ def _end_other_ranks(error: BaseException) -> None:
 
 def _print(error: UserError, who: str = "") -> None:
     for line in error.lines:
-        click.echo(f"ppfl: error: {who}{line}", err=True)
+        click.echo(f"ppfl: error: {who}{in_one_line(line)}", err=True)

@@ -50,8 +50,9 @@ def table(
     from ppfl.analysis.sources import open_source
     from ppfl.analysis.table_formats import FORMATS
     from ppfl.core.errors import UserError
+    from ppfl.core.numbers import whole_number
 
-    if at not in (None, "last", "best") and not str(at).isdigit():
+    if at not in (None, "last", "best") and whole_number(str(at)) is None:
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
     found = open_source(source, results).where(where)
     compared = compare(found, metrics, at, seeds=seeds)

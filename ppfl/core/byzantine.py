@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from ppfl.core.agree import SharedUserError
 from ppfl.core.attack import Attack
-from ppfl.core.plugins import ChosenFrom, Settings, refusal
+from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
 from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
@@ -113,9 +113,18 @@ class Byzantine(Settings):
                 raise refusal("byzantine.attack.name", "an attack on vectors: data of this problem have no labels")
             return
         if asynchronous:
-            raise refusal("byzantine.attack.name", "an attack on data: asynchronous runs apply one uplink at a time")
+            raise refusal(
+                "byzantine.attack.name",
+                f"an attack on data ({_on_data()}): asynchronous runs apply one uplink at a time",
+            )
         if aggregator.linear and weights != "uniform":
             raise refusal("weights", "'uniform', since attackers have one vote each")
+
+
+def _on_data() -> str:
+    """Return the names of the attacks on data."""
+    found = discover("ppfl.attacks").items()
+    return ", ".join(name for name, kind in found if getattr(kind, "on_data", False))
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -47,9 +47,10 @@ class DataFile:
         """
         folders = [folder, *([Path(os.environ["PPFL_DATA"])] if os.environ.get("PPFL_DATA") else [])]
         try:
-            candidates = [(base / Path(given).expanduser()).absolute() for base in folders]
+            wanted = Path(given).expanduser()
         except RuntimeError as error:
-            raise refusal("", f"an existing, readable file; {error}") from error
+            raise refusal("", f"an existing, readable file; there is no home {given.split('/')[0]}") from error
+        candidates = [(base / wanted).absolute() for base in folders]
         for candidate in dict.fromkeys(candidates):
             if os.path.isfile(candidate) and os.access(candidate, os.R_OK):  # noqa: PTH113  (no error for any path)
                 return cls(candidate)

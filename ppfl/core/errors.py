@@ -16,3 +16,13 @@ class UserError(Exception):
     def lines(self) -> tuple[str, ...]:
         """Return what to print, one complaint a line."""
         return (" ".join(str(self).splitlines()),)
+
+
+def in_one_line(text: str) -> str:
+    """Return a text with line breaks, and what terminals take for commands, written as escapes."""
+    return text if text.isprintable() else "".join(c if _is_shown(c) else repr(c)[1:-1] for c in text)
+
+
+def _is_shown(character: str) -> bool:
+    # bytes of names that are not UTF-8 are theirs to show
+    return character.isprintable() or "\udc80" <= character <= "\udcff"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from ppfl.core.numbers import whole_number
 from ppfl.stopping import SIGNALS
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def seconds_left_of_job(environment: Mapping[str, str] = os.environ) -> float | 
     job = environment.get("SLURM_JOB_ID", "")
     if not job:
         return None
-    end = environment.get("SLURM_JOB_END_TIME", "")
-    if end.isdigit():
-        return max(1.0, int(end) - time.time())
+    end = whole_number(environment.get("SLURM_JOB_END_TIME", ""))
+    if end is not None:
+        return max(1.0, end - time.time())
     try:
         asked = subprocess.run(
             ["squeue", "--noheader", "--jobs", job, "--format", "%e"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ppfl.core.numbers import whole_number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,18 +46,20 @@ def default_jobs(ranks_per_run: int = 1, environment: Mapping[str, str] = os.env
     Several processes of a launcher that share the cores of a host share them evenly.
     """
     if ranks_per_run > 1:
-        tasks = environment.get("SLURM_NTASKS", "")
-        return max(1, (int(tasks) if tasks.isdigit() else len(os.sched_getaffinity(0))) // ranks_per_run)
-    if environment.get("SLURM_CPUS_PER_TASK", "").isdigit():
-        return int(environment["SLURM_CPUS_PER_TASK"])
+        tasks = whole_number(environment.get("SLURM_NTASKS", ""))
+        return max(1, (tasks or len(os.sched_getaffinity(0))) // ranks_per_run)
+    cpus = whole_number(environment.get("SLURM_CPUS_PER_TASK", ""))
+    if cpus:
+        return cpus
     return max(1, len(os.sched_getaffinity(0)) // _processes_on_this_host(environment))
 
 
 def _processes_on_this_host(environment: Mapping[str, str]) -> int:
     for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE"):
-        if environment.get(name, "").isdigit():
-            return max(1, int(environment[name]))
-    if environment.get("SLURM_PROCID", "").isdigit() and "SLURM_STEP_TASKS_PER_NODE" in environment:
-        # "2(x3),1": srun without bound cores; the first number is as good as any
-        return max(1, int(environment["SLURM_STEP_TASKS_PER_NODE"].split(",")[0].split("(")[0]))
-    return 1
+        count = whole_number(environment.get(name, ""))
+        if count is not None:
+            return max(1, count)
+    if whole_number(environment.get("SLURM_PROCID", "")) is None:
+        return 1
+    # "2(x3),1": srun without bound cores; the first number is as good as any
+    return whole_number(environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(",")[0].split("(")[0]) or 1

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ppfl.core.errors import UserError
 from ppfl.results.layout import FILE_KIND
+from ppfl.results.stored_config import stored_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +58,7 @@ def open_result(path: Path) -> Result:
     if attributes.get("kind") != FILE_KIND:
         raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give the .h5 file that a run wrote")
     datasets = {name: _dataset(path, name if name in groups else None) for name in _GROUPS}
-    config = yaml.safe_load(attributes["config"])
+    config = stored_config(attributes.get("config", ""), path)
     return Result(path, attributes, config, provenance, problem, **datasets)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
+from ppfl.core.numbers import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -94,7 +95,7 @@ def seconds(time: str) -> float:
         return float("inf")
     days, dash, rest = time.rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))) or len(parts) > 3:
+    if not all(whole_number(part) is not None for part in (*parts, *([days] if dash else []))) or len(parts) > 3:
         raise UserError(f"--time {time}: allowed: minutes, hours:minutes:seconds or days-hours:minutes:seconds")
     # after days the first number is hours; else minutes, unless there are three
     first = 2 if dash or len(parts) == 3 else 1

@@ -1,5 +1,6 @@
 import os
 import sys
+from shlex import quote
 
 from snakemake.utils import validate
 
@@ -12,7 +13,10 @@ from ppfl.grid import load_cells
 validate(config, "../schemas/workflow.schema.yaml")
 
 # ppfl and its MPI from the environment that runs Snakemake, also where that environment was not activated
-shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)}:$PATH OMP_NUM_THREADS=1; ")
+shell.prefix(f"set -euo pipefail; export PATH={quote(os.path.dirname(sys.executable))}:$PATH OMP_NUM_THREADS=1; ")
+
+# Snakemake puts its Python into the command lines of scripts as it is
+sys.executable = quote(sys.executable)
 
 
 def experiment_file(path):

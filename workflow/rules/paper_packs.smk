@@ -16,7 +16,7 @@ rule paper_pack:
     conda:
         "../envs/ppfl.yaml"
     shell:
-        "python -m ppfl pack {params.config:q} --out results/paper/{wildcards.part} --jobs {threads} > {log:q} 2>&1"
+        "python -m ppfl pack {params.config:q} --out results/paper/{wildcards.part:q} --jobs {threads} > {log:q} 2>&1"
 
 
 rule paper_pack_comparison:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ppfl.analysis.paper.runs import Run, grouped, load_runs
+from ppfl.yaml_text import dump_text
 
 
 def choose(runs: Sequence[Run]) -> list[Run]:
     """Of every method, the run whose step size gave the least final ‖F‖ (the smaller one of two that are equal)."""
-    methods = grouped(runs, lambda run: yaml.safe_dump(_without_step(run)))
+    methods = grouped(runs, lambda run: dump_text(_without_step(run)))
     return [min(group, key=lambda run: (run.final, _section(run)["lr"])) for group in methods.values()]
 
 
@@ -35,7 +34,7 @@ def write_comparison(tuning: Sequence[tuple[Path, Path]], seeds: Sequence[int], 
             cases.append({**parts, "problem": problem})
     document = {"name": "comparison", **base, "grid": {"seed": list(seeds), "cases": cases}}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    out.write_text(dump_text(document), encoding="utf-8")
 
 
 def _section(run: Run) -> dict[str, Any]:
