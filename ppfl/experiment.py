@@ -26,7 +26,7 @@ from ppfl.results.claim import Claim
 from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
 from ppfl.results.layout import checkpoint_path
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
-from ppfl.results.recorder import Recorder, look, prepare
+from ppfl.results.recorder import Recorder, look, prepare, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,6 +113,12 @@ class Place:
         if found != "already done":
             self.claim = Claim(out, self._num_ranks, config.rounds)
             found = look(out, config.digest)  # whoever had it may have finished it meanwhile
+        if found == "damaged":
+            logger.warning(
+                "%s: is damaged, or was changed after it was written; it is now %s, and computed anew",
+                out,
+                set_aside(out).name,
+            )
         self.is_unfinished = found == "unfinished"
         if found != "already done":
             remove_failure(out)
@@ -168,8 +174,7 @@ def _compute(
     }
     checkpoints = Checkpoints(out, identity, communicator)
     keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, caller.wants_stop, place.told, place.check)
-    engine = open_engine(setup, keeper)
-    first = keeper.resume(engine)
+    engine, first = keeper.resume(lambda: open_engine(setup, keeper))
     if place.is_unfinished and not first:
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
     if recorder is not None and not isinstance(engine, Synchronous):
@@ -263,7 +268,7 @@ def complete(
     def save() -> None:
         if config.save.local:
             group = engine.group
-            save_local(out, ((c, group.state(c)["local"]) for c in group.clients), rank, size, config.digest)
+            save_local(out, group.clients, group, rank, size, config.digest)
         if recorder is not None:
             save_shared(out, engine.server["shared"], config.digest)
             recorder.finish(engine.status, clients, summary, list(stages), list(STATISTICS), {"ended": now()})

@@ -13,6 +13,7 @@ import pytest
 
 from ppfl.config import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError
+from ppfl.core.snapshot import Snapshot
 from ppfl.experiment import Caller, run
 from ppfl.progress import Silent
 from ppfl.results import checkpoints as module
@@ -193,14 +194,14 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "r.h5"
-    original = module._write_whole
+    original = module.write_snapshot
 
-    def refuse(path: Path, content: bytes) -> None:
+    def refuse(path: Path, snapshot: Snapshot, *, with_numbers: bool) -> tuple[int, str]:
         if path.parent.name == "round-15":
             raise OSError(28, "No space left on device")
-        original(path, content)
+        return original(path, snapshot, with_numbers=with_numbers)
 
-    monkeypatch.setattr(module, "_write_whole", refuse)
+    monkeypatch.setattr(module, "write_snapshot", refuse)
     with pytest.raises(SharedUserError, match=r"rank-0.safetensors: cannot write the checkpoint .*No space left"):
         go(out)
     failure = read_failure(out)
