@@ -26,6 +26,7 @@ from ppfl.results.claim import Claim
 from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
 from ppfl.results.layout import checkpoint_path
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
+from ppfl.results.partials import remove_partials_once
 from ppfl.results.recorder import Recorder, look, prepare, set_aside
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Place:
         """Claim the result unless it is finished. Called on rank 0."""
         config, out = self.config, self.out
         found = prepare(out, config.digest)
+        remove_partials_once(out.parent)
         if found != "already done":
             self.claim = Claim(out, self._num_ranks, config.rounds)
             found = look(out, config.digest)  # whoever had it may have finished it meanwhile

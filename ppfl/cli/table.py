@@ -50,6 +50,7 @@ def table(
     from ppfl.analysis.sources import open_source
     from ppfl.analysis.table_formats import FORMATS
     from ppfl.core.errors import UserError
+    from ppfl.core.whole_file import write_whole
 
     if at not in (None, "last", "best") and not str(at).isdigit():
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
@@ -62,7 +63,7 @@ def table(
         return 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        write_whole(out, text.encode())
     except OSError as error:
         raise UserError(f"--out {out}: cannot write it: {error.strerror}") from error
     return 0

@@ -80,6 +80,16 @@ def attributes_of(path: Path) -> dict[str, Any]:
         return found
 
 
+def check(path: Path) -> bool:
+    """Say whether a result or a collection has a checksum; it is as it was written then.
+
+    Errors as of `ppfl.results.hdf5.opened`.
+    """
+    with opened(path) as (file, has_seal):
+        check_attributes(path, _attributes(h5py.h5g.open(file, b"/"), (CHECKSUM, "results_version")), has_seal=has_seal)
+        return has_seal
+
+
 def is_finished(path: Path) -> bool:
     """Say whether a good result lies there that says that its run has ended."""
     try:
@@ -131,6 +141,8 @@ def _outline(file: h5py.h5f.FileID, path: Path, has_seal: bool) -> Outline:
         raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give files that runs wrote")
     check_attributes(path, attrs, has_seal=has_seal)
     attrs.pop(CHECKSUM, None)
+    if missing := {"name", "digest", "config", "status"} - attrs.keys():
+        raise KeyError(f"no attribute {', '.join(sorted(missing))}")
     provenance = _attributes(h5py.h5g.open(root, b"provenance"), PROVENANCE) if b"provenance" in root else {}
     rounds, clients, series = np.zeros(0, np.int64), None, {}
     if b"rounds" in root:

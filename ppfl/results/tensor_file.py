@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppfl.core.whole_file import whole_path
-from ppfl.results.seal import CHECKSUM, DamagedError, blank, damaged, digits_of, fill, seal_in
+from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, blank, damaged, digits_of, fill, seal_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -52,10 +52,7 @@ def write_tensors(
         with partial.open("wb", buffering=0) as file:
             _write(file, memoryview(header))
             for name in names:
-                for piece in _pieces(read(name), like[name]):
-                    found.update(piece)
-                    _write(file, piece)
-                    size += len(piece)
+                size += _write_tensor(file, read(name), like[name], found)
         if kind:
             fill(partial)
     return size, found.hexdigest()
@@ -121,14 +118,20 @@ class TensorFile:
 
 def load_tensors(path: Path) -> Params:
     """Return all tensors of a file, after a look at its checksum where it has one. Raises OSError, DamagedError."""
+    file, _ = open_checked(path)
+    return file.read(file.names)
+
+
+def open_checked(path: Path) -> tuple[TensorFile, bool]:
+    """Return a file, and whether it has a checksum; it is as it was written then. Raises OSError, DamagedError."""
     with path.open("rb") as file:
-        seal = seal_in(file.read(_LENGTH_BYTES + 4000))
+        seal = seal_in(file.read(HEAD_BYTES))
         if seal is not None and digits_of(file, seal) != seal.digits:
             raise damaged(path)
     file_of_tensors = TensorFile(path)
     if seal is None and CHECKSUM in file_of_tensors.metadata:
         raise damaged(path)
-    return file_of_tensors.read(file_of_tensors.names)
+    return file_of_tensors, seal is not None
 
 
 def _header(like: Params, names: list[str], metadata: Mapping[str, str]) -> bytes:
@@ -144,12 +147,15 @@ def _header(like: Params, names: list[str], metadata: Mapping[str, str]) -> byte
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
 
-def _pieces(value: torch.Tensor, like: torch.Tensor) -> Iterable[memoryview]:
-    """Cut a tensor into bytes, few at a time."""
+def _write_tensor(file: Any, value: torch.Tensor, like: torch.Tensor, found: Any) -> int:
+    """Write a tensor in pieces, which a checksum is told; return its size. A function, so that nothing holds it then."""
     assert (value.shape, value.dtype) == (like.shape, like.dtype)
     flat = value.detach().reshape(-1)
     for piece in flat.split(_PIECE_BYTES // flat.element_size()) if flat.numel() else ():
-        yield memoryview(piece.cpu().contiguous().view(torch.uint8).numpy())
+        content = memoryview(piece.cpu().contiguous().view(torch.uint8).numpy())
+        found.update(content)
+        _write(file, content)
+    return flat.numel() * flat.element_size()
 
 
 def _write(file: Any, piece: memoryview) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ppfl.analysis.paper.runs import Run, grouped, load_runs
+from ppfl.core.whole_file import write_whole
 
 
 def choose(runs: Sequence[Run]) -> list[Run]:
@@ -35,7 +36,7 @@ def write_comparison(tuning: Sequence[tuple[Path, Path]], seeds: Sequence[int], 
             cases.append({**parts, "problem": problem})
     document = {"name": "comparison", **base, "grid": {"seed": list(seeds), "cases": cases}}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    write_whole(out, yaml.safe_dump(document, sort_keys=False).encode())
 
 
 def _section(run: Run) -> dict[str, Any]:

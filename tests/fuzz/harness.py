@@ -1,0 +1,237 @@
+"""Files with one wrong byte, read in a child process, so that a crash, a hang or a huge allocation is seen.
+
+A module of kinds has `KINDS`, a tuple of `Kind`, and ends with a call of `main("tests.fuzz.<module>")`:
+`python -m tests.fuzz.<module> --flips 20000 --seed 1` damages as many files as one likes, and tests call `fuzz`.
+One child reads many files, one after the other; when it dies or stays silent, that is noted and another one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import importlib
+import os
+import resource
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+PATIENCE_SECONDS = 120.0
+"""Silence after which a child counts as hung; one file takes milliseconds."""
+SPARE_BYTES = 2 << 30
+"""Address space that a child may take beyond what it has before it reads the first file."""
+_ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of file: how a good one is made, and how one is read."""
+
+    name: str
+    make: Callable[[Path], Path]
+    """Writes a good file into a folder, and whatever must lie beside it, by relative paths alone; returns the file."""
+    check: Callable[[Path], str]
+    """Reads a damaged one, in a copy of that folder of its own; returns what came of it, such as "refused: …".
+
+    Raises for whatever must not be: an exception that is not meant for users fails the test.
+    """
+    allowed: tuple[str, ...] = ("refused", "equal")
+    """What may come of it: texts that `check` returns, up to the first colon."""
+
+
+@dataclass
+class Report:
+    """What came of the damaged files of one kind."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    """One text a file that did what it must not, with the number of the flip, the byte and what happened."""
+
+
+def fuzz(
+    module: str, flips: int, seed: int, names: Sequence[str] = (), patience_seconds: float = PATIENCE_SECONDS
+) -> dict[str, Report]:
+    """Damage the good file of each kind (default: all of the module) `flips` times, one byte at a time."""
+    chosen = [kind.name for kind in _kinds(module) if not names or kind.name in names]
+    units = [(name, number) for name in chosen for number in range(flips)]
+    reports = {name: Report() for name in chosen}
+    with tempfile.TemporaryDirectory() as folder:
+        done = 0
+        while done < len(units):
+            told = _told_by_child([module, *chosen], flips, seed, done, Path(folder), patience_seconds)
+            before = done
+            for outcome in told:
+                _note(reports[units[done][0]], units[done][1], outcome)
+                done += 1
+            assert done > before, "a child ended without a word"
+    return reports
+
+
+def main(module: str) -> None:
+    """Damage files from the command line and show what came of it; exit code 1 when something must not be."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
+    parser.add_argument("--flips", type=int, default=500, help="files of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", action="append", default=[], choices=[kind.name for kind in _kinds(module)])
+    asked = parser.parse_args()
+    reports = fuzz(module, asked.flips, asked.seed, asked.kind)
+    for name, report in reports.items():
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in report.outcomes.most_common())
+        lines = [f"{name}: {asked.flips} flips: {counts or 'nothing allowed'}; {len(report.failures)} failures"]
+        sys.stdout.write("\n  ".join([*lines, *report.failures]) + "\n")
+    sys.exit(any(report.failures for report in reports.values()))
+
+
+def damage(content: bytes, seed: int, number: int) -> tuple[bytes, str]:
+    """Return the content with one byte changed, and in words which; decided by (seed, number) alone."""
+    draws = np.random.default_rng([seed, number])
+    position, change = int(draws.integers(len(content))), int(draws.integers(1, 256))
+    changed = bytearray(content)
+    changed[position] ^= change
+    return bytes(changed), f"byte {position}: {content[position]:#04x} -> {changed[position]:#04x}"
+
+
+def _kinds(module: str) -> tuple[Kind, ...]:
+    kinds: tuple[Kind, ...] = importlib.import_module(module).KINDS
+    return kinds
+
+
+def _note(report: Report, number: int, outcome: str) -> None:
+    verdict, _, text = outcome.partition(" ")
+    if verdict == "allowed":
+        report.outcomes[text] += 1
+    else:
+        report.failures.append(f"flip {number}: {text}")
+
+
+def _told_by_child(
+    kinds: list[str], flips: int, seed: int, first: int, folder: Path, patience_seconds: float
+) -> Iterator[str]:
+    """Yield "allowed OUTCOME" or "failed WHAT" for one file after the other, from number `first` on.
+
+    The last one may be that the child died or hung; the files after it are for another child.
+    """
+    command = [sys.executable, "-m", "tests.fuzz.harness", *map(str, (flips, seed, first, folder)), *kinds]
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=_ROOT)
+        assert child.stdout is not None
+        num_begun, num_ended, what, is_ready, hung = 0, 0, "", False, False
+        try:
+            for line in _lines(child.stdout, patience_seconds):
+                word, _, text = line.partition(" ")
+                if word == "ready":
+                    is_ready = True
+                elif word == "begin":
+                    num_begun, what = num_begun + 1, text
+                else:
+                    num_ended += 1
+                    yield f"{word} {text}" if word == "allowed" else f"{word} {what}: {text}"
+        except TimeoutError:
+            hung = True
+            child.kill()
+        code = child.wait()
+        child.stdout.close()
+        errors.seek(0)
+        said = errors.read()
+    if num_begun > num_ended:
+        yield f"failed {what}: " + ("hung" if hung else f"died with {_name(code)}: {_last_lines(said)}")
+    elif code != 0 or not is_ready:
+        raise RuntimeError(f"the child ended with {_name(code)} between two files:\n{said}")
+
+
+def _lines(stream: IO[str], patience_seconds: float) -> Iterator[str]:
+    """Yield lines until the stream ends. Raises TimeoutError when, after the first piece, it is silent for too long."""
+    rest, patience = b"", PATIENCE_SECONDS
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while selector.select(patience):
+            piece, patience = os.read(stream.fileno(), 1 << 16), patience_seconds
+            if not piece:
+                return
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (line.decode() for line in whole)
+    raise TimeoutError
+
+
+def _name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _last_lines(text: str, last_first: bool = False) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")][-9:]
+    return " | ".join([lines[-1], *lines[:-1]] if last_first and lines else lines)
+
+
+def _child(arguments: list[str]) -> None:
+    """Read the damaged files from number `first` on, and tell of each of them in one line before and one after."""
+    flips, seed, first = map(int, arguments[:3])
+    folder, module, chosen = Path(arguments[3]), arguments[4], arguments[5:]
+    told, sys.stdout = sys.stdout, sys.stderr  # what is read may print
+    faulthandler.enable()
+    kinds = {kind.name: kind for kind in _kinds(module)}
+    units = [(name, number) for name in chosen for number in range(flips)]
+    good = {name: _make(kinds[name], folder / name) for name in chosen}
+    _limit_memory()
+    _tell(told, "ready")
+    for name, number in units[first:]:
+        kind = kinds[name]
+        file = _damaged(good[name], folder / name, folder / f"{name}-{number}", seed, number, told)
+        try:
+            outcome = kind.check(file)
+            is_allowed = outcome.split(":", 1)[0] in kind.allowed
+            text = outcome.split(":", 1)[0] if is_allowed else outcome
+            _tell(told, f"{'allowed' if is_allowed else 'failed'} {text}")
+        except BaseException:  # noqa: BLE001  (whatever it is, the next file comes)
+            _tell(told, f"failed {_last_lines(traceback.format_exc(), last_first=True)}")
+        shutil.rmtree(folder / f"{name}-{number}", ignore_errors=True)
+
+
+def _make(kind: Kind, folder: Path) -> Path:
+    """Make the good file, which must be read without damage; an earlier child may have made it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    file = kind.make(folder)
+    copy = folder.with_name(f"{folder.name}-good")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    outcome = kind.check(copy / file.relative_to(folder))
+    assert outcome == "equal", f"{kind.name}: the file without damage is {outcome!r}"
+    return file
+
+
+def _damaged(good: Path, source: Path, target: Path, seed: int, number: int, told: IO[str]) -> Path:
+    """Copy the folder of the good file, and the file with a wrong byte; tell which."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    content, words = damage(good.read_bytes(), seed, number)
+    file = target / good.relative_to(source)
+    file.write_bytes(content)
+    _tell(told, f"begin {words}")
+    return file
+
+
+def _tell(told: IO[str], text: str) -> None:
+    told.write(" ".join(text.split()) + "\n")
+    told.flush()
+
+
+def _limit_memory() -> None:
+    """Bound the address space: a size that a damaged file declares becomes an error, not a machine without memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + SPARE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1:])
