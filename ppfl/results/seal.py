@@ -1,8 +1,8 @@
 """Checksums inside our files: near its beginning a file says `ppfl result sha256 <64 digits>`, its kind and SHA-256.
 
-The SHA-256 is that of the whole file with "0" for each of these digits. It is found and compared without parsing the
-file, so that nothing that is damaged gets to HDF5. Kinds are "ppfl result", "ppfl collection", "ppfl parameters". Files
-of version 3 of the results have none.
+The SHA-256 is that of the whole file with "0" for each of these digits, and without what `_neutral` leaves out. It is
+found and compared without parsing the file, so that nothing that is damaged gets to HDF5. Kinds are "ppfl result",
+"ppfl collection", "ppfl parameters". Files of version 3 of the results have none.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ HEAD_BYTES = 4096
 _DIGITS = b"0" * 64
 _SEAL = re.compile(rb"(ppfl (?:result|collection|parameters)) sha256 (.{64})", re.DOTALL)
 _PIECE_BYTES = 2**20
+_HDF5_WITH_FLAGS, _FLAGS = b"\x89HDF\r\n\x1a\n\0", slice(20, 24)
+"""Beginning of a file with a superblock of version 0, and where the flags are in it."""
 
 
 class DamagedError(UserError):
@@ -62,28 +64,40 @@ def sealed(content: bytes) -> bytes:
     """Return the content of a file with its checksum filled in."""
     seal = seal_in(content)
     assert seal is not None
-    start, stop = seal.offset, seal.offset + len(_DIGITS)
-    digits = hashlib.sha256(b"".join((content[:start], _DIGITS, content[stop:]))).hexdigest()
-    return b"".join((content[:start], digits.encode(), content[stop:]))
+    return b"".join((content[: seal.offset], _digits(content, seal), content[seal.offset + len(_DIGITS) :]))
 
 
 def matches(content: bytes, seal: Seal) -> bool:
     """Say whether a file is as it was written."""
-    found = hashlib.sha256(memoryview(content)[: seal.offset])
-    found.update(_DIGITS)
-    found.update(memoryview(content)[seal.offset + len(_DIGITS) :])
-    return found.hexdigest().encode() == seal.digits
+    return _digits(content, seal) == seal.digits
 
 
 def digits_of(file: BinaryIO, seal: Seal) -> bytes:
     """Return what the digits of a file must be; it is read from its beginning, in pieces."""
     file.seek(0)
-    found = hashlib.sha256(file.read(seal.offset))
-    found.update(_DIGITS)
-    file.seek(seal.offset + len(_DIGITS))
+    found = hashlib.sha256(_neutral(file.read(HEAD_BYTES), seal))
     while piece := file.read(_PIECE_BYTES):
         found.update(piece)
     return found.hexdigest().encode()
+
+
+def _digits(content: bytes, seal: Seal) -> bytes:
+    found = hashlib.sha256(_neutral(content[:HEAD_BYTES], seal))
+    found.update(memoryview(content)[HEAD_BYTES:])
+    return found.hexdigest().encode()
+
+
+def _neutral(head: bytes, seal: Seal) -> bytes:
+    """Return the beginning of a file as it is hashed: without the digits, and without the flags of HDF5.
+
+    Those say that a program has the file open for writing. They stay for ever when it is killed, also where it has
+    written nothing: a notebook, say.
+    """
+    neutral = bytearray(head)
+    neutral[seal.offset : seal.offset + len(_DIGITS)] = _DIGITS
+    if head.startswith(_HDF5_WITH_FLAGS):
+        neutral[_FLAGS] = bytes(len(range(*_FLAGS.indices(len(head)))))
+    return bytes(neutral)
 
 
 def fill(path: Path) -> None:

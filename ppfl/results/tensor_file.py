@@ -148,7 +148,7 @@ def _header(like: Params, names: list[str], metadata: Mapping[str, str]) -> byte
 
 
 def _write_tensor(file: Any, value: torch.Tensor, like: torch.Tensor, found: Any) -> int:
-    """Write a tensor in pieces, which a checksum is told; return its size. A function, so that nothing holds it then."""
+    """Write a tensor in pieces, which a checksum is told; return its size. Nothing of it is held afterwards."""
     assert (value.shape, value.dtype) == (like.shape, like.dtype)
     flat = value.detach().reshape(-1)
     for piece in flat.split(_PIECE_BYTES // flat.element_size()) if flat.numel() else ():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from ppfl.core.whole_file import whole_path
 from ppfl.results.partials import ABANDONED_SECONDS, remove_partials
 
 
@@ -40,12 +40,15 @@ def test_only_what_is_nobodys_goes(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_leaves_has_such_a_name(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        with whole_path(tmp_path / "r.h5") as partial:
-            partial.write_text("half")
-            os._exit(0)
-    os.waitpid(child, 0)
+    program = """
+import os, sys
+from pathlib import Path
+from ppfl.core.whole_file import whole_path
+with whole_path(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / "r.h5"], check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 1
     remove_partials(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -35,6 +37,8 @@ def test_a_changed_byte_anywhere_is_seen(result: Path) -> None:
     seal = good.index(b"ppfl result sha256")
     for position in [*range(0, len(good), 97), *range(seal - 40, seal + 90)]:
         result.write_bytes(flipped(good, position))
+        if position in range(20, 24):  # says who has it open
+            continue
         found = outline(result)
         assert (found.status, found.has_file) == (FAILED, False), position
         assert not is_finished(result)
@@ -62,6 +66,13 @@ def test_a_result_that_another_program_has_open_is_read(result: Path) -> None:
         assert state_of(result).kind == "done"
         assert outline(result).status == "complete"
         assert open_result(result).attrs["digest"] == "abc"
+
+
+def test_a_result_that_a_killed_program_had_open_is_as_it_was_written(result: Path) -> None:
+    program = "import h5py, os, sys; file = h5py.File(sys.argv[1], 'a'); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", program, result], check=False).returncode == -9
+    assert open_result(result).attrs["digest"] == "abc"
+    assert look(result, "abc") == "already done"
 
 
 def test_what_the_system_does_not_let_us_read_is_told_with_its_reason(tmp_path: Path) -> None:
