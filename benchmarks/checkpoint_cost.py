@@ -5,10 +5,16 @@ each checkpoint and each question between two rounds whether one is due, and pri
 both take at the interval that the configuration says (`checkpoint.every_seconds`, 300 by default):
 
     share = seconds a checkpoint / every_seconds + seconds a question / seconds a round
+
+`python -m benchmarks.checkpoint_cost memory` runs a network with 312 MB of client states, kept in memory and in a file,
+plainly, with checkpoints, from a checkpoint, and with `save.local`, and prints how much higher the peak of memory is
+than that of the plain run, in multiples of the states.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +30,21 @@ from ppfl.experiment import run
 from ppfl.keeper import CheckpointKeeper
 from ppfl.launcher import launched_as, open_communicator
 from ppfl.progress import Silent
+
+STATES_BYTES = 60 * 65 * 20_000 * 4
+LARGE_STATES = """
+name: mem
+rounds: 2
+problem:
+  name: supervised
+  dataset: {name: digits, partition: {name: iid, clients: 60}}
+  model: {name: mlp, hidden: [20000]}
+  split: {local: ["hidden1.*"]}
+  batch_size: 8
+algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: gradient_descent, steps: 1, lr: 0.1}}
+evaluate: {every: 2, tuned: {epochs: 0}}
+checkpoint: {every_seconds: null}
+"""
 
 
 class Timed:
@@ -62,5 +83,38 @@ def main(path: str = "configs/mnist20.yaml", rounds: str = "20") -> None:
         print(f"share of the run's time with a checkpoint every {every_seconds:g} seconds: {share:.5f}")
 
 
+def memory() -> None:
+    """Compare peaks of processes, each of which runs once."""
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name)
+        (folder / "m.yaml").write_text(LARGE_STATES, encoding="utf-8")
+        print("| `client_state` | plain (MB) | with checkpoints | from a checkpoint | with `save.local` |")
+        print("|---|---|---|---|---|")
+        for kind in ("device", "file"):
+            often = "checkpoint.every_rounds=1"
+            plain = _peak(folder, kind, "plain")
+            peaks = [_peak(folder, kind, "saved", often)]
+            stopped = _peak(folder, kind, "from", often, "rounds=3", stop=True)
+            assert stopped
+            peaks += [_peak(folder, kind, "from", often, "rounds=3"), _peak(folder, kind, "local", "save.local=true")]
+            extra = " | ".join(f"+{(peak - plain) / STATES_BYTES:.2f}" for peak in peaks)
+            print(f"| {kind} | {plain / 1e6:.0f} | {extra} |", flush=True)
+
+
+def _peak(folder: Path, kind: str, name: str, *settings: str, stop: bool = False) -> int:
+    """Return the largest memory of one run in bytes; `stop` kills it when it has a checkpoint."""
+    out = folder / f"{kind}-{name}.h5"
+    words = [f"engine.client_state={kind}", *settings]
+    command = [sys.executable, "-m", "ppfl", "run", str(folder / "m.yaml"), "--out", str(out)]
+    with subprocess.Popen([*command, *(word for text in words for word in ("--set", text))], stdout=-3) as process:
+        while stop and not (out.with_name(f"{out.name}.checkpoint") / "current.json").exists():
+            time.sleep(0.01)
+        if stop:
+            process.kill()
+        _, _, usage = os.wait4(process.pid, 0)
+        process.returncode = 0
+    return usage.ru_maxrss * 1024
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    memory() if sys.argv[1:] == ["memory"] else main(*sys.argv[1:])

@@ -13,7 +13,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.problem import Placement
 from ppfl.device import choose_device, set_tf32
 from ppfl.engine.byzantine import check_cohort
-from ppfl.engine.client_store import KINDS, choose_kind, state_bytes
+from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.cohort import CohortSampler
 from ppfl.engine.setup import Setup, adds_up
 
@@ -66,7 +66,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     whole_models = not problem.local_names
     tuned_problem = problem.all_local() if whole_models and tuner else problem
     resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)) if tuner else None
-    client_state, bytes_a_client = _place_states(config, problem, algorithm, communicator, device)
+    client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
         problem=problem,
         algorithm=algorithm,
@@ -136,14 +136,20 @@ def _named(prefix: str, action: Callable[[], Result]) -> Result:
 
 
 def _place_states(
-    config: Config, problem: Problem, algorithm: Algorithm, communicator: Communicator, device: torch.device
+    config: Config,
+    problem: Problem,
+    algorithm: Algorithm,
+    clients_per_chunk: int,
+    communicator: Communicator,
+    device: torch.device,
 ) -> tuple[Kind, int]:
     """Return where all ranks keep states, the farthest place that any of them needs, and a state's size. Collective."""
     initial = algorithm.init_client(problem.init_shared(), problem.init_local(problem.clients.start))
     bytes_a_client = state_bytes(initial)
     ranks_of_host = int(communicator.allreduce(torch.tensor([communicator.local_rank]), "max")) + 1
     needed = bytes_a_client * len(problem.clients)
-    mine = KINDS.index(choose_kind(config.engine.client_state, needed, device, ranks_of_host))
+    saving = saving_bytes(bytes_a_client, clients_per_chunk)
+    mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, ranks_of_host))
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
 
 

@@ -21,14 +21,12 @@ from ppfl.core.compute_times import ComputeTimes
 from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom, Seed, Settings, refusal
 from ppfl.core.problem import ProblemSettings
+from ppfl.core.results_version import RESULTS_VERSION as RESULTS_VERSION
 from ppfl.yaml_file import apply_overrides, read_yaml
 from ppfl.yaml_text import dump_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-RESULTS_VERSION = 4
-"""Part of every digest; raised when a change of the code changes results, so that old ones are not taken for new."""
 
 _NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint"}
 _MAX_SEED = 2**32

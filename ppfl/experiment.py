@@ -27,7 +27,8 @@ from ppfl.results.claim import Claim
 from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
 from ppfl.results.layout import SECONDS_SHARED_BY, checkpoint_path
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
-from ppfl.results.recorder import Recorder, look, prepare
+from ppfl.results.partials import remove_partials_once
+from ppfl.results.recorder import Recorder, look, prepare, set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,9 +112,16 @@ class Place:
         """Claim the result unless it is finished. Called on rank 0."""
         config, out = self.config, self.out
         found = prepare(out, config.digest)
+        remove_partials_once(out.parent)
         if found != "already done":
             self.claim = Claim(out, self._num_ranks, config.rounds)
             found = look(out, config.digest)  # whoever had it may have finished it meanwhile
+        if found == "damaged":
+            logger.warning(
+                "%s: is damaged, or was changed after it was written; it is now %s, and computed anew",
+                out,
+                set_aside(out).name,
+            )
         self.is_unfinished = found == "unfinished"
         if found != "already done":
             remove_failure(out)
@@ -169,8 +177,7 @@ def _compute(
     }
     checkpoints = Checkpoints(out, identity, communicator)
     keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, caller.wants_stop, place.told, place.check)
-    engine = open_engine(setup, keeper)
-    first = keeper.resume(engine)
+    engine, first = keeper.resume(lambda: open_engine(setup, keeper))
     if place.is_unfinished and not first:
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
     if recorder is not None and not isinstance(engine, Synchronous):
@@ -272,7 +279,7 @@ def complete(
     def save() -> None:
         if config.save.local:
             group = engine.group
-            save_local(out, ((c, group.state(c)["local"]) for c in group.clients), rank, size, config.digest)
+            save_local(out, group.clients, group, rank, size, config.digest)
         if recorder is not None:
             save_shared(out, engine.server["shared"], config.digest)
             recorder.finish(engine.status, clients, summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs)

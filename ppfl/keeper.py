@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.agree import on_every_rank
+from ppfl.core.errors import UserError
+from ppfl.core.params import kinds
 from ppfl.engine.checkpoint import NO_WISH, Wish, name_params, read_params
 
 if TYPE_CHECKING:
@@ -60,21 +64,41 @@ class CheckpointKeeper:
         self._checkpoints.save(snapshot, self._before_switch)
         self._last_seconds, self._last_round = time.monotonic(), snapshot.round
 
-    def resume(self, engine: AnyEngine) -> int:
-        """Put engine and recorder into the state of the last good checkpoint; return its round, or 0. Collective.
+    def resume(self, new_engine: Callable[[], AnyEngine]) -> tuple[AnyEngine, int]:
+        """Return an engine and its round: as the last good checkpoint says, or a new one and 0. Collective.
 
-        Counts the time to the next checkpoint from here.
+        The recorder has the rows up to there. Counts the time to the next checkpoint from here.
         """
-        snapshot = self._checkpoints.load(engine.group.clients)
+        engine = new_engine()
         self._last_seconds = time.monotonic()
-        if snapshot is None:
-            return 0
-        engine.restore(snapshot)
-        if self._recorder is not None:
-            rows = read_params(snapshot.tensors, "rows", _CPU)
-            self._recorder.restore({name: values.numpy() for name, values in rows.items()})
-        self._last_round = snapshot.round
-        return snapshot.round
+        for snapshot in self._checkpoints.candidates(engine.group.clients):
+            try:
+                on_every_rank(engine.setup.communicator, partial(self._restore, engine, snapshot))
+            except UserError as error:
+                self._checkpoints.warn(snapshot.round, str(error))
+                engine = new_engine()  # half of a state may be in the other one
+                continue
+            self._last_round = snapshot.round
+            return engine, snapshot.round
+        return engine, 0
+
+    def _restore(self, engine: AnyEngine, snapshot: Snapshot) -> None:
+        """Put engine and recorder into a state. Raises UserError for one that the run cannot have had."""
+        if not 0 < snapshot.round < engine.setup.num_rounds:
+            raise UserError(f"is damaged: the run has no state after {snapshot.round} rounds to go on from")
+        expected = kinds(engine.server)
+        try:
+            engine.restore(snapshot)
+            if kinds(engine.server) != expected:
+                raise ValueError("another state of the server")
+            if self._recorder is not None:
+                rows = {name: x.numpy() for name, x in read_params(snapshot.tensors, "rows", _CPU).items()}
+                if {len(values) for values in rows.values()} != {len(rows["round"])}:
+                    raise ValueError("rows of different lengths")
+                self._recorder.restore(rows)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"is damaged: it does not fit the run ({type(error).__name__}: {reason})") from error
 
     def _is_due(self, done: int) -> bool:
         seconds, rounds = self._settings.every_seconds, self._settings.every_rounds

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from ppfl.cli import main
 from ppfl.grid import Cell, load_cells
 from ppfl.results.layout import failed_path, running_path
+from ppfl.results.seal import seal_anew
 from tests.conftest import MakeResult
 
 BASE = """
@@ -79,6 +80,7 @@ def change(path: Path, **attributes: Any) -> None:
     with h5py.File(path, "r+") as file:
         for name, value in attributes.items():
             (file["provenance"] if name == "commit" else file).attrs[name] = value
+    seal_anew(path)
 
 
 def same_bytes(found: xr.DataArray, expected: xr.DataArray) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ppfl.analysis.factors import Factor
 from ppfl.analysis.roles import Roles, assign_roles
 from ppfl.analysis.tables import STATUS_TEXT
 from ppfl.core.errors import in_one_line
+from ppfl.core.whole_file import write_whole
 
 MAX_COLUMNS = 4
 _LINE = 42
@@ -108,8 +110,11 @@ def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
     """Write a figure, the format by the ending of each path; equal figures give equal files."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
+        image = BytesIO()
+        metadata = {"Date": None} if path.suffix == ".svg" else None
         with mpl.rc_context(STYLE):
-            figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+            figure.savefig(image, format=path.suffix[1:] or None, dpi=200, metadata=metadata)
+        write_whole(path, image.getvalue())
 
 
 def _legend_inches(roles: Roles) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from ppfl.analysis.tables import provenance_rows, runs_table, varying_keys
+from ppfl.core.whole_file import write_whole
 from ppfl.results.reader import Result, open_result
 from ppfl.yaml_text import dump_text
 
@@ -38,7 +39,7 @@ def write_report(sections: Sequence[Section], out: Path) -> None:
     statuses = Counter(status for section in described for status in section["table"].statuses)
     page = environment.get_template("report.html.j2").render(sections=described, statuses=statuses)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    write_whole(out, page.encode())
 
 
 def _describe(section: Section) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED
 from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers
+from ppfl.results.seal import DamagedError
 from ppfl.results.stored_config import stored_config
 from ppfl.yaml_file import parse_yaml
 
@@ -184,11 +185,17 @@ def _folder(folder: Path) -> Source:
     if bare:
         notes.append(f"{len(bare)} failed without a result; give the configuration to see them in their places")
     source = _files(paths)
-    return replace(source.subset(_in_order(source.settings)), notes=tuple(notes))
+    return replace(source.subset(_in_order(source.settings)), notes=(*source.notes, *notes))
 
 
 def _files(paths: Sequence[Path]) -> Source:
-    outlines = [outline(path) for path in paths]
+    found_at = {path: outline(path) for path in paths}
+    damaged = [path for path, found in found_at.items() if not found.has_file]
+    if len(damaged) == len(paths):
+        raise UserError(f"{damaged[0]}: {found_at[damaged[0]].reason}")
+    paths = [path for path in paths if path not in damaged]
+    outlines = [found_at[path] for path in paths]
+    notes = (f"left out, damaged: {_some([path.name for path in damaged])}",) if damaged else ()
     settings, names, digests = [], [], []
     for path, found in zip(paths, outlines, strict=True):
         config = stored_config(found.attrs.pop("config"), path)
@@ -203,7 +210,8 @@ def _files(paths: Sequence[Path]) -> Source:
     if twice:
         same = [path.name for path, digest in zip(paths, digests, strict=True) if digest == twice[0]]
         raise UserError(f"{paths[0].parent}: {_some(same)} hold the same run; keep one of them")
-    return Source(names[0], tuple(settings), tuple(digests), tuple(outlines), _reader(paths), is_whole=False)
+    read = _reader(paths)
+    return Source(names[0], tuple(settings), tuple(digests), tuple(outlines), read, is_whole=False, notes=notes)
 
 
 def _collection(found: Collected) -> Source:
@@ -214,7 +222,7 @@ def _reader(paths: Sequence[Path]) -> Read:
     def read(number: int, series: Collection[str], metrics: Collection[str]) -> tuple[Arrays, Arrays]:
         try:
             return read_numbers(paths[number], series, metrics)
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, DamagedError) as error:
             raise UserError(f"{paths[number]}: cannot be read any more ({error}); try again") from error
 
     return read

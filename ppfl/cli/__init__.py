@@ -20,6 +20,7 @@ from ppfl.cli.show import show
 from ppfl.cli.status import status
 from ppfl.cli.submit import submit
 from ppfl.cli.table import table
+from ppfl.cli.verify import verify
 
 
 @click.group(cls=Commands, context_settings={"max_content_width": 110})
@@ -39,5 +40,5 @@ def main() -> None:
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, submit, grid, status, show, collect, table, plot, diagnose, doctor):
+for _command in (run, pack, submit, grid, status, show, collect, table, plot, diagnose, verify, doctor):
     main.add_command(_command)

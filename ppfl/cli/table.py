@@ -51,6 +51,7 @@ def table(
     from ppfl.analysis.table_formats import FORMATS
     from ppfl.core.errors import UserError
     from ppfl.core.numbers import whole_number
+    from ppfl.core.whole_file import write_whole
 
     if at not in (None, "last", "best") and whole_number(str(at)) is None:
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
@@ -64,7 +65,7 @@ def table(
         return 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        write_whole(out, text.encode())
     except OSError as error:
         raise UserError(f"--out {out}: cannot write it: {error.strerror}") from error
     return 0

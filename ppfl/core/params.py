@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ppfl.core.types import Params
+    from ppfl.core.types import Params, State
 
 _LARGE = 1 << 15
 """Numbers; smaller tensors are bound by calls, not by memory."""
@@ -78,6 +78,11 @@ def unflatten(vector: torch.Tensor, like: Params) -> Params:
         name: piece.reshape(value.shape).to(value.dtype, copy=True)
         for (name, value), piece in zip(like.items(), pieces, strict=True)
     }
+
+
+def kinds(state: State) -> dict[str, dict[str, tuple[torch.Size, torch.dtype]]]:
+    """Return shapes and number types of all tensors."""
+    return {group: {name: (x.shape, x.dtype) for name, x in params.items()} for group, params in state.items()}
 
 
 def num_bytes(x: Mapping[str, torch.Tensor]) -> int:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Sequence
 
-OF_CLIENT = "client/"
-"""How the name of a tensor of one client begins; its number and another "/" follow."""
+    from ppfl.core.types import Params, State
+
+
+class ClientStates(Protocol):
+    """States of clients, one at a time: all of them at once may not fit into memory."""
+
+    @property
+    def clients(self) -> Sequence[int]:
+        """Clients that have a state, in order; those of all others are the initial ones."""
+        ...
+
+    def like(self, client: int) -> State:
+        """Return shapes and number types of a state, on the device "meta"."""
+        ...
+
+    def state(self, client: int) -> State:
+        """Return a state, without groups that have no tensors. Raises UserError when it cannot be read any more."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -25,10 +41,7 @@ class Snapshot:
     """Clients of this rank."""
     numbers: dict[str, Any]
     """What is not a tensor, JSON types only; of rank 0."""
-    tensors: dict[str, torch.Tensor]
-    """`client/<number>/…` of this rank's clients; what has other names is the same on every rank that has it."""
-
-
-def client_of(name: str) -> int | None:
-    """Return the client that a tensor belongs to; None for those that all ranks may read."""
-    return int(name.split("/", 2)[1]) if name.startswith(OF_CLIENT) else None
+    tensors: Params
+    """Of rank 0, and what some ranks know alone: what has one name is the same on every rank that has it."""
+    states: ClientStates
+    """Of this rank's clients."""

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ppfl.core.errors import UserError
+from ppfl.core.whole_file import write_whole
 from ppfl.diagnose.verdict import level, show_ratio, verdict
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def write_json(path: Path, source: str, found: Sequence[Diagnosis]) -> None:
     splits = [{**asdict(one), "level": level(one.rho), "verdict": verdict(one)} for one in found]
     text = json.dumps(_without_nan({"source": source, "splits": splits}), indent=1, ensure_ascii=False)
     try:
-        path.write_text(f"{text}\n", encoding="utf-8")
+        write_whole(path, f"{text}\n".encode())
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
 

@@ -15,13 +15,12 @@ from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
 from ppfl.engine.checkpoint import (
     Keeper,
-    name_clients,
+    StatesOf,
     name_costs,
     name_params,
     name_state,
     read_params,
     read_state,
-    restore_clients,
     restore_costs,
 )
 from ppfl.engine.costs import Costs
@@ -122,7 +121,7 @@ class AsynchronousEngine(ABC):
         self.server = read_state(tensors, "server", self.server, device)
         self._total = read_params(tensors, "total", device) if self._num_buffered else None
         self.arrivals.restore(read_params(tensors, "arrivals", torch.device("cpu")))
-        restore_clients(self.group, tensors, device)
+        self.group.restore(snapshot.states)
         restore_costs(self.costs, numbers["costs"], self.setup.communicator.rank)
 
     def _snapshot(self, done: int, numbers: dict[str, Any], messages: Params) -> Snapshot:
@@ -137,12 +136,12 @@ class AsynchronousEngine(ABC):
             "dispatcher": self._dispatcher.numbers,
             "costs": name_costs(self.costs, communicator),
         }
-        tensors = name_clients(self.group) | messages
+        tensors = dict(messages)
         if communicator.rank == 0:
             log = {name: torch.from_numpy(values) for name, values in self.arrivals.arrays().items()}
             tensors |= name_state("server", self.server) | name_params("total", self._total or {})
             tensors |= name_params("arrivals", log)
-        return Snapshot(done, self.group.clients, common | numbers, tensors)
+        return Snapshot(done, self.group.clients, common | numbers, tensors, StatesOf(self.group))
 
     def _message(self) -> Params:
         return self.setup.algorithm.downlink(self.server, self.version)

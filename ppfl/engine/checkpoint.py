@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from ppfl.core.snapshot import OF_CLIENT, client_of
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ppfl.core.communicator import Communicator
     from ppfl.core.snapshot import Snapshot
@@ -89,27 +87,24 @@ def read_state(tensors: Params, prefix: str, like: State, device: torch.device) 
     return state
 
 
-def name_clients(group: ClientGroup) -> Params:
-    """Return the states of this rank's clients that were ever changed, named `client/<number>/<group>/<name>`."""
-    named: Params = {}
-    for client, state in group.changed_states():
-        named |= name_state(f"{OF_CLIENT}{client}", state)
-    return named
+@dataclass(frozen=True)
+class StatesOf:
+    """The states of a group as a snapshot has them (`ppfl.core.snapshot.ClientStates`)."""
 
+    group: ClientGroup
 
-def restore_clients(group: ClientGroup, tensors: Params, device: torch.device) -> None:
-    """Replace the states of all clients of this rank."""
-    of_client: dict[int, Params] = {}
-    for name, value in tensors.items():
-        client = client_of(name)
-        if client is not None and client in group.clients:
-            of_client.setdefault(client, {})[name] = value
-    group.restore(
-        {
-            client: read_state(mine, f"{OF_CLIENT}{client}", group.state(client), device)
-            for client, mine in of_client.items()
-        }
-    )
+    @property
+    def clients(self) -> Sequence[int]:
+        """Clients whose states may differ from the initial ones."""
+        return self.group.changed
+
+    def like(self, client: int) -> State:
+        """Return shapes and number types of a state."""
+        return self.group.like(client)
+
+    def state(self, client: int) -> State:
+        """Return a state."""
+        return self.group.state(client)
 
 
 def name_costs(costs: Costs, communicator: Communicator) -> dict[str, Any]:

@@ -31,6 +31,10 @@ _USABLE = 0.5
 """Part of the free memory that states may take."""
 
 
+_COPIES = 3
+_BUFFER_BYTES = 2**23
+
+
 class ClientStore(ABC):
     """The states of chunks 0, 1, … of clients; `initial` makes one that was never put."""
 
@@ -47,6 +51,15 @@ class ClientStore(ABC):
     def get(self, index: int) -> State:
         """Return a state."""
         return self._read(index) if index in self._written else self._initial(index)
+
+    def member(self, index: int, row: int) -> State:
+        """Return the state of one client of a chunk, each tensor in memory of its own."""
+        # kernels round differently for other alignments
+        return _mapped(lambda value: value[row].clone(), self.get(index))
+
+    def like(self, index: int) -> State:
+        """Return shapes and number types of a state, on the device "meta"."""
+        return _mapped(lambda value: value.to("meta"), self.get(index))
 
     def put(self, index: int, state: State) -> None:
         """Keep a state. Raises UserError when a disk refuses it."""
@@ -109,6 +122,25 @@ class FileStore(ClientStore):
             self._descriptor = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._descriptor)
 
+    def member(self, index: int, row: int) -> State:
+        """Return the state of one client of a chunk; no other one is read."""
+        if index not in self._written:
+            return super().member(index, row)
+        start = index * self._row_bytes
+        state: State = {}
+        for group, params in self._like.items():
+            state[group] = {}
+            for name, like in params.items():
+                size = num_bytes({name: like[row]})
+                content = bytearray(os.pread(self._descriptor, size, start + row * size))
+                state[group][name] = self._tensor(content, 0, like[row])
+                start += num_bytes({name: like})
+        return state
+
+    def like(self, index: int) -> State:
+        """Return shapes and number types of a state: those of all chunks are equal."""
+        return _mapped(lambda value: value.to("meta"), self._like)
+
     def prefetch(self, indices: Iterable[int]) -> None:
         """Have the operating system read rows ahead."""
         for index in indices:
@@ -122,13 +154,14 @@ class FileStore(ClientStore):
         for group, params in self._like.items():
             state[group] = {}
             for name, like in params.items():
-                value = (
-                    torch.frombuffer(row, dtype=like.dtype, count=like.numel(), offset=start) if like.numel() else like
-                )
-                # a copy in memory of its own: kernels round differently for other alignments
-                state[group][name] = value.reshape(like.shape).to(self._device, copy=True)
+                state[group][name] = self._tensor(row, start, like)
                 start += num_bytes({name: like})
         return state
+
+    def _tensor(self, content: bytearray, start: int, like: torch.Tensor) -> torch.Tensor:
+        value = torch.frombuffer(content, dtype=like.dtype, count=like.numel(), offset=start) if like.numel() else like
+        # a copy in memory of its own: kernels round differently for other alignments
+        return value.reshape(like.shape).to(self._device, copy=True)
 
     def _write(self, index: int, state: State) -> None:
         shapes = {(group, name): value.shape for group, params in state.items() for name, value in params.items()}
@@ -150,18 +183,28 @@ def open_store(kind: Kind, initial: Callable[[int], State], device: torch.device
     return FileStore(initial, device) if kind == "file" else MemoryStore(initial, kind, device)
 
 
-def choose_kind(wanted: Kind | Literal["auto"], needed_bytes: int, device: torch.device, ranks_of_host: int) -> Kind:
-    """Return the nearest place where all states of a rank fit into half of what is free, shared by the host's ranks."""
+def choose_kind(
+    wanted: Kind | Literal["auto"], needed_bytes: int, saving_bytes: int, device: torch.device, ranks_of_host: int
+) -> Kind:
+    """Return the nearest place where all states of a rank fit into half of what is free, shared by the host's ranks.
+
+    saving_bytes: what else a checkpoint needs for a while, in the memory of the host.
+    """
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] * torch.cuda.device_count()
         if needed_bytes <= _USABLE * free / ranks_of_host:
             return "device"
-    fits_host = needed_bytes <= _USABLE * free_host_bytes() / ranks_of_host
+    fits_host = needed_bytes + saving_bytes <= _USABLE * free_host_bytes() / ranks_of_host
     if not fits_host:
         return "file"
     return "host" if device.type == "cuda" else "device"
+
+
+def saving_bytes(bytes_a_client: int, clients_per_chunk: int) -> int:
+    """Return what saving and restoring states needs beside them: a chunk that is read, stacked and handed over."""
+    return _COPIES * bytes_a_client * clients_per_chunk + _BUFFER_BYTES
 
 
 def state_bytes(state: State) -> int:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.errors import UserError
-from ppfl.core.params import map_params
+from ppfl.core.params import kinds, map_params
 from ppfl.engine.client_store import MemoryStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ppfl.core.snapshot import ClientStates
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.engine.setup import Setup
 
@@ -52,6 +53,7 @@ class ClientGroup:
         self._adds_clients = setup.adds_up and can_add and self._clients_per_chunk > 1
         self._initial_shared = shared
         self.store = open_store(setup.client_state, self._initial, setup.device)
+        self._device = setup.device
         self._names_by_address: dict[int, str] = {}
         self._kept_data: dict[int, Data] = {}
 
@@ -64,8 +66,11 @@ class ClientGroup:
         """Return the state of one client of this rank, each tensor in memory of its own."""
         if client not in self.clients:
             raise KeyError(client)
-        index, row = divmod(client - self.clients.start, self._clients_per_chunk)
-        return _member(self.store.get(index), row)
+        return self.store.member(*divmod(client - self.clients.start, self._clients_per_chunk))
+
+    def like(self, client: int) -> State:
+        """Return shapes and number types of the state of a client of this rank, on the device "meta"."""
+        return _member(self.store.like(self._chunk_of(client)), 0)
 
     def local_name_at(self, address: int) -> str | None:
         """Return the name of the tensor among them whose memory starts at an address."""
@@ -84,18 +89,28 @@ class ClientGroup:
         assert self._clients_per_chunk == 1
         self._keep(client - self.clients.start, _stack_states([state]))
 
-    def changed_states(self) -> Iterator[tuple[int, State]]:
-        """Yield the states of the clients of this rank that may differ from the initial ones."""
-        for client in self.clients:
-            if self.store.has(self._chunk_of(client)):
-                yield client, self.state(client)
+    @property
+    def changed(self) -> list[int]:
+        """Clients of this rank whose states may differ from the initial ones."""
+        return [client for client in self.clients if self.store.has(self._chunk_of(client))]
 
-    def restore(self, states: Mapping[int, State]) -> None:
+    def restore(self, states: ClientStates) -> None:
         """Replace the states of clients of this rank; those of all others are the initial ones."""
         self.store.forget()
-        for index in sorted({self._chunk_of(client) for client in states}):
-            chunk = self._chunk(index)
-            self._keep(index, _stack_states([states.get(client) or self._initial_of(client) for client in chunk]))
+        given = {client for client in states.clients if client in self.clients}
+        for index in sorted({self._chunk_of(client) for client in given}):
+            chunk = [self._restored(client, states if client in given else None) for client in self._chunk(index)]
+            self._keep(index, _stack_states(chunk))
+
+    def _restored(self, client: int, states: ClientStates | None) -> State:
+        initial = self._initial_of(client)
+        if states is None:
+            return initial
+        empty: State = {group: {} for group in initial}
+        if kinds(empty | states.like(client)) != kinds(initial):
+            raise ValueError(f"another state of client {client}")
+        state = empty | states.state(client)
+        return {group: map_params(lambda value: value.to(self._device), params) for group, params in state.items()}
 
     def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[Uplink | UplinkSum]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""

@@ -87,6 +87,10 @@ class Member:
         """Return the state of one client."""
         return self.states[client - self.clients.start]
 
+    def like(self, client: int) -> State:
+        """Return shapes and number types of the state of a client: the state itself."""
+        return self.state(client)
+
     def scored(self, round: int, metrics: dict[str, float | np.ndarray]) -> Scored:
         """Return scores and costs after `round` rounds; decide whether the loss has exploded."""
         loss = float(metrics["loss"])

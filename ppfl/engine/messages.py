@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from ppfl.core.params import flatten, unflatten
-from ppfl.core.snapshot import OF_CLIENT, Snapshot
 from ppfl.engine.asynchronous import AsynchronousEngine
 from ppfl.engine.checkpoint import name_params, read_params
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ppfl.core.communicator import Message
+    from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
     from ppfl.engine.checkpoint import Keeper
     from ppfl.engine.setup import Setup
@@ -255,7 +255,7 @@ class Messages(AsynchronousEngine):
         mine = [work for client, work in self._taken_in.items() if at_work[client]]
         messages: Params = {}
         for work in mine:
-            messages[f"{OF_CLIENT}{work.client}/version"] = torch.tensor(work.version)
+            messages[f"at_work/{work.client}"] = torch.tensor(work.version)
             messages |= name_params(f"message/{work.version}", work.message)
         numbers = {"num_applied": self._num_applied.tolist(), "sent_at": list(self._sent_at_seconds.items())}
         self.keeper.save(self._snapshot(done, numbers, messages))
@@ -265,9 +265,9 @@ class Messages(AsynchronousEngine):
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot; jobs that were on their way begin again."""
-        tensors = dict(snapshot.tensors)
-        versions = {client: tensors.pop(f"{OF_CLIENT}{client}/version", None) for client in self.group.clients}
-        super().restore(Snapshot(snapshot.round, snapshot.clients, snapshot.numbers, tensors))
+        super().restore(snapshot)
+        tensors = snapshot.tensors
+        versions = {client: tensors.get(f"at_work/{client}") for client in self.group.clients}
         numbers = snapshot.numbers
         self._num_jobs = list(numbers["num_applied"])
         self._num_applied = torch.tensor(self._num_jobs, dtype=torch.int64)

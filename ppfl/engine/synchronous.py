@@ -12,12 +12,11 @@ from ppfl.core.params import largest_entry, num_bytes
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.checkpoint import (
     Keeper,
+    StatesOf,
     agree,
-    name_clients,
     name_costs,
     name_state,
     read_state,
-    restore_clients,
     restore_costs,
 )
 from ppfl.engine.costs import Costs
@@ -100,7 +99,7 @@ class Synchronous:
         self._limit = snapshot.numbers["limit"]
         device = self.setup.device
         self.server = read_state(snapshot.tensors, "server", self.server, device)
-        restore_clients(self.group, snapshot.tensors, device)
+        self.group.restore(snapshot.states)
         restore_costs(self._costs, snapshot.numbers["costs"], self.setup.communicator.rank)
 
     def _snapshot(self, done: int) -> Snapshot:
@@ -108,7 +107,7 @@ class Synchronous:
         communicator = self.setup.communicator
         numbers = {"limit": self._limit, "costs": name_costs(self._costs, communicator)}
         of_all = name_state("server", self.server) if communicator.rank == 0 else {}
-        return Snapshot(done, self.group.clients, numbers, of_all | name_clients(self.group))
+        return Snapshot(done, self.group.clients, numbers, of_all, StatesOf(self.group))
 
     def _stops_after(self, done: int) -> bool:
         """Do what all ranks agree on: save, stop. Collective."""

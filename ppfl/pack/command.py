@@ -13,6 +13,7 @@ from ppfl.pack.board import CLAIMED, Board
 from ppfl.pack.scheduler import run_tasks
 from ppfl.results.failures import Failure, write_failure
 from ppfl.results.layout import FINISHED, failed_path
+from ppfl.results.partials import remove_partials
 from ppfl.results.states import state_of
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot make this folder: {error.strerror}") from error
+    remove_partials(folder)
     beginning = launched.rank / launched.size if launched.size else 0.0
     board = Board(cells, folder, jobs, beginning, way)
     progress = _Progress(board, len(cells), tell)

@@ -5,33 +5,37 @@
     current.json                     folder, run, checksums of all parts: replaced last, in one step
     previous.json                    the same of the checkpoint before, which stays in case the current one is damaged
 
-Parts have a name that begins with a dot until they are on the disk as a whole.
+What they hold is in `ppfl.results.checkpoint_parts`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from ppfl.core.agree import on_every_rank, on_first_rank
 from ppfl.core.errors import UserError
-from ppfl.core.snapshot import Snapshot, client_of
+from ppfl.results.checkpoint_parts import (
+    examine_part,
+    part_name,
+    read_entry,
+    read_snapshot,
+    write_entry,
+    write_snapshot,
+)
 from ppfl.results.layout import checkpoint_path
+from ppfl.results.seal import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from ppfl.core.communicator import Communicator
+    from ppfl.core.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -75,27 +79,42 @@ class Checkpoints:
                 "num_ranks": communicator.size,
                 "parts": [_describe_part(numbers) for numbers in parts],
             }
-            _refused_by_disk(self.folder, lambda: self._switch(entry))
+            try:
+                self._switch(entry)
+            except OSError as error:
+                raise _refused(self.folder, error) from error
             return ""
 
         on_first_rank(communicator, switch)
 
     def load(self, clients: range) -> Snapshot | None:
-        """Return what rank 0 wrote for all and the states of some clients, of the newest good checkpoint. Collective.
+        """Return the newest good checkpoint. Collective; see `candidates`."""
+        return next(self.candidates(clients), None)
 
-        None when there is none; warns of every one that is there and cannot be used, with the reason.
+    def candidates(self, clients: range) -> Iterator[Snapshot]:
+        """Yield what rank 0 wrote for all and the states of some clients, of good checkpoints, the newest first.
+
+        Collective. Warns of every one that is there and cannot be used, with the reason. Who asks for the next one has
+        not been able to use the one before.
         """
         for name in (_CURRENT, _PREVIOUS):
             text = on_first_rank(self._communicator, lambda name=name: self._read_entry(name))  # type: ignore[misc]
             if not text:
                 continue
             entry = json.loads(text)
-            damage = self._damage(entry)
-            if not damage:
-                self._good = entry
-                return self._read(entry, clients)
-            self._warn(f"checkpoint of round {entry['round']}", damage)
-        return None
+            try:
+                on_every_rank(self._communicator, lambda entry=entry: self._examine(entry))  # type: ignore[misc]
+                snapshot = on_every_rank(self._communicator, lambda entry=entry: self._read(entry, clients))  # type: ignore[misc]
+            except UserError as error:
+                self.warn(entry["round"], str(error))
+                continue
+            self._good = entry
+            yield snapshot
+            self._good = None
+
+    def warn(self, round: int, why: str) -> None:
+        """Say on rank 0 why a checkpoint is not used."""
+        self._warn(f"checkpoint of round {round}", why)
 
     def remove(self) -> None:
         """Remove all checkpoints; called on rank 0."""
@@ -104,10 +123,10 @@ class Checkpoints:
 
     def _switch(self, entry: dict[str, Any]) -> None:
         if self._good is not None and self._good["folder"] != entry["folder"]:
-            _write_entry(self.folder / _PREVIOUS, self._good)
+            write_entry(self.folder / _PREVIOUS, self._good)
         else:
             (self.folder / _PREVIOUS).unlink(missing_ok=True)
-        _write_entry(self.folder / _CURRENT, entry)
+        write_entry(self.folder / _CURRENT, entry)
         kept = {entry["folder"], self._good["folder"] if self._good else entry["folder"]}
         self._good = entry
         for path in self.folder.glob("round-*"):
@@ -118,59 +137,36 @@ class Checkpoints:
         """Return an entry as text, "" when there is none that could be of this run."""
         path = self.folder / name
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            content = {key: value for key, value in entry.items() if key != "checksum"}
-            if entry.get("checksum") != _checksum(content):
-                raise ValueError("its checksum is another one")
+            content = read_entry(path)
         except FileNotFoundError:
             return ""
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, DamagedError) as error:
             self._warn(f"{path.name} of the checkpoints", f"is damaged ({error})")
             return ""
         for key, mine in self._identity.items():
             if content.get(key) != mine:
                 self._warn(
-                    f"checkpoint of round {content.get('round')}",
+                    f"checkpoint of round {content['round']}",
                     f"is of another run: its {key} is {content.get(key)}, here it is {mine}",
                 )
                 return ""
         return json.dumps(content)
 
-    def _damage(self, entry: Mapping[str, Any]) -> str:
-        """Compare all parts with their checksums, each on one rank; return what is wrong, or "". Collective."""
+    def _examine(self, entry: Mapping[str, Any]) -> None:
+        """Compare some parts with their checksums, each on one rank."""
         rank, size = self._communicator.rank, self._communicator.size
-
-        def examine() -> None:
-            for part in entry["parts"][rank::size]:
-                if complaint := _examine_part(self.folder / entry["folder"] / part["name"], part):
-                    raise UserError(complaint)
-
-        try:
-            on_every_rank(self._communicator, examine)
-        except UserError as error:
-            return str(error)
-        return ""
+        for part in entry["parts"][rank::size]:
+            examine_part(self.folder / entry["folder"], part)
 
     def _read(self, entry: Mapping[str, Any], clients: range) -> Snapshot:
-        """Read what a rank with some clients needs. Collective."""
-
-        def read() -> Snapshot:
-            numbers: dict[str, Any] = {}
-            tensors: dict[str, torch.Tensor] = {}
-            for part in entry["parts"]:
-                first, stop = part["clients"]
-                if part["rank"] != 0 and not range(max(first, clients.start), min(stop, clients.stop)):
-                    continue
-                path = self.folder / entry["folder"] / part["name"]
-                try:
-                    found, read_tensors = _read_part(path, clients)
-                except (OSError, SafetensorError, ValueError, KeyError) as error:
-                    raise UserError(f"{path}: cannot be read any more: {error}") from error
-                tensors |= read_tensors
-                numbers = found if part["rank"] == 0 else numbers
-            return Snapshot(entry["round"], clients, numbers, tensors)
-
-        return on_every_rank(self._communicator, read)
+        """Read what a rank with some clients needs."""
+        folder = self.folder / entry["folder"]
+        needed = []
+        for part in entry["parts"]:
+            first, stop = part["clients"]
+            if part["rank"] == 0 or range(max(first, clients.start), min(stop, clients.stop)):
+                needed.append(folder / part["name"])
+        return read_snapshot(entry["round"], clients, needed)
 
     def _warn(self, what: str, why: str) -> None:
         if self._communicator.rank == 0:
@@ -179,75 +175,22 @@ class Checkpoints:
 
 def _write_part(folder: Path, rank: int, snapshot: Snapshot) -> list[int]:
     """Write the part of a rank; return its size, first client, client after the last, rank, 32 bytes of checksum."""
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in snapshot.tensors.items()}
-    # the order of names is part of the state, and safetensors has one of its own
-    header = {"names": list(tensors), "numbers": snapshot.numbers if rank == 0 else {}}
-    content = save(tensors, metadata={"state": json.dumps(header)})
-    path = folder / _part_name(rank)
-
-    def write() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, content)
-
-    _refused_by_disk(path, write)
-    clients = snapshot.clients
-    return [len(content), clients.start, clients.stop, rank, *hashlib.sha256(content).digest()]
-
-
-def _read_part(path: Path, clients: range) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return the numbers of a part and its tensors, those of other clients left out."""
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["state"])
-        wanted = [name for name in header["names"] if (client := client_of(name)) is None or client in clients]
-        return header["numbers"], {name: file.get_tensor(name).clone() for name in wanted}
-
-
-def _examine_part(path: Path, part: Mapping[str, Any]) -> str:
+    path = folder / part_name(rank)
     try:
-        content = path.read_bytes()
+        if folder.is_symlink():
+            folder.unlink()  # whatever it points to is not ours
+        folder.mkdir(parents=True, exist_ok=True)
+        size, digits = write_snapshot(path, snapshot, with_numbers=rank == 0)
     except OSError as error:
-        return f"is damaged: {path.name}: {error.strerror}"
-    if len(content) != part["size"]:
-        return f"is damaged: {path.name} has {len(content)} bytes instead of {part['size']}"
-    if hashlib.sha256(content).hexdigest() != part["sha256"]:
-        return f"is damaged: {path.name} has another checksum"
-    return ""
+        raise _refused(path, error) from error
+    return [size, snapshot.clients.start, snapshot.clients.stop, rank, *bytes.fromhex(digits)]
 
 
 def _describe_part(numbers: list[int]) -> dict[str, Any]:
     size, first, stop, rank = numbers[:_FACTS]
     checksum = bytes(numbers[_FACTS:]).hex()
-    return {"name": _part_name(rank), "rank": rank, "clients": [first, stop], "size": size, "sha256": checksum}
+    return {"name": part_name(rank), "rank": rank, "clients": [first, stop], "size": size, "sha256": checksum}
 
 
-def _part_name(rank: int) -> str:
-    return f"rank-{rank}.safetensors"
-
-
-def _write_entry(path: Path, entry: Mapping[str, Any]) -> None:
-    _write_whole(path, json.dumps({**entry, "checksum": _checksum(entry)}, indent=1).encode())
-
-
-def _checksum(entry: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-
-
-def _refused_by_disk(path: Path, action: Callable[[], None]) -> None:
-    try:
-        action()
-    except OSError as error:
-        raise UserError(f"{path}: cannot write the checkpoint ({error})") from error
+def _refused(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot write the checkpoint ({error})")

@@ -13,9 +13,8 @@ recorded     (grid …, round), scored (grid …, stage)
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
+from ppfl.core.whole_file import whole_path
 from ppfl.results.quick_reader import kind_of
+from ppfl.results.seal import CHECKSUM, blank, fill
 
 Array = npt.NDArray[Any]
 Block = tuple[slice, ...]
@@ -50,18 +51,16 @@ def new_collection(out: Path) -> Iterator[CollectionWriter]:
     """
     if out.exists() and not is_collection(out):
         raise UserError(f"--out {out}: exists and is no collected grid; choose another name")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "x", locking="best-effort") as file:
-            file.attrs["kind"] = COLLECTION_KIND
-            yield CollectionWriter(file)
-        partial.replace(out)
+        with whole_path(out) as partial:
+            with h5py.File(partial, "x", locking=False) as file:
+                file.attrs[CHECKSUM] = np.bytes_(blank(COLLECTION_KIND))  # the first, so that it is near the beginning
+                file.attrs["kind"] = COLLECTION_KIND
+                yield CollectionWriter(file)
+            fill(partial)
     except OSError as error:
         raise UserError(f"--out {out}: cannot write it: {error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 class CollectionWriter:

@@ -15,8 +15,10 @@ import numpy.typing as npt
 
 from ppfl.core.errors import UserError
 from ppfl.results.collection import FINAL, HAS
+from ppfl.results.hdf5 import check_attributes, open_unlocked, opened, refuse_newer
 from ppfl.results.layout import SECONDS_SHARED_BY
 from ppfl.results.quick_reader import PROVENANCE, Outline
+from ppfl.results.seal import DamagedError
 
 Array = npt.NDArray[Any]
 
@@ -47,20 +49,29 @@ class Collected:
     def _variable(self, name: str) -> Array:
         """Return a variable (cell, …); chunks hold many cells, so it is read once and whole."""
         if name not in self._loaded:
-            with h5py.File(self.path, "r", locking=False) as file:
+            with open_unlocked(self.path) as file:  # its checksum was compared when the rest was read
                 self._loaded[name] = _over_cells(file, name)
         return self._loaded[name]
 
 
 def open_collection(path: Path) -> Collected:
-    """Read how the runs of a collected grid ended and what varies. Raises UserError for a damaged file."""
+    """Read how the runs of a collected grid ended and what varies.
+
+    Raises UserError for a damaged file, and for one with results of a newer version.
+    """
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with opened(path) as (identifier, has_seal):
+            file = h5py.File(identifier)
+            check_attributes(path, dict(file.attrs), has_seal=has_seal)
             settings = _settings(file)
             digests = tuple(_over_cells(file, "digest").tolist())
-            return Collected(path, str(file.attrs["name"]), settings, digests, _outlines(file), {})
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path}: is a damaged collection ({error}); collect it anew") from error
+            outlines = _outlines(file)
+            refuse_newer(path, max((run.attrs.get("results_version", 0) for run in outlines), default=0))
+            return Collected(path, str(file.attrs["name"]), settings, digests, outlines, {})
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except DamagedError as error:
+        raise DamagedError(f"{error}; collect it anew") from error
 
 
 def _settings(file: h5py.File) -> tuple[dict[str, Any], ...]:

@@ -3,44 +3,70 @@
 from __future__ import annotations
 
 import glob
-from typing import TYPE_CHECKING
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Protocol
 
 from ppfl.core.errors import UserError
 from ppfl.results.layout import shared_path
+from ppfl.results.tensor_file import load_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ppfl.core.types import Params
+    import torch
+
+    from ppfl.core.types import Params, State
+
+KIND = "ppfl parameters"
 
 
 def save_shared(result: Path, shared: Params, digest: str) -> None:
     """Save θ; called on rank 0."""
-    _save(shared_path(result), dict(shared), digest)
+    _save(shared_path(result), shared, shared.__getitem__, digest)
 
 
-def save_local(result: Path, clients: Iterable[tuple[int, Params]], rank: int, size: int, digest: str) -> None:
-    """Save every w_m of this rank, named `<client number>/<parameter>`; each rank writes a file of its own."""
-    tensors = {f"{client}/{name}": value for client, params in clients for name, value in params.items()}
-    _save(result.with_name(f"{result.name}.local-{rank}-of-{size}.safetensors"), tensors, digest)
+class States(Protocol):
+    """Whoever has the states of clients."""
+
+    def like(self, client: int) -> State:
+        """Return shapes and number types of a state."""
+        ...
+
+    def state(self, client: int) -> State:
+        """Return a state."""
+        ...
+
+
+def save_local(result: Path, clients: Sequence[int], states: States, rank: int, size: int, digest: str) -> None:
+    """Save every w_m of this rank, named `<client number>/<parameter>`; each rank writes a file of its own.
+
+    States are asked for one at a time.
+    """
+    like = {f"{client}/{name}": x for client in clients for name, x in states.like(client)["local"].items()}
+    held: list[tuple[int, Params]] = []
+
+    def read(name: str) -> torch.Tensor:
+        number, rest = name.split("/", 1)
+        if not held or held[0][0] != int(number):
+            held.clear()  # before the next one is there
+            held.append((int(number), states.state(int(number))["local"]))
+        return held[0][1][rest]
+
+    _save(result.with_name(f"{result.name}.local-{rank}-of-{size}.safetensors"), like, read, digest)
 
 
 def load_shared(result: Path) -> Params:
-    """Return θ of a result. Raises UserError when it is not there."""
+    """Return θ of a result. Raises UserError when it is not there, or damaged."""
     path = shared_path(result)
     if not path.exists():
         raise UserError(f"{path}: not found; it is written beside {result.name} when a run ends")
-    return load_file(path)
+    return _load(path)
 
 
 def load_local(result: Path) -> dict[int, Params]:
     """Return {client number: w_m} of a result that was run with `save.local: true`.
 
-    Raises UserError when the files of some rank are missing.
+    Raises UserError when the files of some rank are missing or damaged.
     """
     parts = _local_parts(result)
     if not parts:
@@ -50,8 +76,10 @@ def load_local(result: Path) -> dict[int, Params]:
         raise UserError(f"{result}: {len(parts)} of {wanted} files of local parameters are there")
     clients: dict[int, Params] = {}
     for part in parts:
-        for key, value in load_file(part).items():
-            client, name = key.split("/", 1)
+        for key, value in _load(part).items():
+            client, _, name = key.partition("/")
+            if not client.isdecimal():
+                raise UserError(f"{part}: names no client ({key!r}); run anew with save.local: true")
             clients.setdefault(int(client), {})[name] = value
     return clients
 
@@ -74,12 +102,15 @@ def _local_parts(result: Path) -> list[Path]:
     return sorted(result.parent.glob(f"{glob.escape(result.name)}.local-*-of-*.safetensors"))
 
 
-def _save(path: Path, tensors: Params, digest: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+def _save(path: Path, like: Params, read: Callable[[str], torch.Tensor], digest: str) -> None:
     try:
-        save_file(contiguous, partial, metadata={"digest": digest})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        write_tensors(path, like, read, {"digest": digest}, KIND)
+    except OSError as error:
         raise UserError(f"{path}: cannot save the parameters: {error}") from error
+
+
+def _load(path: Path) -> Params:
+    try:
+        return load_tensors(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error

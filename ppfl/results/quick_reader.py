@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
-from ppfl.results.layout import FILE_KIND, RUNNING, SECONDS_SHARED_BY, failed_path, running_path
+from ppfl.results.hdf5 import NotHDF5Error, check_attributes, opened
+from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING, SECONDS_SHARED_BY, failed_path, running_path
+from ppfl.results.seal import CHECKSUM, DamagedError, seal_of
 
 Array = npt.NDArray[Any]
 
@@ -60,40 +61,63 @@ class Outline:
         return int(self.provenance.get(SECONDS_SHARED_BY, 1))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.h5f.FileID]:
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    # results are replaced as a whole, never changed in place: a lock would keep nobody from anything
-    access.set_file_locking(False, True)
-    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=access)
-    try:
-        yield file
-    finally:
-        file.close()
-
-
 def kind_of(path: Path) -> str | None:
-    """Return the attribute `kind` of an HDF5 file, None for anything else."""
+    """Return what kind of file of ours this is, None for anything else and for what cannot be read.
+
+    One with a checksum says so itself, and is neither parsed nor compared with it here.
+    """
     try:
-        with _opened(path) as file:
+        if (seal := seal_of(path)) is not None:
+            return seal.kind
+        with opened(path) as (file, _):
             root = h5py.h5g.open(file, b"/")
             return str(_attribute(root, b"kind")) if h5py.h5a.exists(root, b"kind") else None
-    except OSError:
+    except (OSError, NotHDF5Error, DamagedError):
         return None
+
+
+def attributes_of(path: Path) -> dict[str, Any]:
+    """Return kind, digest and status of a result, those that it has; errors as of `ppfl.results.hdf5.opened`."""
+    with opened(path) as (file, has_seal):
+        root = h5py.h5g.open(file, b"/")
+        found = _attributes(root, ("kind", "digest", "status", "results_version", CHECKSUM))
+        check_attributes(path, found, has_seal=has_seal)
+        return found
+
+
+def check(path: Path) -> bool:
+    """Say whether a result or a collection has a checksum; it is as it was written then.
+
+    Errors as of `ppfl.results.hdf5.opened`.
+    """
+    with opened(path) as (file, has_seal):
+        check_attributes(path, _attributes(h5py.h5g.open(file, b"/"), (CHECKSUM, "results_version")), has_seal=has_seal)
+        return has_seal
+
+
+def is_finished(path: Path) -> bool:
+    """Say whether a good result lies there that says that its run has ended."""
+    try:
+        found = attributes_of(path)
+    except (OSError, UserError):
+        return False
+    return found.get("kind") == FILE_KIND and found.get("status") in FINISHED
 
 
 def outline(path: Path) -> Outline:
     """Return how the run ended whose result is, or would be, at `path`, whatever state it is in.
 
-    Raises UserError for an HDF5 file that is no result.
+    Raises UserError for an HDF5 file that is no result, and for a result of a newer version.
     """
     try:
-        with _opened(path) as file:
-            found = _outline(file, path)
+        with opened(path) as (file, has_seal):
+            found = _outline(file, path, has_seal)
     except FileNotFoundError:
         return _without_file(path)
-    except (OSError, RuntimeError, KeyError) as error:
-        return Outline(FAILED, f"the result cannot be read: {' '.join(str(error).split())}")
+    except OSError as error:
+        return Outline(FAILED, f"the result cannot be read: {error.strerror}")
+    except (DamagedError, NotHDF5Error) as error:
+        return Outline(FAILED, f"the result cannot be read: {str(error).removeprefix(f'{path}: ')}")
     if found.status == RUNNING and (reason := _failure(path)) is not None:
         return Outline(**(vars(found) | {"status": FAILED, "reason": reason}))
     return found
@@ -103,7 +127,7 @@ def read_numbers(
     path: Path, series: Collection[str], metrics: Collection[str]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return the named series, and the named final metrics as arrays (stage, statistic), of those that it has."""
-    with _opened(path) as file:
+    with opened(path) as (file, _):
         return _arrays(file, b"rounds", series), _arrays(file, b"summary", metrics)
 
 
@@ -115,11 +139,15 @@ def _arrays(file: h5py.h5f.FileID, group: bytes, names: Collection[str]) -> dict
     return {name: _array(opened, name.encode()) for name in names if name.encode() in opened}
 
 
-def _outline(file: h5py.h5f.FileID, path: Path) -> Outline:
+def _outline(file: h5py.h5f.FileID, path: Path, has_seal: bool) -> Outline:
     root = h5py.h5g.open(file, b"/")
     attrs = _attributes(root)
     if attrs.get("kind") != FILE_KIND:
         raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give files that runs wrote")
+    check_attributes(path, attrs, has_seal=has_seal)
+    attrs.pop(CHECKSUM, None)
+    if missing := {"name", "digest", "config", "status"} - attrs.keys():
+        raise KeyError(f"no attribute {', '.join(sorted(missing))}")
     provenance = {}
     if b"provenance" in root:
         provenance = _attributes(h5py.h5g.open(root, b"provenance"), (*PROVENANCE, SECONDS_SHARED_BY))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
+from ppfl.results.hdf5 import UNREADABLE, NotHDF5Error, check_attributes, read_image
 from ppfl.results.layout import FILE_KIND
+from ppfl.results.seal import CHECKSUM
 from ppfl.results.stored_config import stored_config
 
 if TYPE_CHECKING:
@@ -41,24 +44,33 @@ class Result:
 
 
 def open_result(path: Path) -> Result:
-    """Read a result, also an unfinished one. Raises UserError for a file that is no result."""
+    """Read a result, also an unfinished one.
+
+    Raises UserError for a file that is no result, is not as it was written, or that a newer version has written.
+    """
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        content, has_seal = read_image(path)
+        with h5py.File(BytesIO(content), "r") as file:
             attributes = _attributes(file)
+            check_attributes(path, attributes, has_seal=has_seal)
+            if attributes.get("kind") != FILE_KIND:
+                raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give the .h5 file that a run wrote")
+            attributes.pop(CHECKSUM, None)
             groups = set(file)
             provenance = _attributes(file["provenance"]) if "provenance" in file else {}
             problem = _attributes(file["problem"]) if "problem" in file else {}
+        datasets = {name: _dataset(content, name if name in groups else None) for name in _GROUPS}
+        config = stored_config(attributes["config"], path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; give the .h5 file that a run wrote") from error
-    except OSError as error:
-        reason = "is a folder" if path.is_dir() else f"cannot be read as HDF5 ({error})"
+    except NotHDF5Error as error:
+        raise UserError(f"{error}; give the .h5 file that a run wrote") from error
+    except UNREADABLE as error:
+        reason = "is a folder" if path.is_dir() else getattr(error, "strerror", None)
+        reason = reason or f"cannot be read as HDF5 ({' '.join(str(error).split())})"
         raise UserError(f"{path}: {reason}; give the .h5 file that a run wrote") from error
-    if attributes.get("kind") != FILE_KIND:
-        raise UserError(f"{path}: is an HDF5 file, but no result of ppfl; give the .h5 file that a run wrote")
-    datasets = {name: _dataset(path, name if name in groups else None) for name in _GROUPS}
-    config = stored_config(attributes.get("config", ""), path)
     return Result(path, attributes, config, provenance, problem, **datasets)
 
 
@@ -66,11 +78,10 @@ def _attributes(group: h5py.Group) -> dict[str, Any]:
     return {name: value.item() if hasattr(value, "item") else value for name, value in group.attrs.items()}
 
 
-def _dataset(path: Path, group: str | None) -> xr.Dataset:
+def _dataset(content: bytes, group: str | None) -> xr.Dataset:
     import xarray as xr
 
     if group is None:
         return xr.Dataset()
-    # xarray shortens `..` by the text, which is another file where a symbolic link comes before it
-    with xr.open_dataset(path.resolve(), engine="h5netcdf", group=group) as dataset:
+    with xr.open_dataset(BytesIO(content), engine="h5netcdf", group=group) as dataset:
         return dataset.load()

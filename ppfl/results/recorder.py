@@ -1,23 +1,26 @@
 """Writes a result file so that a kill at any moment leaves the last written state readable.
 
-The whole file is written anew to a temporary name in the same folder, flushed to the disk and moved over the old one,
+The whole file is written anew under another name and moved over the old one (`ppfl.core.whole_file`),
 at most every `WRITE_INTERVAL_SECONDS` while scores arrive (less often when writing takes long). A finished result is
 never overwritten; who may write an unfinished one is decided by `ppfl.results.claim`.
 """
 
 from __future__ import annotations
 
-import os
+import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import h5py
 import numpy as np
 
 from ppfl.core.errors import UserError
+from ppfl.core.whole_file import write_whole
+from ppfl.results.hdf5 import NotHDF5Error
 from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
+from ppfl.results.quick_reader import attributes_of, kind_of
+from ppfl.results.seal import CHECKSUM, DamagedError, blank, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,39 +29,60 @@ WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
 
 
-def prepare(out: Path, digest: str) -> Literal["new", "unfinished", "already done"]:
+Found: TypeAlias = Literal["new", "unfinished", "already done", "damaged"]
+"""What is at the name of a result; `damaged`: a result that is not as it was written."""
+
+
+def prepare(out: Path, digest: str) -> Found:
     """Create the folder of a result and look at what is there.
 
     Raises UserError when `out` holds another run or something that is no result, or cannot be written.
     """
     if not out.name:
         raise UserError(f"--out {out}: is a folder; give the name of a file, such as {out / 'result.h5'}")
-    probe = out.with_name(f".{out.name}.{os.getpid()}.probe")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"\0" * 65536)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=out.parent, buffering=0) as probe:  # it has no name that a kill could leave
+            probe.write(b"\0" * 65536)
     except OSError as error:
-        with suppress(OSError):
-            probe.unlink()
         raise UserError(f"--out {out}: cannot write into {out.parent}: {error.strerror}") from error
     return look(out, digest)
 
 
-def look(out: Path, digest: str) -> Literal["new", "unfinished", "already done"]:
-    """Say what is at `out`. Raises UserError when that is another run, or something that is no result."""
-    if not out.exists():
-        return "new"
+def look(out: Path, digest: str) -> Found:
+    """Say what is at `out`.
+
+    Raises UserError when that is another run, something that is no result, or what the system does not let us read.
+    """
     try:
-        with h5py.File(out, "r") as file:
-            kind, found, status = (file.attrs.get(key) for key in ("kind", "digest", "status"))
-    except OSError as error:
+        found = attributes_of(out)
+    except FileNotFoundError:
+        return "new"
+    except NotHDF5Error as error:
         raise UserError(f"--out {out}: exists and is no HDF5 file; choose another name") from error
-    if kind != FILE_KIND:
+    except DamagedError as error:
+        if kind_of(out) != FILE_KIND:
+            raise UserError(f"--out {error}; choose another name") from error
+        return "damaged"
+    except OSError as error:
+        raise UserError(f"--out {out}: exists and cannot be read: {error.strerror}") from error
+    if found.get("kind") != FILE_KIND:
         raise UserError(f"--out {out}: exists and is no ppfl result; choose another name")
-    if found != digest:
-        raise UserError(f"--out {out}: holds run {found}, this is run {digest}; choose another name")
-    return "already done" if status in FINISHED else "unfinished"
+    if found["digest"] != digest:
+        raise UserError(f"--out {out}: holds run {found['digest']}, this is run {digest}; choose another name")
+    return "already done" if found["status"] in FINISHED else "unfinished"
+
+
+def set_aside(out: Path) -> Path:
+    """Give a damaged result another name, which no reader takes for a result; return that."""
+    number = 1
+    while (aside := out.with_name(f"{out.name}.damaged-{number}")).exists():
+        number += 1
+    try:
+        out.rename(aside)
+    except OSError as error:
+        raise UserError(f"--out {out}: is damaged and cannot be set aside: {error.strerror}") from error
+    return aside
 
 
 class Recorder:
@@ -137,16 +161,10 @@ class Recorder:
     def write(self) -> None:
         """Write all that is known now, atomically. Raises UserError when the disk refuses; the old file stays."""
         self._before_write()
-        partial = self.out.with_name(f".{self.out.name}.partial")
         started = time.monotonic()
         try:
-            with partial.open("wb") as handle:
-                handle.write(self._image())
-                handle.flush()
-                os.fsync(handle.fileno())
-            partial.replace(self.out)
+            write_whole(self.out, self._image())
         except OSError as error:
-            partial.unlink(missing_ok=True)
             there = self._written_round is not None
             last = f"rounds up to {self._written_round} are in it" if there else "nothing was written"
             raise UserError(f"{self.out}: cannot write the result ({error}); {last}") from error
@@ -159,9 +177,10 @@ class Recorder:
     def _image(self) -> bytes:
         """Build the file in memory: HDF5 does not survive a full disk, plain writing does."""
         with h5py.File("image", "w", driver="core", backing_store=False) as file:
+            file.attrs[CHECKSUM] = np.bytes_(blank(FILE_KIND))  # the first of all, so that it is near the beginning
             self._write_groups(file)
             file.flush()
-            return bytes(file.id.get_file_image())
+            return sealed(file.id.get_file_image())
 
     def _write_groups(self, file: h5py.File) -> None:
         file.attrs.update({**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)})

@@ -1,10 +1,8 @@
-"""What has become of a run, told from the names of the files beside its result; HDF5 is opened only where they say
-nothing, or contradict each other.
+"""What has become of a run, told from its result and the files beside it.
 
-What is trusted, in this order: a result that says itself that it has ended, where one of the next two marks stands
-beside it, `.running.json` (somebody works on it, or died over it), `.failed.json` (the last attempt failed), result and
-`.shared.safetensors` both there (it ended: θ is saved right before the result is complete), `.checkpoint/` (it was
-stopped), and at last the status inside a result that has nothing beside it.
+What is trusted, in this order: a result that says itself that it has ended, and that alone (θ is saved before, so it
+may lie beside an unfinished one), `.running.json` (somebody works on it, or died over it), `.failed.json` (the last
+attempt failed), `.checkpoint/` (it was stopped).
 """
 
 from __future__ import annotations
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ppfl.core.errors import UserError
 from ppfl.results.claim import has_ended
-from ppfl.results.layout import FINISHED, STALE_SECONDS, checkpoint_path, failed_path, running_path, shared_path
+from ppfl.results.layout import STALE_SECONDS, checkpoint_path, failed_path, running_path
+from ppfl.results.quick_reader import is_finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,7 +39,7 @@ class RunState:
 
 def state_of(result: Path) -> RunState:
     """Return what has become of one run."""
-    beside = (result, shared_path(result), running_path(result), failed_path(result), checkpoint_path(result))
+    beside = (result, running_path(result), failed_path(result), checkpoint_path(result))
     return _state(result, {path.name for path in beside if path.exists()})
 
 
@@ -72,28 +71,13 @@ def is_stale(facts: Mapping[str, Any], now: float) -> bool:
 
 def _state(result: Path, names: set[str]) -> RunState:
     running, failed = running_path(result), failed_path(result)
-    is_there = result.name in names and shared_path(result).name in names
-    if is_there and {running.name, failed.name} & names and _ended(result):
+    if result.name in names and is_finished(result):
         return RunState("done")  # what is left beside it is of a process that was killed right after, or came too late
     if running.name in names and (facts := _read(running)) is not None:
         return RunState("stale" if is_stale(facts, time.time()) else "running", facts)
     if failed.name in names and (facts := _read(failed)) is not None:
         return RunState("failed", facts)
-    if is_there:
-        return RunState("done")
-    if checkpoint_path(result).name in names:
-        return RunState("stopped")
-    return RunState("done" if result.name in names and _ended(result) else "missing")
-
-
-def _ended(result: Path) -> bool:
-    import h5py
-
-    try:
-        with h5py.File(result, "r") as file:
-            return file.attrs.get("status") in FINISHED
-    except OSError:
-        return False
+    return RunState("stopped" if checkpoint_path(result).name in names else "missing")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ppfl.core.errors import UserError
 from ppfl.grid import load_cells
+from ppfl.results.partials import remove_partials
 from ppfl.results.states import KINDS, RunState, results_in, states_of
 
 
@@ -60,7 +61,9 @@ def find_runs(grid: Path, out: Path | None) -> Runs:
     if grid.is_dir():
         if out is not None:
             raise UserError(f"--out {out}: is for a configuration file; {grid} is a folder of results itself")
+        remove_partials(grid)
         return Runs(grid, dict.fromkeys(results_in(grid), ""))
     cells = load_cells(grid)
     folder = out or next(iter(cells.values())).config.default_out().parent
+    remove_partials(folder)
     return Runs(folder, {folder / f"{digest}.h5": str(cell) for digest, cell in cells.items()})

@@ -11,17 +11,24 @@ from typing import Any
 
 import pytest
 
+from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError
+from ppfl.core.snapshot import Snapshot
 from ppfl.experiment import Caller, run
 from ppfl.progress import Silent
 from ppfl.results import checkpoints as module
+from ppfl.results.checkpoint_parts import read_entry, write_entry
+from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.failures import read_failure
 from ppfl.results.reader import open_result
+from ppfl.results.seal import DamagedError
+from ppfl.results.tensor_file import TensorFile, write_tensors
 from tests.algorithms.cases import sections
 from tests.engine.build import config
 from tests.mpi.jobs import arrays, left_beside
 
+KEPT = Path(__file__).parents[1] / "kept" / "version-3" / "stopped.h5.checkpoint"
 DOCUMENT = {
     **sections("scaffold_theta", "quadratic"),
     "problem": {**sections("scaffold_theta", "quadratic")["problem"], "clients": 4},
@@ -127,6 +134,94 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(
     assert arrays(stopped) == whole
 
 
+def change_entry(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what the entry says, with the checksum of what it says then."""
+    entry = json.loads((folder / "current.json").read_text())
+    del entry["checksum"]
+    change(entry)
+    write_entry(folder / "current.json", entry)
+
+
+def lead_out(folder: Path) -> None:
+    """Move a part out of its folder, and leave a link to it."""
+    part = folder / "round-18" / "rank-0.safetensors"
+    part.rename(folder.parent / "elsewhere")
+    part.symlink_to(folder.parent / "elsewhere")
+
+
+def lead_folder_out(folder: Path) -> None:
+    (folder / "round-18").rename(folder.parent / "elsewhere")
+    (folder / "round-18").symlink_to(folder.parent / "elsewhere")
+
+
+NO_CHECKPOINT_HAS = "names files or numbers that no checkpoint has"
+TAMPERED: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda entry: entry.update(folder="../round-18"), NO_CHECKPOINT_HAS),
+    (lambda entry: entry.update(folder=["round-18"]), NO_CHECKPOINT_HAS),
+    (lambda entry: entry.update(round=True, folder="round-True"), NO_CHECKPOINT_HAS),
+    (lambda entry: entry.update(round=-1, folder="round--1"), NO_CHECKPOINT_HAS),
+    (lambda entry: entry.update(parts=[]), NO_CHECKPOINT_HAS),
+    (lambda entry: entry.update(parts={"name": 1}), NO_CHECKPOINT_HAS),
+    (lambda entry: entry.update(num_ranks=10**12), NO_CHECKPOINT_HAS),
+    (lambda entry: entry["parts"][0].update(name="/etc/passwd"), NO_CHECKPOINT_HAS),
+    (lambda entry: entry["parts"][0].update(name="../../x.safetensors"), NO_CHECKPOINT_HAS),
+    (lambda entry: entry["parts"][0].update(clients=[0]), NO_CHECKPOINT_HAS),
+    (lambda entry: entry["parts"][0].update(clients=["0", "4"]), NO_CHECKPOINT_HAS),
+    (lambda entry: entry["parts"][0].update(size=10**30), NO_CHECKPOINT_HAS),
+    (lambda entry: entry["parts"][0].update(sha256=None), NO_CHECKPOINT_HAS),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), TAMPERED)
+def test_an_entry_that_no_checkpoint_has_is_refused(
+    tmp_path: Path, warnings: list[str], change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    folder = tmp_path / "r.h5.checkpoint"
+    shutil.copytree(KEPT, folder)
+    change_entry(folder, change)
+    entry = json.loads((folder / "previous.json").read_text())
+    identity = {name: entry[name] for name in ("digest", "results_version", "clients_per_chunk")}
+    found = Checkpoints(tmp_path / "r.h5", identity, SoloCommunicator()).load(range(10))
+    assert found is not None
+    assert found.round == 50
+    assert len(warnings) == 1
+    assert reason in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 10**6, b"null", b"[1]", b"7", b'"text"', b"\xff\xfe", b'{"checksum": {}}']
+)
+def test_an_entry_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "current.json").write_bytes(content)
+    with pytest.raises(DamagedError):
+        read_entry(tmp_path / "current.json")
+
+
+@pytest.mark.parametrize("tamper", [lead_out, lead_folder_out])
+def test_no_path_leads_out_of_the_folder(stopped: Path, warnings: list[str], tamper: Callable[[Path], None]) -> None:
+    tamper(folder_of(stopped))
+    assert go(stopped, 16) == ("stopped", [16])
+    assert len(warnings) == 1
+    assert "is damaged" in warnings[0]
+
+
+def test_a_state_that_the_run_cannot_have_had_is_refused(
+    stopped: Path, whole: dict[str, bytes], warnings: list[str]
+) -> None:
+    """Checksums that match say nothing about who wrote it."""
+    part = folder_of(stopped) / "round-18" / "rank-0.safetensors"
+    file = TensorFile(part)
+    header = json.loads(file.metadata["state"])
+    del header["numbers"]["limit"]
+    tensors = file.read(header["names"])
+    size, digits = write_tensors(part, tensors, tensors.__getitem__, {"state": json.dumps(header)})
+    change_entry(folder_of(stopped), lambda entry: entry["parts"][0].update(size=size, sha256=digits))
+    assert go(stopped) == ("complete", list(range(16, 30)))
+    assert len(warnings) == 1
+    assert "does not fit the run (KeyError" in warnings[0]
+    assert arrays(stopped) == whole
+
+
 def test_the_good_one_stays_until_a_newer_one_is_there(stopped: Path, whole: dict[str, bytes]) -> None:
     """After falling back, a kill before the next checkpoint does not leave the damaged one alone."""
     flip(folder_of(stopped) / "round-18" / "rank-0.safetensors")
@@ -193,14 +288,14 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "r.h5"
-    original = module._write_whole
+    original = module.write_snapshot
 
-    def refuse(path: Path, content: bytes) -> None:
+    def refuse(path: Path, snapshot: Snapshot, *, with_numbers: bool) -> tuple[int, str]:
         if path.parent.name == "round-15":
             raise OSError(28, "No space left on device")
-        original(path, content)
+        return original(path, snapshot, with_numbers=with_numbers)
 
-    monkeypatch.setattr(module, "_write_whole", refuse)
+    monkeypatch.setattr(module, "write_snapshot", refuse)
     with pytest.raises(SharedUserError, match=r"rank-0.safetensors: cannot write the checkpoint .*No space left"):
         go(out)
     failure = read_failure(out)

@@ -142,7 +142,7 @@ def test_a_full_disk_keeps_the_rounds_so_far(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(UserError, match=r"No space left on device.*rounds up to 7 are in it"):
         recorder.append(8, {"loss": 0.4})
     assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]

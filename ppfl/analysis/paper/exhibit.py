@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ppfl.analysis.figure import STYLE, save_figure
 from ppfl.analysis.paper.runs import Floats, Spread, spread
+from ppfl.core.whole_file import write_whole
 
 PREDICTED = {"color": "black", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 5}
 OPERATOR = r"$\|F(\theta)\|$"
@@ -41,7 +42,7 @@ class Exhibit:
     def save(self, stem: Path) -> None:
         """Write `<stem>.svg`, `.png` and `.json`."""
         save_figure(self.figure, [stem.with_suffix(".svg"), stem.with_suffix(".png")])
-        stem.with_suffix(".json").write_text(json.dumps(asdict(self.words), indent=1), encoding="utf-8")
+        write_whole(stem.with_suffix(".json"), json.dumps(asdict(self.words), indent=1).encode())
 
 
 def panels(rows: int, columns: int, legend_width: float = 2.2, same_y: bool = True) -> tuple[Figure, list[list[Axes]]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from ppfl.core.whole_file import write_whole
 from ppfl.provenance import describe_process, now
 
 
@@ -35,7 +36,7 @@ def write_report(parts: Sequence[Part], out: Path) -> None:
     facts = {"written": now(), **describe_process()}
     page = environment.get_template("paper.html.j2").render(parts=[_describe(part) for part in parts], facts=facts)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    write_whole(out, page.encode())
 
 
 def _describe(part: Part) -> dict[str, Any]:

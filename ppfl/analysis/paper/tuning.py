@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppfl.analysis.paper.runs import Run, grouped, load_runs
+from ppfl.core.whole_file import write_whole
 from ppfl.yaml_text import dump_text
 
 
@@ -34,7 +35,7 @@ def write_comparison(tuning: Sequence[tuple[Path, Path]], seeds: Sequence[int], 
             cases.append({**parts, "problem": problem})
     document = {"name": "comparison", **base, "grid": {"seed": list(seeds), "cases": cases}}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(dump_text(document), encoding="utf-8")
+    write_whole(out, dump_text(document).encode())
 
 
 def _section(run: Run) -> dict[str, Any]:

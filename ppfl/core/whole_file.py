@@ -1,0 +1,91 @@
+"""Files that are there as a whole or not at all, also after a kill or a power cut: every file that ppfl writes.
+
+    write_whole(path, content)
+    with whole_file(path) as file: file.write(…)
+    with whole_path(path) as partial: …              for libraries that want a name
+
+The content goes to another name in the same folder, `.<name>.<pid>-<token>@<host>.partial`, with the mode that the
+umask gives; it is flushed to the disk and then gets its name, which is flushed to the disk too. What a killed process
+leaves is said by that name to be nobody's (`ppfl.results.partials`). A symbolic link stays one, its target is
+replaced; what is no file (a pipe, a device) is written to directly.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import secrets
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LONGEST_NAME = 120
+"""Bytes of a name that are kept in that of its partial file: names of more than 255 bytes are refused."""
+PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}@(?P<host>.*)\.partial", re.DOTALL)
+"""What partial files are called, and who writes them."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file. Raises OSError when the disk refuses; what was there stays then."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file, open for writing without a buffer, that gets its name when the block ends without an exception."""
+    with whole_path(path) as partial, partial.open("wb", buffering=0) as raw:
+        yield _Everything(raw)  # type: ignore[misc]
+
+
+@contextmanager
+def whole_path(path: Path) -> Iterator[Path]:
+    """Give a name to write to; what is there gets its right name when the block ends without an exception."""
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    start = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
+    partial = target.with_name(f".{start}.{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}.partial")
+    try:
+        yield partial
+        _flush(partial)
+        partial.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    with suppress(OSError):  # some file systems flush no folders
+        _flush(target.parent)
+
+
+class _Everything:
+    """A file without a buffer whose `write` writes everything, or raises what the system says."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+
+    def write(self, content: bytes | memoryview) -> int:
+        rest = memoryview(content).cast("B")
+        size = len(rest)
+        while len(rest):
+            rest = rest[self._raw.write(rest) :]
+        return size
+
+    def seek(self, offset: int) -> int:
+        return self._raw.seek(offset)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,58 @@
+"""What killed processes were writing goes; what somebody may be writing stays."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ppfl.results.partials import ABANDONED_SECONDS, remove_partials
+
+
+def test_only_what_is_nobodys_goes(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    here = platform.node()
+    names = {
+        f".a.h5.{gone.pid}-0123abcd@{here}.partial": True,
+        f".a.h5.{os.getpid()}-0123abcd@{here}.partial": False,
+        f".b.h5.{gone.pid}-0123abcd@elsewhere.example.partial": False,
+        f".c.h5.{gone.pid}-0123abcd@elsewhere.example.partial": True,
+        "a.h5.partial": False,
+        ".a.h5.running.json.0123.partial": False,
+    }
+    folder = tmp_path / "a.h5.checkpoint"
+    folder.mkdir()
+    for place in (tmp_path, folder):
+        for name in names:
+            (place / name).write_text("")
+            if name.startswith(".c"):
+                then = time.time() - ABANDONED_SECONDS - 60
+                os.utime(place / name, (then, then))
+    remove_partials(tmp_path)
+    for place in (tmp_path, folder):
+        assert {path.name for path in place.iterdir() if path.is_file()} == {
+            name for name, goes in names.items() if not goes
+        }
+
+
+def test_what_a_kill_leaves_has_such_a_name(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from ppfl.core.whole_file import whole_path
+with whole_path(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / "r.h5"], check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    remove_partials(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
+    remove_partials(tmp_path / "none")
