@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
-from ppfl.results.layout import FILE_KIND, RUNNING, failed_path, running_path
+from ppfl.results.failures import failure_since
+from ppfl.results.layout import FILE_KIND, RUNNING, running_path
+from ppfl.results.owner import read_owner
 
 Array = npt.NDArray[Any]
 
@@ -137,23 +138,13 @@ def _without_file(path: Path) -> Outline:
     reason = _failure(path)
     if reason is not None:
         return Outline(FAILED, reason)
-    return Outline(RUNNING if running_path(path).exists() else MISSING)
+    return Outline(RUNNING if os.path.lexists(running_path(path)) else MISSING)
 
 
 def _failure(path: Path) -> str | None:
     """Return why the last attempt failed; None when none did, or when another one has begun since."""
-    note = failed_path(path)
-    try:
-        failed_at = note.stat().st_mtime_ns
-        facts = json.loads(note.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except ValueError:
-        return f"{note.name} cannot be read"
-    with suppress(FileNotFoundError):
-        if running_path(path).stat().st_mtime_ns > failed_at:
-            return None
-    return " ".join(str(facts.get("reason", "no reason given")).split())
+    failure = failure_since(path, read_owner(running_path(path)))
+    return failure.reason if failure is not None else None
 
 
 def _attributes(location: h5py.h5g.GroupID, wanted: Collection[str] | None = None) -> dict[str, Any]:

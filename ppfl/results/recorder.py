@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +16,7 @@ import h5py
 import numpy as np
 
 from ppfl.core.errors import UserError
+from ppfl.results.clock import try_to_write
 from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
 
 if TYPE_CHECKING:
@@ -33,14 +33,10 @@ def prepare(out: Path, digest: str) -> Literal["new", "unfinished", "already don
     """
     if not out.name:
         raise UserError(f"--out {out}: is a folder; give the name of a file, such as {out / 'result.h5'}")
-    probe = out.with_name(f".{out.name}.{os.getpid()}.probe")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"\0" * 65536)
-        probe.unlink()
+        try_to_write(out.parent)
     except OSError as error:
-        with suppress(OSError):
-            probe.unlink()
         raise UserError(f"--out {out}: cannot write into {out.parent}: {error.strerror}") from error
     return look(out, digest)
 

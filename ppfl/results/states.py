@@ -2,24 +2,22 @@
 nothing, or contradict each other.
 
 What is trusted, in this order: a result that says itself that it has ended, where one of the next two marks stands
-beside it, `.running.json` (somebody works on it, or died over it), `.failed.json` (the last attempt failed), result and
+beside it, `.failed.json` (the last attempt failed), `.running.json` (somebody works on it, or died over it), result and
 `.shared.safetensors` both there (it ended: θ is saved right before the result is complete), `.checkpoint/` (it was
 stopped), and at last the status inside a result that has nothing beside it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ppfl.core.errors import UserError
-from ppfl.results.claim import has_ended
-from ppfl.results.layout import FINISHED, STALE_SECONDS, checkpoint_path, failed_path, running_path, shared_path
+from ppfl.results.failures import failure_since
+from ppfl.results.layout import FINISHED, checkpoint_path, failed_path, running_path, shared_path
+from ppfl.results.owner import Clocks, Owner, read_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,20 +33,24 @@ class RunState:
 
     kind: Kind
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What `.running.json` says of a running or stale run, and `.failed.json` of a failed one."""
+    """What `.running.json` says of a running or stale run, and `.failed.json` of a failed one; `last_seen` where it
+    cannot be told whether anybody is still at work."""
+    owner: Owner | None = None
+    """Whose claim lies there, of a running or stale run."""
 
 
 def state_of(result: Path) -> RunState:
     """Return what has become of one run."""
     beside = (result, shared_path(result), running_path(result), failed_path(result), checkpoint_path(result))
-    return _state(result, {path.name for path in beside if path.exists()})
+    return _state(result, {path.name for path in beside if os.path.lexists(path)}, Clocks())
 
 
 def states_of(results: Iterable[Path]) -> dict[Path, RunState]:
     """Return what has become of many runs, in their order; every folder is listed once."""
     wanted = list(results)
     listings = {folder: _names_in(folder) for folder in {result.parent for result in wanted}}
-    return {result: _state(result, listings[result.parent]) for result in wanted}
+    clocks = Clocks()
+    return {result: _state(result, listings[result.parent], clocks) for result in wanted}
 
 
 def results_in(folder: Path) -> list[Path]:
@@ -63,22 +65,16 @@ def results_in(folder: Path) -> list[Path]:
     return [folder / f"{stem}.h5" for stem in sorted(stems) if ".incomplete-" not in stem and not stem.startswith(".")]
 
 
-def is_stale(facts: Mapping[str, Any], now: float) -> bool:
-    """Say whether whoever wrote this `.running.json` is gone: silent for a minute, or a dead process of this host."""
-    if now - float(facts.get("updated", 0.0)) > STALE_SECONDS:
-        return True
-    return facts.get("host") == platform.node() and has_ended(int(facts.get("pid", 0)))
-
-
-def _state(result: Path, names: set[str]) -> RunState:
+def _state(result: Path, names: set[str], clocks: Clocks) -> RunState:
     running, failed = running_path(result), failed_path(result)
     is_there = result.name in names and shared_path(result).name in names
     if is_there and {running.name, failed.name} & names and _ended(result):
         return RunState("done")  # what is left beside it is of a process that was killed right after, or came too late
-    if running.name in names and (facts := _read(running)) is not None:
-        return RunState("stale" if is_stale(facts, time.time()) else "running", facts)
-    if failed.name in names and (facts := _read(failed)) is not None:
-        return RunState("failed", facts)
+    owner = read_owner(running) if running.name in names else None
+    if failed.name in names and (failure := failure_since(result, owner)) is not None:
+        return RunState("failed", {key: value for key, value in asdict(failure).items() if value not in ("", None)})
+    if owner is not None:
+        return _claimed(result, owner, clocks)
     if is_there:
         return RunState("done")
     if checkpoint_path(result).name in names:
@@ -96,20 +92,18 @@ def _ended(result: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a file says; None when it has gone in the meantime, {} when it makes no sense."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+def _claimed(result: Path, owner: Owner, clocks: Clocks) -> RunState:
+    is_stale = clocks.is_stale(owner, result.parent)
+    if is_stale is None:
+        return RunState("running", {**owner.facts, "last_seen": owner.last_seen}, owner)
+    return RunState("stale" if is_stale else "running", owner.facts, owner)
 
 
 def _names_in(folder: Path) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
