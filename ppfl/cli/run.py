@@ -32,7 +32,8 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | 
 
     Of a file with a grid, --cell says which run; `ppfl grid CONFIG` lists them. A complete result of the same run ends
     the command with "already done", an unfinished one goes on from its last checkpoint, and that of another run is an
-    error. SIGUSR1 and SIGTERM save the state and end the command with exit code 75: start it again to continue.
+    error. SIGUSR1, SIGTERM, SIGHUP and Ctrl-C save the state and end the command with exit code 75: start it again to
+    continue. A second Ctrl-C ends it at once, with 130.
     """
     from ppfl.supervisor import Report, fork_rank
 
@@ -61,6 +62,7 @@ def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Rep
     finally:
         if isinstance(progress, Bar):
             progress.close()
+    stop.ignore()
     if status == "stopped":
         return end_together(STOPPED, f"stopped at round {report.round} of {config.rounds}; start again to continue")
     if rank == 0:

@@ -75,10 +75,9 @@ def pack(
     beginning = launched.rank / launched.size if launched.size else 0.0
     board = Board(cells, folder, jobs, beginning, way)
     progress = _Progress(board, len(cells), tell)
-    with budget.heed_signals():
-        for outcome in run_tasks(board, jobs, way.make_work, budget):
-            _settle(board, cells[outcome.key], folder, outcome, tell)
-            progress.show()
+    for outcome in run_tasks(board, jobs, way.make_work, budget):
+        _settle(board, cells[outcome.key], folder, outcome, tell)
+        progress.show()
     num_left = len(cells) - board.counts.total()
     if num_left:
         board.counts["left"] += num_left
