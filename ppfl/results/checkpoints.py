@@ -97,11 +97,6 @@ class Checkpoints:
             self._warn(f"checkpoint of round {entry['round']}", damage)
         return None
 
-    def remove(self) -> None:
-        """Remove all checkpoints; called on rank 0."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
-
     def _switch(self, entry: dict[str, Any]) -> None:
         if self._good is not None and self._good["folder"] != entry["folder"]:
             _write_entry(self.folder / _PREVIOUS, self._good)

@@ -106,9 +106,12 @@ class Claim:
             if found is not None:
                 break
             time.sleep(_POLL_SECONDS / 2)  # somebody may have taken it by mistake and be putting it back
+        self.lose(f"{_AT_WORK} ({found}, {self.path.name})" if found is not None else "its claim has been removed")
+
+    def lose(self, why: str) -> None:
+        """Raise ClaimedError: the result has turned out to be another job's."""
         self.is_lost = True
-        who = f"{_AT_WORK} ({found}, {self.path.name})" if found is not None else "its claim has been removed"
-        raise ClaimedError(f"--out {self._result}: {_NOT_OURS}: {who}; nothing more is written")
+        raise ClaimedError(f"--out {self._result}: {_NOT_OURS}: {why}; nothing more is written")
 
     def release(self) -> None:
         """Let others have the result; a claim that is not one's own any more stays."""

@@ -11,7 +11,8 @@ arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seco
 summary/     dimensions stage, statistic: one variable a metric
 
 Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
-`.failed.json`, `.checkpoint/`.
+`.failed.json`, `.checkpoint/`. A run that is to be delivered has result, parameters and checkpoint in the folder
+`running` there until it is finished.
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ if TYPE_CHECKING:
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
+WORK_FOLDER = "running"
+"""Beside results: where those are computed of which only finished ones may be seen."""
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long belongs to nobody any more."""
+
+
+def apart_path(result: Path) -> Path:
+    """Return where a result is computed that is put to its place when it is finished."""
+    return result.parent / WORK_FOLDER / result.name
 
 
 def shared_path(result: Path) -> Path:

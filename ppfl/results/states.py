@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ppfl.core.errors import UserError
 from ppfl.results.failures import failure_since
-from ppfl.results.layout import FINISHED, checkpoint_path, failed_path, running_path, shared_path
+from ppfl.results.layout import (
+    FINISHED,
+    WORK_FOLDER,
+    apart_path,
+    checkpoint_path,
+    failed_path,
+    running_path,
+    shared_path,
+)
 from ppfl.results.owner import Clocks, Owner, read_owner
 
 if TYPE_CHECKING:
@@ -42,7 +50,9 @@ class RunState:
 def state_of(result: Path) -> RunState:
     """Return what has become of one run."""
     beside = (result, shared_path(result), running_path(result), failed_path(result), checkpoint_path(result))
-    return _state(result, {path.name for path in beside if os.path.lexists(path)}, Clocks())
+    names = {path.name for path in beside if os.path.lexists(path)}
+    apart = checkpoint_path(apart_path(result))
+    return _state(result, names | ({f"{WORK_FOLDER}/{apart.name}"} if apart.exists() else set()), Clocks())
 
 
 def states_of(results: Iterable[Path]) -> dict[Path, RunState]:
@@ -61,7 +71,8 @@ def results_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of results, or a configuration file")
     marks = (".h5.running.json", ".h5.failed.json", ".h5.checkpoint")
-    stems = {name.removesuffix(mark) for name in _names_in(folder) for mark in (*marks, ".h5") if name.endswith(mark)}
+    names = {name.removeprefix(f"{WORK_FOLDER}/") for name in _names_in(folder)}
+    stems = {name.removesuffix(mark) for name in names for mark in (*marks, ".h5") if name.endswith(mark)}
     return [folder / f"{stem}.h5" for stem in sorted(stems) if ".incomplete-" not in stem and not stem.startswith(".")]
 
 
@@ -77,7 +88,7 @@ def _state(result: Path, names: set[str], clocks: Clocks) -> RunState:
         return _claimed(result, owner, clocks)
     if is_there:
         return RunState("done")
-    if checkpoint_path(result).name in names:
+    if {checkpoint_path(result).name, f"{WORK_FOLDER}/{checkpoint_path(result).name}"} & names:
         return RunState("stopped")
     return RunState("done" if result.name in names and _ended(result) else "missing")
 
@@ -100,6 +111,13 @@ def _claimed(result: Path, owner: Owner, clocks: Clocks) -> RunState:
 
 
 def _names_in(folder: Path) -> set[str]:
+    """Return the names of what is in a folder, and in the one for runs that are to be delivered."""
+    names = _listed(folder)
+    apart = _listed(folder / WORK_FOLDER) if WORK_FOLDER in names else set()
+    return names | {f"{WORK_FOLDER}/{name}" for name in apart}
+
+
+def _listed(folder: Path) -> set[str]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
