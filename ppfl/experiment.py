@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,11 @@ from ppfl.keeper import CheckpointKeeper
 from ppfl.launcher import open_communicator
 from ppfl.provenance import describe_process, now
 from ppfl.results.checkpoints import Checkpoints
-from ppfl.results.claim import Claim
+from ppfl.results.claim import Claim, ClaimedError
+from ppfl.results.delivery import deliver, place_of_work, remove_unfinished
 from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
-from ppfl.results.layout import SECONDS_SHARED_BY, checkpoint_path
+from ppfl.results.layout import SECONDS_SHARED_BY, apart_path
+from ppfl.results.leftovers import remove_leftovers
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
 from ppfl.results.partials import remove_partials_once
 from ppfl.results.recorder import Recorder, look, prepare, set_aside
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LOOK_AGAIN_SECONDS = 2.0
 _LARGE_BYTES = 1_000_000_000
 """States of clients beyond this are told before a run."""
 
@@ -61,6 +64,11 @@ class Caller:
     """Asked on every rank after every round; when any rank says yes, all save the state and stop."""
     told: Callable[[int], None] = lambda done: None
     """Called on every rank with the number of rounds done: 0 when the run is this job's own, then after every round."""
+    delivers: bool = False
+    """Compute in the folder `running` beside the result, put only what is finished to its place, and wait while another
+    job is at work on it."""
+    cleans: bool = False
+    """Look for what killed jobs have left half written, which reads the folder; else only after a dead claim."""
 
 
 def run(
@@ -84,8 +92,10 @@ def run(
     communicator = communicator or open_communicator()
     place = Place(config, out, communicator.size, caller)
     try:
-        if on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "") == "already done":
-            return "already done"
+        found = on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "")
+        if found in ("already done", "stopped"):
+            return found
+        place.follow(on_first_rank(communicator, lambda: "apart" if place.here != out else "beside"))
         place.told(0)
         return _compute(place, progress, communicator, build_problem, caller)
     except BaseException as error:
@@ -101,6 +111,8 @@ class Place:
     def __init__(self, config: Config, out: Path, num_ranks: int, caller: Caller) -> None:
         self.config = config
         self.out = out
+        self.here = out
+        """Where it is computed; on other ranks than 0 after `follow`."""
         self.claim: Claim | None = None
         self.round: int | None = None
         """Rounds done; None before the result is this job's own."""
@@ -109,28 +121,69 @@ class Place:
         self._caller = caller
 
     def enter(self) -> str:
-        """Claim the result unless it is finished. Called on rank 0."""
+        """Claim the result unless it is finished; "stopped" when that was wanted before. Called on rank 0."""
         config, out = self.config, self.out
-        found = prepare(out, config.digest)
+        found: str = prepare(out, config.digest)
         remove_partials_once(out.parent)
         if found != "already done":
-            self.claim = Claim(out, self._num_ranks, config.rounds)
-            found = look(out, config.digest)  # whoever had it may have finished it meanwhile
-        if found == "damaged":
-            logger.warning(
-                "%s: is damaged, or was changed after it was written; it is now %s, and computed anew",
-                out,
-                set_aside(out).name,
-            )
+            found = self._claim()
+        if found == "stopped":
+            return found
+        found = _without_damage(out, found)
+        if found != "already done":
+            self.here = place_of_work(out, config.digest, apart=self._caller.delivers)
+            if self.here != out:
+                found = _without_damage(self.here, prepare(self.here, config.digest))
+            if found == "already done":  # whoever completed it was killed before it was delivered
+                self.deliver()
         self.is_unfinished = found == "unfinished"
         if found != "already done":
             remove_failure(out)
-            remove_parameters(out, also_local=config.save.local)
+            remove_parameters(self.here, also_local=config.save.local)
         elif config.save.local and not has_local(out):
             raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
-        elif checkpoint_path(out).exists():  # whoever completed it was killed right after
-            shutil.rmtree(checkpoint_path(out), ignore_errors=True)
+        else:  # whoever completed it may have been killed right after
+            remove_unfinished(out)
         return found
+
+    def follow(self, where: str) -> None:
+        """Learn from rank 0 where the result is computed: "beside" its file or "apart"."""
+        self.here = self.out if where == "beside" else apart_path(self.out)
+
+    def deliver(self) -> str:
+        """Put a result that is finished to its place, and remove what is left of its way there. Called on rank 0."""
+        if self.here != self.out:
+            self.check()
+            if not deliver(self.here, self.out, self.config.digest) and self.claim is not None:
+                self.claim.lose("another job has finished it, and that stays")
+        remove_failure(self.out)
+        remove_unfinished(self.out)
+        if self._caller.cleans:
+            remove_leftovers(self.out)
+        return ""
+
+    def _claim(self) -> str:
+        """Claim the result, or wait for that; return what is there then."""
+        waits = False
+        while True:
+            try:
+                self.claim = Claim(self.out, self._num_ranks, self.config.rounds)
+                break
+            except ClaimedError as error:
+                if not self._caller.delivers:
+                    raise
+                if not waits:
+                    logger.warning("%s; it is waited for", error)
+                waits = True
+            if not self._caller.wants_stop():
+                time.sleep(_LOOK_AGAIN_SECONDS)
+            if look(self.out, self.config.digest) == "already done":
+                return "already done"
+            if self._caller.wants_stop():
+                return "stopped"
+        if self.claim.has_taken_over or self._caller.cleans:
+            remove_leftovers(self.out)
+        return look(self.out, self.config.digest)  # whoever had it may have finished it meanwhile
 
     def told(self, round: int) -> None:
         """Note how far the run is, for whoever asks."""
@@ -149,6 +202,8 @@ class Place:
         """Raise UserError when another job has taken the result over."""
         if self.claim is not None:
             self.claim.check()
+            if look(self.out, self.config.digest) == "already done":
+                self.claim.lose("another job has finished it, and that stays")
 
     def note(self, error: BaseException, rank: int) -> None:
         """Leave the reason of a failure beside the result, unless the result is another job's."""
@@ -164,10 +219,21 @@ class Place:
             self.claim.release()
 
 
+def _without_damage(result: Path, found: str) -> str:
+    """Set aside what is not as it was written, so that it is computed anew; return what is there then."""
+    if found != "damaged":
+        return found
+    aside = set_aside(result).name
+    logger.warning(
+        "%s: is damaged, or was changed after it was written; it is now %s, and computed anew", result, aside
+    )
+    return "new"
+
+
 def _compute(
     place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem, caller: Caller
 ) -> str:
-    config, out = place.config, place.out
+    config, out = place.config, place.here
     setup = build(config, communicator, build_problem)
     recorder = open_recorder(place, setup) if communicator.rank == 0 else None
     identity = {
@@ -192,10 +258,8 @@ def _compute(
     else:
         _record(recorder, None, setup.communicator)  # the stages may take long
         complete(config, out, setup, engine, score_stages(setup, engine.group, engine.server), recorder)
-        if communicator.rank == 0:
-            remove_failure(out)
-            checkpoints.remove()
-    progress.finish(engine.status, out)
+        on_first_rank(communicator, place.deliver)
+    progress.finish(engine.status, place.out)
     return engine.status
 
 
@@ -230,7 +294,7 @@ def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder
     }
     if num_together > 1:
         provenance[SECONDS_SHARED_BY] = num_together
-    recorder = Recorder(place.out, attributes, provenance, place.check)
+    recorder = Recorder(place.here, attributes, provenance, place.check)
     clients = {
         "client": np.array(problem.client_names, dtype=object),
         "num_train_samples": np.array(problem.num_train_samples),

@@ -1,29 +1,48 @@
-"""SIGUSR1 and SIGTERM, which batch systems send before they end a job, become a wish to stop."""
+"""Signals that announce an end become a wish to stop: batch systems send SIGUSR1 and SIGTERM before they end a job, a
+lost terminal sends SIGHUP, and Ctrl-C SIGINT."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STOPPED = 75
 """Exit code of what was stopped before its end with everything saved: start it again to continue."""
+INTERRUPTED = 130
+"""Exit code of what a Ctrl-C ended at once, as shells say it."""
 
 
 class StopSignals:
-    """Calling it says whether one of the signals has come since it was made; more of them change nothing.
+    """Calling it says whether one of the signals has come since it was made; more of them change nothing, but a second
+    Ctrl-C, which interrupts.
 
-    Make it in the main thread, and early: until then the signals end the process.
+    Make it in the main thread, and early: until then the signals end the process. A SIGHUP that is ignored then stays
+    ignored: that is what nohup is for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_be_interrupted: bool = True) -> None:
         self._came = False
-        for number in SIGNALS:
+        self._interrupts = 0 if can_be_interrupted else -1
+        self._numbers = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        for number in self._numbers:
             signal.signal(number, self._note)
 
     def __call__(self) -> bool:
         """Say whether a signal has come."""
         return self._came
 
+    def ignore(self) -> None:
+        """Let signals change nothing any more, up to the very end of the process: all is decided and saved.
+
+        Python by itself gives up its handlers before it has ended, and a late signal would be the exit code.
+        """
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came = True
+        if number == signal.SIGINT and self._interrupts >= 0:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt

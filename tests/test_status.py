@@ -41,7 +41,9 @@ def status(*arguments: str | Path) -> Result:
 def claim(out: Path, **facts: Any) -> None:
     progress = {"round": 3, "rounds": 4, "rounds_per_second": 2.5, "seconds_left": 90.0}
     mine = {"pid": os.getpid(), "host": platform.node(), "job": "17", "updated": time.time()}
-    running_path(out).write_text(json.dumps({**mine, **progress, **facts}))
+    written = {**mine, **progress, **facts}
+    running_path(out).write_text(json.dumps(written))
+    os.utime(running_path(out), (written["updated"],) * 2)
 
 
 @pytest.fixture

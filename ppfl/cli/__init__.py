@@ -1,6 +1,7 @@
 """The command line: the only place that parses arguments; one file a command.
 
-Exit codes: 0 done or already done, 2 a mistake that the user can correct, 1 a failure of the program.
+Exit codes: 0 done or already done, 2 a mistake that the user can correct, 1 a failure of the program, 75 stopped with
+everything saved, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def main() -> None:
     CONFIG is a YAML file with one run or with a grid of runs. A result is an HDF5 file named by the digest of the
     configuration; a run that has a complete result is not repeated.
 
-    Exit codes: 0 done or already done, 2 a mistake in the configuration or the command, 1 a failure of the program.
+    Exit codes: 0 done or already done, 2 a mistake in the configuration or the command, 1 a failure of the program,
+    75 stopped with everything saved (start it again to continue), 130 interrupted.
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 

@@ -12,6 +12,7 @@ import click
 from ppfl.cli.streams import accept_any_text, finish_output, give_up_output
 from ppfl.core.errors import USER_ERROR, UserError, in_one_line
 from ppfl.launcher import launched_as
+from ppfl.stopping import INTERRUPTED
 
 _PIPE_CLOSED = 141
 """As if SIGPIPE had ended us: whoever read has enough."""
@@ -46,8 +47,7 @@ class Commands(click.Group):
             give_up_output()
             code = _tell(UserError(f"standard output cannot be written: {error.strerror}"))
         except click.Abort:
-            _tell(UserError("interrupted"))
-            code = 1
+            code = _tell(UserError("interrupted"), INTERRUPTED)
         except (Exception, SystemExit) as error:
             _end_other_ranks(error)
             raise
@@ -78,24 +78,25 @@ def _one_line(error: click.ClickException) -> str:
     return f"{' '.join(error.format_message().split())} See `{command} --help`."
 
 
-def _tell(error: UserError) -> int:
-    """Print what is wrong: rank 0 for all, or the rank itself when the others may know nothing of it."""
+def _tell(error: UserError, code: int = USER_ERROR) -> int:
+    """Print what is wrong: rank 0 for all, or the rank itself when the others may know nothing of it; return the exit
+    code."""
     rank = launched_as().rank
     if "mpi4py.MPI" not in sys.modules:
         # before MPI starts all processes do the same and find the same mistake
         if rank == 0:
             _print(error)
-        return USER_ERROR
+        return code
     from ppfl.comm.mpi import abort
     from ppfl.core.agree import SharedUserError
 
     if not isinstance(error, SharedUserError):
         _print(error, f"rank {rank}: ")
-        abort(USER_ERROR)  # the other ranks may wait for this one
+        abort(code)  # the other ranks may wait for this one
     if rank == 0:
         _print(error)
     _leave_together()
-    return USER_ERROR
+    return code
 
 
 def _end_other_ranks(error: BaseException) -> None:

@@ -9,7 +9,7 @@ import click
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.deferred import defer_torch
 from ppfl.launcher import launched_as
-from ppfl.stopping import STOPPED
+from ppfl.stopping import STOPPED, StopSignals
 
 
 @click.command()
@@ -55,8 +55,9 @@ def pack(
     Several packs may share a grid: start it on all hosts of an allocation, e.g. by srun or mpiexec. What is complete
     is not repeated, a diverged run is a result like any other, and a run that fails leaves <digest>.h5.failed.json and
     does not touch the others. Exit code: 0 all runs have ended, 1 some of them failed, 75 stopped before the end (by
-    SIGTERM, SIGUSR1 or the time limit); start it again to continue. docs/packs.md
+    SIGTERM, SIGUSR1, SIGHUP, Ctrl-C or the time limit); start it again to continue. docs/packs.md
     """
+    stop = StopSignals()
     defer_torch()
     from ppfl.core.errors import UserError
     from ppfl.grid import load_cells
@@ -72,7 +73,7 @@ def pack(
     cells = load_cells(config, overrides)
     folder = out or next(iter(cells.values())).config.default_out().parent
     limits = [limit for limit in (time_limit, seconds_left_of_job()) if limit is not None]
-    budget = Budget(min(limits, default=None))
+    budget = Budget(min(limits, default=None), stop)
     who = f"pack {launched.rank}: " if launched.size != 1 else ""
     packed = pack(
         choose_part(cells, part),
@@ -83,6 +84,7 @@ def pack(
         launched,
         ONE_RANK if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run),
     )
+    stop.ignore()
     counts = packed.counts
     click.echo(f"{who}{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
     return STOPPED if packed.is_unfinished else 1 if counts["failed"] else 0

@@ -26,13 +26,20 @@ if TYPE_CHECKING:
     help="Where to write the result. Default: results/<name>/<digest>.h5",
 )
 @overrides_option
+@click.option(
+    "--deliver",
+    is_flag=True,
+    help="Compute in the folder `running` beside FILE, put only a finished result to FILE, and wait where another job"
+    " is at work on it: for workflow systems, to which a file that is there is done.",
+)
 @click.option("--cell", metavar="DIGEST", help="Which run of a grid: its digest, or a unique beginning of it.")
-def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | None) -> int:
+def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: bool, cell: str | None) -> int:
     """Run one experiment and write its result.
 
     Of a file with a grid, --cell says which run; `ppfl grid CONFIG` lists them. A complete result of the same run ends
     the command with "already done", an unfinished one goes on from its last checkpoint, and that of another run is an
-    error. SIGUSR1 and SIGTERM save the state and end the command with exit code 75: start it again to continue.
+    error. SIGUSR1, SIGTERM, SIGHUP and Ctrl-C save the state and end the command with exit code 75: start it again to
+    continue. A second Ctrl-C ends it at once, with 130.
     """
     from ppfl.supervisor import Report, fork_rank
 
@@ -45,10 +52,10 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | 
         found = choose_cell(config, overrides, cell)
         out = out or found.config.default_out()
         report.about(out, found.config.digest, show_varying(found.varying))
-        return _run(found.config, out, show_varying(found.varying), stop, report)
+        return _run(found.config, out, show_varying(found.varying), stop, report, delivers=deliver)
 
 
-def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report) -> int:
+def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report, *, delivers: bool) -> int:
     from ppfl.experiment import Caller
     from ppfl.experiment import run as run_experiment
     from ppfl.progress import Bar, choose_progress, show_warnings
@@ -56,13 +63,17 @@ def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Rep
     rank = launched_as().rank
     show_warnings(rank)
     progress = choose_progress(rank)
+    caller = Caller(varying, stop, report.told, delivers=delivers, cleans=True)
     try:
-        status = run_experiment(config, out, progress, caller=Caller(varying, stop, report.told))
+        status = run_experiment(config, out, progress, caller=caller)
     finally:
         if isinstance(progress, Bar):
             progress.close()
+    stop.ignore()
     if status == "stopped":
-        return end_together(STOPPED, f"stopped at round {report.round} of {config.rounds}; start again to continue")
+        return end_together(
+            STOPPED, f"stopped at round {max(report.round, 0)} of {config.rounds}; start again to continue"
+        )
     if rank == 0:
         click.echo(f"{status}: {out}")
     return 0

@@ -6,17 +6,18 @@ lies there. A pack leaves claimed runs alone, looks at them again, and takes tho
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppfl.core.errors import UserError
 from ppfl.grid import show_varying
 from ppfl.pack.scheduler import Task
-from ppfl.results.layout import failed_path
+from ppfl.results.clock import time_in
+from ppfl.results.layout import STALE_SECONDS, failed_path
+from ppfl.results.owner import Watch
 from ppfl.results.states import state_of, states_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from ppfl.config import Config
     from ppfl.grid import Cell
+    from ppfl.results.states import RunState
 
 MAX_BATCH = 32
 MAX_CLIENT_ROUNDS = 1 << 16
@@ -80,12 +82,16 @@ class Board:
         self._elsewhere: dict[str, _Entry] = {}
         self._looked_at = 0.0
         self._doubted: set[str] = set()
+        self._watch = Watch()
         entries = {digest: _entry(cell, folder / f"{digest}.h5", way) for digest, cell in cells.items()}
         order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
         first = int(beginning * len(order))
         self._waiting = {digest: entries[digest] for digest in order[first:] + order[:first]}
         self._entries = entries
-        self._began_at = _time_of_file_system(folder)
+        try:
+            self._began_at = time_in(folder)
+        except OSError as error:
+            raise UserError(f"--out {folder}: cannot write into this folder: {error.strerror}") from error
         self._sort_out(self._waiting)
 
     @property
@@ -144,7 +150,7 @@ class Board:
             digest = out.stem
             if state.kind == "done" and not self._entries[digest].needs_local:
                 self._drop(digest, "already done")
-            elif state.kind == "running":
+            elif state.kind == "running" and not self._is_silent(digest, state):
                 self._elsewhere[digest] = self._waiting.pop(digest)
             elif state.kind == "failed" and self._failed_meanwhile(out):
                 self._drop(digest, "failed")
@@ -152,8 +158,13 @@ class Board:
     def _look_elsewhere(self) -> None:
         self._looked_at = time.monotonic()
         for digest, entry in list(self._elsewhere.items()):
-            if state_of(entry.out).kind != "running":
+            state = state_of(entry.out)
+            if state.kind != "running" or self._is_silent(digest, state):
                 self._waiting[digest] = self._elsewhere.pop(digest)
+
+    def _is_silent(self, digest: str, state: RunState) -> bool:
+        """Say whether a claim has not changed while we could have seen it: its age may say nothing."""
+        return self._watch.look(digest, state.owner) > STALE_SECONDS
 
     def _drop(self, digest: str, status: str) -> None:
         del self._waiting[digest]
@@ -163,7 +174,7 @@ class Board:
         """Say whether another pack saw this run fail since this one began: then once more would be once too often."""
         try:
             return failed_path(out).stat().st_mtime >= self._began_at
-        except FileNotFoundError:
+        except OSError:
             return False
 
 
@@ -181,14 +192,3 @@ def _batch(config: Config) -> str:
     """Return the same for runs that look as if they could be computed together; whether they can is seen later."""
     apart = {"problem": {"seed", "zeta", "noise", "targets"}, "algorithm": set(config.algorithm.server_settings)}
     return repr(config.model_dump(mode="json", exclude={**apart, "name": True, "seed": True, "save": True}))
-
-
-def _time_of_file_system(folder: Path) -> float:
-    """Return the time by the clock that dates the files there."""
-    probe = folder / f".{secrets.token_hex(8)}.probe"
-    descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY)
-    try:
-        return os.fstat(descriptor).st_mtime
-    finally:
-        os.close(descriptor)
-        probe.unlink(missing_ok=True)

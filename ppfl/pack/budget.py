@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.core.numbers import whole_number
-from ppfl.stopping import SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from types import FrameType
+    from collections.abc import Callable, Mapping
 
 STOP_SECONDS = 15.0
 """What runs are given to save themselves before the time is over; a fifth of the time when that is less."""
@@ -26,12 +22,13 @@ Phase = Literal["work", "stop", "end"]
 class Budget:
     """Says how long to go on. `phase` becomes "stop" shortly before the end, and "end" when the time is over."""
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, wants_stop: Callable[[], bool] = lambda: False) -> None:
+        """`wants_stop` says when to end earlier: a signal has come, with which schedulers announce the end."""
         now = time.monotonic()
         self._end = None if seconds is None else now + seconds
         self._stop = None if seconds is None else now + seconds - min(STOP_SECONDS, seconds / 5)
         self._longest = 0.0
-        self._signalled = False
+        self._wants_stop = wants_stop
 
     @property
     def phase(self) -> Phase:
@@ -39,7 +36,7 @@ class Budget:
         now = time.monotonic()
         if self._end is not None and now >= self._end:
             return "end"
-        return "stop" if self._signalled or (self._stop is not None and now >= self._stop) else "work"
+        return "stop" if self._wants_stop() or (self._stop is not None and now >= self._stop) else "work"
 
     def took(self, seconds: float) -> None:
         """Learn how long a task took."""
@@ -48,20 +45,6 @@ class Budget:
     def has_time(self) -> bool:
         """Say whether one more task is likely to end in time, going by the longest so far; the first one is tried."""
         return self._stop is None or time.monotonic() + self._longest < self._stop
-
-    @contextmanager
-    def heed_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGUSR1, with which schedulers announce the end."""
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            self._signalled = True
-
-        before = {number: signal.signal(number, handle) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def seconds_left_of_job(environment: Mapping[str, str] = os.environ) -> float | None:

@@ -47,7 +47,7 @@ def make_work() -> Work:
     """Return the function that runs cells in this process; called once in every child."""
     show_warnings(0)
     build_problem = LastProblem()
-    wants_stop = StopSignals()
+    wants_stop = StopSignals(can_be_interrupted=False)
 
     def alone(one: RunOfCell) -> str | Exception:
         caller = Caller(one.cell, wants_stop)

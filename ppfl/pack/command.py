@@ -11,7 +11,7 @@ from ppfl.core.errors import UserError
 from ppfl.grid import show_varying
 from ppfl.pack.board import CLAIMED, Board
 from ppfl.pack.scheduler import run_tasks
-from ppfl.results.failures import Failure, write_failure
+from ppfl.results.failures import Failure, remove_failure, write_failure
 from ppfl.results.layout import FINISHED, failed_path
 from ppfl.results.partials import remove_partials
 from ppfl.results.states import state_of
@@ -77,10 +77,9 @@ def pack(
     beginning = launched.rank / launched.size if launched.size else 0.0
     board = Board(cells, folder, jobs, beginning, way)
     progress = _Progress(board, len(cells), tell)
-    with budget.heed_signals():
-        for outcome in run_tasks(board, jobs, way.make_work, budget):
-            _settle(board, cells[outcome.key], folder, outcome, tell)
-            progress.show()
+    for outcome in run_tasks(board, jobs, way.make_work, budget):
+        _settle(board, cells[outcome.key], folder, outcome, tell)
+        progress.show()
     num_left = len(cells) - board.counts.total()
     if num_left:
         board.counts["left"] += num_left
@@ -95,7 +94,7 @@ def _settle(board: Board, cell: Cell, folder: Path, outcome: Outcome, tell: Call
         return
     if outcome.answer is not None:
         if outcome.answer in (*FINISHED, "already done"):
-            failed_path(out).unlink(missing_ok=True)
+            remove_failure(out)
         board.counts[outcome.answer] += 1
         return
     kind = state_of(out).kind

@@ -232,7 +232,12 @@ def _context(preload: str) -> ForkServerContext:
 
 @contextmanager
 def _environment_of_children() -> Iterator[None]:
-    """One thread a process, no rank of anything, and the package that this process runs, wherever another one is."""
+    """One thread a process, no rank of anything, and the package that this process runs, wherever another one is.
+
+    Signals are blocked meanwhile, and so they are for good in what is started: those that are sent to all processes of
+    a terminal or of a job would end the server, and with it the knowledge of its children.
+    """
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     before = dict(os.environ)
     paths = [str(Path(__file__).parents[2]), *filter(None, [before.get("PYTHONPATH")])]
     os.environ.clear()
@@ -243,12 +248,14 @@ def _environment_of_children() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
 
 def _serve(tasks: Connection, make_work: str) -> None:
     """Do tasks until the parent closes its end."""
-    for number in (signal.SIGINT, *SIGNALS):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and decides; work may listen itself
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, _, name = make_work.partition(":")
     work: Work = getattr(importlib.import_module(module), name)()

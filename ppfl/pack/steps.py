@@ -69,7 +69,7 @@ def launcher(num_ranks: int, environment: Mapping[str, str] = os.environ) -> lis
 
 def make_work() -> Work:
     """Return the function that runs steps from this process; called once in every child."""
-    wants_stop = StopSignals()
+    wants_stop = StopSignals(can_be_interrupted=False)
 
     def work(steps: Sequence[Step]) -> Sequence[str | Exception]:
         return [_run(step, wants_stop) for step in steps]
@@ -104,7 +104,9 @@ def _run(step: Step, wants_stop: Callable[[], bool]) -> str:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends."""
+    """Have the kernel end this process when the one that started it ends, and not a lost terminal: mpiexec would kill
+    its ranks, while we are about to tell it to stop."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

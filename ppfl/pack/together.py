@@ -18,8 +18,7 @@ from ppfl.engine.lockstep import Lockstep, fits, kind_of
 from ppfl.experiment import Caller, Place, complete, open_recorder
 from ppfl.pack.board import CLAIMED
 from ppfl.results.claim import is_claimed
-from ppfl.results.failures import remove_failure
-from ppfl.results.layout import checkpoint_path
+from ppfl.results.layout import apart_path, checkpoint_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -75,7 +74,8 @@ def run_together(
 
 
 def _enter(guest: _Guest, build_problem: BuildProblem) -> None:
-    if checkpoint_path(guest.run.out).exists():
+    out = guest.run.out
+    if checkpoint_path(out).exists() or checkpoint_path(apart_path(out)).exists():
         return
     if guest.place.enter() == "already done":
         guest.answer = "already done"
@@ -102,14 +102,14 @@ def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
 
 
 def _save(guest: _Guest, member: Member, stages: Stages, num_together: int) -> None:
-    config, out = guest.run.config, guest.run.out
+    config, out = guest.run.config, guest.place.here
     recorder = open_recorder(guest.place, member.setup, num_together)
     recorder.restore({
         "round": np.array([scored.round for scored in guest.rows]),
         **_columns({**scored.metrics, **scored.costs} for scored in guest.rows),
     })  # fmt: skip
     complete(config, out, member.setup, member, stages, recorder)
-    remove_failure(out)
+    guest.place.deliver()
     guest.answer = member.status
 
 

@@ -116,11 +116,6 @@ class Checkpoints:
         """Say on rank 0 why a checkpoint is not used."""
         self._warn(f"checkpoint of round {round}", why)
 
-    def remove(self) -> None:
-        """Remove all checkpoints; called on rank 0."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
-
     def _switch(self, entry: dict[str, Any]) -> None:
         if self._good is not None and self._good["folder"] != entry["folder"]:
             write_entry(self.folder / _PREVIOUS, self._good)

@@ -3,8 +3,9 @@
 It is created by putting a file of one's own to this name (`ppfl.results.exclusive`), which succeeds at most once on any
 file system, also on a shared one. A thread refreshes it while the run lasts. One that has not been refreshed for
 `STALE_SECONDS`, or whose process is known to be gone, is removed by whoever wants the run; of several takers one does
-so at a time, lest a slow one removes the claim of a fast one. A claim that is lost to another is noticed before the
-next write (`Claim.check`).
+so at a time, lest a slow one removes the claim of a fast one. Ages are judged by the clock of the file system; a claim
+that lies in its future is watched for as long. A claim that is lost to another is noticed before the next write
+(`Claim.check`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from __future__ import annotations
 import json
 import os
 import platform
+import pwd
 import secrets
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ppfl.core.errors import UserError
+from ppfl.results.clock import own_name
 from ppfl.results.exclusive import put_once
 from ppfl.results.failures import now
 from ppfl.results.layout import STALE_SECONDS, running_path
+from ppfl.results.owner import Owner, Watch, age_of, is_gone, read_owner
 
 BEAT_SECONDS = 5.0
 DOUBTFUL_SECONDS = 15.0
@@ -56,13 +60,15 @@ class Claim:
         """
         self.path = running_path(result)
         self.is_lost = False
+        self.has_taken_over = False
+        """Whether it was that of a dead job."""
         self.token = secrets.token_hex(8)
         self._result = result
         self._facts: dict[str, Any] = {
             "pid": os.getpid(),
             "host": platform.node(),
             "job": os.environ.get("SLURM_JOB_ID", ""),
-            "restart": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),
+            "restart": _restart_count(),
             "token": self.token,
             "num_ranks": num_ranks,
             "started": now(),
@@ -94,77 +100,122 @@ class Claim:
     def check(self) -> None:
         """Raise ClaimedError unless the claim is still one's own."""
         for _ in range(4):
-            found = _read(self.path)
-            if found is not None and found["token"] == self.token:
+            found = read_owner(self.path)
+            if found is not None and found.token == self.token:
                 return
             if found is not None:
                 break
             time.sleep(_POLL_SECONDS / 2)  # somebody may have taken it by mistake and be putting it back
+        self.lose(f"{_AT_WORK} ({found}, {self.path.name})" if found is not None else "its claim has been removed")
+
+    def lose(self, why: str) -> None:
+        """Raise ClaimedError: the result has turned out to be another job's."""
         self.is_lost = True
-        who = _name(found, self.path) if found is not None else "its claim has been removed"
-        raise ClaimedError(f"--out {self._result}: {_NOT_OURS}: {who}; nothing more is written")
+        raise ClaimedError(f"--out {self._result}: {_NOT_OURS}: {why}; nothing more is written")
 
     def release(self) -> None:
         """Let others have the result; a claim that is not one's own any more stays."""
         self._released.set()
         with self._writing:
             _HELD.discard(self.token)
-            found = _read(self.path)
-            if found is not None and found["token"] == self.token:
-                self.path.unlink(missing_ok=True)
+            found = read_owner(self.path)
+            if found is not None and found.token == self.token:
+                with suppress(OSError):  # a folder that takes no more changes: it will be stale
+                    self.path.unlink()
 
     def _take(self) -> None:
         mine = self._write_own()
         try:
             deadline = time.monotonic() + STALE_SECONDS
-            is_second_look = False
+            watch = Watch()
             while not self._put(mine, self.path):
-                found = _read(self.path)
+                found = read_owner(self.path)
                 if found is None:
                     continue
-                age = _age(self.path, mine)
-                if age >= STALE_SECONDS or _is_dead(found, self._facts):
-                    self._take_over(found["token"], mine)
-                elif (age < DOUBTFUL_SECONDS and is_second_look) or time.monotonic() > deadline:
-                    who = _name(found, self.path)
+                life = self._life_of(found, mine, watch)
+                if life == "dead":
+                    self._take_over(found, mine)
+                elif life == "alive" or (life == "doubtful" and time.monotonic() > deadline):
+                    who = f"{_AT_WORK} ({found}, {self.path.name})"
                     raise ClaimedError(f"--out {self._result}: {who}; wait for its end, or stop it")
                 else:  # it may be about to end, as after the end of a launcher that has just killed it
                     time.sleep(_POLL_SECONDS)
                     os.utime(mine)
-                    is_second_look = True
         finally:
             mine.unlink(missing_ok=True)
 
-    def _take_over(self, dead: str, mine: Path) -> None:
+    def _life_of(self, found: Owner, mine: Path, watch: Watch) -> Literal["alive", "dead", "doubtful", "watched"]:
+        """Say what is known of whoever has the claim; it is looked at again when that is not enough."""
+        if self._is_former_self(found) or self._is_dead(found):
+            return "dead"
+        age = age_of(found, mine.stat().st_mtime)
+        if age is None:
+            is_second_look = watch.has_been_seen("future")
+            seconds = watch.look("future", found)
+            if is_second_look and not seconds:
+                return "alive"  # it has been refreshed
+            return "dead" if seconds >= STALE_SECONDS else "watched"
+        if age >= STALE_SECONDS:
+            return "dead"
+        is_second_look = watch.has_been_seen("past")
+        watch.look("past", found)
+        return "alive" if age < DOUBTFUL_SECONDS and is_second_look else "doubtful"
+
+    def _is_former_self(self, found: Owner) -> bool:
+        """Say whether Slurm has started this very job again."""
+        mine = self._facts
+        return bool(mine["job"]) and found.job == mine["job"] and found.restart < mine["restart"]
+
+    def _is_dead(self, found: Owner) -> bool:
+        if found.pid == os.getpid() and found.host == self._facts["host"]:
+            return found.token not in _HELD
+        return is_gone(found)
+
+    def _is_old(self, found: Owner, mine: Path) -> bool:
+        return (age_of(found, mine.stat().st_mtime) or 0.0) >= STALE_SECONDS
+
+    def _take_over(self, dead: Owner, mine: Path) -> None:
         """Remove a dead claim unless it has gone; return without when another taker is at it."""
         turn = self.path.with_name(f".{self.path.name}.turn")
         if not self._put(mine, turn):
-            if _age(turn, mine) >= STALE_SECONDS:  # whoever had it was killed
-                turn.unlink(missing_ok=True)
+            taker = read_owner(turn)
+            if taker is not None and (self._is_dead(taker) or self._is_old(taker, mine)):  # it was killed
+                try:
+                    turn.unlink(missing_ok=True)
+                except OSError as error:
+                    raise self._not_ours_to_remove(turn, taker) from error
             time.sleep(_TURN_SECONDS)
             os.utime(mine)
             return
         try:
-            found = _read(self.path)
-            if found is not None and found["token"] == dead:
-                self._remove(dead)
+            found = read_owner(self.path)
+            if found is not None and found.token == dead.token:
+                self._remove(found)
+                self.has_taken_over = True
         finally:
             turn.unlink(missing_ok=True)
 
-    def _remove(self, dead: str) -> None:
+    def _remove(self, dead: Owner) -> None:
         """Remove a dead claim with what its owner was writing, and put back what turns out to be another one."""
-        aside = self.path.with_name(f".{self.path.name}.{self.token}.stale")
-        with suppress(FileNotFoundError):
+        aside = own_name(self.path, f"{self.token}.stale")
+        try:
             self.path.rename(aside)
-            found = _read(aside)
-            if found is not None and found["token"] != dead:
-                self._put(aside, self.path)
-            else:
-                self._partial_of(dead).unlink(missing_ok=True)
-            aside.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._not_ours_to_remove(self.path, dead) from error
+        found = read_owner(aside)
+        if found is not None and found.token != dead.token:
+            self._put(aside, self.path)
+        with suppress(OSError):  # a folder with something in it is nothing of ours, and stays there
+            aside.rmdir() if aside.is_dir() and not aside.is_symlink() else aside.unlink()
 
-    def _partial_of(self, token: str) -> Path:
-        return self.path.with_name(f".{self.path.name}.{token}.partial")
+    def _not_ours_to_remove(self, path: Path, dead: Owner) -> UserError:
+        """Return what to say of a dead claim that has to stay, as that of another user in a folder like /tmp."""
+        return UserError(
+            f"--out {self._result}: {path} is left of a job that has ended ({dead}), belongs to {_user(dead.user)} and "
+            "cannot be removed by you; ask its owner to remove it, or give another --out"
+        )
 
     def _put(self, source: Path, target: Path) -> bool:
         """Put a file to a name unless that is taken; say whether it is there now."""
@@ -175,7 +226,7 @@ class Claim:
 
     def _write_own(self) -> Path:
         """Write the claim as it is now to a name of its own."""
-        partial = self._partial_of(self.token)
+        partial = own_name(self.path, f"{self.token}.partial")
         (began, first), done = self._began, self._round
         elapsed = time.monotonic() - began
         rate = (done - first) / elapsed if elapsed > 0 else 0.0
@@ -197,63 +248,19 @@ class Claim:
         """Refresh the claim until it is released, lost, or whoever took it is gone."""
         while not self._released.wait(BEAT_SECONDS) and self._owner.is_alive():
             with self._writing, suppress(OSError, UserError):  # a disk that refuses now may not do so next time
-                found = None if self._released.is_set() else _read(self.path)
-                if found is None or found["token"] != self.token:
+                found = None if self._released.is_set() else read_owner(self.path)
+                if found is None or found.token != self.token:
                     return
                 self._write_own().replace(self.path)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return a claim; None when there is none. One that cannot be read has the token ""."""
+def _restart_count() -> int:
+    text = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _user(number: int) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    return {"token": "", **found} if isinstance(found, dict) else {"token": ""}
-
-
-def _age(path: Path, fresh: Path) -> float:
-    """Seconds since a claim was refreshed, both times by the clock of the file system: clocks of hosts differ."""
-    try:
-        return fresh.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _is_dead(found: dict[str, Any], mine: dict[str, Any]) -> bool:
-    """Say whether the process behind a claim is gone for certain."""
-    if mine["job"] and found.get("job") == mine["job"] and found.get("restart", 0) < mine["restart"]:
-        return True  # Slurm has started this very job again
-    if found.get("host") != mine["host"] or not isinstance(found.get("pid"), int):
-        return False
-    if found["pid"] == mine["pid"]:
-        return found["token"] not in _HELD
-    return has_ended(found["pid"])
-
-
-def has_ended(pid: int) -> bool:
-    """Say whether a process of this host is gone.
-
-    One whose parent has not collected it yet is: an orphan may wait for seconds where init is slow, as in containers.
-    """
-    try:
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):  # it belongs to another user, or there is no /proc
-        return False
-    state = stat.rpartition(")")[2].split()[0]  # the name before it may hold anything
-    return state in "ZX"
-
-
-def _name(found: dict[str, Any], path: Path) -> str:
-    """Say who works on a result."""
-    job = f", job {found['job']}" if found.get("job") else ""
-    seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["updated"])) if found.get("updated") else "unknown"
-    who = f"process {found.get('pid', 'unknown')} on {found.get('host', 'unknown')}{job}"
-    return f"{_AT_WORK} ({who}, last seen {seen}, {path.name})"
+        return f"user {pwd.getpwuid(number).pw_name}"
+    except (KeyError, OverflowError):
+        return f"user {number}"

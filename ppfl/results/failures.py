@@ -19,16 +19,30 @@ import platform
 import signal
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
+from ppfl.results.clock import own_name
 from ppfl.results.exclusive import put_once
 from ppfl.results.layout import failed_path
+from ppfl.results.notes import count, lines, read_note, text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ppfl.results.owner import Owner
 
 TAIL_LINES = 40
+UNREADABLE = "it left a note that cannot be read"
+_LAST_BEATS_SECONDS = 10.0
+"""For so long a claim may be refreshed after the note that one of its ranks has died."""
+_KINDS = {
+    "digest": text, "cell": text, "reason": text, "rank": count, "host": text, "round": count, "when": text,
+    "log_tail": lines,
+}  # fmt: skip
 
 
 def now() -> str:
@@ -80,9 +94,10 @@ def write_failure(result: Path, failure: Failure) -> bool:
     A disk that refuses is no reason to hide the failure itself: then nothing is written.
     """
     path = failed_path(result)
-    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
+    partial = own_name(path, "partial")
+    content = json.dumps(asdict(failure), indent=1, ensure_ascii=False) + "\n"
     try:
-        partial.write_text(json.dumps(asdict(failure), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(content, encoding="utf-8", errors="replace")
         return put_once(partial, path)  # unlike a rename it never replaces
     except OSError:
         return False
@@ -92,29 +107,48 @@ def write_failure(result: Path, failure: Failure) -> bool:
 
 
 def read_failure(result: Path) -> Failure | None:
-    """Return the note; None when there is none, or none that can be read."""
-    try:
-        found: Any = json.loads(failed_path(result).read_text(encoding="utf-8"))
-        known = {entry.name: found[entry.name] for entry in fields(Failure) if entry.name in found}
-        return Failure(**{**known, "log_tail": tuple(known.get("log_tail", ()))})
-    except (OSError, ValueError, TypeError):
+    """Return the note, with what makes sense in it; None when there is none, or none that says anything."""
+    found = read_note(failed_path(result), _KINDS)
+    return _failure(found.said) if found is not None and found.said else None
+
+
+def failure_since(result: Path, owner: Owner | None) -> Failure | None:
+    """Return why the attempt failed that `owner` has claimed; with None, the last attempt. None when it has not failed.
+
+    Whoever begins removes the note of the attempt before, so a note beside a claim is of the same attempt, unless the
+    claim went on to be refreshed.
+    """
+    found = read_note(failed_path(result), _KINDS)
+    if found is None or (owner is not None and owner.modified - found.modified > _LAST_BEATS_SECONDS):
         return None
+    return _failure(found.said)
+
+
+def _failure(said: Mapping[str, Any]) -> Failure:
+    return Failure(**{"digest": "", "reason": UNREADABLE, "host": "", "when": ""} | dict(said))
 
 
 def remove_failure(result: Path) -> None:
     """Remove the note and the logs of ranks; logs are looked for only where there is a note."""
-    if failed_path(result).exists():  # a folder may hold thousands of results, and none of them failed
-        for log in rank_logs(result):
-            log.unlink(missing_ok=True)
-        failed_path(result).unlink(missing_ok=True)
+    note = failed_path(result)
+    if os.path.lexists(note):  # a folder may hold thousands of results, and none of them failed
+        for path in [*rank_logs(result), note]:
+            with suppress(OSError):  # of another user, perhaps: a claim that is newer says that it means nothing
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def write_rank_log(result: Path, failure: Failure) -> None:
-    """Write what one rank left: rank, host, round, reason, and the lines of `log_tail`."""
+    """Write what one rank left: rank, host, round, reason, and the lines of `log_tail`; whole or not at all."""
     done = "before the first round" if failure.round is None else f"after round {failure.round}"
     lines = [f"{failure.when} rank {failure.rank} on {failure.host}, {done}: {failure.reason}", *failure.log_tail]
-    with suppress(OSError):
-        rank_log_path(result, failure.rank).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path = rank_log_path(result, failure.rank)
+    partial = own_name(path, "partial")
+    try:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def rank_log_path(result: Path, rank: int) -> Path:

@@ -12,7 +12,8 @@ summary/     dimensions stage, statistic: one variable a metric
 stages/      dimension stage: what the training of a stage has cost; not in files of version 3
 
 Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
-`.failed.json`, `.checkpoint/`.
+`.failed.json`, `.checkpoint/`. A run that is to be delivered has result, parameters and checkpoint in the folder
+`running` there until it is finished.
 """
 
 from __future__ import annotations
@@ -27,8 +28,15 @@ RUNNING = "running"
 FINISHED = ("complete", "diverged")
 SECONDS_SHARED_BY = "seconds_shared_by"
 """Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
+WORK_FOLDER = "running"
+"""Beside results: where those are computed of which only finished ones may be seen."""
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long belongs to nobody any more."""
+
+
+def apart_path(result: Path) -> Path:
+    """Return where a result is computed that is put to its place when it is finished."""
+    return result.parent / WORK_FOLDER / result.name
 
 
 def shared_path(result: Path) -> Path:

@@ -89,6 +89,11 @@ def has_local(result: Path) -> bool:
     return bool(_local_parts(result))
 
 
+def parameters_of(result: Path) -> list[Path]:
+    """Return the files of parameters that a result has."""
+    return [*_local_parts(result), *([shared_path(result)] if shared_path(result).exists() else [])]
+
+
 def remove_parameters(result: Path, *, also_local: bool) -> None:
     """Remove what an earlier, unfinished run left beside a result that is about to be computed anew.
 

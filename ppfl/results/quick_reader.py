@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
+from ppfl.results.failures import failure_since
 from ppfl.results.hdf5 import NotHDF5Error, check_attributes, opened
-from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING, SECONDS_SHARED_BY, failed_path, running_path
+from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING, SECONDS_SHARED_BY, running_path
+from ppfl.results.owner import read_owner
 from ppfl.results.seal import CHECKSUM, DamagedError, seal_of
 
 Array = npt.NDArray[Any]
@@ -172,23 +173,13 @@ def _without_file(path: Path) -> Outline:
     reason = _failure(path)
     if reason is not None:
         return Outline(FAILED, reason)
-    return Outline(RUNNING if running_path(path).exists() else MISSING)
+    return Outline(RUNNING if os.path.lexists(running_path(path)) else MISSING)
 
 
 def _failure(path: Path) -> str | None:
     """Return why the last attempt failed; None when none did, or when another one has begun since."""
-    note = failed_path(path)
-    try:
-        failed_at = note.stat().st_mtime_ns
-        facts = json.loads(note.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except ValueError:
-        return f"{note.name} cannot be read"
-    with suppress(FileNotFoundError):
-        if running_path(path).stat().st_mtime_ns > failed_at:
-            return None
-    return " ".join(str(facts.get("reason", "no reason given")).split())
+    failure = failure_since(path, read_owner(running_path(path)))
+    return failure.reason if failure is not None else None
 
 
 def _attributes(location: h5py.h5g.GroupID, wanted: Collection[str] | None = None) -> dict[str, Any]:

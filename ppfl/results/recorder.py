@@ -7,7 +7,6 @@ never overwritten; who may write an unfinished one is decided by `ppfl.results.c
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -17,6 +16,7 @@ import numpy as np
 
 from ppfl.core.errors import UserError
 from ppfl.core.whole_file import write_whole
+from ppfl.results.clock import try_to_write
 from ppfl.results.hdf5 import NotHDF5Error
 from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
 from ppfl.results.quick_reader import attributes_of, kind_of
@@ -42,8 +42,7 @@ def prepare(out: Path, digest: str) -> Found:
         raise UserError(f"--out {out}: is a folder; give the name of a file, such as {out / 'result.h5'}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent, buffering=0) as probe:  # it has no name that a kill could leave
-            probe.write(b"\0" * 65536)
+        try_to_write(out.parent)
     except OSError as error:
         raise UserError(f"--out {out}: cannot write into {out.parent}: {error.strerror}") from error
     return look(out, digest)

@@ -30,7 +30,7 @@ def render(survey: Survey) -> RenderableType:
     """Return the counts, and tables of running, failed, stale and stopped runs."""
     parts: list[RenderableType] = [Text(counts_line(survey))]
     shown: tuple[tuple[Kind, tuple[str, ...]], ...] = (
-        ("running", ("run", "round", "rounds/s", "left", "host", "job")),
+        ("running", ("run", "round", "rounds/s", "left", "host", "job", "last seen")),
         ("failed", ("run", "reason", "rank", "round", "host", "when")),
         ("stale", ("run", "round", "host", "job")),
         ("stopped", ("run",)),
@@ -39,6 +39,8 @@ def render(survey: Survey) -> RenderableType:
         runs = [(out, state.facts) for out, state in survey.states.items() if state.kind == kind]
         if not runs:
             continue
+        if not any("last_seen" in facts for _, facts in runs):
+            columns = tuple(column for column in columns if column != "last seen")
         table = Table(*columns, title=kind, title_justify="left", title_style="bold")
         for out, facts in runs[:_MAX_ROWS]:
             row = _row(survey.runs.cells[out] or out.stem, facts)
@@ -52,6 +54,7 @@ def render(survey: Survey) -> RenderableType:
 def _row(name: str, facts: Mapping[str, Any]) -> dict[str, str]:
     row = {column: str(facts[column]) for column in ("host", "job", "rank", "when") if facts.get(column) is not None}
     row["run"] = name
+    row["last seen"] = str(facts.get("last_seen", ""))
     row["reason"] = (str(facts.get("reason", "")).splitlines() or [""])[0]
     if facts.get("round") is not None:
         row["round"] = f"{facts['round']}/{facts['rounds']}" if "rounds" in facts else str(facts["round"])

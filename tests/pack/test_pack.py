@@ -21,9 +21,9 @@ from ppfl.grid import load_cells
 from ppfl.pack.budget import Budget, Phase
 from ppfl.pack.scheduler import Outcome, Task, run_tasks
 from ppfl.progress import Silent
-from ppfl.results.claim import has_ended
 from ppfl.results.failures import read_failure
 from ppfl.results.layout import failed_path
+from ppfl.results.owner import has_ended
 from ppfl.results.reader import open_result
 from tests.mpi.test_same_bits import arrays
 from tests.pack.test_sharing import wait_for

@@ -200,15 +200,15 @@ def test_cores_are_shared_by_the_processes_of_a_host() -> None:
 LOOKS = """
 import sys
 from ppfl.cli import main
-from ppfl.results import states
+from ppfl.results.owner import Clocks
 looks = open(sys.argv[1], "a+", buffering=1)
 
-def is_stale(facts, now):
+def is_stale(self, owner, folder):
     is_second = looks.tell() > 0
     looks.write("stale\\n" if is_second else "fresh\\n")
     return is_second
 
-states.is_stale = is_stale
+Clocks.is_stale = is_stale
 if __name__ == "__main__":
     main(sys.argv[2:])
 """

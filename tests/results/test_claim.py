@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 
+from ppfl.core.errors import UserError
 from ppfl.results import claim as module
 from ppfl.results.claim import Claim, ClaimedError
+from ppfl.results.leftovers import remove_leftovers
+from ppfl.results.owner import Owner
 
 ROOT = Path(__file__).parents[2]
 TAKER = """
@@ -253,7 +256,7 @@ def test_a_live_claim_that_was_taken_by_mistake_is_put_back(out: Path) -> None:
     first = Claim(out, 1, 100)
     second = object.__new__(Claim)
     second.path, second.token = first.path, "second"
-    second._remove("dead")
+    second._remove(Owner(modified=0, user=0, token="dead"))
     first.check()
     first.release()
     assert not list(out.parent.iterdir())
@@ -267,7 +270,7 @@ def test_a_slow_taker_does_not_touch_the_claim_of_a_fast_one(out: Path, monkeypa
     mine = out.with_name("mine")
     mine.touch()
     monkeypatch.setattr(Path, "rename", None)
-    slow._take_over("t", mine)
+    slow._take_over(Owner(modified=0, user=0, token="t"), mine)
     mine.unlink()
     fast.check()
     fast.release()
@@ -290,14 +293,26 @@ def test_takers_wait_for_their_turn(out: Path, monkeypatch: pytest.MonkeyPatch) 
     assert not list(out.parent.iterdir())
 
 
-def test_what_killed_jobs_were_writing_goes_with_their_claim(out: Path) -> None:
+def test_what_killed_jobs_were_writing_goes(out: Path) -> None:
+    """Of this host at once, of others when it is a minute old; what living ones write stays."""
     other_host(out, 61)
-    for name in ("t.partial", "turn"):
-        path = out.with_name(f".r.h5.running.json.{name}")
-        path.touch()
-        os.utime(path, (1, 1))
-    Claim(out, 1, 100).release()
-    assert not list(out.parent.iterdir())
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    here = module.platform.node()
+    dead = f"{here}.{process.pid}"
+    left = [f"running.json.{dead}.{'a' * 16}.partial", f"failed.json.{dead}.partial", "partial", "running.json.turn"]
+    kept = [f"running.json.{here}.{os.getpid()}.{'b' * 16}.partial", f"running.json.elsewhere.1.{'c' * 16}.stale"]
+    for ending in left + kept:
+        out.with_name(f".r.h5.{ending}").touch()
+    os.utime(out.with_name(".r.h5.running.json.turn"), (1, 1))
+    claim = Claim(out, 1, 100)
+    remove_leftovers(out)
+    claim.release()
+    assert {path.name for path in out.parent.iterdir()} == {f".r.h5.{ending}" for ending in kept}
+    for ending in kept:
+        os.utime(out.with_name(f".r.h5.{ending}"), (1, 1))
+    remove_leftovers(out)
+    assert {path.name for path in out.parent.iterdir()} == {f".r.h5.{kept[0]}"}
 
 
 def test_a_damaged_claim_counts_by_its_age(out: Path) -> None:
@@ -306,4 +321,88 @@ def test_a_damaged_claim_counts_by_its_age(out: Path) -> None:
     with pytest.raises(ClaimedError, match="at work"):
         Claim(out, 1, 100)
     os.utime(path, (time.time() - 100,) * 2)
+    Claim(out, 1, 100).release()
+
+
+def test_a_taker_that_was_killed_is_not_waited_for(out: Path, elapsed: list[float]) -> None:
+    other_host(out, 61)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    turn = {"pid": process.pid, "host": module.platform.node(), "token": "killed"}
+    out.with_name(".r.h5.running.json.turn").write_text(json.dumps(turn))
+    Claim(out, 1, 100).release()
+    assert elapsed[0] < 1
+    assert not list(out.parent.iterdir())
+
+
+@pytest.fixture
+def elapsed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make the clock of this process go on by sleeping alone, and nothing sleep really; yield how far it is."""
+    passed = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: passed[0])
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: passed.append(passed.pop() + seconds))
+    return passed
+
+
+def ahead(out: Path, **facts: Any) -> None:
+    """Leave a claim that lies ten days in the future."""
+    other_host(out, -864_000, **facts)
+
+
+def test_a_claim_from_the_future_that_nobody_refreshes_is_taken_over(out: Path, elapsed: list[float]) -> None:
+    ahead(out)
+    claim = Claim(out, 1, 100)
+    assert written(out)["token"] == claim.token
+    assert elapsed[0] >= module.STALE_SECONDS
+    claim.release()
+
+
+def test_a_claim_from_the_future_that_is_refreshed_is_respected(
+    out: Path, elapsed: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead(out)
+
+    def refresh(seconds: float) -> None:
+        elapsed[0] += seconds
+        if elapsed[0] > 30:
+            ahead(out, round=int(elapsed[0]))
+
+    monkeypatch.setattr(module.time, "sleep", refresh)
+    with pytest.raises(ClaimedError, match="elsewhere"):
+        Claim(out, 1, 100)
+    assert written(out)["host"] == "elsewhere"
+
+
+def test_a_dead_claim_that_cannot_be_removed_is_told_in_one_line(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's, in a folder like /tmp."""
+
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    other_host(out, 61)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"running\.json is left of a job that has ended .*belongs to user .*ask its"):
+        Claim(out, 1, 100)
+    assert [path.name for path in out.parent.iterdir()] == ["r.h5.running.json"]
+
+
+def test_the_turn_of_a_dead_taker_that_cannot_be_removed_is_told(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_host(out, 61)
+    turn = out.with_name(".r.h5.running.json.turn")
+    turn.write_text(json.dumps({"pid": 1, "host": "elsewhere", "token": "killed"}))
+    os.utime(turn, (1, 1))
+    unlink = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self == turn:
+            raise PermissionError(1, "Operation not permitted")
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=r"turn is left of a job"):
+        Claim(out, 1, 100)
+
+
+def test_a_restart_count_that_is_no_number_does_no_harm(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "abc")
     Claim(out, 1, 100).release()

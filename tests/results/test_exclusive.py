@@ -16,6 +16,7 @@ from ppfl.results.claim import Claim, ClaimedError
 from ppfl.results.exclusive import put_once
 from ppfl.results.failures import Failure, read_failure, write_failure
 from ppfl.results.layout import running_path
+from ppfl.results.owner import Owner
 
 
 @pytest.fixture(params=["links", "EPERM", "EOPNOTSUPP", "ENOSYS"])
@@ -95,7 +96,7 @@ def test_claims(links: str, tmp_path: Path) -> None:
         Claim(out, 1, 100)
     second = object.__new__(Claim)
     second.path, second.token = claim.path, "second"
-    second._remove("dead")  # by mistake: it is put back
+    second._remove(Owner(modified=0, user=0, token="dead"))  # by mistake: it is put back
     claim.check()
     claim.release()
     assert not list(tmp_path.iterdir())

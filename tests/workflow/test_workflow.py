@@ -13,7 +13,12 @@ import pytest
 import yaml
 
 from ppfl.analysis.sources import results_at
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.config import load
+from ppfl.experiment import Caller, run
 from ppfl.grid import load_cells
+from ppfl.progress import Silent
+from ppfl.results.states import state_of
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ROOT / "configs" / "test" / "workflow.yaml"
@@ -74,6 +79,31 @@ def test_only_what_is_missing_is_done_again(finished: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert lost.exists()
     assert kept == {path: path.stat().st_mtime_ns for path in kept}
+
+
+def test_what_a_run_by_hand_has_left_goes_on_and_what_it_has_finished_stays(tmp_path: Path) -> None:
+    """The workflow was planned before; also when its job fails."""
+    grid = tmp_path / "grid.yaml"
+    base = yaml.safe_load((ROOT / "configs" / "test" / "quadratic.yaml").read_text(encoding="utf-8"))
+    grid.write_text(yaml.safe_dump({key: value for key, value in base.items() if key != "grid"} | {"name": "hand"}))
+    (digest,) = load_cells(grid)
+    (tmp_path / "workflow.yaml").write_text(yaml.safe_dump({"experiments": [str(grid)], "ranks": 1}))
+    out = tmp_path / "results" / "hand" / f"{digest}.h5"
+    stopped = Caller(wants_stop=lambda: True)
+    assert run(load(grid), out, Silent(), SoloCommunicator(), caller=stopped) == "stopped"
+    assert out.exists()
+    target = f"results/hand/{digest}.h5"
+    done = snakemake(tmp_path, "--cores", "1", "--configfile", str(tmp_path / "workflow.yaml"), target)
+    log = (tmp_path / "logs" / "hand" / f"{digest}.log").read_text(encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr + log
+    assert "goes on at round" in log
+    there = out.stat()
+    assert state_of(out).kind == "done"
+    forced = ["--cores", "1", "--configfile", str(tmp_path / "workflow.yaml"), "--forcerun", "experiment", target]
+    assert snakemake(tmp_path, *forced).returncode == 0
+    grid.write_text("rounds: none")
+    assert snakemake(tmp_path, *forced).returncode != 0
+    assert (out.stat().st_ino, out.stat().st_mtime_ns) == (there.st_ino, there.st_mtime_ns)
 
 
 def test_experiments_of_many_small_runs_are_packed(tmp_path: Path) -> None:
