@@ -27,6 +27,8 @@ from ppfl.results.failures import Failure, remove_failure, write_failure, write_
 from ppfl.results.layout import checkpoint_path
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
 from ppfl.results.recorder import Recorder, look, prepare
+from ppfl.results.stop_requests import RunRequests, forget_run
+from ppfl.stopping import ON_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +58,8 @@ class Caller:
     cell: str = ""
     """What varies in a grid, in words, for the note of a failure."""
     wants_stop: Callable[[], bool] = lambda: False
-    """Asked on every rank after every round; when any rank says yes, all save the state and stop."""
+    """Asked on every rank after every round; when any rank says yes, all save the state and stop. So they do when the
+    run is asked to by a file beside its result."""
     told: Callable[[int], None] = lambda done: None
     """Called on every rank with the number of rounds done: 0 when the run is this job's own, then after every round."""
 
@@ -71,7 +74,8 @@ def run(
 ) -> str:
     """Run one experiment to the file `out`, from its checkpoint where there is one. Collective.
 
-    Returns "complete", "diverged", "already done", or "stopped" when the caller wanted it: everything is saved then.
+    Returns "complete", "diverged", "already done", "stopped" when the caller or a request with `requeue` wanted it, or
+    "stopped on request", not to go on by itself (`ppfl.results.stop_requests`): everything is saved then.
     Default communicator: all ranks that the launcher started. `build_problem` may return a problem that it built
     earlier from the same arguments.
 
@@ -85,7 +89,8 @@ def run(
         if on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "") == "already done":
             return "already done"
         place.told(0)
-        return _compute(place, progress, communicator, build_problem, caller)
+        status = _compute(place, progress, communicator, build_problem)
+        return on_first_rank(communicator, lambda: place.stopped_as) if status == "stopped" else status
     except BaseException as error:
         place.note(error, communicator.rank)
         raise
@@ -105,6 +110,7 @@ class Place:
         self.is_unfinished = False
         self._num_ranks = num_ranks
         self._caller = caller
+        self._requests: RunRequests | None = None
 
     def enter(self) -> str:
         """Claim the result unless it is finished. Called on rank 0."""
@@ -112,16 +118,28 @@ class Place:
         found = prepare(out, config.digest)
         if found != "already done":
             self.claim = Claim(out, self._num_ranks, config.rounds)
+            self._requests = RunRequests(out, self.claim.token)
             found = look(out, config.digest)  # whoever had it may have finished it meanwhile
         self.is_unfinished = found == "unfinished"
         if found != "already done":
             remove_failure(out)
+            forget_run(out)
             remove_parameters(out, also_local=config.save.local)
         elif config.save.local and not has_local(out):
             raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
         elif checkpoint_path(out).exists():  # whoever completed it was killed right after
             shutil.rmtree(checkpoint_path(out), ignore_errors=True)
         return found
+
+    def wants_stop(self) -> bool:
+        """Say whether the caller, or somebody by a file beside the result, wants the run to stop."""
+        return self._caller.wants_stop() or (self._requests is not None and self._requests())
+
+    @property
+    def stopped_as(self) -> str:
+        """Say in which way the run was stopped. Asked on rank 0."""
+        request = self._requests.found if self._requests is not None else None
+        return ON_REQUEST if request is not None and not request.requeue else "stopped"
 
     def told(self, round: int) -> None:
         """Note how far the run is, for whoever asks."""
@@ -155,9 +173,7 @@ class Place:
             self.claim.release()
 
 
-def _compute(
-    place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem, caller: Caller
-) -> str:
+def _compute(place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
     config, out = place.config, place.out
     setup = build(config, communicator, build_problem)
     recorder = open_recorder(place, setup) if communicator.rank == 0 else None
@@ -167,7 +183,7 @@ def _compute(
         "clients_per_chunk": setup.clients_per_chunk,
     }
     checkpoints = Checkpoints(out, identity, communicator)
-    keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, caller.wants_stop, place.told, place.check)
+    keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, place.wants_stop, place.told, place.check)
     engine = open_engine(setup, keeper)
     first = keeper.resume(engine)
     if place.is_unfinished and not first:
@@ -186,6 +202,7 @@ def _compute(
         complete(config, out, setup, engine, score_stages(setup, engine.group, engine.server), recorder)
         if communicator.rank == 0:
             remove_failure(out)
+            forget_run(out)
             checkpoints.remove()
     progress.finish(engine.status, out)
     return engine.status

@@ -9,7 +9,6 @@ import click
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.deferred import defer_torch
 from ppfl.launcher import launched_as
-from ppfl.stopping import STOPPED
 
 
 @click.command()
@@ -29,6 +28,11 @@ from ppfl.stopping import STOPPED
 )
 @click.option("--part", metavar="K/N", help="Take the runs K, K + N, K + 2N, … of the grid, for job arrays.")
 @click.option(
+    "--no-wait",
+    is_flag=True,
+    help="End when no run is free, though others may still be at work on some: for job arrays.",
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
@@ -47,6 +51,7 @@ def pack(
     overrides: tuple[str, ...],
     jobs: int | None,
     part: str | None,
+    no_wait: bool,
     time_limit: float | None,
     ranks_per_run: int,
 ) -> int:
@@ -54,8 +59,9 @@ def pack(
 
     Several packs may share a grid: start it on all hosts of an allocation, e.g. by srun or mpiexec. What is complete
     is not repeated, a diverged run is a result like any other, and a run that fails leaves <digest>.h5.failed.json and
-    does not touch the others. Exit code: 0 all runs have ended, 1 some of them failed, 75 stopped before the end (by
-    SIGTERM, SIGUSR1 or the time limit); start it again to continue. docs/packs.md
+    does not touch the others. Exit code: 0 all runs have ended, 1 some of them failed, 2 a mistake in the configuration
+    or the command, 75 stopped before the end (by SIGTERM, SIGUSR1 or the time limit), 76 stopped by `ppfl stop`; start
+    it again to continue. docs/packs.md
     """
     defer_torch()
     from ppfl.core.errors import UserError
@@ -82,7 +88,8 @@ def pack(
         budget,
         launched,
         ONE_RANK if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run),
+        waits=not no_wait,
     )
     counts = packed.counts
     click.echo(f"{who}{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
-    return STOPPED if packed.is_unfinished else 1 if counts["failed"] else 0
+    return packed.exit_code

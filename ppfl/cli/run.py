@@ -10,7 +10,7 @@ import click
 from ppfl.cli.group import end_together
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.launcher import launched_as
-from ppfl.stopping import STOPPED, StopSignals
+from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
 
 if TYPE_CHECKING:
     from ppfl.config import Config
@@ -32,7 +32,11 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | 
 
     Of a file with a grid, --cell says which run; `ppfl grid CONFIG` lists them. A complete result of the same run ends
     the command with "already done", an unfinished one goes on from its last checkpoint, and that of another run is an
-    error. SIGUSR1 and SIGTERM save the state and end the command with exit code 75: start it again to continue.
+    error. SIGUSR1 and SIGTERM save the state and end the command with exit code 75, `ppfl stop` with 76: start it again
+    to continue.
+
+    Exit codes: 0 done or already done, 1 or that of a signal a failure, 2 a mistake in the configuration or the command
+    or another job at work on the run, 75 stopped by a signal with everything saved, 76 stopped by `ppfl stop`.
     """
     from ppfl.supervisor import Report, fork_rank
 
@@ -61,8 +65,9 @@ def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Rep
     finally:
         if isinstance(progress, Bar):
             progress.close()
-    if status == "stopped":
-        return end_together(STOPPED, f"stopped at round {report.round} of {config.rounds}; start again to continue")
+    if status in ("stopped", ON_REQUEST):
+        code = STOPPED_ON_REQUEST if status == ON_REQUEST else STOPPED
+        return end_together(code, f"{status} at round {report.round} of {config.rounds}; start again to continue")
     if rank == 0:
         click.echo(f"{status}: {out}")
     return 0

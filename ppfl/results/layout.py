@@ -11,7 +11,8 @@ arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seco
 summary/     dimensions stage, statistic: one variable a metric
 
 Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
-`.failed.json`, `.checkpoint/`.
+`.failed.json`, `.checkpoint/` and, when it was asked to stop, `.stop.json`. `logs/<name>/try-<n>.log` in the folder of the result has
+what every attempt said.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
+WORKFLOW_FOLDER = "running"
+"""Where the workflow has results, below their folder, until they are complete."""
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long belongs to nobody any more."""
 
@@ -46,3 +49,23 @@ def failed_path(result: Path) -> Path:
 def checkpoint_path(result: Path) -> Path:
     """Return the folder of a run's checkpoints."""
     return result.with_name(f"{result.name}.checkpoint")
+
+
+def stop_path(result: Path) -> Path:
+    """Return where somebody asks the job that has a result to stop."""
+    return result.with_name(f"{result.name}.stop.json")
+
+
+def packs_stop_path(folder: Path) -> Path:
+    """Return where somebody asks the packs that work in a folder to stop."""
+    return folder / "packs.stop.json"
+
+
+def final_folder(result: Path) -> Path:
+    """Return the folder that a result ends up in: the workflow computes in one below it."""
+    return result.parent.parent if result.parent.name == WORKFLOW_FOLDER else result.parent
+
+
+def log_folder(result: Path) -> Path:
+    """Return the folder of the logs of a run, one an attempt."""
+    return final_folder(result) / "logs" / result.stem
