@@ -1,6 +1,7 @@
 """The command line: the only place that parses arguments; one file a command.
 
-Exit codes: 0 done or already done, 2 a mistake that the user can correct, 1 a failure of the program.
+Exit codes: 0 done or already done, 2 a mistake that the user can correct, 1 a failure of the program, 75 and 76 stopped
+with everything saved (`ppfl.stopping`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ppfl.cli.plot import plot
 from ppfl.cli.run import run
 from ppfl.cli.show import show
 from ppfl.cli.status import status
+from ppfl.cli.stop import stop
 from ppfl.cli.submit import submit
 from ppfl.cli.table import table
 
@@ -35,9 +37,10 @@ def main() -> None:
     CONFIG is a YAML file with one run or with a grid of runs. A result is an HDF5 file named by the digest of the
     configuration; a run that has a complete result is not repeated.
 
-    Exit codes: 0 done or already done, 2 a mistake in the configuration or the command, 1 a failure of the program.
+    Exit codes: 0 done or already done, 2 a mistake in the configuration or the command, 1 a failure of the program,
+    75 stopped by a signal with everything saved, 76 the same by `ppfl stop`.
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, submit, grid, status, show, collect, table, plot, diagnose, doctor):
+for _command in (run, pack, submit, grid, status, stop, show, collect, table, plot, diagnose, doctor):
     main.add_command(_command)

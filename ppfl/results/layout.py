@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
+RESULT_SUFFIX = ".h5"
 WORKFLOW_FOLDER = "running"
 """Where the workflow has results, below their folder, until they are complete."""
 STALE_SECONDS = 60.0
@@ -56,9 +57,9 @@ def stop_path(result: Path) -> Path:
     return result.with_name(f"{result.name}.stop.json")
 
 
-def packs_stop_path(folder: Path) -> Path:
-    """Return where somebody asks the packs that work in a folder to stop."""
-    return folder / "packs.stop.json"
+def packs_stop_path(folder: Path, job: str = "") -> Path:
+    """Return where somebody asks the packs that work in a folder to stop: all of them, or those of a Slurm job."""
+    return folder / (f"packs-{job}.stop.json" if job else "packs.stop.json")
 
 
 def final_folder(result: Path) -> Path:

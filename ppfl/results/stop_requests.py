@@ -10,6 +10,7 @@ packs is addressed to those that began before it. So nobody has to take a reques
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,12 @@ def ask_run(result: Path, *, token: str, job: str, requeue: bool) -> None:
     _write(stop_path(result), StopRequest(requeue=requeue, token=token, job=job, when=now()))
 
 
-def ask_packs(folder: Path, *, requeue: bool) -> None:
-    """Ask the packs that work in a folder now to stop. Raises UserError when the file cannot be written."""
-    _write(packs_stop_path(folder), StopRequest(requeue=requeue, when=now()))
+def ask_packs(folder: Path, *, requeue: bool, job: str = "") -> None:
+    """Ask the packs that work in a folder now to stop, all of them or those of a Slurm job.
+
+    Raises UserError when the file cannot be written.
+    """
+    _write(packs_stop_path(folder, job), StopRequest(requeue=requeue, job=job, when=now()))
 
 
 def request_for(result: Path) -> StopRequest | None:
@@ -82,26 +86,29 @@ class PackRequests:
 
     def __init__(self, folder: Path, began_at: float) -> None:
         self.found: StopRequest | None = None
-        self._path = packs_stop_path(folder)
+        job = os.environ.get("SLURM_JOB_ID", "")
+        self._paths = {packs_stop_path(folder), packs_stop_path(folder, job)}
         self._began_at = began_at
         self._looked_at = float("-inf")
-        written_at = self._written_at()
-        if written_at is not None and written_at < began_at - _FORGOTTEN_SECONDS:
-            self._path.unlink(missing_ok=True)
+        for path in self._paths:
+            if _written_at(path) < began_at - _FORGOTTEN_SECONDS:
+                path.unlink(missing_ok=True)
 
     def __call__(self) -> bool:
         """Look, at most once a second."""
         if self.found is None and time.monotonic() - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = time.monotonic()
-            written_at = self._written_at()
-            self.found = _read(self._path) if written_at is not None and written_at >= self._began_at else None
+            recent = (_read(path) for path in self._paths if _written_at(path) >= self._began_at)
+            self.found = next((request for request in recent if request is not None), None)
         return self.found is not None
 
-    def _written_at(self) -> float | None:
-        try:
-            return self._path.stat().st_mtime
-        except OSError:
-            return None
+
+def _written_at(path: Path) -> float:
+    """Return when a file was written; -1 when there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return -1.0
 
 
 def _write(path: Path, request: StopRequest) -> None:
