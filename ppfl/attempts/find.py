@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from ppfl.core.errors import UserError
 from ppfl.grid import choose_cell, load_cells
 from ppfl.results.layout import RESULT_SUFFIX, WORKFLOW_FOLDER, final_folder
-from ppfl.results.states import results_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _JOB = re.compile(r"\d+(_\d+)?")
 _ASK_SECONDS = 30
 _DEPTH = 4
-"""Folders below that of a job in which its results are looked for."""
+"""How far below a folder results are looked for."""
 _CLAIM = ".running.json"
 
 
@@ -46,14 +45,12 @@ def is_job(target: str) -> bool:
 
 
 def jobs(number: str) -> list[Job]:
-    """Return what is in the queue of a job: several entries for an array. Raises UserError when Slurm cannot be asked."""
+    """Return what squeue knows of a job: several entries for an array. Raises UserError when it cannot be asked."""
     command = ["squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%A|%T|%Z"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
     except FileNotFoundError as error:
-        raise UserError(
-            f"{number}: no squeue here to ask for a job; give a result, a folder or a configuration"
-        ) from error
+        raise UserError(f"{number}: no squeue here to ask; give a result, a folder or a configuration") from error
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{number}: Slurm does not answer: squeue said nothing for {_ASK_SECONDS} s") from error
     rows = [line.split("|", 2) for line in asked.stdout.splitlines() if line.count("|") >= 2]
@@ -64,8 +61,7 @@ def jobs(number: str) -> list[Job]:
 
 def results_of_job(job: Job) -> list[Path]:
     """Return the results that a job has claims on, in the folder where it was submitted and not far below."""
-    return sorted(claim.with_name(claim.name.removesuffix(_CLAIM)) for claim in _claims(job.folder, _DEPTH)
-                  if _job_of(claim) == job.id)  # fmt: skip
+    return sorted(_result_of(claim) for claim in _claims(job.folder, _DEPTH) if _job_of(claim) == job.id)
 
 
 @dataclass(frozen=True)
@@ -94,8 +90,8 @@ def find(target: Path, overrides: Sequence[str] = (), cell: str | None = None, r
 
 
 def _in_folder(folder: Path) -> Meant:
-    below = folder / WORKFLOW_FOLDER
-    return Meant((*results_in(folder), *(results_in(below) if below.is_dir() else ())), (folder,))
+    results = sorted(map(_result_of, _claims(folder, _DEPTH)))
+    return Meant(tuple(results), tuple(dict.fromkeys((folder, *(result.parent for result in results)))))
 
 
 def _places(result: Path) -> Iterator[Path]:
@@ -116,6 +112,10 @@ def _claims(folder: Path, depth: int) -> Iterator[Path]:
             yield Path(entry.path)
         elif depth and not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
             yield from _claims(Path(entry.path), depth - 1)
+
+
+def _result_of(claim: Path) -> Path:
+    return claim.with_name(claim.name.removesuffix(_CLAIM))
 
 
 def _job_of(claim: Path) -> str:

@@ -81,8 +81,8 @@ def pack(
     """Run every cell to `<folder>/<digest>.h5`.
 
     A failed run leaves `<digest>.h5.failed.json`, which a later success removes. Other packs may be at work in the same
-    folder, also the other processes of a launcher: they share the runs, and each ends when all runs have ended, or, when
-    it does not wait, when no run is free. `tell` is given lines of progress. Raises UserError for a folder that cannot
+    folder, also the other processes of a launcher: they share the runs, and each ends when all runs have ended, or,
+    unless it waits, when no run is free. `tell` is given lines of progress. Raises UserError for a folder that cannot
     be made.
     """
     try:

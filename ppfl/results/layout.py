@@ -11,8 +11,8 @@ arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seco
 summary/     dimensions stage, statistic: one variable a metric
 
 Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
-`.failed.json`, `.checkpoint/` and, when it was asked to stop, `.stop.json`. `logs/<name>/try-<n>.log` in the folder of the result has
-what every attempt said.
+`.failed.json`, `.checkpoint/` and, when it was asked to stop, `.stop.json`. In the folder of the result
+`logs/<name>/try-<n>.log` has what each attempt said.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Requests to stop, as files: `<result>.stop.json` for one run, `packs.stop.json` in a folder for the packs in it.
 
-A signal would have to know the host, the batch system and what stands between it and the ranks; a file beside the result
-reaches a run wherever it is. Rank 0 looks for it once a second, and the ranks agree on the rest as after a signal.
+A signal would have to know the host, the batch system and what stands between it and the ranks; a file beside the
+result reaches a run wherever it is. Rank 0 looks for it once a second, and the ranks agree as they do after a signal.
 
 A request for a run is addressed to one attempt, by the token of its claim: the next attempt does not heed it. One for
 packs is addressed to those that began before it. So nobody has to take a request back.
