@@ -91,7 +91,8 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
     What waits in the queue has nothing to save and is cancelled, unless the job is to go on later. Raises UserError for
     a job that is not there.
     """
-    if not jobs(number):
+    known = jobs(number)
+    if not known:
         raise UserError(f"{number}: no such job in the queue; squeue --me lists yours")
     stopping = Stopping(requeue, tell)
     deadline = time.monotonic() + seconds
@@ -113,7 +114,9 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
         time.sleep(_LOOK_SECONDS)
     for folder, job in packs if not running else ():
         packs_stop_path(folder, job).unlink(missing_ok=True)
-    if running and not stopping.num_asked:
+    if not any(job.is_running or job.state == "PENDING" for job in known):
+        tell(f"job {number}: has ended, {known[0].state}")
+    elif running and not stopping.num_asked:
         tell(f"job {number}: computes no run that is known in {running[0].folder}; give a result or a folder instead")
     return _told_open(stopping, tell) and not running
 

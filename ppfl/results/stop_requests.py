@@ -89,15 +89,13 @@ class PackRequests:
         job = os.environ.get("SLURM_JOB_ID", "")
         self._paths = {packs_stop_path(folder), packs_stop_path(folder, job)}
         self._began_at = began_at
-        self._looked_at = float("-inf")
         for path in self._paths:
             if _written_at(path) < began_at - _FORGOTTEN_SECONDS:
                 path.unlink(missing_ok=True)
 
     def __call__(self) -> bool:
-        """Look, at most once a second."""
-        if self.found is None and time.monotonic() - self._looked_at >= _LOOK_SECONDS:
-            self._looked_at = time.monotonic()
+        """Look. Each time, since a run that was asked to stop may be over before the pack that is to begin no other."""
+        if self.found is None:
             recent = (_read(path) for path in self._paths if _written_at(path) >= self._began_at)
             self.found = next((request for request in recent if request is not None), None)
         return self.found is not None
