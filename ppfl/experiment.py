@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,10 @@ from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
 from ppfl.engine.synchronous import Synchronous
+from ppfl.gpus_in_vain import in_vain
 from ppfl.keeper import CheckpointKeeper
 from ppfl.launcher import open_communicator
+from ppfl.progress import Both, Lines, WarningsTo
 from ppfl.provenance import describe_process, now
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.claim import Claim
@@ -27,6 +31,7 @@ from ppfl.results.failures import Failure, remove_failure, write_failure, write_
 from ppfl.results.layout import checkpoint_path
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
 from ppfl.results.recorder import Recorder, look, prepare
+from ppfl.results.run_log import RunLog
 from ppfl.results.stop_requests import RunRequests, forget_run
 from ppfl.stopping import ON_REQUEST
 
@@ -89,7 +94,12 @@ def run(
         if on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "") == "already done":
             return "already done"
         place.told(0)
-        status = _compute(place, progress, communicator, build_problem)
+        with ExitStack() as stack:
+            if communicator.rank == 0:
+                log = place.open_log()
+                stack.enter_context(WarningsTo(log))
+                progress = Both(progress, Lines(log))
+            status = _compute(place, progress, communicator, build_problem)
         return on_first_rank(communicator, lambda: place.stopped_as) if status == "stopped" else status
     except BaseException as error:
         place.note(error, communicator.rank)
@@ -111,6 +121,7 @@ class Place:
         self._num_ranks = num_ranks
         self._caller = caller
         self._requests: RunRequests | None = None
+        self.log: RunLog | None = None
 
     def enter(self) -> str:
         """Claim the result unless it is finished. Called on rank 0."""
@@ -130,6 +141,19 @@ class Place:
         elif checkpoint_path(out).exists():  # whoever completed it was killed right after
             shutil.rmtree(checkpoint_path(out), ignore_errors=True)
         return found
+
+    def open_log(self) -> RunLog:
+        """Begin the log of this attempt with what it is. Called on rank 0 when the result is this job's own."""
+        facts, cell = describe_process(), f" ({self._caller.cell})" if self._caller.cell else ""
+        job = f", job {facts['slurm_job_id']}" if facts.get("slurm_job_id") else ""
+        self.log = RunLog(self.out)
+        lines = [
+            *([f"warning: {vain}"] if (vain := in_vain(self.config.engine.device)) else []),
+            f"try {self.log.number} at {self.config.digest}{cell}, {now()}",
+            f"{self._num_ranks} rank(s), process {os.getpid()} on {facts['host']}{job}, ppfl {facts['version_ppfl']}",
+        ]
+        self.log.write("".join(f"ppfl: {line}\n" for line in lines))
+        return self.log
 
     def wants_stop(self) -> bool:
         """Say whether the caller, or somebody by a file beside the result, wants the run to stop."""
@@ -166,9 +190,13 @@ class Place:
             failure = Failure.of(error, self.config.digest, cell=self._caller.cell, rank=rank, round=self.round)
             write_rank_log(self.out, failure)
             write_failure(self.out, failure)
+            if self.log is not None:
+                self.log.write("\n".join([f"ppfl: failed: {failure.reason}", *failure.log_tail, ""]))
 
     def leave(self) -> None:
         """Let other jobs have the result."""
+        if self.log is not None:
+            self.log.close()
         if self.claim is not None:
             self.claim.release()
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _JOB = re.compile(r"\d+(_\d+)?")
+_DIGEST = re.compile(r"[0-9a-f]+")
+_MAX_LISTED = 5
 _ASK_SECONDS = 30
 _DEPTH = 4
 """How far below a folder results are looked for."""
@@ -87,6 +89,27 @@ def find(target: Path, overrides: Sequence[str] = (), cell: str | None = None, r
     cells = load_cells(target, overrides)
     folder = results or next(iter(cells.values())).config.default_out().parent
     return Meant(tuple(place for digest in cells for place in _places(folder / f"{digest}.h5")), (folder,))
+
+
+def one_run(run: str, overrides: Sequence[str], cell: str | None, results: Path | None) -> tuple[Path, ...]:
+    """Return where the result of one run may be computed, its own place first.
+
+    `run` is a result, a configuration file, or the beginning of a digest: then its logs are looked for in `results`, or
+    below the folder `results`. Raises UserError when it is none of these, or several.
+    """
+    path = Path(run)
+    if path.suffix == RESULT_SUFFIX:
+        return find(path, overrides, cell, results).results
+    if path.is_file() or _DIGEST.fullmatch(run) is None:
+        digest = choose_cell(path, overrides, cell).digest
+        return find(path, overrides, digest, results).results
+    folders = [results] if results is not None else sorted(Path("results").glob("*"))
+    logs = [log for folder in folders for log in sorted((folder / "logs").glob(f"{run}*"))]
+    if len(logs) != 1:
+        found = f"several runs: {', '.join(map(str, logs[:_MAX_LISTED]))}" if logs else "no log of such a run"
+        where = results or "results"
+        raise UserError(f"{run}: {found} in {where}; give a result, a configuration or a digest, and --results")
+    return tuple(_places(logs[0].parent.parent / f"{logs[0].name}{RESULT_SUFFIX}"))
 
 
 def _in_folder(folder: Path) -> Meant:

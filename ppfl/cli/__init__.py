@@ -14,6 +14,7 @@ from ppfl.cli.diagnose import diagnose
 from ppfl.cli.doctor import doctor
 from ppfl.cli.grid import grid
 from ppfl.cli.group import Commands
+from ppfl.cli.log import log
 from ppfl.cli.pack import pack
 from ppfl.cli.plot import plot
 from ppfl.cli.run import run
@@ -42,5 +43,5 @@ def main() -> None:
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, submit, grid, status, stop, show, collect, table, plot, diagnose, doctor):
+for _command in (run, pack, submit, grid, status, stop, log, show, collect, table, plot, diagnose, doctor):
     main.add_command(_command)

@@ -65,6 +65,7 @@ def pack(
     """
     defer_torch()
     from ppfl.core.errors import UserError
+    from ppfl.gpus_in_vain import in_vain
     from ppfl.grid import load_cells
     from ppfl.pack.board import ONE_RANK
     from ppfl.pack.budget import Budget, seconds_left_of_job
@@ -76,7 +77,10 @@ def pack(
     if ranks_per_run > 1 and launched.size != 1:
         raise UserError("--ranks-per-run: starts ranks itself: start one pack, without mpiexec or srun")
     cells = load_cells(config, overrides)
-    folder = out or next(iter(cells.values())).config.default_out().parent
+    first = next(iter(cells.values())).config
+    if launched.rank == 0 and (vain := in_vain(first.engine.device)):
+        click.echo(f"ppfl: warning: {vain}", err=True)
+    folder = out or first.default_out().parent
     limits = [limit for limit in (time_limit, seconds_left_of_job()) if limit is not None]
     budget = Budget(min(limits, default=None))
     who = f"pack {launched.rank}: " if launched.size != 1 else ""

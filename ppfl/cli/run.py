@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,10 +56,13 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], cell: str | 
 def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report) -> int:
     from ppfl.experiment import Caller
     from ppfl.experiment import run as run_experiment
+    from ppfl.gpus_in_vain import in_vain
     from ppfl.progress import Bar, choose_progress, show_warnings
 
     rank = launched_as().rank
     show_warnings(rank)
+    if vain := in_vain(config.engine.device):
+        logging.getLogger("ppfl").warning(vain)
     progress = choose_progress(rank)
     try:
         status = run_experiment(config, out, progress, caller=Caller(varying, stop, report.told))

@@ -1,13 +1,16 @@
 # Slurm's signals reach the steps of the job, which are the ranks, and not the Snakemake around them.
 SLURM_OPTIONS = "--signal=USR1@60 --open-mode=append" + " --gpus-per-task=1" * config["gpus"]
 
+if config["gpus"] and torch_without_gpus():
+    logger.warning(f"gpus: true, and runs would compute on the CPU: {without(torch_without_gpus())}")
+
 
 rule experiment:
     """One run of a grid, on several MPI ranks."""
     output:
         "results/{experiment}/{digest}.h5",
     message:
-        "{wildcards.experiment}: run {wildcards.digest}"
+        "{wildcards.experiment}: run {wildcards.digest}, shown by: ppfl log results/{wildcards.experiment}/{wildcards.digest}.h5"
     log:
         "logs/{experiment}/{digest}.log",
     params:
