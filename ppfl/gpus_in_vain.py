@@ -20,7 +20,7 @@ _VERSION = re.compile(r"^__version__ *= *['\"](.+)['\"]", re.MULTILINE)
 def torch_without_gpus() -> str:
     """Return the version of a torch that was built without CUDA and HIP; "" for another, or when none is found."""
     try:
-        text = metadata.distribution("torch").locate_file("torch/version.py").read_text()  # type: ignore[attr-defined]
+        text = metadata.distribution("torch").locate_file("torch/version.py").read_text()
     except (metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         return ""
     version = _VERSION.search(text)

@@ -56,7 +56,12 @@ class Jobs:
     def stop(self, kind: str, *target: str) -> None:
         """Stop all that a job is at, once so much of it computes as can."""
         num_runs = 2 if kind in ("array", "packed", "pack") else 1
-        wait_for(lambda: len(self.claims(kind)) == num_runs, f"runs of {kind}", PATIENCE_SECONDS)
+
+        def computes() -> bool:
+            assert self.snakemake.poll() is None, self.snakemake.communicate()[0]
+            return len(self.claims(kind)) == num_runs
+
+        wait_for(computes, f"runs of {kind}", PATIENCE_SECONDS)
         self.told[kind] = self.cluster.ask("ppfl", "stop", *target, cwd=self.folder)
 
     def checkpoints(self, kind: str) -> list[Path]:
