@@ -89,7 +89,8 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot make this folder: {error.strerror}") from error
-    beginning = launched.rank / launched.size if (launched.size or 1) > 1 else place_in_array()
+    size = launched.size or 1
+    beginning = launched.rank / size if size > 1 else place_in_array()
     board = Board(cells, folder, jobs, beginning, way, waits=waits, began_at=beginning_of_array())
     requests = PackRequests(folder, board.began_at)
     budget.heed(requests)

@@ -37,7 +37,7 @@ class Jobs:
             "sbatch": self.sbatch("slurm/run.sbatch", "run.yaml", *named("sbatch")),
             "array": self.sbatch("--array=1-3:2", "slurm/grid.sbatch", "grid.yaml", *named("array")),
         }  # fmt: skip
-        packs = {"experiments": ["pack"], "runs": 2, "cores": 2, "minutes": 60, "restarts": 1}
+        packs = {"experiments": ["pack"], "runs": 2, "cores": 2, "minutes": 60, "restarts": 0}
         files = [str(folder / "experiment.yaml"), str(folder / "pack.yaml")]
         targets = ("results/figures/experiment.svg", "results/figures/pack.svg")
         self.snakemake = subprocess.Popen(
@@ -108,14 +108,20 @@ def test_the_job_ends_and_does_not_come_back(jobs: Jobs, kind: str) -> None:
         assert "goes back to the queue" not in jobs.cluster.output_of(job)
 
 
-def test_snakemake_ends_without_starting_them_again(jobs: Jobs) -> None:
-    said, _ = jobs.snakemake.communicate(timeout=PATIENCE_SECONDS)
-    assert jobs.snakemake.returncode == 1, said
-    numbers = {path.stem for path in (jobs.folder / "logs" / "slurm" / "rule_experiment").rglob("*.log")}
-    (number,) = numbers
-    assert (jobs.cluster.state(number), jobs.cluster.fact(number, "Restarts")) == ("FAILED", "0")
-    assert len(jobs.checkpoints("pack")) == 2
-    assert not jobs.claims("pack")
+@pytest.mark.parametrize("kind", ["experiment", "pack"])
+def test_a_job_of_snakemake_ends_and_does_not_come_back(jobs: Jobs, kind: str) -> None:
+    (number,) = {path.stem for path in (jobs.folder / "logs" / "slurm" / f"rule_{kind}").rglob("*.log")}
+    jobs.cluster.wait_for_state(number, "FAILED")
+    assert jobs.cluster.fact(number, "Restarts") == "0"
+    assert jobs.cluster.fact(number, "JobName").startswith("ppfl_")
+    assert jobs.cluster.fact(number, "Comment").startswith(f"rule_{kind}_wildcards_{kind}_")
+
+
+def test_the_log_of_a_run_is_its_own(jobs: Jobs) -> None:
+    """Snakemake removes what it calls logs before a job; where that file was is nothing that a run writes to."""
+    (log,) = (jobs.folder / "results" / "experiment" / "logs").rglob("try-*.log")
+    assert jobs.cluster.ask("ppfl", "log", "experiment.yaml", cwd=jobs.folder) == log.read_text().strip()
+    assert "stopped after" in log.read_text()
 
 
 def test_a_job_that_is_to_go_on_later_does(cluster: Cluster, tmp_path: Path) -> None:
