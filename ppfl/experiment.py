@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,10 @@ from ppfl.engine.client_store import describe
 from ppfl.engine.costs import StageCosts
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
 from ppfl.engine.synchronous import Synchronous
+from ppfl.gpus_in_vain import in_vain
 from ppfl.keeper import CheckpointKeeper
 from ppfl.launcher import open_communicator
+from ppfl.progress import Both, Lines, WarningsTo
 from ppfl.provenance import describe_process, now
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.claim import Claim, ClaimedError
@@ -31,6 +35,9 @@ from ppfl.results.leftovers import remove_leftovers
 from ppfl.results.parameters import has_local, remove_parameters, save_local, save_shared
 from ppfl.results.partials import remove_partials_once
 from ppfl.results.recorder import Recorder, look, prepare, set_aside
+from ppfl.results.run_log import RunLog
+from ppfl.results.stop_requests import RunRequests, forget_run
+from ppfl.stopping import ON_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +68,8 @@ class Caller:
     cell: str = ""
     """What varies in a grid, in words, for the note of a failure."""
     wants_stop: Callable[[], bool] = lambda: False
-    """Asked on every rank after every round; when any rank says yes, all save the state and stop."""
+    """Asked on every rank after every round; when any rank says yes, all save the state and stop. So they do when the
+    run is asked to by a file beside its result."""
     told: Callable[[int], None] = lambda done: None
     """Called on every rank with the number of rounds done: 0 when the run is this job's own, then after every round."""
     delivers: bool = False
@@ -81,7 +89,8 @@ def run(
 ) -> str:
     """Run one experiment to the file `out`, from its checkpoint where there is one. Collective.
 
-    Returns "complete", "diverged", "already done", or "stopped" when the caller wanted it: everything is saved then.
+    Returns "complete", "diverged", "already done", "stopped" when the caller or a request with `requeue` wanted it, or
+    "stopped on request", not to go on by itself (`ppfl.results.stop_requests`): everything is saved then.
     Default communicator: all ranks that the launcher started. `build_problem` may return a problem that it built
     earlier from the same arguments.
 
@@ -97,7 +106,13 @@ def run(
             return found
         place.follow(on_first_rank(communicator, lambda: "apart" if place.here != out else "beside"))
         place.told(0)
-        return _compute(place, progress, communicator, build_problem, caller)
+        with ExitStack() as stack:
+            if communicator.rank == 0:
+                log = place.open_log()
+                stack.enter_context(WarningsTo(log))
+                progress = Both(progress, Lines(log))
+            status = _compute(place, progress, communicator, build_problem)
+        return on_first_rank(communicator, lambda: place.stopped_as) if status == "stopped" else status
     except BaseException as error:
         place.note(error, communicator.rank)
         raise
@@ -119,6 +134,8 @@ class Place:
         self.is_unfinished = False
         self._num_ranks = num_ranks
         self._caller = caller
+        self._requests: RunRequests | None = None
+        self.log: RunLog | None = None
 
     def enter(self) -> str:
         """Claim the result unless it is finished; "stopped" when that was wanted before. Called on rank 0."""
@@ -139,6 +156,7 @@ class Place:
         self.is_unfinished = found == "unfinished"
         if found != "already done":
             remove_failure(out)
+            forget_run(out)
             remove_parameters(self.here, also_local=config.save.local)
         elif config.save.local and not has_local(out):
             raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")
@@ -157,6 +175,7 @@ class Place:
             if not deliver(self.here, self.out, self.config.digest) and self.claim is not None:
                 self.claim.lose("another job has finished it, and that stays")
         remove_failure(self.out)
+        forget_run(self.out)
         remove_unfinished(self.out)
         if self._caller.cleans:
             remove_leftovers(self.out)
@@ -181,9 +200,33 @@ class Place:
                 return "already done"
             if self._caller.wants_stop():
                 return "stopped"
+        self._requests = RunRequests(self.out, self.claim.token)
         if self.claim.has_taken_over or self._caller.cleans:
             remove_leftovers(self.out)
         return look(self.out, self.config.digest)  # whoever had it may have finished it meanwhile
+
+    def open_log(self) -> RunLog:
+        """Begin the log of this attempt with what it is. Called on rank 0 when the result is this job's own."""
+        facts, cell = describe_process(), f" ({self._caller.cell})" if self._caller.cell else ""
+        job = f", job {facts['slurm_job_id']}" if facts.get("slurm_job_id") else ""
+        self.log = RunLog(self.out)
+        lines = [
+            *([f"warning: {vain}"] if (vain := in_vain(self.config.engine.device)) else []),
+            f"try {self.log.number} at {self.config.digest}{cell}, {now()}",
+            f"{self._num_ranks} rank(s), process {os.getpid()} on {facts['host']}{job}, ppfl {facts['version_ppfl']}",
+        ]
+        self.log.write("".join(f"ppfl: {line}\n" for line in lines))
+        return self.log
+
+    def wants_stop(self) -> bool:
+        """Say whether the caller, or somebody by a file beside the result, wants the run to stop."""
+        return self._caller.wants_stop() or (self._requests is not None and self._requests())
+
+    @property
+    def stopped_as(self) -> str:
+        """Say in which way the run was stopped. Asked on rank 0."""
+        request = self._requests.found if self._requests is not None else None
+        return ON_REQUEST if request is not None and not request.requeue else "stopped"
 
     def told(self, round: int) -> None:
         """Note how far the run is, for whoever asks."""
@@ -212,9 +255,13 @@ class Place:
             failure = Failure.of(error, self.config.digest, cell=self._caller.cell, rank=rank, round=self.round)
             write_rank_log(self.out, failure)
             write_failure(self.out, failure)
+            if self.log is not None:
+                self.log.write("\n".join([f"ppfl: failed: {failure.reason}", *failure.log_tail, ""]))
 
     def leave(self) -> None:
         """Let other jobs have the result."""
+        if self.log is not None:
+            self.log.close()
         if self.claim is not None:
             self.claim.release()
 
@@ -230,9 +277,7 @@ def _without_damage(result: Path, found: str) -> str:
     return "new"
 
 
-def _compute(
-    place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem, caller: Caller
-) -> str:
+def _compute(place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
     config, out = place.config, place.here
     setup = build(config, communicator, build_problem)
     recorder = open_recorder(place, setup) if communicator.rank == 0 else None
@@ -242,7 +287,7 @@ def _compute(
         "clients_per_chunk": setup.clients_per_chunk,
     }
     checkpoints = Checkpoints(out, identity, communicator)
-    keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, caller.wants_stop, place.told, place.check)
+    keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, place.wants_stop, place.told, place.check)
     engine, first = keeper.resume(lambda: open_engine(setup, keeper))
     if place.is_unfinished and not first:
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)

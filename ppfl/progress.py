@@ -18,6 +18,18 @@ LINE_INTERVAL_SECONDS = 5.0
 _MAIN_METRICS = ("operator_norm", "test_accuracy", "loss")
 
 
+class Stream(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object:
+        """Write a text."""
+        ...
+
+    def flush(self) -> None:
+        """Have it written now."""
+        ...
+
+
 class Progress(Protocol):
     """Told by a run how far it is."""
 
@@ -50,7 +62,7 @@ class Silent:
 class Lines:
     """Plain lines, at most one every 5 seconds, and the last."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._total_rounds = 0
         self._last_line_at = float("-inf")
@@ -88,6 +100,28 @@ class Lines:
     def _write(self, line: str) -> None:
         self._stream.write(f"ppfl: {line}\n")
         self._stream.flush()
+
+
+class Both:
+    """Tells two."""
+
+    def __init__(self, first: Progress, second: Progress) -> None:
+        self._all = (first, second)
+
+    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
+        """Tell both."""
+        for one in self._all:
+            one.start(total_rounds, first_round, note)
+
+    def update(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Tell both."""
+        for one in self._all:
+            one.update(round, metrics)
+
+    def finish(self, status: str, out: Path) -> None:
+        """Tell both."""
+        for one in self._all:
+            one.finish(status, out)
 
 
 class Bar:
@@ -150,7 +184,29 @@ class _Warnings(logging.Handler):
     """Writes warnings of the library to standard error as it is now, so that they do not tear a bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"ppfl: {record.levelname.lower()}: {' '.join(record.getMessage().split())}\n")
+        sys.stderr.write(_line(record))
+
+
+def _line(record: logging.LogRecord) -> str:
+    return f"ppfl: {record.levelname.lower()}: {' '.join(record.getMessage().split())}\n"
+
+
+class WarningsTo(logging.Handler):
+    """Writes warnings of the library to a stream, too, while it is entered."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self._stream.write(_line(record))
+
+    def __enter__(self) -> None:
+        logging.getLogger("ppfl").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("ppfl").removeHandler(self)
 
 
 def show_warnings(rank: int) -> None:

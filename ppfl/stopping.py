@@ -9,6 +9,10 @@ from types import FrameType
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STOPPED = 75
 """Exit code of what was stopped before its end with everything saved: start it again to continue."""
+STOPPED_ON_REQUEST = 76
+"""The same after `ppfl stop`: no script is to start it again by itself."""
+ON_REQUEST = "stopped on request"
+"""Status of a run that was asked to stop and is not to go on by itself."""
 INTERRUPTED = 130
 """Exit code of what a Ctrl-C ended at once, as shells say it."""
 

@@ -20,7 +20,8 @@ ppfl_forward() {
   if [[ $ppfl_ranks ]]; then kill -"$signal" "$ppfl_ranks" 2>/dev/null || true; fi
 }
 
-# Run a command and return its exit code. When it was stopped with everything saved (75), Slurm queues this job again.
+# Run a command and return its exit code. When it was stopped with everything saved (75), Slurm queues this job again;
+# not when `ppfl stop` did it (76).
 or_requeue() {
   local code=75
   if [[ ! $ppfl_warned ]]; then
@@ -33,7 +34,7 @@ or_requeue() {
     ppfl_ranks=""
   fi
   # ranks that were signalled before they could listen have ended with another code, and have lost nothing
-  if [[ $ppfl_warned ]] && ((code > 2)); then code=75; fi
+  if [[ $ppfl_warned ]] && ((code > 2 && code != 76)); then code=75; fi
   if ((code == 75)); then requeue_this_job; fi
   return "$code"
 }

@@ -56,10 +56,18 @@ def test_commands_arguments_and_options_are_frozen() -> None:
     assert surface == {
         "run [OPTIONS] CONFIG": {"--out": "FILE", "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--help": ""},
         "pack [OPTIONS] CONFIG": {
-            "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--time-limit": "SECONDS",
-            "--ranks-per-run": "R", "--help": "",
+            "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--no-wait": "",
+            "--time-limit": "SECONDS", "--ranks-per-run": "R", "--help": "",
         },
         "status [OPTIONS] CONFIG|FOLDER": {"--out": "FOLDER", "--json": "", "--watch": "", "--help": ""},
+        "stop [OPTIONS] CONFIG|RESULT|FOLDER|JOB": {
+            "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--results": "FOLDER", "--requeue": "", "--wait": "SECONDS",
+            "--help": "",
+        },
+        "log [OPTIONS] RUN": {
+            "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--results": "FOLDER", "--try": "N", "--follow": "",
+            "--help": "",
+        },
         "submit [OPTIONS] CONFIG": {
             "--set": "KEY.PATH=VALUE",
             "--cell": "DIGEST",

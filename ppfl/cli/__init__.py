@@ -1,7 +1,7 @@
 """The command line: the only place that parses arguments; one file a command.
 
-Exit codes: 0 done or already done, 2 a mistake that the user can correct, 1 a failure of the program, 75 stopped with
-everything saved, 130 interrupted.
+Exit codes: 0 done or already done, 2 a mistake that the user can correct, 1 a failure of the program, 75 and 76 stopped
+with everything saved, 130 interrupted (`ppfl.stopping`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from ppfl.cli.diagnose import diagnose
 from ppfl.cli.doctor import doctor
 from ppfl.cli.grid import grid
 from ppfl.cli.group import Commands
+from ppfl.cli.log import log
 from ppfl.cli.pack import pack
 from ppfl.cli.plot import plot
 from ppfl.cli.run import run
 from ppfl.cli.show import show
 from ppfl.cli.status import status
+from ppfl.cli.stop import stop
 from ppfl.cli.submit import submit
 from ppfl.cli.table import table
 from ppfl.cli.verify import verify
@@ -38,9 +40,10 @@ def main() -> None:
     configuration; a run that has a complete result is not repeated.
 
     Exit codes: 0 done or already done, 2 a mistake in the configuration or the command, 1 a failure of the program,
-    75 stopped with everything saved (start it again to continue), 130 interrupted.
+    75 stopped by a signal with everything saved (start it again to continue), 76 the same by `ppfl stop`,
+    130 interrupted.
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, submit, grid, status, show, collect, table, plot, diagnose, verify, doctor):
+for _command in (run, pack, submit, grid, status, stop, log, show, collect, table, plot, diagnose, verify, doctor):
     main.add_command(_command)

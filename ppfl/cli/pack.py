@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.deferred import defer_torch
 from ppfl.launcher import launched_as
-from ppfl.stopping import STOPPED, StopSignals
+from ppfl.stopping import StopSignals
+
+if TYPE_CHECKING:
+    from ppfl.config import Config
+    from ppfl.pack.budget import Budget
 
 
 @click.command()
@@ -29,6 +34,11 @@ from ppfl.stopping import STOPPED, StopSignals
 )
 @click.option("--part", metavar="K/N", help="Take the runs K, K + N, K + 2N, … of the grid, for job arrays.")
 @click.option(
+    "--no-wait",
+    is_flag=True,
+    help="End when no run is free, though others may still be at work on some: for job arrays.",
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
@@ -47,6 +57,7 @@ def pack(
     overrides: tuple[str, ...],
     jobs: int | None,
     part: str | None,
+    no_wait: bool,
     time_limit: float | None,
     ranks_per_run: int,
 ) -> int:
@@ -54,15 +65,15 @@ def pack(
 
     Several packs may share a grid: start it on all hosts of an allocation, e.g. by srun or mpiexec. What is complete
     is not repeated, a diverged run is a result like any other, and a run that fails leaves <digest>.h5.failed.json and
-    does not touch the others. Exit code: 0 all runs have ended, 1 some of them failed, 75 stopped before the end (by
-    SIGTERM, SIGUSR1, SIGHUP, Ctrl-C or the time limit); start it again to continue. docs/packs.md
+    does not touch the others. Exit code: 0 all runs have ended, 1 some of them failed, 2 a mistake in what was given,
+    75 stopped before the end (by SIGTERM, SIGUSR1, SIGHUP, Ctrl-C or the time limit), 76 by `ppfl stop`; start it
+    again to continue. docs/packs.md
     """
     stop = StopSignals()
     defer_torch()
     from ppfl.core.errors import UserError
     from ppfl.grid import load_cells
     from ppfl.pack.board import ONE_RANK
-    from ppfl.pack.budget import Budget, seconds_left_of_job
     from ppfl.pack.command import choose_part, pack
     from ppfl.pack.environment import default_jobs
     from ppfl.pack.steps import in_steps
@@ -71,20 +82,36 @@ def pack(
     if ranks_per_run > 1 and launched.size != 1:
         raise UserError("--ranks-per-run: starts ranks itself: start one pack, without mpiexec or srun")
     cells = load_cells(config, overrides)
-    folder = out or next(iter(cells.values())).config.default_out().parent
-    limits = [limit for limit in (time_limit, seconds_left_of_job()) if limit is not None]
-    budget = Budget(min(limits, default=None), stop)
+    first = next(iter(cells.values())).config
+    if launched.rank == 0:
+        _warn(first)
+    folder = out or first.default_out().parent
     who = f"pack {launched.rank}: " if launched.size != 1 else ""
     packed = pack(
         choose_part(cells, part),
         folder,
         jobs or default_jobs(ranks_per_run),
         lambda line: click.echo(f"ppfl: {who}{line}", err=True),
-        budget,
+        _budget(time_limit, stop),
         launched,
         ONE_RANK if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run),
+        waits=not no_wait,
     )
     stop.ignore()
     counts = packed.counts
     click.echo(f"{who}{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
-    return STOPPED if packed.is_unfinished else 1 if counts["failed"] else 0
+    return packed.exit_code
+
+
+def _budget(time_limit: float | None, stop: StopSignals) -> Budget:
+    from ppfl.pack.budget import Budget, seconds_left_of_job
+
+    limits = [limit for limit in (time_limit, seconds_left_of_job()) if limit is not None]
+    return Budget(min(limits, default=None), stop)
+
+
+def _warn(config: Config) -> None:
+    from ppfl.gpus_in_vain import in_vain
+
+    if vain := in_vain(config.engine.device):
+        click.echo(f"ppfl: warning: {vain}", err=True)

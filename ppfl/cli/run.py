@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from ppfl.cli.group import end_together
 from ppfl.cli.options import config_argument, overrides_option
 from ppfl.launcher import launched_as
-from ppfl.stopping import STOPPED, StopSignals
+from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
 
 if TYPE_CHECKING:
     from ppfl.config import Config
@@ -38,8 +39,12 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
 
     Of a file with a grid, --cell says which run; `ppfl grid CONFIG` lists them. A complete result of the same run ends
     the command with "already done", an unfinished one goes on from its last checkpoint, and that of another run is an
-    error. SIGUSR1, SIGTERM, SIGHUP and Ctrl-C save the state and end the command with exit code 75: start it again to
-    continue. A second Ctrl-C ends it at once, with 130.
+    error. SIGUSR1, SIGTERM, SIGHUP and Ctrl-C save the state and end the command with exit code 75, `ppfl stop` with
+    76: start it again to continue. A second Ctrl-C ends it at once, with 130.
+
+    Exit codes: 0 done or already done, 1 or that of a signal a failure, 2 a mistake in the configuration or the command
+    or another job at work on the run, 75 stopped by a signal with everything saved, 76 stopped by `ppfl stop`, 130
+    interrupted.
     """
     from ppfl.supervisor import Report, fork_rank
 
@@ -58,10 +63,13 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
 def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report, *, delivers: bool) -> int:
     from ppfl.experiment import Caller
     from ppfl.experiment import run as run_experiment
+    from ppfl.gpus_in_vain import in_vain
     from ppfl.progress import Bar, choose_progress, show_warnings
 
     rank = launched_as().rank
     show_warnings(rank)
+    if vain := in_vain(config.engine.device):
+        logging.getLogger("ppfl").warning(vain)
     progress = choose_progress(rank)
     caller = Caller(varying, stop, report.told, delivers=delivers, cleans=True)
     try:
@@ -70,10 +78,10 @@ def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Rep
         if isinstance(progress, Bar):
             progress.close()
     stop.ignore()
-    if status == "stopped":
-        return end_together(
-            STOPPED, f"stopped at round {max(report.round, 0)} of {config.rounds}; start again to continue"
-        )
+    if status in ("stopped", ON_REQUEST):
+        code = STOPPED_ON_REQUEST if status == ON_REQUEST else STOPPED
+        where = f"round {max(report.round, 0)} of {config.rounds}"
+        return end_together(code, f"{status} at {where}; start again to continue")
     if rank == 0:
         click.echo(f"{status}: {out}")
     return 0

@@ -6,6 +6,7 @@ lies there. A pack leaves claimed runs alone, looks at them again, and takes tho
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from ppfl.core.errors import UserError
 from ppfl.grid import show_varying
 from ppfl.pack.scheduler import Task
 from ppfl.results.clock import time_in
-from ppfl.results.layout import STALE_SECONDS, failed_path
+from ppfl.results.layout import STALE_SECONDS, failed_path, stop_path
 from ppfl.results.owner import Watch
 from ppfl.results.states import state_of, states_of
+from ppfl.results.stop_requests import request_for
+from ppfl.stopping import ON_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +36,8 @@ MAX_CLIENT_ROUNDS = 1 << 16
 CLAIMED = "claimed"
 """What a child answers for a run that turned out to be somebody else's."""
 _LOOK_AGAIN_SECONDS = 2.0
+ELSEWHERE = "at work elsewhere"
+"""What is said of runs whose end was not waited for."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,24 @@ class _Entry:
 class Board:
     """The runs of this pack: waiting, given to a child, at work elsewhere, and counts of the others."""
 
-    def __init__(self, cells: Mapping[str, Cell], folder: Path, jobs: int, beginning: float, way: Way) -> None:
-        """`beginning`, in [0, 1): where in the grid to begin, so that packs that work side by side meet late."""
+    def __init__(
+        self,
+        cells: Mapping[str, Cell],
+        folder: Path,
+        jobs: int,
+        beginning: float,
+        way: Way,
+        *,
+        waits: bool = True,
+        began_at: float | None = None,
+    ) -> None:
+        """`beginning`, in [0, 1): where in the grid to begin, so that packs that work side by side meet late.
+
+        `waits`: whether runs that are at work elsewhere may be left for this pack. What failed, or was stopped on
+        request, since `began_at` (default: now) is not done once more.
+        """
         self.counts: Counter[str] = Counter()
+        self._waits = waits
         self._jobs = jobs
         self._elsewhere: dict[str, _Entry] = {}
         self._looked_at = 0.0
@@ -89,7 +109,7 @@ class Board:
         self._waiting = {digest: entries[digest] for digest in order[first:] + order[:first]}
         self._entries = entries
         try:
-            self._began_at = time_in(folder)
+            self.began_at = time_in(folder) if began_at is None else began_at
         except OSError as error:
             raise UserError(f"--out {folder}: cannot write into this folder: {error.strerror}") from error
         self._sort_out(self._waiting)
@@ -106,7 +126,16 @@ class Board:
 
     def is_exhausted(self) -> bool:
         """Say whether nothing will be left to do, here or when somebody else gives up."""
-        return not self._waiting and not self._elsewhere
+        if not self._waits and not self._waiting:
+            self._look_elsewhere()
+        return not self._waiting and not (self._waits and self._elsewhere)
+
+    def settle(self) -> None:
+        """Count what is not done at the end of this pack."""
+        if not self._waits:
+            self.counts[ELSEWHERE] += len(self._elsewhere)
+        self.counts["left"] += len(self._entries) - self.counts.total()
+        self.counts = +self.counts  # without zeros
 
     def take(self, affinity: str | None, elsewhere: set[str]) -> Task | None:
         """Return runs that can be computed together, best those that the child is prepared for; None for now."""
@@ -152,8 +181,10 @@ class Board:
                 self._drop(digest, "already done")
             elif state.kind == "running" and not self._is_silent(digest, state):
                 self._elsewhere[digest] = self._waiting.pop(digest)
-            elif state.kind == "failed" and self._failed_meanwhile(out):
+            elif state.kind == "failed" and self._came_meanwhile(failed_path(out)):
                 self._drop(digest, "failed")
+            elif state.kind == "stopped" and self._was_asked_to_stop(out):
+                self._drop(digest, ON_REQUEST)
 
     def _look_elsewhere(self) -> None:
         self._looked_at = time.monotonic()
@@ -170,10 +201,18 @@ class Board:
         del self._waiting[digest]
         self.counts[status] += 1
 
-    def _failed_meanwhile(self, out: Path) -> bool:
-        """Say whether another pack saw this run fail since this one began: then once more would be once too often."""
+    def _was_asked_to_stop(self, out: Path) -> bool:
+        """Say whether somebody wanted this run to stop since this pack, or the job that it is in, began."""
+        if self._came_meanwhile(stop_path(out)):
+            return True
+        request, job = request_for(out), os.environ.get("SLURM_JOB_ID", "")
+        return request is not None and not request.requeue and request.job == job != ""
+
+    def _came_meanwhile(self, note: Path) -> bool:
+        """Say whether a note on a run, of another pack say, was made since this pack began: then to do it once more
+        would be once too often."""
         try:
-            return failed_path(out).stat().st_mtime >= self._began_at
+            return note.stat().st_mtime >= self.began_at
         except OSError:
             return False
 

@@ -29,6 +29,11 @@ class Budget:
         self._stop = None if seconds is None else now + seconds - min(STOP_SECONDS, seconds / 5)
         self._longest = 0.0
         self._wants_stop = wants_stop
+        self._is_asked: Callable[[], bool] = lambda: False
+
+    def heed(self, is_asked: Callable[[], bool]) -> None:
+        """Stop when this says yes, too."""
+        self._is_asked = is_asked
 
     @property
     def phase(self) -> Phase:
@@ -36,7 +41,8 @@ class Budget:
         now = time.monotonic()
         if self._end is not None and now >= self._end:
             return "end"
-        return "stop" if self._wants_stop() or (self._stop is not None and now >= self._stop) else "work"
+        is_over = self._wants_stop() or (self._stop is not None and now >= self._stop) or self._is_asked()
+        return "stop" if is_over else "work"
 
     def took(self, seconds: float) -> None:
         """Learn how long a task took."""
@@ -55,11 +61,35 @@ def seconds_left_of_job(environment: Mapping[str, str] = os.environ) -> float | 
     end = whole_number(environment.get("SLURM_JOB_END_TIME", ""))
     if end is not None:
         return max(1.0, end - time.time())
+    asked = _time_of_job(job, "%e")
+    return None if asked is None else max(1.0, asked - time.time())
+
+
+def beginning_of_array(environment: Mapping[str, str] = os.environ) -> float | None:
+    """Return when the job array around this process was submitted: its tasks do one work, whenever each begins.
+
+    None outside of one, or when Slurm does not tell.
+    """
+    job = environment.get("SLURM_JOB_ID", "")
+    return _time_of_job(job, "%V") if job and "SLURM_ARRAY_TASK_ID" in environment else None
+
+
+def place_in_array(environment: Mapping[str, str] = os.environ) -> float:
+    """Return where between the first and the last task of a job array this one stands, in [0, 1); 0 outside of one."""
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX")
+    number, first, last = (whole_number(environment.get(name, "")) for name in names)
+    if number is None or first is None or last is None or not first <= number <= last:
+        return 0.0
+    return (number - first) / (last - first + 1)
+
+
+def _time_of_job(job: str, field: str) -> float | None:
+    """Return a time that squeue knows of a job, in seconds of the epoch."""
     try:
         asked = subprocess.run(
-            ["squeue", "--noheader", "--jobs", job, "--format", "%e"],
+            ["squeue", "--noheader", "--jobs", job, "--format", field],
             capture_output=True, text=True, timeout=20, check=True,
         )  # fmt: skip
-        return max(1.0, datetime.fromisoformat(asked.stdout.split()[0]).timestamp() - time.time())
+        return datetime.fromisoformat(asked.stdout.split()[0]).timestamp()
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # "NONE" and "N/A" among them
         return None

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from ppfl.core.errors import UserError
 from ppfl.grid import show_varying
 from ppfl.pack.board import CLAIMED, Board
+from ppfl.pack.budget import beginning_of_array, place_in_array
 from ppfl.pack.scheduler import run_tasks
 from ppfl.results.failures import Failure, remove_failure, write_failure
 from ppfl.results.layout import FINISHED, failed_path
 from ppfl.results.partials import remove_partials
 from ppfl.results.states import state_of
+from ppfl.results.stop_requests import PackRequests
+from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -34,11 +37,22 @@ class Packed:
     """What became of the runs: how many are complete, diverged, already done, failed, stopped, left."""
 
     counts: Counter[str]
+    was_asked_to_stop: bool = False
+    """For good: not to go on later by itself."""
 
     @property
     def is_unfinished(self) -> bool:
         """True when the next pack has something to continue."""
         return bool(self.counts["stopped"] + self.counts["left"])
+
+    @property
+    def exit_code(self) -> int:
+        """Return how `ppfl pack` ends."""
+        if self.is_unfinished and not self.was_asked_to_stop:
+            return STOPPED
+        if self.is_unfinished or self.counts[ON_REQUEST]:
+            return STOPPED_ON_REQUEST
+        return 1 if self.counts["failed"] else 0
 
 
 def choose_part(cells: Mapping[str, Cell], part: str | None) -> dict[str, Cell]:
@@ -62,28 +76,32 @@ def pack(
     budget: Budget,
     launched: LaunchedAs,
     way: Way,
+    *,
+    waits: bool = True,
 ) -> Packed:
     """Run every cell to `<folder>/<digest>.h5`.
 
     A failed run leaves `<digest>.h5.failed.json`, which a later success removes. Other packs may be at work in the same
-    folder, also the other processes of a launcher: they share the runs, and each ends when all runs have ended. `tell`
-    is given lines of progress. Raises UserError for a folder that cannot be made.
+    folder, also the other processes of a launcher: they share the runs, and each ends when all runs have ended, or,
+    unless it waits, when no run is free. `tell` is given lines of progress. Raises UserError for a folder that cannot
+    be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot make this folder: {error.strerror}") from error
     remove_partials(folder)
-    beginning = launched.rank / launched.size if launched.size else 0.0
-    board = Board(cells, folder, jobs, beginning, way)
+    size = launched.size or 1
+    beginning = launched.rank / size if size > 1 else place_in_array()
+    board = Board(cells, folder, jobs, beginning, way, waits=waits, began_at=beginning_of_array())
+    requests = PackRequests(folder, board.began_at)
+    budget.heed(requests)
     progress = _Progress(board, len(cells), tell)
     for outcome in run_tasks(board, jobs, way.make_work, budget):
         _settle(board, cells[outcome.key], folder, outcome, tell)
         progress.show()
-    num_left = len(cells) - board.counts.total()
-    if num_left:
-        board.counts["left"] += num_left
-    return Packed(board.counts)
+    board.settle()
+    return Packed(board.counts, requests.found is not None and not requests.found.requeue)
 
 
 def _settle(board: Board, cell: Cell, folder: Path, outcome: Outcome, tell: Callable[[str], None]) -> None:

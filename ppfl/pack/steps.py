@@ -15,7 +15,7 @@ from ppfl.core.errors import USER_ERROR, UserError
 from ppfl.pack.board import CLAIMED, Way
 from ppfl.results.claim import CLAIMED_WORDS
 from ppfl.results.failures import describe_exit
-from ppfl.stopping import STOPPED, StopSignals
+from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,11 +56,12 @@ def in_steps(config: Path, overrides: tuple[str, ...], num_ranks: int) -> Way:
 def launcher(num_ranks: int, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the command that starts ranks: srun inside a Slurm job, else the mpiexec beside this Python.
 
-    PPFL_PACK_LAUNCHER replaces it, e.g. "srun --mpi=pmix --exact"; the number of ranks is added.
+    PPFL_PACK_LAUNCHER replaces it, e.g. "srun --mpi=pmix --exact"; the number of ranks is added unless it says one.
     """
     given = environment.get("PPFL_PACK_LAUNCHER", "").split()
     if given:
-        return [*given, "-n", str(num_ranks)]
+        says_ranks = any(word in ("-n", "-np") or word.startswith("--ntasks") for word in given)
+        return given if says_ranks else [*given, "-n", str(num_ranks)]
     if environment.get("SLURM_JOB_ID"):
         return ["srun", "--exact", "--mpi=pmi2", "-n", str(num_ranks)]
     beside = Path(sys.executable).with_name("mpiexec")
@@ -90,6 +91,8 @@ def _run(step: Step, wants_stop: Callable[[], bool]) -> str:
     said = _follow(process, wants_stop)
     if process.returncode == STOPPED:
         return "stopped"
+    if process.returncode == STOPPED_ON_REQUEST:
+        return ON_REQUEST
     if wants_stop() and not 0 <= process.returncode <= USER_ERROR:
         return "stopped"  # signalled before its ranks could listen: nothing is lost
     if process.returncode == 0:

@@ -85,6 +85,8 @@ def _enter(guest: _Guest, build_problem: BuildProblem) -> None:
 
 
 def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
+    for guest in guests:
+        guest.place.open_log().write(f"ppfl: computed together with {len(guests) - 1} other runs\n")
     lockstep = Lockstep([guest.setup for guest in guests if guest.setup is not None])
     for number, scored in lockstep.run(wants_stop):
         guests[number].rows.append(scored)
@@ -111,6 +113,8 @@ def _save(guest: _Guest, member: Member, stages: Stages, num_together: int) -> N
     complete(config, out, member.setup, member, stages, recorder)
     guest.place.deliver()
     guest.answer = member.status
+    if guest.place.log is not None:
+        guest.place.log.write(f"ppfl: {member.status}\n")
 
 
 def _columns(rows: Iterable[dict[str, float | np.ndarray]]) -> dict[str, np.ndarray]:

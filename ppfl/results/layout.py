@@ -12,8 +12,9 @@ summary/     dimensions stage, statistic: one variable a metric
 stages/      dimension stage: what the training of a stage has cost; not in files of version 3
 
 Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
-`.failed.json`, `.checkpoint/`. A run that is to be delivered has result, parameters and checkpoint in the folder
-`running` there until it is finished.
+`.failed.json`, `.checkpoint/` and, when it was asked to stop, `.stop.json`. In the folder of the result
+`logs/<name>/try-<n>.log` has what each attempt said. A run that is to be delivered has result, parameters and
+checkpoint in the folder `running` there until it is finished.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SECONDS_SHARED_BY = "seconds_shared_by"
 """Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
 WORK_FOLDER = "running"
 """Beside results: where those are computed of which only finished ones may be seen."""
+RESULT_SUFFIX = ".h5"
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long belongs to nobody any more."""
 
@@ -57,3 +59,23 @@ def failed_path(result: Path) -> Path:
 def checkpoint_path(result: Path) -> Path:
     """Return the folder of a run's checkpoints."""
     return result.with_name(f"{result.name}.checkpoint")
+
+
+def stop_path(result: Path) -> Path:
+    """Return where somebody asks the job that has a result to stop."""
+    return result.with_name(f"{result.name}.stop.json")
+
+
+def packs_stop_path(folder: Path, job: str = "") -> Path:
+    """Return where somebody asks the packs that work in a folder to stop: all of them, or those of a Slurm job."""
+    return folder / (f"packs-{job}.stop.json" if job else "packs.stop.json")
+
+
+def final_folder(result: Path) -> Path:
+    """Return the folder that a result ends up in: the workflow computes in one below it."""
+    return result.parent.parent if result.parent.name == WORK_FOLDER else result.parent
+
+
+def log_folder(result: Path) -> Path:
+    """Return the folder of the logs of a run, one an attempt."""
+    return final_folder(result) / "logs" / result.stem

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
+from ppfl.gpus_in_vain import torch_without_gpus, without
 from ppfl.submit import cluster
 from ppfl.submit.script import script, scripts_folder
 
@@ -66,6 +67,8 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
         if not dry_run:
             raise
         tell(f"not checked whether this fits the partition: {error}")
+    if asked.ranks_per_gpu is not None and (version := torch_without_gpus()):
+        tell(f"warning: GPUs are asked for, and the job would compute on the CPU: {without(version)} (--cpu)")
     text = script(folder, "grid.sbatch" if is_grid else "run.sbatch", asked.directives(), work.arguments())
     if dry_run:
         return text

@@ -46,6 +46,7 @@ class Request:
             "partition": self.partition,
             "account": self.account,
             "array": None if self.array is None else f"0-{self.array - 1}",
+            **({} if self.array is None else {"output": "ppfl-%A_%a.log"}),
             "time": self.time,
         }
 

@@ -94,10 +94,10 @@ def test_the_scripts_work_without_ppfl_submit(cluster: Cluster, folder: Path, al
     (place / "slurm").symlink_to(ROOT / "slurm")
     options = ("--parsable", "--ntasks=2", "--gpus-per-task=0")
     run = cluster.ask("sbatch", *options, "slurm/run.sbatch", "../tiny.yaml", "--out", "hand.h5", cwd=place)
-    array = cluster.ask("sbatch", *options, "--array=1-2", "slurm/grid.sbatch", "../grid.yaml", cwd=place)
+    array = cluster.ask("sbatch", *options, "--array=3,7", "slurm/grid.sbatch", "../grid.yaml", cwd=place)
     cluster.wait_for_state(run, "COMPLETED")
     assert series(place / "hand.h5") == series(alone)
-    for task in ("1", "2"):
+    for task in ("3", "7"):
         cluster.wait_for_state(f"{array}_{task}", "COMPLETED")
     results = sorted((place / "results" / "tiny").glob("*.h5"))
     assert len(results) == 3

@@ -34,6 +34,7 @@ FILE = TINY.replace("generator: comparison, zeta: 1", "file: data.h5")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the current folder: files of a project, and in bin/ a Slurm that has the partitions above."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ppfl.submit.command.torch_without_gpus", lambda: "")
     for variable in ("SBATCH_PARTITION", "SBATCH_ACCOUNT"):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "slurm").symlink_to(ROOT / "slurm")

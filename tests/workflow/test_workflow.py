@@ -26,11 +26,11 @@ TINY = ROOT / "configs" / "test" / "workflow.yaml"
 pytestmark = pytest.mark.workflow
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     project = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command = [sys.executable, "-m", "snakemake", *project, *arguments]
     # a bare PATH: the rules find ppfl and mpiexec where Snakemake runs, also when nothing was activated
-    environment = os.environ | {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+    environment = os.environ | {"PATH": "/usr/local/bin:/usr/bin:/bin"} | variables
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -49,6 +49,12 @@ def test_every_cell_has_a_complete_result_of_two_ranks(finished: Path) -> None:
                 assert file.attrs["digest"] == digest
                 assert file.attrs["complete"] == 1
                 assert file["provenance"].attrs["num_ranks"] == 2
+
+
+def test_every_run_has_a_log_beside_the_results(finished: Path) -> None:
+    for digest in load_cells(ROOT / "configs" / "test" / "quadratic.yaml"):
+        log = finished / "tiny_quadratic" / "logs" / digest / "try-1.log"
+        assert "2 rank(s)" in log.read_text(encoding="utf-8")
 
 
 def test_a_diverging_run_is_a_result(finished: Path) -> None:
@@ -126,6 +132,19 @@ def test_experiments_of_many_small_runs_are_packed(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--cores", "2", "--configfile", str(packed))
     assert done.returncode == 0, done.stdout + done.stderr
     assert results == {path: path.stat().st_mtime_ns for path in results}
+
+
+@pytest.mark.parametrize(("code", "starts"), [(76, 1), (75, 2)])
+def test_a_pack_that_was_stopped_on_request_is_not_started_again(tmp_path: Path, code: int, starts: int) -> None:
+    """By the retries of the rule; the next start of Snakemake does. A function of the shell stands for the pack."""
+    packed = tmp_path / "workflow.yaml"
+    packs = {"experiments": ["tiny_quadratic"], "restarts": 1}
+    packed.write_text(yaml.safe_dump({"experiments": ["configs/test/quadratic.yaml"], "packs": packs}))
+    pack = {"BASH_FUNC_python%%": f"() {{ echo started >> {tmp_path}/starts; return {code}; }}"}
+    command = ("results/tiny_quadratic/packs/1-of-1.done", "--cores", "1", "--configfile", str(packed))
+    for number in (1, 2):
+        assert snakemake(tmp_path, *command, **pack).returncode == 1
+        assert (tmp_path / "starts").read_text().count("started") == number * starts
 
 
 def test_lint_is_clean(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from ppfl.deferred import defer_torch
 
 defer_torch()  # reading configurations needs no torch
 
+from ppfl.gpus_in_vain import torch_without_gpus, without
 from ppfl.grid import load_cells
 
 validate(config, "../schemas/workflow.schema.yaml")

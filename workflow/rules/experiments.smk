@@ -5,6 +5,9 @@ from ppfl.results.states import state_of
 # Slurm's signals reach the steps of the job, which are the ranks, and not the Snakemake around them.
 SLURM_OPTIONS = "--signal=USR1@60 --open-mode=append" + " --gpus-per-task=1" * config["gpus"]
 
+if config["gpus"] and torch_without_gpus():
+    logger.warning(f"gpus: true, and runs would compute on the CPU: {without(torch_without_gpus())}")
+
 
 def unfinished(wildcards):
     """Return what makes the job of a run necessary whose file is there and not finished, if it is so."""
@@ -22,7 +25,7 @@ rule experiment:
         # not removed before the job: a run by hand may have finished it meanwhile
         update("results/{experiment}/{digest}.h5"),
     message:
-        "{wildcards.experiment}: run {wildcards.digest}"
+        "{wildcards.experiment}: run {wildcards.digest}, shown by: ppfl log results/{wildcards.experiment}/{wildcards.digest}.h5"
     log:
         "logs/{experiment}/{digest}.log",
     params:

@@ -15,13 +15,19 @@ rule pack:
         digests=lambda wildcards: list(EXPERIMENTS[wildcards.experiment][1])[
             int(wildcards.part) - 1 :: int(wildcards.parts)
         ],
+        # a pack that was stopped on request is not to be started again by the retries below
+        stopped="results/{experiment}/packs/{part}-of-{parts}.stopped",
     threads: PACKS.get("cores") or workflow.cores or 1
     retries: PACKS["restarts"]
     resources:
         # with what a job needs to start and to end
         runtime=PACKS["minutes"] + 5 if "minutes" in PACKS else None,
+        attempt=lambda wildcards, attempt: attempt,
     conda:
         "../envs/ppfl.yaml"
     shell:
-        "python -m ppfl pack {params.config:q} --part {wildcards.part}/{wildcards.parts} {params.limit}"
-        " --out results/{wildcards.experiment:q} --jobs {threads} >> {log:q} 2>&1"
+        "if (({resources.attempt} == 1)); then rm -f {params.stopped:q}; fi;"
+        " if [[ -e {params.stopped:q} ]]; then exit 76; fi; code=0;"
+        " python -m ppfl pack {params.config:q} --part {wildcards.part}/{wildcards.parts} {params.limit}"
+        " --out results/{wildcards.experiment:q} --jobs {threads} >> {log:q} 2>&1 || code=$?;"
+        " if ((code == 76)); then touch {params.stopped:q}; fi; exit $code"
