@@ -59,7 +59,9 @@ def test_commands_arguments_and_options_are_frozen() -> None:
             "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--time-limit": "SECONDS",
             "--ranks-per-run": "R", "--help": "",
         },
-        "status [OPTIONS] CONFIG|FOLDER": {"--out": "FOLDER", "--json": "", "--watch": "", "--help": ""},
+        "status [OPTIONS] CONFIG|FOLDER": {
+            "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--json": "", "--watch": "", "--help": "",
+        },
         "submit [OPTIONS] CONFIG": {
             "--set": "KEY.PATH=VALUE",
             "--cell": "DIGEST",
@@ -78,14 +80,16 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         },
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},
-        "collect [OPTIONS] GRID": {"--out": "FILE", "--results": "FOLDER", "--clients": "", "--help": ""},
+        "collect [OPTIONS] GRID": {
+            "--out": "FILE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--clients": "", "--help": "",
+        },
         "table [OPTIONS] SOURCE": {
             "--metric": "NAME", "--at": "WHEN", "--seeds": "", "--format": "", "--out": "FILE", "--where": "KEY=VALUE",
-            "--results": "FOLDER", "--help": "",
+            "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
         },
         "plot [OPTIONS] SOURCE": {
             "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",
-            "--where": "KEY=VALUE", "--results": "FOLDER", "--help": "",
+            "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
         },
         "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
         "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
