@@ -63,20 +63,9 @@ def test_commands_arguments_and_options_are_frozen() -> None:
             "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--json": "", "--watch": "", "--help": "",
         },
         "submit [OPTIONS] CONFIG": {
-            "--set": "KEY.PATH=VALUE",
-            "--cell": "DIGEST",
-            "--ranks": "N",
-            "--nodes": "N",
-            "--gpus-per-node": "N",
-            "--ranks-per-gpu": "N",
-            "--cpu": "",
-            "--cpus-per-rank": "N",
-            "--time": "TIME",
-            "--array": "N",
-            "--partition": "NAME",
-            "--account": "NAME",
-            "--dry-run": "",
-            "--help": "",
+            "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--ranks": "N", "--nodes": "N", "--gpus-per-node": "N",
+            "--ranks-per-gpu": "N", "--cpu": "", "--cpus-per-rank": "N", "--mem": "SIZE", "--time": "TIME", "--array": "N",
+            "--partition": "NAME", "--account": "NAME", "--dry-run": "", "--help": "",
         },
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},
@@ -93,6 +82,7 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         },
         "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
         "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
+        "ended [OPTIONS] CODE [COMMAND]...": {"--help": ""},
     }  # fmt: skip
 
 

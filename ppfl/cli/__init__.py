@@ -11,6 +11,7 @@ from ppfl import __version__
 from ppfl.cli.collect import collect
 from ppfl.cli.diagnose import diagnose
 from ppfl.cli.doctor import doctor
+from ppfl.cli.ended import ended
 from ppfl.cli.grid import grid
 from ppfl.cli.group import Commands
 from ppfl.cli.pack import pack
@@ -39,5 +40,5 @@ def main() -> None:
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, submit, grid, status, show, collect, table, plot, diagnose, doctor):
+for _command in (run, pack, submit, grid, status, show, collect, table, plot, diagnose, doctor, ended):
     main.add_command(_command)
