@@ -35,7 +35,8 @@ or_requeue() {
   # ranks that were signalled before they could listen have ended with another code, and have lost nothing
   if [[ $ppfl_warned ]] && ((code > 2)); then code=75; fi
   if ((code == 75)); then requeue_this_job; fi
-  if ((code != 0 && code != 2 && code != 75)); then why_it_ended "$code" "$@"; fi
+  # not what is done, a mistake of the user, or stopped with everything saved
+  if ((code != 0 && code != 2 && code != 75 && code != 76)); then why_it_ended "$code" "$@"; fi
   return "$code"
 }
 

@@ -64,8 +64,8 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         },
         "submit [OPTIONS] CONFIG": {
             "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--ranks": "N", "--nodes": "N", "--gpus-per-node": "N",
-            "--ranks-per-gpu": "N", "--cpu": "", "--cpus-per-rank": "N", "--mem": "SIZE", "--time": "TIME", "--array": "N",
-            "--partition": "NAME", "--account": "NAME", "--dry-run": "", "--help": "",
+            "--ranks-per-gpu": "N", "--cpu": "", "--cpus-per-rank": "N", "--mem": "SIZE", "--time": "TIME",
+            "--array": "N", "--partition": "NAME", "--account": "NAME", "--dry-run": "", "--help": "",
         },
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},

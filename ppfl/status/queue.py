@@ -85,10 +85,11 @@ def _ask() -> str:
     if squeue is None:
         return ""
     command = [squeue, "--me", "--noheader", f"--format={_FORMAT}"]
-    quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     try:
         # with a session of its own: a wrapper's children are to end with it
-        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **quiet) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        ) as process:
             try:
                 answer, _ = process.communicate(timeout=TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:

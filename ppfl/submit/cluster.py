@@ -148,7 +148,7 @@ def check(asked: Request, found: Partition) -> None:
     _check_total(asked, found, kinds)
 
 
-def _with_memory(asked: Request, found: Partition, kinds: Sequence[NodeKind], per_node: int) -> Sequence[NodeKind]:
+def _with_memory(asked: Request, found: Partition, kinds: Sequence[NodeKind], per_node: int) -> list[NodeKind]:
     """Return the nodes with memory for their ranks."""
     needed = per_node * (asked.mem_mb or 0)
     most = max(kind.memory_mb for kind in kinds)

@@ -60,7 +60,8 @@ def _quadratic_bytes(problem: Any, ranks: int) -> float:
     width = 2 * problem.shared_dimension + problem.local_dimension
     one = 8 * problem.rows * width
     kept = 8 * (problem.shared_dimension + problem.local_dimension) ** 2
-    return 3.0 * one + 8.0 * math.ceil(problem.clients / ranks) * kept
+    clients = math.ceil(problem.clients / ranks)
+    return float(3 * one + 8 * clients * kept)
 
 
 def _supervised_bytes(config: Config, ranks: int) -> float:
@@ -79,7 +80,7 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     states = math.ceil(sizes.clients / ranks) * of_client * number
     # what a client trains on in every round is kept as it is computed with, else as it is stored
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
-    return sizes.library_bytes + _BODY_BYTES + data / ranks + states + _VECTORS * total * number
+    return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + _VECTORS * total * number)
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ def command(folder: Path, *arguments: str, **config: object) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "expected", "memory_mb"),
     [
-        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 550),
+        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 600),
         ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 3575),
-        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 700),
+        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 750),
     ],
 )
 def test_what_sbatch_is_asked_for(
