@@ -15,6 +15,7 @@ import pytest
 
 from ppfl.core.errors import UserError
 from ppfl.grid import choose_cell, load_cells
+from tests.slurm import session
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "slurm" / "README.md", ROOT / "configs" / "README.md"]
@@ -72,3 +73,15 @@ def test_history_is_told_by_date_and_commit() -> None:
     found = DIGEST.findall("\n\n".join(present(text)))
     assert found == ["0123456789abcdef", "3123456789abcdef"]
     assert CELL.findall("$ ppfl submit a.yaml --cell 3f --ranks 4") == [("a.yaml", "3f")]
+
+
+def test_a_session_is_written_where_the_page_has_a_place_for_it(tmp_path: Path) -> None:
+    page = tmp_path / "cluster.md"
+    page.write_text(session.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    for again in (1, 2):
+        session.write({name: [f"$ {name} {again}", "0123456789abcdef"] for name in ("run", "grid", "pack")}, page)
+        text = page.read_text(encoding="utf-8")
+        assert [text.count(f"$ {name} {again}\n") for name in ("run", "grid", "pack")] == [1, 1, 1]
+    assert "$ run 1" not in text
+    # with its date and its commit a session is history
+    assert "0123456789abcdef" not in "".join(present(text))
