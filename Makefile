@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run paper test test-quick lint clean
+.PHONY: run paper session test test-quick lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,6 +38,10 @@ run: $(STAMP)
 paper: $(STAMP)
 	@$(only_one); $(SNAKEMAKE) paper
 	@printf '\nfigures  %s\nreport   %s\n' '$(CURDIR)/results/paper/figures/' '$(CURDIR)/results/paper/report.html'
+
+# performed anew on a Slurm of its own, for the page about clusters; as root, with Slurm installed
+session: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.slurm.session --write
 
 test: lint
 	$(PYTEST)

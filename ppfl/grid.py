@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppfl.config import Config, validate
 from ppfl.config_errors import ConfigError, Finding, show_value
+from ppfl.core.errors import UserError
 from ppfl.yaml_file import NoSuchPathError, apply_overrides, read_yaml, set_path
 from ppfl.yaml_text import MAX_DEPTH
 
@@ -101,6 +102,19 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def planned(path: Path, overrides: Sequence[str] = (), results: Path | None = None) -> dict[Path, Cell]:
+    """Return {where its result goes: run} of a configuration file; `results` stands for results/<name>."""
+    cells = load_cells(path, overrides)
+    return {results / f"{digest}.h5" if results else cell.config.default_out(): cell for digest, cell in cells.items()}
+
+
+def refuse_for_results(source: Path, results: Path | None, overrides: Sequence[str]) -> None:
+    """Raise UserError for options that say something of a configuration, given with results themselves."""
+    given = [f"--results {results}"] if results is not None else [f"--set {override}" for override in overrides]
+    if given:
+        raise UserError(f"{given[0]}: is for a configuration file; {source} has its results in itself")
 
 
 def choose_cell(path: Path | str, overrides: Sequence[str], beginning: str | None) -> Cell:

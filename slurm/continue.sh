@@ -36,7 +36,14 @@ or_requeue() {
   # ranks that were signalled before they could listen have ended with another code, and have lost nothing
   if [[ $ppfl_warned ]] && ((code > 2 && code != 76)); then code=75; fi
   if ((code == 75)); then requeue_this_job; fi
+  # not what is done, a mistake of the user, or stopped with everything saved
+  if ((code != 0 && code != 2 && code != 75 && code != 76)); then why_it_ended "$code" "$@"; fi
   return "$code"
+}
+
+# A step that is killed for its memory is killed with all who could have said so.
+why_it_ended() {
+  if [[ -v SLURM_JOB_ID ]]; then timeout 120 python -m ppfl ended "$@" || true; fi
 }
 
 # Only a job that runs: one that was cancelled, or told to end, is not to come back.

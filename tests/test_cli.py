@@ -59,7 +59,9 @@ def test_commands_arguments_and_options_are_frozen() -> None:
             "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--no-wait": "",
             "--time-limit": "SECONDS", "--ranks-per-run": "R", "--help": "",
         },
-        "status [OPTIONS] CONFIG|FOLDER": {"--out": "FOLDER", "--json": "", "--watch": "", "--help": ""},
+        "status [OPTIONS] CONFIG|FOLDER": {
+            "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--json": "", "--watch": "", "--help": "",
+        },
         "stop [OPTIONS] CONFIG|RESULT|FOLDER|JOB": {
             "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--results": "FOLDER", "--requeue": "", "--wait": "SECONDS",
             "--help": "",
@@ -69,34 +71,26 @@ def test_commands_arguments_and_options_are_frozen() -> None:
             "--help": "",
         },
         "submit [OPTIONS] CONFIG": {
-            "--set": "KEY.PATH=VALUE",
-            "--cell": "DIGEST",
-            "--ranks": "N",
-            "--nodes": "N",
-            "--gpus-per-node": "N",
-            "--ranks-per-gpu": "N",
-            "--cpu": "",
-            "--cpus-per-rank": "N",
-            "--time": "TIME",
-            "--array": "N",
-            "--partition": "NAME",
-            "--account": "NAME",
-            "--dry-run": "",
-            "--help": "",
+            "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--ranks": "N", "--nodes": "N", "--gpus-per-node": "N",
+            "--ranks-per-gpu": "N", "--cpu": "", "--cpus-per-rank": "N", "--mem": "SIZE", "--time": "TIME",
+            "--array": "N", "--partition": "NAME", "--account": "NAME", "--dry-run": "", "--help": "",
         },
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},
-        "collect [OPTIONS] GRID": {"--out": "FILE", "--results": "FOLDER", "--clients": "", "--help": ""},
+        "collect [OPTIONS] GRID": {
+            "--out": "FILE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--clients": "", "--help": "",
+        },
         "table [OPTIONS] SOURCE": {
             "--metric": "NAME", "--at": "WHEN", "--seeds": "", "--format": "", "--out": "FILE", "--where": "KEY=VALUE",
-            "--results": "FOLDER", "--help": "",
+            "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
         },
         "plot [OPTIONS] SOURCE": {
             "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",
-            "--where": "KEY=VALUE", "--results": "FOLDER", "--help": "",
+            "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
         },
         "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
         "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
+        "ended [OPTIONS] CODE [COMMAND]...": {"--help": ""},
     }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_every_state_is_told_from_the_files(grid: tuple[Path, list[Path]]) -> No
     kinds = ["done", "running", "stopped", "failed", "stale", "missing"]
     assert [state_of(out).kind for out in outs] == kinds
     assert [state.kind for state in states_of(outs).values()] == kinds
-    told = status(config, "--out", outs[0].parent).stdout
+    told = status(config, "--results", outs[0].parent).stdout
     assert "6 runs: 1 done, 1 running, 1 stopped, 1 failed, 1 stale, 1 missing" in told
     for fact in ("3/4", "2.5", "90 s", platform.node(), "17", "ValueError: of no use", "seed=3"):
         assert fact in told, fact
@@ -74,7 +74,7 @@ def test_every_state_is_told_from_the_files(grid: tuple[Path, list[Path]]) -> No
 
 def test_json_has_all_that_is_known(grid: tuple[Path, list[Path]]) -> None:
     config, outs = grid
-    told = json.loads(status(config, "--out", outs[0].parent, "--json").stdout)
+    told = json.loads(status(config, "--results", outs[0].parent, "--json").stdout)
     assert set(told["counts"].values()) == {1}
     runs = {run["digest"]: run for run in told["runs"]}
     assert runs[outs[3].stem]["reason"] == "ValueError: of no use"
@@ -104,7 +104,7 @@ def test_a_result_alone_is_opened(grid: tuple[Path, list[Path]]) -> None:
 
 def test_watching_ends_when_nobody_is_at_work(grid: tuple[Path, list[Path]]) -> None:
     config, outs = grid
-    command = [sys.executable, "-m", "ppfl", "status", str(config), "--out", str(outs[0].parent), "--watch"]
+    command = [sys.executable, "-m", "ppfl", "status", str(config), "--results", str(outs[0].parent), "--watch"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert "1 running" in process.stdout.readline()
@@ -118,7 +118,7 @@ def test_watching_ends_when_nobody_is_at_work(grid: tuple[Path, list[Path]]) -> 
 def test_bad_arguments_are_refused(grid: tuple[Path, list[Path]], tmp_path: Path) -> None:
     config, outs = grid
     for arguments, complaint in (
-        ((outs[0].parent, "--out", tmp_path), "is a folder of results itself"),
+        ((outs[0].parent, "--results", tmp_path), "is for a configuration file"),
         ((config, "--json", "--watch"), "one look"),
         ((tmp_path / "nowhere.yaml",), "nowhere.yaml"),
     ):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ppfl.analysis.factors import find_factors, flatten, same
 from ppfl.config_errors import show_value
 from ppfl.core.errors import UserError
+from ppfl.grid import planned, refuse_for_results
 from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED
@@ -123,18 +124,20 @@ def full_key(given: str, known: Sequence[str], where: str) -> str:
     return matches[0]
 
 
-def open_source(path: Path, results: Path | None = None) -> Source:
+def open_source(path: Path, results: Path | None = None, overrides: Sequence[str] = ()) -> Source:
     """Return the runs of a configuration file, of a folder of results, of one result or of a collected file.
 
-    `results` is the folder of the results of a configuration. Raises UserError for anything else, and for results of
-    several experiments in one folder.
+    `results` is the folder of the results of a configuration, `overrides` what replaces values of it. Raises UserError
+    for anything else, for these two without a configuration, and for results of several experiments in one folder.
     """
-    if path.is_dir():
-        return _folder(path)
-    if not path.exists():
+    is_folder = path.is_dir()
+    if not is_folder and not path.exists():
         raise UserError(f"{path}: not found; allowed: a configuration (.yaml), a folder of results, a .h5 file")
-    if path.suffix in (".yaml", ".yml"):
-        return _configuration(path, results)
+    if not is_folder and path.suffix in (".yaml", ".yml"):
+        return _configuration(path, results, overrides)
+    refuse_for_results(path, results, overrides)
+    if is_folder:
+        return _folder(path)
     if is_collection(path):
         return _collection(open_collection(path))
     return results_at([path])
@@ -152,12 +155,10 @@ def results_at(paths: Sequence[Path]) -> Source:
     return _files(paths)
 
 
-def _configuration(path: Path, results: Path | None) -> Source:
-    from ppfl.grid import load_cells
-
-    cells = load_cells(path)
+def _configuration(path: Path, results: Path | None, overrides: Sequence[str]) -> Source:
+    plan = planned(path, overrides, results)
+    outs, cells = list(plan), {cell.digest: cell for cell in plan.values()}
     name = next(iter(cells.values())).config.name
-    outs = [results / f"{digest}.h5" if results else cell.config.default_out() for digest, cell in cells.items()]
     outlines = tuple(map(outline, outs))
     for out, digest, found in zip(outs, cells, outlines, strict=True):
         if found.has_file and found.attrs["digest"] != digest:

@@ -12,6 +12,7 @@ from ppfl import __version__
 from ppfl.cli.collect import collect
 from ppfl.cli.diagnose import diagnose
 from ppfl.cli.doctor import doctor
+from ppfl.cli.ended import ended
 from ppfl.cli.grid import grid
 from ppfl.cli.group import Commands
 from ppfl.cli.log import log
@@ -45,5 +46,21 @@ def main() -> None:
     """  # noqa: D301, a backspace tells click to keep the lines as they are
 
 
-for _command in (run, pack, submit, grid, status, stop, log, show, collect, table, plot, diagnose, verify, doctor):
+for _command in (
+    run,
+    pack,
+    submit,
+    grid,
+    status,
+    stop,
+    log,
+    show,
+    collect,
+    table,
+    plot,
+    diagnose,
+    verify,
+    doctor,
+    ended,
+):
     main.add_command(_command)

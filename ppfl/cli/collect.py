@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ppfl.cli.options import results_option
+from ppfl.cli.options import overrides_option, results_option
 from ppfl.deferred import defer_torch
 
 
@@ -14,8 +14,9 @@ from ppfl.deferred import defer_torch
 @click.argument("grid", metavar="GRID", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write (.h5).")
 @results_option
+@overrides_option
 @click.option("--clients", is_flag=True, help="Keep series with one number a client; all runs need the same clients.")
-def collect(grid: Path, out: Path, results: Path | None, clients: bool) -> int:
+def collect(grid: Path, out: Path, results: Path | None, overrides: tuple[str, ...], clients: bool) -> int:
     """Collect the results of a grid in one file whose dimensions are what varies.
 
     GRID is a configuration file or a folder of results. Runs that failed, are running or missing are in the file and
@@ -25,7 +26,7 @@ def collect(grid: Path, out: Path, results: Path | None, clients: bool) -> int:
     from ppfl.analysis.collect import collect as collect_runs
     from ppfl.analysis.sources import open_source
 
-    source = open_source(grid, results)
+    source = open_source(grid, results, overrides)
     sizes = collect_runs(source, out, with_clients=clients)
     for line in source.warnings():
         click.echo(f"ppfl: {line}", err=True)

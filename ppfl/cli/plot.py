@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ppfl.cli.options import results_option, where_option
+from ppfl.cli.options import overrides_option, results_option, where_option
 from ppfl.deferred import defer_torch
 
 
@@ -31,6 +31,7 @@ from ppfl.deferred import defer_torch
 @click.option("--color", metavar="KEY", help="The key whose values become colours.")
 @where_option
 @results_option
+@overrides_option
 def plot(
     source: Path,
     out: Path,
@@ -40,6 +41,7 @@ def plot(
     color: str | None,
     where: tuple[str, ...],
     results: Path | None,
+    overrides: tuple[str, ...],
 ) -> int:
     """Draw curves of runs: what varies becomes panels and colours; seeds become a median and a band.
 
@@ -52,7 +54,7 @@ def plot(
     from ppfl.analysis.sources import open_source
 
     out = check_format(out)
-    found = open_source(source, results).where(where)
+    found = open_source(source, results, overrides).where(where)
     notes = plot_runs(found, out, metric, x, panel, color)
     for line in [*found.warnings(), *notes]:
         click.echo(f"ppfl: {line}", err=True)

@@ -7,26 +7,24 @@ from pathlib import Path
 
 import click
 
+from ppfl.cli.options import overrides_option, results_option
 from ppfl.deferred import defer_torch
 from ppfl.launcher import launched_as
 
 
 @click.command()
 @click.argument("grid", metavar="CONFIG|FOLDER", type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Where the results of CONFIG go. Default: results/<name>",
-)
+@results_option
+@overrides_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: counts, and everything known of every run.")
-@click.option("--watch", is_flag=True, help="Go on until nobody is at work any more.")
-def status(grid: Path, out: Path | None, as_json: bool, watch: bool) -> int:
-    """Show which runs are done, running, stopped, failed, stale or missing, from the files in a folder alone.
+@click.option("--watch", is_flag=True, help="Go on until nobody is at work and no job is queued.")
+def status(grid: Path, results: Path | None, overrides: tuple[str, ...], as_json: bool, watch: bool) -> int:
+    """Show which runs are done, running, stopped, failed, stale or missing, from the files beside their results.
 
     done: complete or diverged. running: with round, rounds a second and time left. stopped: has a checkpoint, and
     continues when it is started again. failed: with the reason of the last attempt. stale: claimed by a process that
-    is dead; whoever starts it next takes it over. A FOLDER knows of no missing runs.
+    is dead; whoever starts it next takes it over. A FOLDER knows of no missing runs. Where squeue answers, jobs that
+    are queued for runs are shown with the reason why they wait.
     """
     defer_torch()
     from ppfl.core.errors import UserError
@@ -39,7 +37,7 @@ def status(grid: Path, out: Path | None, as_json: bool, watch: bool) -> int:
         return 0
     if watch and as_json:
         raise UserError("--json: is for one look; leave --watch out")
-    runs = find_runs(grid, out)
+    runs = find_runs(grid, results, overrides)
     if watch:
         watch_runs(runs, wide_console())
     elif as_json:

@@ -22,6 +22,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--ranks-per-gpu", type=_COUNT, metavar="N", help="Ranks that share a GPU. Default: 1.")
 @click.option("--cpu", is_flag=True, help="No GPUs. Implied by engine.device: cpu.")
 @click.option("--cpus-per-rank", type=_COUNT, default=1, show_default=True, metavar="N", help="CPUs of a rank.")
+@click.option("--mem", metavar="SIZE", help="Memory of each rank, e.g. 900M or 4G. Default: an estimate.")
 @click.option(
     "--time",
     default="01:00:00",
@@ -34,7 +35,13 @@ _COUNT = click.IntRange(min=1)
 @click.option("--account", metavar="NAME", help="Default: as slurm/env.sh says, else Slurm's.")
 @click.option("--dry-run", is_flag=True, help="Print the script instead of submitting it.")
 def submit(
-    config: Path, overrides: tuple[str, ...], cell: str | None, dry_run: bool, cpu: bool, **resources: int | str | None
+    config: Path,
+    overrides: tuple[str, ...],
+    cell: str | None,
+    dry_run: bool,
+    cpu: bool,
+    mem: str | None,
+    **resources: int | str | None,
 ) -> int:
     """Submit a run, or all runs of a grid, to Slurm, and print the id of the job.
 
@@ -44,6 +51,7 @@ def submit(
     """
     defer_torch()
     from ppfl.grid import choose_cell, load_cells
+    from ppfl.submit.cluster import megabytes
     from ppfl.submit.command import Work
     from ppfl.submit.command import submit as submit_job
     from ppfl.submit.request import request
@@ -54,7 +62,7 @@ def submit(
     is_grid = any(one.varying for one in cells.values())
     work = Work(config, overrides, configs, chosen.digest if chosen else None, is_grid)
     cpu = cpu or all(one.engine.device == "cpu" for one in configs)
-    asked = request(cpu=cpu, **resources)  # type: ignore[arg-type]
+    asked = request(cpu=cpu, mem_mb=None if mem is None else megabytes(mem), **resources)  # type: ignore[arg-type]
     click.echo(
         submit_job(work, asked, dry_run=dry_run, tell=lambda line: click.echo(f"ppfl: {line}", err=True)),
         nl=not dry_run,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ppfl.cli.options import results_option, where_option
+from ppfl.cli.options import overrides_option, results_option, where_option
 from ppfl.deferred import defer_torch
 
 
@@ -30,6 +30,7 @@ from ppfl.deferred import defer_torch
 )
 @where_option
 @results_option
+@overrides_option
 def table(
     source: Path,
     metrics: tuple[str, ...],
@@ -39,6 +40,7 @@ def table(
     out: Path | None,
     where: tuple[str, ...],
     results: Path | None,
+    overrides: tuple[str, ...],
 ) -> int:
     """Tabulate runs: what varies, how they ended, final metrics; seeds become a median and a range.
 
@@ -55,7 +57,7 @@ def table(
 
     if at not in (None, "last", "best") and whole_number(str(at)) is None:
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
-    found = open_source(source, results).where(where)
+    found = open_source(source, results, overrides).where(where)
     compared = compare(found, metrics, at, seeds=seeds)
     text = FORMATS[format_name](compared)
     for line in [*found.warnings(), *compared.notes]:

@@ -124,6 +124,11 @@ class Board:
         """Digests of the runs that wait for a child."""
         return list(self._waiting)
 
+    @property
+    def elsewhere(self) -> list[Path]:
+        """Results of the runs that others are at work on."""
+        return [entry.out for entry in self._elsewhere.values()]
+
     def is_exhausted(self) -> bool:
         """Say whether nothing will be left to do, here or when somebody else gives up."""
         if not self._waits and not self._waiting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
 from ppfl.grid import show_varying
@@ -15,7 +15,7 @@ from ppfl.pack.scheduler import run_tasks
 from ppfl.results.failures import Failure, remove_failure, write_failure
 from ppfl.results.layout import FINISHED, failed_path
 from ppfl.results.partials import remove_partials
-from ppfl.results.states import state_of
+from ppfl.results.states import state_of, states_of
 from ppfl.results.stop_requests import PackRequests
 from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
 
@@ -97,7 +97,7 @@ def pack(
     requests = PackRequests(folder, board.began_at)
     budget.heed(requests)
     progress = _Progress(board, len(cells), tell)
-    for outcome in run_tasks(board, jobs, way.make_work, budget):
+    for outcome in run_tasks(board, jobs, way.make_work, budget, progress.show_waiting):
         _settle(board, cells[outcome.key], folder, outcome, tell)
         progress.show()
     board.settle()
@@ -136,6 +136,7 @@ class _Progress:
         self._tell = tell
         self._done_before = board.counts.total()
         self._started_at = self._last_line_at = time.monotonic()
+        self._waits_for: set[Path] = set()
 
     def show(self) -> None:
         """Tell, unless the last line is too recent; runs that others did tell nothing about the time that is left."""
@@ -143,6 +144,23 @@ class _Progress:
         if now - self._last_line_at < LINE_INTERVAL_SECONDS or done == self._total:
             return
         self._last_line_at = now
-        computed = done - self._done_before
-        left = (now - self._started_at) / computed * (self._total - done) if computed else 0.0
-        self._tell(f"{done}/{self._total} runs, {self._board.counts['failed']} failed, {left:.0f} s left")
+        computed, elsewhere = done - self._done_before, len(self._board.elsewhere)
+        words = [f"{done}/{self._total} runs", f"{self._board.counts['failed']} failed"]
+        words += [f"{elsewhere} at work elsewhere"] if elsewhere else []
+        if computed:
+            words.append(f"{(now - self._started_at) / computed * (self._total - done):.0f} s left")
+        self._tell(", ".join(words))
+
+    def show_waiting(self) -> None:
+        """Tell, each time that it has become so, that all runs that are left are others' and who they are."""
+        others = set(self._board.elsewhere)
+        if others and others != self._waits_for:
+            who = sorted({_owner(state.facts) for state in states_of(others).values() if state.kind == "running"})
+            named = f" ({', '.join(who[:3])})" if who else ""
+            self._tell(f"{len(others)} runs are at work elsewhere{named}: waiting")
+        self._waits_for = others
+
+
+def _owner(facts: Mapping[str, Any]) -> str:
+    job = f"job {facts['job']} " if facts.get("job") else ""
+    return f"{job}on {facts.get('host', 'an unknown host')}"

@@ -72,12 +72,15 @@ class Source(Protocol):
         ...
 
 
-def run_tasks(source: Source, jobs: int, make_work: str, budget: Budget) -> Iterator[Outcome]:
+def run_tasks(
+    source: Source, jobs: int, make_work: str, budget: Budget, idle: Callable[[], None] = lambda: None
+) -> Iterator[Outcome]:
     """Do all tasks in at most `jobs` child processes; yield each outcome as it comes.
 
     `make_work` is "module:function": it is called once in every child and returns the work function. The module is
     loaded once for all children, and never by the parent. When the budget says so, nothing is handed out any more,
-    children get SIGUSR1, and what they still are at when the time is over is given up without an outcome.
+    children get SIGUSR1, and what they still are at when the time is over is given up without an outcome. `idle` is
+    called again and again while there is nothing to do but to wait for tasks.
     """
     crew = _Crew(source, jobs, make_work)
     try:
@@ -89,6 +92,7 @@ def run_tasks(source: Source, jobs: int, make_work: str, budget: Budget) -> Iter
             if not crew.busy and (phase == "stop" or not budget.has_time() or crew.is_done()):
                 return
             if not crew.busy:
+                idle()
                 time.sleep(_LOOK_AGAIN_SECONDS)
             for child in crew.ready():
                 budget.took(child.seconds)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ppfl.core.whole_file import PARTIAL
-from ppfl.results.claim import has_ended
+from ppfl.results.owner import has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

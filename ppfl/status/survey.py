@@ -1,17 +1,19 @@
-"""The state of every run of a grid or of a folder, from the files alone."""
+"""The state of every run of a grid or of a folder, from the files, and from Slurm where there is one."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ppfl.core.errors import UserError
-from ppfl.grid import load_cells
+from ppfl.grid import planned, refuse_for_results
+from ppfl.results.goes_on import goes_on_from
+from ppfl.results.layout import apart_path, checkpoint_path
 from ppfl.results.partials import remove_partials
 from ppfl.results.states import KINDS, RunState, results_in, states_of
+from ppfl.status.queue import Job, Queue
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,30 @@ class Runs:
 
     folder: Path
     cells: Mapping[Path, str]
+    rounds: Mapping[Path, int] = field(default_factory=dict)
+    """How many rounds each is to have, where that is known."""
+    queue: Queue | None = None
 
     def survey(self) -> Survey:
-        """Look at the files now."""
-        return Survey(self, states_of(self.cells))
+        """Look at the files now, and at Slurm's queue."""
+        states = states_of(self.cells)
+        places = {out: _place(out) for out in states}
+        told = {out: self._tell_round(out, places[out], state) for out, state in states.items()}
+        return Survey(self, told, places, self.queue.jobs() if self.queue else ())
+
+    def _tell_round(self, out: Path, place: Path, state: RunState) -> RunState:
+        """Add the round from which a run goes on; one that has just begun again may not have said so yet."""
+        if state.kind in ("done", "missing") or (from_round := goes_on_from(place)) is None:
+            return state
+        facts = {
+            "goes_on_from": from_round,
+            **({"rounds": self.rounds[out]} if out in self.rounds else {}),
+            **state.facts,
+        }
+        told = state.facts.get("round")
+        if state.kind == "running" and not (isinstance(told, int) and told > from_round):
+            facts["round"] = from_round
+        return RunState(state.kind, facts)
 
 
 @dataclass(frozen=True)
@@ -32,6 +54,9 @@ class Survey:
 
     runs: Runs
     states: Mapping[Path, RunState]
+    places: Mapping[Path, Path]
+    """Where the files of each run are now."""
+    jobs: Sequence[Job] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -41,29 +66,55 @@ class Survey:
 
     @property
     def is_at_rest(self) -> bool:
-        """True when nobody is at work on any of the runs."""
-        return not self.counts["running"]
+        """True when nobody is at work on any of the runs, and no job is queued for one."""
+        return not (self.counts["running"] or self.queued or self.jobs_of_all)
+
+    @property
+    def queued(self) -> dict[Path, Job]:
+        """Return the job that Slurm has for each run that nobody is at work on and that is not done."""
+        jobs = {job.digest: job for job in self.jobs if job.digest is not None}
+        return {
+            out: jobs[out.stem]
+            for out, state in self.states.items()
+            if out.stem in jobs and state.kind not in ("done", "running")
+        }
+
+    @property
+    def jobs_of_all(self) -> list[Job]:
+        """Return the jobs that work on the grid as a whole."""
+        return [job for job in self.jobs if job.digest is None]
 
     def as_json(self) -> dict[str, Any]:
-        """Return counts, and of every run digest, result, kind, what varies and what its files say."""
+        """Return counts, jobs, and of every run digest, result, kind, what varies and what its files and Slurm say."""
+        queued = self.queued
         runs = [
-            {"digest": out.stem, "out": str(out), "cell": self.runs.cells[out], "state": state.kind} | dict(state.facts)
+            {"digest": out.stem, "out": str(self.places[out]), "cell": self.runs.cells[out], "state": state.kind}
+            | dict(state.facts)
+            | ({"queued": queued[out].as_json()} if out in queued else {})
             for out, state in self.states.items()
         ]
-        return {"folder": str(self.runs.folder), "counts": self.counts, "runs": runs}
+        jobs = [job.as_json() for job in self.jobs_of_all]
+        return {"folder": str(self.runs.folder), "counts": self.counts, "jobs": jobs, "runs": runs}
 
 
-def find_runs(grid: Path, out: Path | None) -> Runs:
+def find_runs(source: Path, results: Path | None, overrides: Sequence[str] = ()) -> Runs:
     """Return the runs of a configuration file, or those that a folder shows signs of.
 
     Raises UserError for what is neither.
     """
-    if grid.is_dir():
-        if out is not None:
-            raise UserError(f"--out {out}: is for a configuration file; {grid} is a folder of results itself")
-        remove_partials(grid)
-        return Runs(grid, dict.fromkeys(results_in(grid), ""))
-    cells = load_cells(grid)
-    folder = out or next(iter(cells.values())).config.default_out().parent
+    if source.is_dir():
+        refuse_for_results(source, results, overrides)
+        remove_partials(source)
+        return Runs(source, dict.fromkeys(results_in(source), ""), queue=Queue(source))
+    plan = planned(source, overrides, results)
+    folder = next(iter(plan)).parent
     remove_partials(folder)
-    return Runs(folder, {folder / f"{digest}.h5": str(cell) for digest, cell in cells.items()})
+    rounds = {out: cell.config.rounds for out, cell in plan.items()}
+    return Runs(folder, {out: str(cell) for out, cell in plan.items()}, rounds, Queue(folder))
+
+
+def _place(out: Path) -> Path:
+    """Return where the files of a run are: in the folder for runs that are to be delivered, when it began there."""
+    apart = apart_path(out)
+    has_begun = apart.exists() or checkpoint_path(apart).exists()
+    return apart if has_begun and not out.exists() else out

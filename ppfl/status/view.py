@@ -27,14 +27,17 @@ def counts_line(survey: Survey) -> str:
 
 
 def render(survey: Survey) -> RenderableType:
-    """Return the counts, and tables of running, failed, stale and stopped runs."""
+    """Return the counts, jobs of Slurm, and tables of running, failed, stale and stopped runs."""
     parts: list[RenderableType] = [Text(counts_line(survey))]
+    parts += [Text(f"job {job.id} ({job.title}) is to work on all of them: {job}") for job in survey.jobs_of_all]
     shown: tuple[tuple[Kind, tuple[str, ...]], ...] = (
         ("running", ("run", "round", "rounds/s", "left", "host", "job", "last seen")),
         ("failed", ("run", "reason", "rank", "round", "host", "when")),
         ("stale", ("run", "round", "host", "job")),
-        ("stopped", ("run",)),
+        ("stopped", ("run", "goes on at")),
     )
+    if survey.queued:
+        parts += _queued(survey)
     for kind, columns in shown:
         runs = [(out, state.facts) for out, state in survey.states.items() if state.kind == kind]
         if not runs:
@@ -51,13 +54,27 @@ def render(survey: Survey) -> RenderableType:
     return Group(*parts)
 
 
+def _queued(survey: Survey) -> list[RenderableType]:
+    table = Table(
+        "run", "is", "goes on at", "job", "Slurm says", title="queued", title_justify="left", title_style="bold"
+    )
+    queued = list(survey.queued.items())
+    for out, job in queued[:_MAX_ROWS]:
+        state = survey.states[out]
+        row = _row(survey.runs.cells[out] or out.stem, state.facts)
+        table.add_row(*map(Text, (row["run"], state.kind, row.get("goes on at", ""), job.id, str(job))))
+    more = [Text(f"and {len(queued) - _MAX_ROWS} more queued (all of them: --json)")]
+    return [table, *(more if len(queued) > _MAX_ROWS else [])]
+
+
 def _row(name: str, facts: Mapping[str, Any]) -> dict[str, str]:
     row = {column: str(facts[column]) for column in ("host", "job", "rank", "when") if facts.get(column) is not None}
     row["run"] = name
     row["last seen"] = str(facts.get("last_seen", ""))
     row["reason"] = (str(facts.get("reason", "")).splitlines() or [""])[0]
-    if facts.get("round") is not None:
-        row["round"] = f"{facts['round']}/{facts['rounds']}" if "rounds" in facts else str(facts["round"])
+    for key, column in (("round", "round"), ("goes_on_from", "goes on at")):
+        if facts.get(key) is not None:
+            row[column] = f"{facts[key]}/{facts['rounds']}" if "rounds" in facts else str(facts[key])
     if facts.get("rounds_per_second"):
         row["rounds/s"] = f"{facts['rounds_per_second']:.3g}"
     if facts.get("seconds_left") is not None:

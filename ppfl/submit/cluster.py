@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ppfl.submit.request import Request
 
 _TIMEOUT_SECONDS = 30
+_FIELDS = "%P|%l|%D|%c|%G|%m"
 _UNITS = (1, 60, 3600, 86400)
 _SITE = 'source "$1" >/dev/null && for name in "${!SBATCH_@}"; do printf "%s=%s\\0" "$name" "${!name}"; done'
 
@@ -32,6 +33,8 @@ class NodeKind:
     count: int
     cpus: int
     gpus: int
+    memory_mb: int = 0
+    """Of one node; at most 1 where Slurm was not told and does not count it."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Partition:
     name: str
     limit: str
     kinds: tuple[NodeKind, ...]
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether Slurm knows the memory of its nodes: where it does not, it refuses to be asked for any."""
+        return any(kind.memory_mb != 1 for kind in self.kinds)
 
 
 def ask(command: Sequence[str], environment: Mapping[str, str], text: str | None = None) -> str:
@@ -70,14 +78,15 @@ def site(scripts: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 def partition(name: str | None, environment: Mapping[str, str]) -> Partition:
     """Return a partition, or the default one. Raises UserError when there is no such partition."""
-    answer = ask(["sinfo", "--noheader", "--exact", "--format=%P|%l|%D|%c|%G"], environment)
-    rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 4]
+    answer = ask(["sinfo", "--noheader", "--exact", f"--format={_FIELDS}"], environment)
+    # memory may be missing where a site has a sinfo of its own
+    rows = [[*line.split("|"), "0"] for line in answer.splitlines() if line.count("|") in (4, 5)]
     wanted = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
     if not wanted:
         names = ", ".join(dict.fromkeys(row[0].rstrip("*") for row in rows))
         given = f"--partition {name}: no such partition" if name else "no default partition: name one with --partition"
         raise UserError(f"{given}; allowed: {names}")
-    kinds = tuple(NodeKind(int(row[2]), _leading_int(row[3]), num_gpus(row[4])) for row in wanted)
+    kinds = tuple(NodeKind(int(row[2]), _leading_int(row[3]), num_gpus(row[4]), _leading_int(row[5])) for row in wanted)
     return Partition(wanted[0][0].rstrip("*"), wanted[0][1], kinds)
 
 
@@ -104,6 +113,15 @@ def seconds(time: str) -> float:
     )
 
 
+def megabytes(size: str) -> int:
+    """Return the MiB of `900`, `900M`, `4G`, `2T` or `1048576K`, as Slurm reads them. Raises UserError for others."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)", size.strip().upper(), re.ASCII)
+    found = -(-int(match[1]) * 1024 ** "KMGT".index(match[2] or "M") // 1024) if match and len(size) < 20 else 0
+    if not found:
+        raise UserError(f"--mem {size}: allowed: a whole number of MB, or one with K, M, G or T, e.g. 900M or 4G")
+    return found
+
+
 def check(asked: Request, found: Partition) -> None:
     """Raise UserError, with the remedy, when a partition can never run what is asked."""
     if seconds(asked.time) > seconds(found.limit):
@@ -127,7 +145,20 @@ def check(asked: Request, found: Partition) -> None:
             f"{most_cpus} CPUs; fewer --cpus-per-rank, or more --nodes"
         )
     kinds = [kind for kind in kinds if kind.cpus >= cpus]
+    kinds = _with_memory(asked, found, kinds, per_node)
     _check_total(asked, found, kinds)
+
+
+def _with_memory(asked: Request, found: Partition, kinds: Sequence[NodeKind], per_node: int) -> list[NodeKind]:
+    """Return the nodes with memory for their ranks."""
+    needed = per_node * (asked.mem_mb or 0)
+    most = max(kind.memory_mb for kind in kinds)
+    if 1 < most < needed:
+        raise UserError(
+            f"{per_node} rank(s) a node with {asked.mem_mb} MB each: nodes of partition {found.name} have {most} MB; "
+            "fewer ranks a node (--nodes), more --ranks to share the clients, or less with --mem, which is of one rank"
+        )
+    return [kind for kind in kinds if kind.memory_mb <= 1 or kind.memory_mb >= needed]
 
 
 def _check_total(asked: Request, found: Partition, kinds: Sequence[NodeKind]) -> None:
@@ -138,15 +169,20 @@ def _check_total(asked: Request, found: Partition, kinds: Sequence[NodeKind]) ->
                 f"{asked.nodes} nodes: partition {found.name} has {nodes} that fit; at most --nodes {nodes}"
             )
         return
-    room = sum(
-        kind.count * min(kind.cpus // asked.cpus_per_rank, kind.gpus if asked.ranks_per_gpu else kind.cpus)
-        for kind in kinds
-    )
+    room = sum(kind.count * _room(asked, kind) for kind in kinds)
     if asked.ranks > room:
+        is_for_memory = room < sum(kind.count * _room(replace(asked, mem_mb=None), kind) for kind in kinds)
+        memory = f", {asked.mem_mb} MB" if is_for_memory else ""
         raise UserError(
             f"--ranks {asked.ranks}: partition {found.name} has room for {room}, each with {asked.cpus_per_rank} CPU(s)"
-            f"{' and a GPU' if asked.ranks_per_gpu else ''}; at most {room}"
+            f"{memory}{' and a GPU' if asked.ranks_per_gpu else ''}; at most {room}"
         )
+
+
+def _room(asked: Request, kind: NodeKind) -> int:
+    """Return how many ranks fit on a node."""
+    of_memory = kind.memory_mb // asked.mem_mb if asked.mem_mb and kind.memory_mb > 1 else kind.cpus
+    return min(kind.cpus // asked.cpus_per_rank, kind.gpus if asked.ranks_per_gpu else kind.cpus, of_memory)
 
 
 def _leading_int(text: str) -> int:

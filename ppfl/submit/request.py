@@ -22,6 +22,8 @@ class Request:
     """As Slurm writes it."""
     partition: str | None = None
     account: str | None = None
+    mem_mb: int | None = None
+    """Of one rank, in MiB; None: what Slurm gives by itself."""
     array: int | None = None
     """Number of jobs that share the runs of a grid."""
 
@@ -43,6 +45,7 @@ class Request:
             # ranks that share GPUs see all of their node, and take them in turn
             "gpus-per-task": None if shared or self.ranks_per_gpu is None else "1",
             "gpus-per-node": str(self.gpus_per_node) if shared else None,
+            "mem-per-cpu": None if self.mem_mb is None else f"{-(-self.mem_mb // self.cpus_per_rank)}M",
             "partition": self.partition,
             "account": self.account,
             "array": None if self.array is None else f"0-{self.array - 1}",

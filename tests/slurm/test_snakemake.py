@@ -29,15 +29,15 @@ def command(folder: Path, *arguments: str, **config: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
+    ("config", "expected", "memory_mb"),
     [
-        ({}, {"--ntasks=2", "--cpus-per-task=1"}),
-        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}),
-        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}),
+        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 600),
+        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 3575),
+        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 750),
     ],
 )
 def test_what_sbatch_is_asked_for(
-    cluster: Cluster, tmp_path: Path, config: dict[str, object], expected: set[str]
+    cluster: Cluster, tmp_path: Path, config: dict[str, object], expected: set[str], memory_mb: int
 ) -> None:
     """The executor calls a sbatch that writes down its arguments and refuses."""
     fake = tmp_path / "bin" / "sbatch"
@@ -52,7 +52,8 @@ def test_what_sbatch_is_asked_for(
     assert resources == expected
     assert {"--signal=USR1@60", "--requeue", "--open-mode=append"} <= set(words)
     assert words[words.index("-t") + 1] == "60"
-    assert words[words.index("--mem-per-cpu") + 1] == "2000"
+    # what a rank needs, and its share of what the Snakemake in the job needs
+    assert words[words.index("--mem-per-cpu") + 1] == str(memory_mb)
 
 
 def test_a_grid_on_two_nodes_runs_to_its_end(cluster: Cluster, tmp_path: Path) -> None:

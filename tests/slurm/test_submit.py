@@ -183,6 +183,20 @@ def test_a_killed_rank_ends_the_job_with_a_reason(cluster: Cluster, folder: Path
     assert reason["rank"] == 1
 
 
+def test_a_step_that_is_killed_for_its_memory_says_so(cluster: Cluster, folder: Path) -> None:
+    """All ranks are killed and so are their supervisors: the batch script is what is left to write the note."""
+    long = ("--set", "rounds=1000000", "--set", "name=large")
+    job = submit(cluster, folder, "tiny.yaml", "--cpu", "--ranks", "2", "--mem", "180M", *long)
+    cluster.wait_for_state(job, "FAILED", 60)
+    (note,) = (folder / "results" / "large").glob("*.failed.json")
+    assert json.loads(note.read_text())["reason"].startswith("OUT_OF_MEMORY: Slurm had granted 180 MB a CPU; ask for")
+    told = cluster.ask("python", "-m", "ppfl", "status", "tiny.yaml", *long, cwd=folder)
+    assert "1 failed" in told
+    assert "OUT_OF_MEMORY" in told
+    job = submit(cluster, folder, "tiny.yaml", "--cpu", "--ranks", "2", "--set", "name=large")
+    cluster.wait_for_state(job, "COMPLETED", 60)  # with what our estimate asks for
+
+
 def rank_process(job: str, rank: str) -> int | None:
     """Return the process that computes as a rank of a job: the one with the most memory."""
     wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode(), b"SLURM_STEP_ID=0"}

@@ -17,9 +17,9 @@ from ppfl.submit.cluster import num_gpus, seconds
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 SINFO = """\
-main*|1-00:00:00|2|16|gpu:a100:4(S:0-1)
-main*|1-00:00:00|6|64|(null)
-gpu|infinite|1|8|gpu:2
+main*|1-00:00:00|2|16|gpu:a100:4(S:0-1)|64000
+main*|1-00:00:00|6|64|(null)|128000
+gpu|infinite|1|8|gpu:2|1
 """
 TINY = """
 name: tiny
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the current folder: files of a project, and in bin/ a Slurm that has the partitions above."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ppfl.submit.command.torch_without_gpus", lambda: "")
-    for variable in ("SBATCH_PARTITION", "SBATCH_ACCOUNT"):
+    for variable in ("SBATCH_PARTITION", "SBATCH_ACCOUNT", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_NODE"):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "slurm").symlink_to(ROOT / "slurm")
     (tmp_path / "run.yaml").write_text(TINY)
@@ -134,6 +134,57 @@ def test_elsewhere_the_scripts_that_ppfl_came_with_are_taken(folder: Path) -> No
 
 def test_a_configuration_for_the_cpu_asks_for_no_gpu(folder: Path) -> None:
     assert "gpu" not in submit("run.yaml", "--set", "engine.device=cpu", "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--mem", "2G"], "#SBATCH --mem-per-cpu=2048M"),
+        (["--mem", "900"], "#SBATCH --mem-per-cpu=900M"),
+        (["--mem", "1000M", "--cpus-per-rank", "3"], "#SBATCH --mem-per-cpu=334M"),  # of a rank, rounded up
+    ],
+)
+def test_memory_is_asked_for_as_it_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
+    monkeypatch.setenv("SBATCH_MEM_PER_CPU", "1G")
+    monkeypatch.setenv("SBATCH_MEM_PER_NODE", "1G")
+    done = submit("run.yaml", "--cpu", *arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert line in (folder / "sbatch.script").read_text().splitlines()
+    assert "SBATCH_MEM" not in (folder / "sbatch.environment").read_text()
+
+
+def test_memory_is_estimated_where_nobody_says_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = submit("run.yaml", "--cpu", "--dry-run").stdout
+    assert int(re.findall(r"--mem-per-cpu=(\d+)M", text)[0]) > 300
+    # a larger problem needs more, and less of it where more ranks share it
+    large = ["run.yaml", "--cpu", "--dry-run", "--set", "problem.shared_dimension=3000"]
+    sizes = [re.findall(r"--mem-per-cpu=(\d+)M", submit(*large, "--ranks", ranks).stdout) for ranks in ("1", "8")]
+    assert int(sizes[0][0]) > int(sizes[1][0]) > 1000
+    # a site that says what a CPU gets is heeded, and contradicted when it is too little
+    monkeypatch.setenv("SBATCH_MEM_PER_CPU", "256M")
+    done = submit("run.yaml", "--cpu", "--dry-run")
+    assert "mem-per-cpu" not in done.stdout
+    assert "SBATCH_MEM_PER_CPU=256M: a rank needs about" in done.stderr
+    monkeypatch.setenv("SBATCH_MEM_PER_CPU", "4G")
+    assert submit("run.yaml", "--cpu", "--dry-run").stderr == ""
+    # where Slurm does not count memory it would refuse the job
+    monkeypatch.delenv("SBATCH_MEM_PER_CPU")
+    assert "--mem" not in submit("run.yaml", "--cpu", "--partition", "gpu", "--dry-run").stdout
+
+
+def test_a_data_file_that_tells_nothing_leaves_the_memory_to_slurm(folder: Path) -> None:
+    (folder / "data.h5").write_bytes(b"no HDF5 at all")
+    model = "{name: supervised, dataset: {name: federated_hdf5, train: data.h5}, model: {name: mlp}, "
+    text = TINY.replace(
+        "{name: quadratic, generator: comparison, zeta: 1}", model + "split: {local: []}, batch_size: 1}"
+    )
+    (folder / "data.yaml").write_text(
+        text.replace("lr: theory, fine_tuner: {name: exact}", "lr: 0.1, local_steps: 1").replace("ffgg", "fedavg")
+    )
+    done = submit("data.yaml", "--cpu", "--dry-run")
+    assert (done.exit_code, "--mem" in done.stdout) == (0, False), done.stderr
 
 
 @pytest.mark.parametrize(

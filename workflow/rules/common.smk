@@ -10,6 +10,7 @@ defer_torch()  # reading configurations needs no torch
 
 from ppfl.gpus_in_vain import torch_without_gpus, without
 from ppfl.grid import load_cells
+from ppfl.submit.memory import memory_mb
 
 validate(config, "../schemas/workflow.schema.yaml")
 
@@ -43,6 +44,15 @@ EXPERIMENTS = load_experiments(config["experiments"])
 def results_of(experiment):
     """Return the result file of every run of an experiment."""
     return [f"results/{experiment}/{digest}.h5" for digest in EXPERIMENTS[experiment][1]]
+
+
+JOB_MB = 300  # of the Snakemake inside a job, beside the ranks
+
+
+def megabytes_a_cpu(experiment, digest, ranks):
+    """Return what each rank needs by our estimate, and its share of what the job needs beside them."""
+    needed = memory_mb([EXPERIMENTS[experiment][1][digest].config], ranks, gpus=config["gpus"])
+    return (needed or 2000) + -(-JOB_MB // ranks)
 
 
 PACKS = config["packs"]

@@ -42,6 +42,7 @@ rule experiment:
         mpi="yes" if config["ranks"] > 1 else "",
         tasks=config["ranks"],
         cpus_per_task=1,
+        mem_mb_per_cpu=lambda wildcards: megabytes_a_cpu(wildcards.experiment, wildcards.digest, config["ranks"]),
         slurm_extra=SLURM_OPTIONS,
     conda:
         "../envs/ppfl.yaml"

@@ -1,0 +1,124 @@
+"""What a rank of a run needs in memory, estimated from the configuration before anything is computed.
+
+The parts are those of benchmarks/rank_memory.md, where estimates stand beside measured peaks: a process with Python,
+torch and MPI; the data of a rank; the states of its clients where they are kept; θ and what is made of it in a round.
+What saving needs is a bounded buffer, and within the margin.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ppfl.core.method import Algorithm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ppfl.config import Config
+
+MIB = 1 << 20
+_PROCESS_BYTES = 320 * MIB
+"""Python, torch, MPI, and the light process beside a rank."""
+_SCIKIT_BYTES = 90 * MIB
+"""scikit-learn, which brings the digits."""
+_GPU_BYTES = 3072 * MIB
+"""What CUDA may take of the host: on the safe side, not measured."""
+_VECTORS = 24
+"""Vectors as long as all parameters that are alive at once: θ, gradients, exact sums, a server optimizer, stages."""
+_BODY_BYTES = 64 * MIB
+"""What images are turned into on their way through the body, a piece at a time."""
+_MARGIN = 1.25
+_ROUND_UP = 50
+_LOOK_AT = 100
+"""Clients of a file whose data are looked at; the others are taken to be alike."""
+
+
+def memory_mb(configs: Sequence[Config], ranks: int, *, gpus: bool) -> int | None:
+    """Return the MiB that each rank needs for any of these runs; None where a data file does not tell."""
+    try:
+        most = max(_rank_bytes(config, ranks) for config in configs)
+    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, IndexError):
+        return None  # what is wrong with the file is told by the run, which reads it whole
+    return _ROUND_UP * math.ceil((_MARGIN * most + gpus * _GPU_BYTES) / MIB / _ROUND_UP)
+
+
+def _rank_bytes(config: Config, ranks: int) -> float:
+    if config.problem.name == "quadratic":
+        return _PROCESS_BYTES + _quadratic_bytes(config.problem, ranks)
+    return _PROCESS_BYTES + _supervised_bytes(config, ranks)
+
+
+def _quadratic_bytes(problem: Any, ranks: int) -> float:
+    """Matrices are drawn or read client by client; what is kept has the size of the model, squared."""
+    if problem.file is not None:
+        return 3.0 * float(problem.file.path.stat().st_size)
+    width = 2 * problem.shared_dimension + problem.local_dimension
+    one = 8 * problem.rows * width
+    kept = 8 * (problem.shared_dimension + problem.local_dimension) ** 2
+    clients = math.ceil(problem.clients / ranks)
+    return float(3 * one + 8 * clients * kept)
+
+
+def _supervised_bytes(config: Config, ranks: int) -> float:
+    problem: Any = config.problem
+    sizes = _digits(problem.dataset) if problem.dataset.name == "digits" else _file(problem.dataset)
+    number = 8 if config.precision == "float64" else 4
+    parameters = {
+        name: math.prod(parameter.shape)
+        for stage in problem.model.stages(sizes.input_shape, sizes.num_classes)
+        for name, parameter in stage.parameters.items()
+    }
+    total = sum(parameters.values())
+    local = sum(parameters[name] for name in problem.split.local_names(problem.model.parameter_names()))
+    keeps_more = type(config.algorithm).init_client is not Algorithm.init_client
+    of_client = 0 if config.engine.client_state == "file" else total if keeps_more else local
+    states = math.ceil(sizes.clients / ranks) * of_client * number
+    # what a client trains on in every round is kept as it is computed with, else as it is stored
+    data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
+    return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + _VECTORS * total * number)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What a data set has."""
+
+    clients: int
+    input_shape: tuple[int, ...]
+    num_classes: int
+    numbers: float
+    """Numbers in all samples together."""
+    bytes_a_number: int
+    library_bytes: int = 0
+
+
+def _digits(dataset: Any) -> _Sizes:
+    from ppfl.datasets.digits import NUM_SAMPLES
+
+    return _Sizes(dataset.partition.clients, (1, 8, 8), 10, NUM_SAMPLES * 64, 8, _SCIKIT_BYTES)
+
+
+def _file(dataset: Any) -> _Sizes:
+    train = _look_at(dataset.train.path)
+    test = None if isinstance(dataset.test, float) else _look_at(dataset.test.path)
+    numbers = train.numbers + (test.numbers if test else 0)
+    return _Sizes(train.clients, train.input_shape, train.num_classes, numbers, train.bytes_a_number)
+
+
+@cache
+def _look_at(path: Path) -> _Sizes:
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        clients = file["examples"]
+        seen = [clients[name] for name in islice(clients, _LOOK_AT)]
+        samples = [client["pixels"] if "pixels" in client else client["image"] for client in seen]
+        shape, dtype = samples[0].shape[1:], samples[0].dtype
+        numbers = sum(one.size for one in samples) * len(clients) / len(seen)
+        classes = 1 + max(int(client["label"][:].max()) for client in seen if client["label"].size)
+        channels_first = (shape[2], *shape[:2]) if len(shape) == 3 else (1, *shape) if len(shape) == 2 else shape
+        return _Sizes(len(clients), channels_first, classes, numbers, dtype.itemsize)
