@@ -54,7 +54,9 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         assert command.help
         surface[usage.group(1)] = {option: value.strip() for option, value in options}
     assert surface == {
-        "run [OPTIONS] CONFIG": {"--out": "FILE", "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--help": ""},
+        "run [OPTIONS] CONFIG": {
+            "--out": "FILE", "--set": "KEY.PATH=VALUE", "--deliver": "", "--cell": "DIGEST", "--help": "",
+        },
         "pack [OPTIONS] CONFIG": {
             "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--no-wait": "",
             "--time-limit": "SECONDS", "--ranks-per-run": "R", "--help": "",
@@ -89,6 +91,7 @@ def test_commands_arguments_and_options_are_frozen() -> None:
             "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
         },
         "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
+        "verify [OPTIONS] FILE|FOLDER…": {"--help": ""},
         "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
         "ended [OPTIONS] CODE [COMMAND]...": {"--help": ""},
     }  # fmt: skip
