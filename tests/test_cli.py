@@ -232,13 +232,13 @@ def test_a_failure_of_the_program_is_no_user_error(config: Path, monkeypatch: py
     assert isinstance(done.exception, AssertionError)
 
 
-def test_an_interrupt_is_code_1(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_code_130(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ppfl.experiment.run", interrupted)
     done = ppfl("run", config)
-    assert (done.exit_code, "interrupted" in done.stderr) == (1, True)
+    assert (done.exit_code, "interrupted" in done.stderr) == (130, True)
 
 
 def test_other_ranks_say_nothing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,8 @@ class Setup:
 
     def share_of(self, cohort: frozenset[int]) -> float:
         """Return the weight of a cohort's vectors over that of all that there could be, attackers beside included."""
+        if self.cohort.is_full:
+            return 1.0
         beside = self.byzantine.num_beside if self.byzantine is not None else 0
         taking_part, all_of_them = (
             sum(self.client_weights[client] for client in sorted(clients)) + beside

@@ -135,3 +135,9 @@ def test_a_rule_that_is_no_mean_is_refused_in_the_file(
     algorithm = {"name": name, "lr": "theory", "local_steps": 3}
     with pytest.raises(ConfigError, match=f"{where}, since {name!r} takes the mean alone: its c has to stay"):
         config(algorithm=algorithm, aggregator=aggregator)
+
+
+def test_attackers_beside_count_as_clients_that_always_take_part() -> None:
+    flips = {"attack": {"name": "sign_flip"}, "clients": 2, "placement": "beside"}
+    share_of = build(config(cohort=3, byzantine=flips), SoloCommunicator()).share_of
+    assert share_of(frozenset({0, 1, 5})) == (3 + 2) / (8 + 2)
