@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+SECONDS_SHARED_BY = "seconds_shared_by"
+"""Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
-SECONDS_SHARED_BY = "seconds_shared_by"
-"""Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long belongs to nobody any more."""
 
