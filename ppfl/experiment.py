@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,6 @@ from ppfl.core.errors import UserError
 from ppfl.device import describe_device
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
-from ppfl.engine.costs import StageCosts
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
 from ppfl.engine.synchronous import Synchronous
 from ppfl.gpus_in_vain import in_vain
@@ -381,8 +380,7 @@ def complete(
         metric: np.array([list(summarize(setup, metric, scores[metric]).values()) for scores in of_stages.values()])
         for metric in metrics
     }
-    names = [cost.name for cost in fields(StageCosts)]
-    costs = {name: np.array([getattr(cost, name) for cost in stages.costs.values()]) for name in names}
+    costs = stages.cost_arrays
     rank, size = setup.communicator.rank, setup.communicator.size
 
     def save() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -31,6 +31,12 @@ class Stages:
     scores: dict[Stage, dict[str, np.ndarray]]
     """{stage: {metric: (N,)}}."""
     costs: dict[Stage, StageCosts]
+
+    @property
+    def cost_arrays(self) -> dict[str, np.ndarray]:
+        """Return the costs as arrays (stage,)."""
+        names = [cost.name for cost in fields(StageCosts)]
+        return {name: np.array([getattr(cost, name) for cost in self.costs.values()]) for name in names}
 
 
 def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> dict[str, float | np.ndarray]:

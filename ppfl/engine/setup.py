@@ -58,6 +58,13 @@ class Setup:
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
 
+    def num_tuned_gradients(self, num_samples: int) -> tuple[float, float]:
+        """Return gradients of θ and of w in one call of the fine-tuner of the stage `tuned`, summable like those of
+        rounds; where whole models are tuned they are gradients of θ, as in the rounds."""
+        assert self.tuned_fine_tuner is not None
+        count = round(self.tuned_fine_tuner.num_gradients(num_samples) * 2**20) / 2**20
+        return (count, 0.0) if self.tuned_problem is not self.problem else (0.0, count)
+
     @property
     def adds_up(self) -> bool:
         """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
@@ -81,25 +88,14 @@ class Setup:
 
         Multiples of 2⁻²⁰, whose sums are exact in any order up to 2³³: the same on any number of ranks.
         """
-        of_shared, of_local = map(_summable, self.algorithm.num_gradients_in(in_round, num_samples))
+        of_shared, of_local = (
+            round(count * 2**20) / 2**20 for count in self.algorithm.num_gradients_in(in_round, num_samples)
+        )
         num_local = len(self.problem.local_names)
         num_shared = len(self.problem.parameter_names()) - num_local
         return of_shared if num_shared else 0.0, of_local if num_local else 0.0
-
-    def num_tuned_gradients(self, num_samples: int) -> tuple[float, float]:
-        """Return gradients of θ and of w in one call of the fine-tuner of the stage `tuned`.
-
-        Where whole models are tuned its gradients are those of θ, as in the rounds. Sums are exact, as above.
-        """
-        assert self.tuned_fine_tuner is not None
-        count = _summable(self.tuned_fine_tuner.num_gradients(num_samples))
-        return (count, 0.0) if self.tuned_problem is not self.problem else (0.0, count)
 
 
 def adds_up(aggregator: Aggregator, byzantine: Byzantine | None) -> bool:
     """Say whether the server needs the weighted sum of a cohort's uplinks alone, not one of them by itself."""
     return aggregator.linear and (byzantine is None or byzantine.attack.on_data)
-
-
-def _summable(count: float) -> float:
-    return round(count * 2**20) / 2**20

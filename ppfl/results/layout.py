@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+SECONDS_SHARED_BY = "seconds_shared_by"
+"""Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
-SECONDS_SHARED_BY = "seconds_shared_by"
-"""Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
 WORK_FOLDER = "running"
 """Beside results: where those are computed of which only finished ones may be seen."""
 RESULT_SUFFIX = ".h5"

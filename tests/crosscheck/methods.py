@@ -207,35 +207,33 @@ def l2gd(world: World, *, lr: float, penalty: float, probability: float) -> Roun
     """Hanzely & Richtárik 2020, Algorithm 1; with local parameters, these take part in gradient steps alone.
 
     The mean over all clients does not move while they move towards it, so only the first averaging after a gradient
-    step sends something, and all moves in a row are made with the next gradient step, for which the mean travels back
-    once. With a sampled cohort it is the next cohort that moves, towards the mean over this one, which every averaging
-    has to send, and which travels back in the next round.
+    step sends something, and the next gradient step is what fetches the mean. With a sampled cohort it is the next
+    cohort that moves, towards the mean over this one: every averaging sends, and the next round fetches.
     """
     M = len(world.clients)
-    mean, fresh, pending = world.theta, True, False
+    mean, has_moved, waits = world.theta, False, False  # the mean; since it was sent; for who fetches it
     x = [(world.theta, world.w) for _ in world.clients]
 
     def nearer(m: int) -> tuple[Vector, Vector]:
         return x[m][0] - lr * penalty / (M * probability) * (x[m][0] - mean), x[m][1]
 
     for k, cohort in enumerate(world.cohorts):
-        averages = world.averages(k)
-        travels_back = fresh and k > 0 and not averages if world.is_full else pending
-        received = len(cohort) if travels_back else 0
-        if pending and not world.is_full:
+        averages, size = world.averages(k), len(cohort)
+        fetched = waits and not (world.is_full and averages)
+        if fetched and not world.is_full:
             x = [nearer(m) if m in cohort else x[m] for m in world.clients]
-        pending = averages and not (world.is_full and fresh)
+        sent = averages and (has_moved or not world.is_full)
+        waits = sent or (waits and not fetched)
         if averages:
             mean = world.mean({m: x[m][0] for m in cohort})
-            if world.is_full:
-                x = [nearer(m) for m in world.clients]
+            x = [nearer(m) for m in world.clients] if world.is_full else x
         else:
             step = lr / (M * (1 - probability))
             x = [descend_both(world, m, *x[m], step, 1) if m in cohort else x[m] for m in world.clients]
-        fresh = averages
+        has_moved = not averages
         deployed = [nearer(m) for m in world.clients] if averages and not world.is_full else list(x)
-        count = 0 if averages else len(cohort)
-        yield Round(mean, deployed, count, count, len(cohort) if pending else 0, received)
+        count = 0 if averages else size
+        yield Round(mean, deployed, count, count, size * sent, size * fetched)
 
 
 METHODS: dict[str, Callable[..., Any]] = {
