@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from pydantic_core import PydanticCustomError
 
 from ppfl.config import Config, load, schema
 from ppfl.config_errors import ConfigError
@@ -173,6 +174,32 @@ def test_data_files_are_looked_up_beside_the_config_then_in_ppfl_data(
     with pytest.raises(ConfigError) as raised:
         supervised(folder, "problem.dataset.train=none.h5")
     assert f"looked for {folder / 'none.h5'}, {shared / 'none.h5'}" in str(raised.value)
+
+
+def test_paths_mean_what_they_mean_to_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`link/..` is where the folder itself lies, beside the configuration and in PPFL_DATA."""
+    (tmp_path / "far" / "configs").mkdir(parents=True)
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near" / "configs").symlink_to("../far/configs")
+    for place in ("far", "near"):
+        (tmp_path / place / "data.h5").write_text(place)
+    monkeypatch.setenv("PPFL_DATA", str(tmp_path / "near" / "configs" / ".."))
+    for folder, name in ((tmp_path / "near" / "configs", "../data.h5"), (tmp_path, "data.h5")):
+        found = DataFile.find(name, folder)
+        assert found.path.read_text() == "far"
+        assert found.sha256 == hashlib.sha256(b"far").hexdigest()
+    (tmp_path / "far" / "data.h5").unlink()
+    with pytest.raises(
+        PydanticCustomError, match=r"looked for .*/near/configs/\.\./data.h5, .*/configs/\.\./\.\./data"
+    ):
+        DataFile.find("../data.h5", tmp_path / "near" / "configs")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/data.h5", "x" * 300, "a\0b", "train.h5/below.h5", "loop"])
+def test_paths_that_cannot_be_are_refused(folder: Path, name: str) -> None:
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(PydanticCustomError, match="an existing, readable file"):
+        DataFile.find(name, folder)
 
 
 @pytest.mark.parametrize(

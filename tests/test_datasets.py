@@ -20,7 +20,7 @@ from ppfl.core.dataset import FederatedSamples
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import discover
 from ppfl.core.problem import Placement
-from ppfl.hdf5 import DataArray
+from ppfl.hdf5 import DataArray, DataGroup
 from tests.ranks import on_ranks
 
 Clients = Mapping[str, Mapping[str, np.ndarray]]
@@ -146,6 +146,12 @@ BROKEN: dict[str, tuple[Clients, str]] = {
         {"a": images(6), "b": images(6) | {"label": np.array([0, 1, 2, 3, -1, 0])}},
         "client 'b': labels range from -1 to 3; allowed are 0 to 65535",
     ),
+    "no pixels in an image": ({"a": images(6, shape=(5, 0))}, r"pixels have shape \(6, 5, 0\); a sample needs"),
+    "no channel": ({"a": images(6, shape=(5, 4, 0))}, r"pixels have shape \(6, 5, 4, 0\); a sample needs"),
+    "huge label of an unsigned type": (
+        {"a": images(6) | {"label": np.full(6, 2**64 - 1, np.uint64)}},
+        "labels range from 1",
+    ),
     "huge label": ({"a": images(6) | {"label": np.full(6, 10**9)}}, "labels range from 1000000000"),
 }
 
@@ -163,6 +169,80 @@ def test_broken_files_are_refused_on_every_rank(tmp_path: Path, case: str) -> No
         return True
 
     assert on_ranks(2, refused) == [True, True]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_numbers_that_no_run_can_use(tmp_path: Path, bad: float, part: str) -> None:
+    """In any part of any client, and 1e39 where the run computes in float32; told by all ranks, before any round."""
+    clients = {
+        name: {"pixels": np.random.default_rng(7).random((30, 5)), "label": np.arange(30) % 3} for name in "abcd"
+    }
+    keys = {"name": "federated_hdf5", "train": write(tmp_path / "good.h5", clients), "test": 0.3}
+    single = replace(placement(), dtype=torch.float32)
+    drawn = getattr(load(keys, single).samples[2], part).x[0]
+    clients["c"]["pixels"][np.flatnonzero((clients["c"]["pixels"] == drawn).all(axis=1)), 3] = bad
+    keys["train"] = write(tmp_path / "bad.h5", clients)
+    words = rf"problem\.dataset\.train: .*bad\.h5, client 'c': 1 of its \d+ {part} samples have NaN, inf or a number"
+    if bad == 1e39:
+        load(keys)
+
+    def refused(communicator: Communicator) -> bool:
+        with pytest.raises(UserError, match=words):
+            load(keys, replace(single, communicator=communicator))
+        return True
+
+    assert on_ranks(4, refused) == [True] * 4
+    keys |= {"train": write(tmp_path / "good.h5", {"a": clients["a"]}), "test": keys["train"]}
+    with pytest.raises(UserError, match=r"problem\.dataset\.test: .*bad\.h5, client 'c': 1 of its 30 test samples"):
+        load(keys, single)
+
+
+@pytest.mark.parametrize(("kept", "used"), [(">f4", "<f4"), (">f8", "<f8"), (">f2", "<f2"), ("g", "<f8")])
+def test_byte_orders_and_widths_of_other_machines(tmp_path: Path, kept: str, used: str) -> None:
+    """The same bits as a file of this machine, also where clients differ in the order of bytes alone."""
+    random = np.random.default_rng(0)
+    here = {name: {"pixels": random.random((9, 4)).astype(used), "label": np.arange(9, dtype="<i2")} for name in "ab"}
+    there = {"a": {"pixels": here["a"]["pixels"].astype(kept), "label": here["a"]["label"].astype(">u4")}}
+    keys = {"name": "federated_hdf5", "train": write(tmp_path / "here.h5", here)}
+    wanted = load(keys)
+    found = load({**keys, "train": write(tmp_path / "there.h5", {**here, **there})})
+    for client in (0, 1):
+        for one, other in zip(wanted.samples[client], found.samples[client], strict=True):
+            assert one.x.dtype == other.x.dtype == np.dtype(used)
+            assert one.x.tobytes() == other.x.tobytes()
+            assert one.y.tobytes() == other.y.tobytes()
+
+
+def test_the_order_of_creation_does_not_matter(tmp_path: Path) -> None:
+    clients = {name: images(6, first) for first, name in enumerate(("b", "c", "a"))}
+    with h5py.File(tmp_path / "tracked.h5", "w", track_order=True) as file:
+        examples = file.create_group("examples", track_order=True)
+        for name, fields in clients.items():
+            for field, value in fields.items():
+                examples[f"{name}/{field}"] = value
+        assert list(examples) == ["b", "c", "a"]
+    keys = {"name": "federated_hdf5", "train": write(tmp_path / "plain.h5", dict(sorted(clients.items())))}
+    found, wanted = load({**keys, "train": str(tmp_path / "tracked.h5")}), load(keys)
+    assert found.client_names == wanted.client_names == ("a", "b", "c")
+    assert all(np.array_equal(found.samples[m].train.x, wanted.samples[m].train.x) for m in range(3))
+
+
+def test_a_client_is_opened_once_for_the_layout_and_once_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of clients: the cost of a start is linear in it."""
+    opened: list[str] = []
+    original = DataGroup._find
+    monkeypatch.setattr(
+        DataGroup, "_find", lambda self, name, where: opened.append(name) or original(self, name, where)
+    )
+    for number in (10, 40):
+        path = write(tmp_path / f"{number}.h5", {f"client{m}": images(5, m) for m in range(number)})
+        opened.clear()
+        load({"name": "federated_hdf5", "train": path})
+        # examples, and the client whose fields say what samples are called
+        assert len(opened) == 2 + 2 * 3 * number
 
 
 def test_files_that_are_not_what_they_should_be(files: dict[str, Any], tmp_path: Path) -> None:

@@ -144,6 +144,52 @@ def test_bad_files(tmp_path, damage, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("entry", "precision", "reached"), [(1e160, torch.float64, "inf"), (1e80, torch.float32, "1e+160")]
+)
+def test_entries_whose_products_are_no_numbers(tmp_path, entry, precision, reached):
+    clients = reference.random_clients(3)
+    clients[1]["A"][2, 3] = entry
+    path = reference.write_clients(tmp_path / "problem.h5", clients)
+
+    def message(communicator) -> str:
+        with pytest.raises(UserError) as caught:
+            build(communicator=communicator, file=str(path), dtype=precision)
+        return str(caught.value)
+
+    for told in on_ranks(2, message):
+        assert f"{path}: clients/0001: sums of products of its entries reach {reached}" in told
+    generator = {"generator": "comparison", **SMALL, "noise": entry}
+    with pytest.raises(UserError, match="problem: client 0: sums of products"):
+        build(**generator, dtype=precision)
+
+
+def test_clients_are_sorted_whatever_the_order_of_creation(tmp_path):
+    clients = dict(zip("bca", reference.random_clients(3), strict=True))
+    with h5py.File(tmp_path / "tracked.h5", "w", track_order=True) as file:
+        group = file.create_group("clients", track_order=True)
+        for name, fields in clients.items():
+            for field, values in fields.items():
+                group[f"{name}/{field}"] = values.astype(">f8")
+        assert list(group) == ["b", "c", "a"]
+    problem = build(file=str(tmp_path / "tracked.h5"))
+    assert problem.client_names == ("a", "b", "c")
+    np.testing.assert_allclose(
+        problem.theta_star["theta"].numpy(), reference.theta_star([clients[name] for name in "abc"]), rtol=1e-9
+    )
+
+
+def test_a_file_is_opened_once_for_all_clients(tmp_path, monkeypatch):
+    """Opening it for each of them made a start take 2 ms a client."""
+    opened = []
+    original = h5py.File.__init__
+    monkeypatch.setattr(h5py.File, "__init__", lambda self, *a, **k: opened.append(a[0]) or original(self, *a, **k))
+    path = reference.write_clients(tmp_path / "problem.h5", reference.random_clients(4))
+    opened.clear()
+    build(file=str(path))
+    assert opened == [path]
+
+
 def test_a_file_that_is_not_hdf5(tmp_path):
     path = tmp_path / "problem.h5"
     path.write_text("no")
