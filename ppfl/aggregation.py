@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config_errors import findings_of
+from ppfl.config_errors import error_of
 from ppfl.config_schema import schema_of
 from ppfl.core.aggregator import Aggregator
 from ppfl.core.client_matrix import ClientMatrix
@@ -56,7 +56,7 @@ def _rule(name: str, before: Sequence[str | tuple[str, Mapping[str, Any]]], argu
     try:
         return rules[name].model_validate(document)  # type: ignore[return-value]
     except ValidationError as error:
-        findings = findings_of(error, document, schema_of(rules[name]))
+        findings = error_of(name, error, document, schema_of(rules[name])).findings
         raise ValueError(f"{name}: {'; '.join(map(str, findings))}") from error
 
 
