@@ -153,7 +153,7 @@ def test_the_full_text_loads_again_as_the_same_run(folder: Path, tmp_path: Path,
 @pytest.mark.parametrize("name", ["1e3", "695e0514", "0o17", "25921e05", "0x1f", "yes", "null", "2001-01-01", "1_000"])
 def test_names_that_look_like_numbers_stay_names(folder: Path, name: str) -> None:
     attackers = f"byzantine={{attack: {{name: label_flip}}, clients: ['{name}']}}"
-    config = load(folder / "supervised.yaml", [f"name='{name}'", attackers, f"problem.split.local=['{name}']"])
+    config = load(folder / "supervised.yaml", [f"name='{name}'", attackers])
     (folder / "again.yaml").write_text(config.to_yaml())
     assert load(folder / "again.yaml") == config
 
@@ -171,7 +171,7 @@ def test_a_data_path_that_is_not_utf8_is_read_back(folder: Path) -> None:
 def test_a_key_of_thousands_of_parts_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="--set: a key of more than 64 parts"):
         quadratic(folder, f"{'.'.join('a' * 3000)}=1")
-    (folder / "quadratic.yaml").write_text(f"{QUADRATIC}grid: {{{'.'.join(['seed'] * 3000)}: [1]}}")
+    (folder / "quadratic.yaml").write_text(f"{QUADRATIC}grid:\n  ? {'.'.join(['seed'] * 3000)}\n  : [1]\n")
     with pytest.raises(ConfigError, match="unknown path"):
         load_cells(folder / "quadratic.yaml")
 
@@ -192,7 +192,7 @@ def test_a_file_larger_than_any_configuration_is_not_read(folder: Path) -> None:
 
 def test_a_long_value_is_shown_by_its_beginning(folder: Path) -> None:
     value = {"a": list(range(10**6)), "b": ["x: y", None, True, 1.0]}
-    assert show_value(value) == "{a: [" + ", ".join(map(str, range(22))) + ", …"
+    assert show_value(value) == "{a: [" + ", ".join(map(str, range(21))) + ", …"
     assert show_value({"b": value["b"]}) == "{b: ['x: y', null, true, 1.0]}"
     assert show_value([]) == "[]"
 
