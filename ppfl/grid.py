@@ -256,7 +256,7 @@ def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, sourc
             for finding in error.findings:
                 at_home = _at_origin(finding, choice)
                 value = "" if at_home.what == "unknown key" else show_value(at_home.given)
-                key = (at_home.where, at_home.what, at_home.allowed, value)
+                key: tuple[str, ...] = (at_home.where, at_home.what, at_home.allowed, value)
                 counts[key] += 1
                 first.setdefault(key, (at_home, choice))
             if len(first) >= _MAX_WRONG:

@@ -91,7 +91,7 @@ class _Builder:
 
     def take(self, event: yaml.Event) -> None:
         """Go on with the next event."""
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.ScalarEvent):
             self._close(self._scalar(event, line), event.anchor)
         elif isinstance(event, yaml.AliasEvent):

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+import ppfl.analysis
 from ppfl.analysis.curves import band, load_curves
 from ppfl.analysis.factors import find_factors
 from ppfl.analysis.figure import draw_figure, save_figure
@@ -193,6 +194,17 @@ def test_report_is_self_contained_and_inlines_the_figure(make_result: MakeResult
     encoded = picture.removeprefix("data:image/svg+xml;base64,")
     assert base64.b64decode(encoded) == (tmp_path / "trial.svg").read_bytes()
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:|//)|@import|url\(", text)
+
+
+def test_report_loads_and_runs_nothing_whatever_its_results_say(make_result: MakeResult, tmp_path: Path) -> None:
+    evil = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>"
+    settings = {**config(), "note": evil}
+    text = make_report([make_result("0", settings, series(1)), make_result("1", config(), series(1))], tmp_path)
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    for page in (text, (Path(ppfl.analysis.__file__).parent / "paper.html.j2").read_text(encoding="utf-8")):
+        assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in page
+    assert "<script" not in text
+    assert len(_Page(text).loaded) == 1
 
 
 def test_report_tells_final_metrics_status_config_and_provenance(make_result: MakeResult, tmp_path: Path) -> None:

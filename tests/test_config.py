@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from pydantic_core import PydanticCustomError
 
 from ppfl.config import Config, load, schema
-from ppfl.config_errors import ConfigError
+from ppfl.config_errors import ConfigError, show_value
 from ppfl.core.data_file import DataFile
 from ppfl.grid import load_cells
 from ppfl.yaml_file import parse_yaml
@@ -148,6 +149,57 @@ def test_the_full_text_loads_again_as_the_same_run(folder: Path, tmp_path: Path,
     (again / "config.yaml").write_text(config.to_yaml())
     assert load(again / "config.yaml") == config
     assert load(again / "config.yaml").digest == config.digest
+
+
+@pytest.mark.parametrize("name", ["1e3", "695e0514", "0o17", "25921e05", "0x1f", "yes", "null", "2001-01-01", "1_000"])
+def test_names_that_look_like_numbers_stay_names(folder: Path, name: str) -> None:
+    attackers = f"byzantine={{attack: {{name: label_flip}}, clients: ['{name}']}}"
+    config = load(folder / "supervised.yaml", [f"name='{name}'", attackers])
+    (folder / "again.yaml").write_text(config.to_yaml())
+    assert load(folder / "again.yaml") == config
+
+
+def test_a_data_path_that_is_not_utf8_is_read_back(folder: Path) -> None:
+    old = folder / os.fsdecode(b"donn\xe9es")
+    old.mkdir()
+    (folder / "train.h5").rename(old / "train.h5")
+    config = supervised(folder, f"problem.dataset.train={old / 'train.h5'}")
+    (folder / "again.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert load(folder / "again.yaml").digest == config.digest
+    assert train_file(load(folder / "again.yaml")).path == old / "train.h5"
+
+
+def test_a_key_of_thousands_of_parts_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="--set: a key of more than 64 parts"):
+        quadratic(folder, f"{'.'.join('a' * 3000)}=1")
+    (folder / "quadratic.yaml").write_text(f"{QUADRATIC}grid:\n  ? {'.'.join(['seed'] * 3000)}\n  : [1]\n")
+    with pytest.raises(ConfigError, match="unknown path"):
+        load_cells(folder / "quadratic.yaml")
+
+
+def test_of_thousands_of_findings_the_first_are_told_and_all_are_counted(folder: Path) -> None:
+    (folder / "quadratic.yaml").write_text(QUADRATIC + "".join(f"k{number}: {number}\n" for number in range(3000)))
+    with pytest.raises(ConfigError) as raised:
+        quadratic(folder)
+    assert raised.value.lines[-1].endswith("and 2980 more")
+    assert len(raised.value.findings) == 1000, "the rest is not worth its time"
+
+
+def test_a_file_larger_than_any_configuration_is_not_read(folder: Path) -> None:
+    (folder / "quadratic.yaml").write_bytes(b"#" * (9 << 20))
+    with pytest.raises(ConfigError, match="is larger than 8 MiB"):
+        quadratic(folder)
+
+
+def test_a_long_value_is_shown_by_its_beginning(folder: Path) -> None:
+    value = {"a": list(range(10**6)), "b": ["x: y", None, True, 1.0]}
+    assert show_value(value) == "{a: [" + ", ".join(map(str, range(21))) + ", …"
+    assert show_value({"b": value["b"]}) == "{b: ['x: y', null, true, 1.0]}"
+    assert show_value([]) == "[]"
+
+
+def test_minus_zero_is_zero_in_a_digest(folder: Path) -> None:
+    assert quadratic(folder, "problem.zeta=-0.0").digest == quadratic(folder, "problem.zeta=0.0").digest
 
 
 def test_data_files_count_by_content_and_not_by_path(folder: Path) -> None:
@@ -284,7 +336,7 @@ from ppfl.cli import main
 from ppfl.deferred import defer_torch
 defer_torch()
 main(["grid", sys.argv[1]], standalone_mode=False)
-loaded = [name for name in sys.modules if name.startswith(("torch.", "mpi4py"))]
+loaded = [name for name in sys.modules if name.startswith(("torch.", "mpi4py", "rich", "h5py"))]
 assert not loaded, loaded
 import torch, inspect
 inspect.getmodule(sys._getframe())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from ppfl.analysis.collect import collect
 from ppfl.analysis.curves import load_curves
-from ppfl.analysis.figure import draw_figure
+from ppfl.analysis.figure import draw_figure, save_figure
 from ppfl.analysis.plot import plot_or_explain
 from ppfl.analysis.sources import open_source, results_at
 from tests.conftest import MakeResult
@@ -193,3 +194,38 @@ def test_runs_that_have_not_begun_are_no_figure(tmp_path: Path) -> None:
     done = ppfl("plot", grid_file(tmp_path, GRID), "--results", tmp_path, "--out", tmp_path / "a.png")
     assert done.exit_code == 2
     assert "no run has recorded a round yet (12 missing)" in done.stderr
+
+
+def test_any_text_can_stand_in_a_figure(make_result: MakeResult, tmp_path: Path) -> None:
+    texts = [r"$\frac{1}$", "two\nlines", "_hidden", "\x1b[31m", "<b>&"]
+    for number, text in enumerate(texts):
+        make_result(f"{number}", {"name": "$x_$", "what": text, "$k$": number % 2}, {"loss $a$": [1.0, 2.0]})
+    figure = draw_figure(load_curves(open_source(tmp_path)), panel="what")
+    shown = {r"$\frac{1}$", r"two\nlines", "_hidden", r"\x1b[31m", "<b>&"}
+    assert set(titles_of(figure)) == {f"what = {text}" for text in shown}
+    save_figure(figure, [tmp_path / "out.png", tmp_path / "out.svg"])
+    ElementTree.parse(tmp_path / "out.svg")
+    figure = draw_figure(load_curves(open_source(tmp_path)), colour="what")
+    assert shown <= {text.strip("\N{WORD JOINER}") for text in legend_of(figure)}
+    save_figure(figure, [tmp_path / "out.png"])
+
+
+def test_what_cannot_be_drawn_is_told_whatever_it_says(make_result: MakeResult, tmp_path: Path) -> None:
+    result = make_result("0", {"name": r"$\frac{1}$"}, {"a": []} | {"loss": []})
+    plot_or_explain([result], [tmp_path / "out.svg"])
+    assert (tmp_path / "out.svg").exists()
+
+
+def test_titles_of_sections_are_what_tells_them_apart(make_result: MakeResult, tmp_path: Path) -> None:
+    tuners = [
+        {"name": "conjugate_gradient", "steps": 5, "start": "redraw", "tolerance": 1e-9, "restart": 7},
+        {"name": "adam", "lr": 0.01, "batch_size": "all", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    ]
+    for number, (tuner, zeta) in enumerate(itertools.product(tuners, (0.0, 10.0))):
+        settings = {"name": "one", "problem": {"zeta": zeta}, "algorithm": {"fine_tuner": tuner}}
+        make_result(f"{number}", settings, {"loss": [1.0, 2.0]})
+    curves = load_curves(open_source(tmp_path))
+    assert sorted(titles_of(draw_figure(curves, panel="fine_tuner.name"))) == [
+        "fine_tuner.name = adam", "fine_tuner.name = conjugate_gradient",
+    ]  # fmt: skip
+    assert titles_of(draw_figure(curves, panel="beta1")) == titles_of(draw_figure(curves, panel="fine_tuner.name"))

@@ -111,6 +111,9 @@ def test_where_selects_runs(config: Path, tmp_path: Path) -> None:
     [
         (["--metric", "speed"], "--metric speed: the runs have no such metric; allowed: operator_norm"),
         (["--at", "soon"], "--at soon: no such time; allowed: last, best, or a round"),
+        (["--at", "²"], "--at ²: no such time; allowed: last, best, or a round"),
+        (["--at", "١"], "--at ١: no such time; allowed: last, best, or a round"),
+        (["--at", "9" * 5000], "--at 9"),
         (["--at", "7"], "--at 7: no complete run was evaluated there; allowed: 0, 10, 20, 30, 40, last, best"),
         (["--where", "zeta=3"], "--where zeta=3: fits no run; problem.zeta is 0.0, 10.0"),
         (["--where", "beta=3"], "--where beta=3: no such key; allowed: "),
@@ -145,3 +148,57 @@ def test_the_end_of_a_key_is_taken_for_one_that_varies(make_result: MakeResult, 
         settings = {"name": "one", "algorithm": {"lr": lr}, "server_optimizer": {"lr": 1.0}}
         make_result(f"{number}", settings, {"loss": [1.0, lr]})
     assert table(tmp_path, "--metric", "loss", "--where", "lr=0.2").splitlines()[1].split() == ["complete", "0.2"]
+
+
+@pytest.fixture
+def cohorts(make_result: MakeResult, tmp_path: Path) -> Path:
+    """One client, half of them, all of them."""
+    for number, cohort in enumerate((1, 0.5, 1.0)):
+        make_result(f"{number}", {"name": "one", "cohort": cohort}, {"loss": [1.0, cohort]})
+    return tmp_path
+
+
+def test_one_is_not_one_point_zero_nor_true(cohorts: Path, tmp_path: Path) -> None:
+    labels = [line.split()[0] for line in table(cohorts, "--metric", "loss").splitlines()[1:]]
+    assert sorted(labels) == ["0.5", "1", "1.0"]
+    collect(open_source(cohorts), tmp_path / "out" / "grid.h5")
+    for source in (cohorts, tmp_path / "out" / "grid.h5"):
+        for value in ("1", "1.0"):
+            rows = list(csv.DictReader(io.StringIO(table(source, "--where", f"cohort={value}", "--format", "csv"))))
+            assert len(rows) == 1
+        found = {repr(settings["cohort"]) for settings in open_source(source).settings}
+        assert found == {"1", "0.5", "1.0"}
+        assert ppfl("table", source, "--where", "cohort=true").exit_code == 2
+
+
+def test_one_asks_for_one_point_zero_where_only_fractions_are_meant(config: Path, tmp_path: Path) -> None:
+    assert len(table(tmp_path, "--where", "zeta=10").splitlines()) == len(
+        table(tmp_path, "--where", "zeta=1e1").splitlines()
+    )
+
+
+def test_texts_are_no_formulas_no_commands_and_no_lines(make_result: MakeResult, tmp_path: Path) -> None:
+    values = ["=cmd()", "+1", "-x", "@a", r"\input{x}", "[5mm]", "a|b`<b>", "two\nlines", "\x1b[31m", -1.5]
+    for number, value in enumerate(values):
+        make_result(f"{number}", {"name": "one", "what": value}, {"loss": [1.0]})
+    cells = {row["what"] for row in csv.DictReader(io.StringIO(table(tmp_path, "--format", "csv")))}
+    assert {"'=cmd()", "'+1", "'-x", "'@a", "-1.5", "two\nlines"} <= cells
+    latex = table(tmp_path, "--format", "latex")
+    assert r"\textbackslash{}input\{x\}" in latex
+    assert "{}[5mm]" in latex
+    assert r"a\|b\`&lt;b>" in table(tmp_path, "--format", "markdown")
+    text = table(tmp_path)
+    assert len(text.splitlines()) == 1 + len(values)
+    assert r"two\nlines" in text
+    assert r"\x1b[31m" in text
+
+
+def test_a_key_that_other_methods_have_elsewhere_is_told_apart(make_result: MakeResult, tmp_path: Path) -> None:
+    own = {"name": "fedavg", "lr": 0.5}
+    tuned = [{"name": "ffgg", "fine_tuner": {"name": "sgd", "lr": lr}} for lr in (0.1, 0.2)]
+    for number, algorithm in enumerate([own, *tuned]):
+        make_result(f"{number}", {"name": "one", "algorithm": algorithm}, {"loss": [1.0]})
+    header = table(tmp_path, "--format", "csv").splitlines()[0].split(",")
+    assert "fine_tuner_lr" in header
+    assert "algorithm_lr" in header
+    assert "lr" not in header

@@ -87,7 +87,7 @@ def _plain(factor: Factor, settings: Sequence[Settings], names: Mapping[str, str
     levels = factor.levels
     values = {label: settings[run].get(factor.keys[0]) for label, run in first_runs.items()}
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
-        levels = sorted(levels, key=lambda label: float(values[label]))
+        levels = sorted(levels, key=lambda label: float(values[label] or 0))
     place = {label: number for number, label in enumerate(levels)}
     runs = [first_runs[label] for label in levels]
     coordinates = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,5 +50,5 @@ def plot_or_explain(results: Sequence[Path], outs: Sequence[Path]) -> None:
         figure = draw_figure(curves)
     except UserError as error:
         figure = Figure(figsize=(8.0, 1.5), layout="constrained")
-        figure.text(0.02, 0.5, str(error), va="center", wrap=True, parse_math=False)
+        figure.text(0.02, 0.5, textwrap.fill(str(error), 110), va="center", parse_math=False)
     save_figure(figure, outs)

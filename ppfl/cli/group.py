@@ -14,8 +14,8 @@ from ppfl.core.errors import USER_ERROR, UserError, in_one_line
 from ppfl.launcher import launched_as
 from ppfl.stopping import INTERRUPTED
 
-_PIPE_CLOSED = 141
-"""As if SIGPIPE had ended us: whoever read has enough."""
+_PIPE_CLOSED = 1
+"""Whoever read has enough; what click says of it too."""
 _OUTPUT_REFUSED = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT)
 
 

@@ -33,12 +33,13 @@ def print_rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _print_by_rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
     from ppfl.show import wide_console
 
-    table = Table(*map(Text, header))
+    table = Table(*map(escape, header))
     for row in rows:
         table.add_row(*map(Text, row))
     wide_console().print(table)

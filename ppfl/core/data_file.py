@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from ppfl.core.plugins import refusal
 
@@ -61,11 +61,12 @@ class DataFile:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def validate(given: str, info: ValidationInfo) -> DataFile:
+            if not given:
+                raise PydanticCustomError("empty_path", "no path")
             return cls.find(given, Path((info.context or {}).get("folder", ".")))
 
-        from_text = core_schema.with_info_after_validator_function(
-            validate, core_schema.str_schema(strict=True, min_length=1)
-        )
+        # a plain text to Python: pydantic's own would refuse names that are not UTF-8
+        from_text = core_schema.with_info_after_validator_function(validate, core_schema.is_instance_schema(str))
         return core_schema.json_or_python_schema(
             json_schema=from_text,
             python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_text]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,28 @@ def test_two_experiments_of_one_name_are_refused(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--cores", "1", "--dry-run", "--configfile", str(both))
     assert done.returncode != 0
     assert "both named 'tiny_digits'" in done.stdout + done.stderr
+
+
+def test_a_project_may_lie_in_a_path_with_spaces_and_dollars(tmp_path: Path) -> None:
+    """Runs, figures and the report come about by Python and files below such a path."""
+    project = tmp_path / "my $p 'x [a]"
+    project.mkdir()
+    for name in ("Snakefile", "workflow", "slurm"):
+        (project / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "configs", project / "configs")
+    (project / "python").symlink_to(sys.prefix)
+    one = yaml.safe_load((ROOT / "configs" / "test" / "quadratic.yaml").read_text(encoding="utf-8"))
+    (project / "one.yaml").write_text(yaml.safe_dump(one | {"rounds": 1, "grid": {"seed": [0]}}))
+    (project / "workflow.yaml").write_text(yaml.safe_dump({"experiments": [str(project / "one.yaml")], "ranks": 1}))
+    command = [
+        project / "python" / "bin" / "python",
+        "-m",
+        "snakemake",
+        "--cores",
+        "1",
+        "--configfile",
+        "workflow.yaml",
+    ]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project / "results" / "report.html").exists()
