@@ -78,6 +78,7 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         },
         "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
         "show [OPTIONS] FILE": {"--help": ""},
+        "verify [OPTIONS] FILE|FOLDER…": {"--help": ""},
         "collect [OPTIONS] GRID": {"--out": "FILE", "--results": "FOLDER", "--clients": "", "--help": ""},
         "table [OPTIONS] SOURCE": {
             "--metric": "NAME", "--at": "WHEN", "--seeds": "", "--format": "", "--out": "FILE", "--where": "KEY=VALUE",
