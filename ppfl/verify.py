@@ -65,7 +65,7 @@ def _checkpoint(path: Path) -> Iterator[Verified]:
     try:
         entry = read_entry(path)
     except OSError as error:
-        yield Verified(path, "cannot be read", error.strerror)
+        yield Verified(path, "cannot be read", error.strerror or "")
         return
     except DamagedError as error:
         yield Verified(path, "does not match", str(error))
@@ -85,7 +85,7 @@ def _file(path: Path) -> Verified:
     try:
         has_seal = open_checked(path)[1] if path.suffix == ".safetensors" else check(path)
     except OSError as error:
-        return Verified(path, "cannot be read", error.strerror)
+        return Verified(path, "cannot be read", error.strerror or "")
     except NotHDF5Error:
         return Verified(path, "has none", "no file of ppfl")
     except DamagedError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ppfl.core.errors import UserError
-from ppfl.core.params import map_params, num_bytes
+from ppfl.core.params import kinds, map_params, num_bytes
 from ppfl.engine.host_memory import free_host_bytes
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class FileStore(ClientStore):
         self._device = device
         self._like = _mapped(torch.empty_like, initial(0))
         self._row_bytes = state_bytes(self._like)
+        self._smaller: dict[int, State] = {}
+        """The same of chunks with fewer clients: the last one."""
         with tempfile.TemporaryFile(prefix="ppfl-clients-") as file:
             self._descriptor = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._descriptor)
@@ -128,7 +130,7 @@ class FileStore(ClientStore):
             return super().member(index, row)
         start = index * self._row_bytes
         state: State = {}
-        for group, params in self._like.items():
+        for group, params in self._like_of(index).items():
             state[group] = {}
             for name, like in params.items():
                 size = num_bytes({name: like[row]})
@@ -138,8 +140,8 @@ class FileStore(ClientStore):
         return state
 
     def like(self, index: int) -> State:
-        """Return shapes and number types of a state: those of all chunks are equal."""
-        return _mapped(lambda value: value.to("meta"), self._like)
+        """Return shapes and number types of a state that was put; nothing is read."""
+        return _mapped(lambda value: value.to("meta"), self._like_of(index))
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Have the operating system read rows ahead."""
@@ -151,12 +153,15 @@ class FileStore(ClientStore):
         row = bytearray(os.pread(self._descriptor, self._row_bytes, index * self._row_bytes))
         state: State = {}
         start = 0
-        for group, params in self._like.items():
+        for group, params in self._like_of(index).items():
             state[group] = {}
             for name, like in params.items():
                 state[group][name] = self._tensor(row, start, like)
                 start += num_bytes({name: like})
         return state
+
+    def _like_of(self, index: int) -> State:
+        return self._smaller.get(index, self._like)
 
     def _tensor(self, content: bytearray, start: int, like: torch.Tensor) -> torch.Tensor:
         value = torch.frombuffer(content, dtype=like.dtype, count=like.numel(), offset=start) if like.numel() else like
@@ -164,9 +169,14 @@ class FileStore(ClientStore):
         return value.reshape(like.shape).to(self._device, copy=True)
 
     def _write(self, index: int, state: State) -> None:
-        shapes = {(group, name): value.shape for group, params in state.items() for name, value in params.items()}
-        assert shapes == {(g, name): v.shape for g, params in self._like.items() for name, v in params.items()}
-        row = b"".join(value.cpu().numpy().tobytes() for params in state.values() for value in params.values())
+        if kinds(state) != kinds(self._like):
+            assert state_bytes(state) <= self._row_bytes
+            self._smaller[index] = _mapped(torch.empty_like, state)
+        row = b"".join(
+            state[group][name].cpu().numpy().tobytes()
+            for group, params in self._like_of(index).items()
+            for name in params
+        )
         try:
             written = os.pwrite(self._descriptor, row, index * self._row_bytes)
             if written != len(row):

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ppfl.core.snapshot import Snapshot
 from ppfl.core.whole_file import write_whole
@@ -20,6 +20,7 @@ from ppfl.results.tensor_file import TensorFile, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from io import BufferedReader
     from pathlib import Path
 
     import torch
@@ -155,7 +156,7 @@ def _grouped(named: Params) -> State:
     return state
 
 
-def _open_plain(path: Path) -> BinaryIO:
+def _open_plain(path: Path) -> BufferedReader:
     """Open a file that lies there itself: a link would lead out of the folder, a pipe would not end."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 

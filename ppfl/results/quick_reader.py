@@ -25,6 +25,8 @@ from ppfl.results.seal import CHECKSUM, DamagedError, seal_of
 Array = npt.NDArray[Any]
 
 FAILED, MISSING = "failed", "missing"
+_finished: dict[Path, tuple[int, int, int]] = {}
+"""Results that were found finished, as they were then: who watches thousands of them reads each once."""
 PROVENANCE = ("commit", "host", "device", "version_ppfl", "version_torch")
 """What is read of where a result comes from, beside who shares its seconds."""
 
@@ -99,10 +101,17 @@ def check(path: Path) -> bool:
 def is_finished(path: Path) -> bool:
     """Say whether a good result lies there that says that its run has ended."""
     try:
+        stat = path.stat()
+        identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if _finished.get(path) == identity:
+            return True
         found = attributes_of(path)
     except (OSError, UserError):
         return False
-    return found.get("kind") == FILE_KIND and found.get("status") in FINISHED
+    if found.get("kind") != FILE_KIND or found.get("status") not in FINISHED:
+        return False
+    _finished[path] = identity
+    return True
 
 
 def outline(path: Path) -> Outline:

@@ -105,7 +105,7 @@ class TensorFile:
             for name in names:
                 place = self._places[name]
                 value = torch.empty(place.shape, dtype=place.dtype)
-                rest = memoryview(value.reshape(-1).view(torch.uint8).numpy()) if value.numel() else memoryview(b"")
+                rest = value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else memoryview(b"")
                 file.seek(place.begin)
                 while len(rest):
                     count = file.readinto(rest)
@@ -151,8 +151,8 @@ def _write_tensor(file: Any, value: torch.Tensor, like: torch.Tensor, found: Any
     """Write a tensor in pieces, which a checksum is told; return its size. Nothing of it is held afterwards."""
     assert (value.shape, value.dtype) == (like.shape, like.dtype)
     flat = value.detach().reshape(-1)
-    for piece in flat.split(_PIECE_BYTES // flat.element_size()) if flat.numel() else ():
-        content = memoryview(piece.cpu().contiguous().view(torch.uint8).numpy())
+    for piece in torch.split(flat, _PIECE_BYTES // flat.element_size()) if flat.numel() else ():
+        content = piece.cpu().contiguous().view(torch.uint8).numpy().data
         found.update(content)
         _write(file, content)
     return flat.numel() * flat.element_size()

@@ -67,6 +67,28 @@ def test_rows_of_a_file_are_in_memory_of_their_own() -> None:
     assert equal(store.get(0), initial(5))
 
 
+def test_members_come_back_one_by_one_also_of_a_smaller_chunk() -> None:
+    def chunk(index: int) -> dict[str, dict[str, torch.Tensor]]:
+        clients = 3 if index < 2 else 2
+        values = torch.arange(100.0 * index, 100.0 * index + 4 * clients).reshape(clients, 4)
+        return {
+            "local": {"w": values, "none": torch.zeros(clients, 0)},
+            "count": {"steps": values[:, 0].to(torch.int64)},
+        }
+
+    store = open_store("file", chunk, CPU)
+    # names come in any order
+    store.put(0, {group: dict(reversed(params.items())) for group, params in reversed(chunk(0).items())})
+    store.put(2, chunk(2))
+    for index in range(3):
+        assert equal(store.get(index), chunk(index))
+        for row in range(len(chunk(index)["local"]["w"])):
+            member = store.member(index, row)
+            assert equal(member, {g: {n: v[row] for n, v in params.items()} for g, params in chunk(index).items()})
+            assert member["local"]["w"].data_ptr() % 64 == 0
+        assert store.like(index)["local"]["w"].shape == chunk(index)["local"]["w"].shape
+
+
 def test_a_full_disk_is_told() -> None:
     store = open_store("file", initial, CPU)
     store.put(0, initial(0))

@@ -61,7 +61,7 @@ def make_collection(folder: Path) -> Path:
 
 
 def make_part(folder: Path) -> Path:
-    tensors = {"server/shared/θ": torch.arange(9.0), "rows/round": torch.arange(2)}
+    tensors = {"server/model/θ": torch.arange(9.0), "rows/round": torch.arange(2)}
     snapshot = Snapshot(7, range(3), {"limit": 1.5}, tensors, States())
     part = folder / "round-7" / "rank-0.safetensors"
     part.parent.mkdir()

@@ -69,13 +69,13 @@ class Counted:
 
 def test_a_checkpoint_holds_one_client_at_a_time(tmp_path: Path) -> None:
     states = Counted()
-    snapshot = Snapshot(7, range(20), {"limit": 1.5}, {"server/shared/θ": torch.arange(3.0)}, states)
+    snapshot = Snapshot(7, range(20), {"limit": 1.5}, {"server/model/θ": torch.arange(3.0)}, states)
     size, digits = write_snapshot(tmp_path / "part", snapshot, with_numbers=True)
     assert states.most == 1
     content = (tmp_path / "part").read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (size, digits)
     found = read_snapshot(7, range(5, 9), [tmp_path / "part"])
-    assert (found.numbers, list(found.tensors)) == ({"limit": 1.5}, ["server/shared/θ"])
+    assert (found.numbers, list(found.tensors)) == ({"limit": 1.5}, ["server/model/θ"])
     assert list(found.states.clients) == [5, 6, 7, 8]
     assert found.states.state(6)["local"]["w"].tolist() == [6.0] * 1000
     assert found.states.like(6)["local"]["w"].shape == (1000,)
