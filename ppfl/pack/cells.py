@@ -6,9 +6,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
 from ppfl.pack.board import CLAIMED
 from ppfl.pack.together import run_together
+from ppfl.place import Caller
 from ppfl.progress import Silent, show_warnings
 from ppfl.results.claim import is_claimed
 from ppfl.stopping import StopSignals

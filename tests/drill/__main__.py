@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=15, help="at least so many of each scenario")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=[scenario.name for scenario in SCENARIOS])
-    parser.add_argument("--rounds", type=int, default=120, help="of each run: seconds of work")
+    parser.add_argument("--rounds", type=int, default=60, help="of each run: seconds of work")
     given = parser.parse_args()
     total: Counter[str] = Counter()
     worst, completed, complaints = 0.0, 0, list[str]()
@@ -34,7 +34,7 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory() as folder:
             drill = Drill(scenario, Path(folder), given.rounds, random.Random(f"{given.seed} {scenario.name}"))
-            drill.repeat(given.kills)
+            drill.repeat(given.kills, lambda line, name=scenario.name: print(f"  {name}: {line}", file=sys.stderr))  # type: ignore[misc]
         print(f"{scenario.name}: {drill.summary()}", flush=True)
         total += drill.kills
         worst, completed = max(worst, drill.longest_loss), completed + drill.completed

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -47,8 +49,9 @@ class Drill:
             f"{self.kills.total()} kills ({kinds}), {self.completed} times to the end, {self.longest_loss:.1f} s lost"
         )
 
-    def repeat(self, kills: int) -> None:
-        """Compute the results anew, each time with kills until they are there, until there were so many kills."""
+    def repeat(self, kills: int, tell: Callable[[str], None] = lambda line: None) -> None:
+        """Compute the results anew, each time with kills until they are there, until there were so many kills; `tell`
+        is given the counts each time."""
         while self.kills.total() < kills and not self.complaints:
             out = self._folder / f"out-{self.completed}"
             out.mkdir()
@@ -58,6 +61,7 @@ class Drill:
             self.completed += 1
             self._compare(out)
             shutil.rmtree(out)
+            tell(self.summary())
 
     def _undisturbed(self) -> tuple[list[dict[str, bytes]], float]:
         out = self._folder / "whole"
@@ -82,7 +86,7 @@ class Drill:
                     everybody = sorted({*everybody, *tree(process.pid)})
                     how = self._draw.choice(KINDS)
                     is_listening = any(path.exists() for path in self._results(out))
-                    self._note_loss(out, how)
+                    self._note_loss(out, how, everybody)
                     self.kills[how] += 1
                     if kill(process, how, self._draw):
                         break
@@ -95,18 +99,20 @@ class Drill:
             self.complaints.append(f"{self._scenario.name}: after {how or 'nothing'} exit code {code}: {said[-2000:]}")
         return code == 0
 
-    def _note_loss(self, out: Path, how: str) -> None:
+    def _note_loss(self, out: Path, how: str, everybody: list[int]) -> None:
         """Learn how much a kill costs: since the last checkpoint or the beginning of each run that is at work."""
         if how in _SIGNALS:
             return
         for result in self._results(out):
             marks = [checkpoint_path(path) / "current.json" for path in (result, apart_path(result))]
             try:
-                claimed = yaml.safe_load(running_path(result).read_text())["started"]
+                claim = json.loads(running_path(result).read_text())
                 begun = max(mark.stat().st_mtime for mark in marks if mark.exists())
             except (OSError, ValueError, TypeError, KeyError):  # not at work, or not yet at its first checkpoint
                 continue
-            since = time.time() - max(begun, _seconds_of(str(claimed)))
+            if claim["pid"] not in everybody:  # of the attempt before
+                continue
+            since = time.time() - max(begun, datetime.fromisoformat(claim["started"]).timestamp())
             self.longest_loss = max(self.longest_loss, since - CHECKPOINT_SECONDS)
 
     def _compare(self, out: Path) -> None:
@@ -138,7 +144,3 @@ class Drill:
 
     def _command(self, out: Path) -> list[str]:
         return self._scenario.command(self._config, out, delivers=self._draw.random() < 0.5)
-
-
-def _seconds_of(started: str) -> float:
-    return datetime.fromisoformat(started).timestamp()

@@ -13,7 +13,8 @@ import pytest
 
 from ppfl.config import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
+from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.results import checkpoints as module
 from ppfl.results.failures import read_failure

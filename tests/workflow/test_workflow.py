@@ -15,8 +15,9 @@ import yaml
 from ppfl.analysis.sources import results_at
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import load
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
 from ppfl.grid import load_cells
+from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.results.states import state_of
 
