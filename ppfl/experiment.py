@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ppfl.engine.lockstep import Member
     from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Scored
+    from ppfl.place import Caller
     from ppfl.progress import Progress
 
 
