@@ -1,8 +1,8 @@
-# make run: set up, compute, draw.   make paper: the paper's figures.   make test: every check.   See README.md.
+# make run: set up, compute, draw.   make paper: the paper's figures.   make test: every check.   make drill: kills.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run paper session test test-quick lint clean
+.PHONY: run paper session test test-quick drill lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,10 @@ test: lint
 
 test-quick: lint
 	$(PYTEST) -m 'not mpi and not workflow and not slurm and not slow'
+
+# a hundred kills and more, at random moments: docs/surviving.md
+drill: $(STAMP)
+	$(BIN)/python -m tests.drill
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -20,7 +20,8 @@ from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import load
 from ppfl.core.errors import UserError
-from ppfl.experiment import Caller, Place, run
+from ppfl.experiment import run
+from ppfl.place import Caller, Place
 from ppfl.progress import Silent
 from ppfl.results.claim import Claim
 from ppfl.results.layout import apart_path, checkpoint_path, running_path, shared_path

@@ -61,9 +61,9 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
 
 
 def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report, *, delivers: bool) -> int:
-    from ppfl.experiment import Caller
     from ppfl.experiment import run as run_experiment
     from ppfl.gpus_in_vain import in_vain
+    from ppfl.place import Caller
     from ppfl.progress import Bar, choose_progress, show_warnings
 
     rank = launched_as().rank

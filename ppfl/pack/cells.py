@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.content import content
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
 from ppfl.pack.board import CLAIMED
 from ppfl.pack.together import run_together
+from ppfl.place import Caller
 from ppfl.progress import Silent, show_warnings
 from ppfl.results.claim import is_claimed
 from ppfl.stopping import StopSignals

@@ -15,8 +15,9 @@ import numpy as np
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.engine.lockstep import Lockstep, fits, kind_of
-from ppfl.experiment import Caller, Place, complete, open_recorder
+from ppfl.experiment import complete, open_recorder
 from ppfl.pack.board import CLAIMED
+from ppfl.place import Caller, Place
 from ppfl.results.claim import is_claimed
 from ppfl.results.layout import apart_path, checkpoint_path
 

@@ -15,7 +15,8 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError
 from ppfl.core.snapshot import Snapshot
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
+from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.results import checkpoints as module
 from ppfl.results.checkpoint_parts import read_entry, write_entry

@@ -16,8 +16,9 @@ import yaml
 from ppfl.analysis.sources import results_at
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import load
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
 from ppfl.grid import load_cells
+from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.results.states import state_of
 
@@ -89,7 +90,7 @@ def test_only_what_is_missing_is_done_again(finished: Path) -> None:
 
 
 def test_what_a_run_by_hand_has_left_goes_on_and_what_it_has_finished_stays(tmp_path: Path) -> None:
-    """The workflow was planned before; also when its job fails."""
+    """Also when the job that was planned before fails."""
     grid = tmp_path / "grid.yaml"
     base = yaml.safe_load((ROOT / "configs" / "test" / "quadratic.yaml").read_text(encoding="utf-8"))
     grid.write_text(yaml.safe_dump({key: value for key, value in base.items() if key != "grid"} | {"name": "hand"}))
@@ -100,17 +101,18 @@ def test_what_a_run_by_hand_has_left_goes_on_and_what_it_has_finished_stays(tmp_
     assert run(load(grid), out, Silent(), SoloCommunicator(), caller=stopped) == "stopped"
     assert out.exists()
     target = f"results/hand/{digest}.h5"
-    done = snakemake(tmp_path, "--cores", "1", "--configfile", str(tmp_path / "workflow.yaml"), target)
+    done = snakemake(tmp_path, target, "--cores", "1", "--configfile", str(tmp_path / "workflow.yaml"))
     log = (tmp_path / "logs" / "hand" / f"{digest}.log").read_text(encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr + log
     assert "goes on at round" in log
     there = out.stat()
     assert state_of(out).kind == "done"
-    forced = ["--cores", "1", "--configfile", str(tmp_path / "workflow.yaml"), "--forcerun", "experiment", target]
+    forced = [target, "--forcerun", "experiment", "--cores", "1", "--configfile", str(tmp_path / "workflow.yaml")]
     assert snakemake(tmp_path, *forced).returncode == 0
-    grid.write_text("rounds: none")
-    assert snakemake(tmp_path, *forced).returncode != 0
     assert (out.stat().st_ino, out.stat().st_mtime_ns) == (there.st_ino, there.st_mtime_ns)
+    content = out.read_bytes()
+    assert snakemake(tmp_path, *forced, "--set-resources", "experiment:launcher=false").returncode != 0
+    assert out.read_bytes() == content
 
 
 def test_experiments_of_many_small_runs_are_packed(tmp_path: Path) -> None:

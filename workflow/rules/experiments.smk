@@ -1,7 +1,3 @@
-from pathlib import Path
-
-from ppfl.results.states import state_of
-
 # Slurm's signals reach the steps of the job, which are the ranks, and not the Snakemake around them.
 SLURM_OPTIONS = "--signal=USR1@60 --open-mode=append" + " --gpus-per-task=1" * config["gpus"]
 
@@ -9,18 +5,8 @@ if config["gpus"] and torch_without_gpus():
     logger.warning(f"gpus: true, and runs would compute on the CPU: {without(torch_without_gpus())}")
 
 
-def unfinished(wildcards):
-    """Return what makes the job of a run necessary whose file is there and not finished, if it is so."""
-    out = Path(f"results/{wildcards.experiment}/{wildcards.digest}.h5")
-    is_unfinished = out.exists() and state_of(out).kind != "done"
-    return [str(out.parent / "running" / f"{wildcards.digest}.unfinished")] if is_unfinished else []
-
-
 rule experiment:
     """One run of a grid, on several MPI ranks."""
-    input:
-        # a file that a run by hand has left unfinished is no result
-        unfinished,
     output:
         # not removed before the job: a run by hand may have finished it meanwhile
         update("results/{experiment}/{digest}.h5"),
@@ -50,12 +36,3 @@ rule experiment:
         "source {params.scripts:q}/continue.sh;"
         " or_requeue env {params.srun} {resources.launcher} -n {resources.tasks} python -m mpi4py -m ppfl run"
         " {params.config:q} --cell {wildcards.digest} --out {output:q} --deliver >> {log:q} 2>&1"
-
-
-rule unfinished:
-    """Says that the job of a run has something to do though its file is there."""
-    output:
-        temp(touch("results/{experiment}/running/{digest}.unfinished")),
-    localrule: True
-    message:
-        "{wildcards.experiment}: run {wildcards.digest} goes on"

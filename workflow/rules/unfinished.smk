@@ -1,0 +1,12 @@
+# To Snakemake a file that is there is done. What a run by hand has left unfinished goes where runs of jobs are computed,
+# and the job goes on from it; a run by hand that is still at work writes its file anew, and the job waits for its end.
+from pathlib import Path
+
+from ppfl.results.layout import apart_path
+from ppfl.results.states import states_of
+
+for experiment in EXPERIMENTS:
+    for out, state in states_of(map(Path, results_of(experiment))).items():
+        if state.kind != "done" and out.exists():
+            apart_path(out).parent.mkdir(exist_ok=True)
+            out.replace(apart_path(out))
