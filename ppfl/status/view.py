@@ -29,7 +29,7 @@ def counts_line(survey: Survey) -> str:
 def render(survey: Survey) -> RenderableType:
     """Return the counts, jobs of Slurm, and tables of running, failed, stale and stopped runs."""
     parts: list[RenderableType] = [Text(counts_line(survey))]
-    parts += [Text(f"job {job.id} ({job.title}) is to work on all of them: {job}") for job in survey.jobs_of_all]
+    parts += [Text(f"job {job.id} ({job.title}), for all of them: {job}") for job in survey.jobs_of_all]
     shown: tuple[tuple[Kind, tuple[str, ...]], ...] = (
         ("running", ("run", "round", "rounds/s", "left", "host", "job", "last seen")),
         ("failed", ("run", "reason", "rank", "round", "host", "when")),

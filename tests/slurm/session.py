@@ -24,10 +24,10 @@ from tests.slurm.cluster import Cluster, running_cluster
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "cluster.md"
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 900.0
 RUN = """\
 name: long
-rounds: 3000
+rounds: 2000
 precision: float64
 problem: {name: quadratic, generator: comparison, zeta: 1}
 algorithm: {name: ffgg, lr: theory, fine_tuner: {name: conjugate_gradient, steps: 2, start: redraw}}
