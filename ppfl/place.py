@@ -16,9 +16,8 @@ from ppfl.results.claim import Claim, ClaimedError
 from ppfl.results.delivery import deliver, place_of_work, remove_unfinished
 from ppfl.results.failures import Failure, remove_failure, write_failure, write_rank_log
 from ppfl.results.layout import apart_path
-from ppfl.results.leftovers import remove_leftovers
+from ppfl.results.leftovers import clear_folder_once, clear_result
 from ppfl.results.parameters import has_local, remove_parameters
-from ppfl.results.partials import remove_partials_once
 from ppfl.results.recorder import look, prepare, set_aside
 from ppfl.results.run_log import RunLog
 from ppfl.results.stop_requests import RunRequests, forget_run
@@ -78,7 +77,7 @@ class Place:
         """Claim the result unless it is finished; "stopped" when that was wanted before. Called on rank 0."""
         config, out = self.config, self.out
         found: str = prepare(out, config.digest)
-        remove_partials_once(out.parent)
+        clear_folder_once(out.parent)
         if found != "already done":
             found = self._claim()
         if found == "stopped":
@@ -115,7 +114,7 @@ class Place:
         forget_run(self.out)
         remove_unfinished(self.out)
         if self._caller.cleans:
-            remove_leftovers(self.out)
+            clear_result(self.out)
         return ""
 
     def _claim(self) -> str:
@@ -139,7 +138,7 @@ class Place:
                 return "stopped"
         self._requests = RunRequests(self.out, self.claim.token)
         if self.claim.has_taken_over or self._caller.cleans:
-            remove_leftovers(self.out)
+            clear_result(self.out)
         return look(self.out, self.config.digest)  # whoever had it may have finished it meanwhile
 
     def open_log(self) -> RunLog:

@@ -12,10 +12,11 @@ from click.testing import CliRunner, Result
 from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import Config
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
 from ppfl.grid import load_cells
 from ppfl.pack.board import RunOfCell
 from ppfl.pack.cells import make_work
+from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.results.failures import Failure, write_failure
 from ppfl.results.layout import log_folder, running_path

@@ -15,10 +15,11 @@ from click.testing import CliRunner, Result
 from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import Config
-from ppfl.experiment import Caller, run
+from ppfl.experiment import run
 from ppfl.grid import load_cells
 from ppfl.pack.board import ELSEWHERE, ONE_RANK, Board
 from ppfl.pack.command import Packed
+from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.results import stop_requests
 from ppfl.results.layout import checkpoint_path, packs_stop_path, running_path, stop_path

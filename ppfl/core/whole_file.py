@@ -6,7 +6,7 @@
 
 The content goes to another name in the same folder, `.<name>.<pid>-<token>@<host>.partial`, with the mode that the
 umask gives; it is flushed to the disk and then gets its name, which is flushed to the disk too. What a killed process
-leaves is said by that name to be nobody's (`ppfl.results.partials`). A symbolic link stays one, its target is
+leaves is said by that name to be nobody's (`ppfl.results.leftovers`). A symbolic link stays one, its target is
 replaced; what is no file (a pipe, a device) is written to directly.
 """
 
@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 120
 """Bytes of a name that are kept in that of its partial file: names of more than 255 bytes are refused."""
-PARTIAL = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}@(?P<host>.*)\.partial", re.DOTALL)
-"""What partial files are called, and who writes them."""
+HIDDEN = re.compile(r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}@(?P<host>.*)\.(partial|stale|probe)", re.DOTALL)
+"""What `hidden_name` gives, and which process writes there."""
+
+
+def hidden_name(path: Path, ending: str = "partial") -> Path:
+    """Return a name beside a file that nobody else has, and that says which process of which host it is of."""
+    start = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    return path.with_name(f".{start}.{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}.{ending}")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -49,8 +55,7 @@ def whole_path(path: Path) -> Iterator[Path]:
         yield path
         return
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
-    start = os.fsdecode(os.fsencode(target.name)[:_LONGEST_NAME])
-    partial = target.with_name(f".{start}.{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}.partial")
+    partial = hidden_name(target)
     try:
         yield partial
         _flush(partial)

@@ -14,7 +14,7 @@ from ppfl.pack.budget import beginning_of_array, place_in_array
 from ppfl.pack.scheduler import run_tasks
 from ppfl.results.failures import Failure, remove_failure, write_failure
 from ppfl.results.layout import FINISHED, failed_path
-from ppfl.results.partials import remove_partials
+from ppfl.results.leftovers import clear_folder
 from ppfl.results.states import state_of, states_of
 from ppfl.results.stop_requests import PackRequests
 from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
@@ -90,7 +90,7 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot make this folder: {error.strerror}") from error
-    remove_partials(folder)
+    clear_folder(folder)
     size = launched.size or 1
     beginning = launched.rank / size if size > 1 else place_in_array()
     board = Board(cells, folder, jobs, beginning, way, waits=waits, began_at=beginning_of_array())

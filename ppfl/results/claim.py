@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppfl.core.errors import UserError
-from ppfl.results.clock import own_name
+from ppfl.core.whole_file import hidden_name
 from ppfl.results.exclusive import put_once
 from ppfl.results.failures import now
 from ppfl.results.layout import STALE_SECONDS, running_path
@@ -197,7 +197,7 @@ class Claim:
 
     def _remove(self, dead: Owner) -> None:
         """Remove a dead claim with what its owner was writing, and put back what turns out to be another one."""
-        aside = own_name(self.path, f"{self.token}.stale")
+        aside = hidden_name(self.path, "stale")
         try:
             self.path.rename(aside)
         except FileNotFoundError:
@@ -226,7 +226,7 @@ class Claim:
 
     def _write_own(self) -> Path:
         """Write the claim as it is now to a name of its own."""
-        partial = own_name(self.path, f"{self.token}.partial")
+        partial = hidden_name(self.path)
         (began, first), done = self._began, self._round
         elapsed = time.monotonic() - began
         rate = (done - first) / elapsed if elapsed > 0 else 0.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
-import secrets
 from contextlib import suppress
 from pathlib import Path
+
+from ppfl.core.whole_file import hidden_name
 
 _PAGE = b"\0" * 65536
 
@@ -34,21 +34,10 @@ def try_to_write(folder: Path) -> None:
         os.close(descriptor)
 
 
-def own_name(path: Path, ending: str) -> Path:
-    """Return a hidden name beside a file that says which process of which host it is of, so that it may be removed
-    when that is gone."""
-    return path.with_name(f".{path.name}.{host_in_names()}.{os.getpid()}.{ending}")
-
-
-def host_in_names() -> str:
-    """Return the name of this host as it stands in names of files."""
-    return "".join(c if c.isalnum() else "-" for c in platform.node()) or "-"
-
-
 def _open_nameless(folder: Path) -> int:
     with suppress(OSError):  # which file systems cannot: NFS, FAT, some of FUSE, each with an error of its own
         return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    path = own_name(folder / secrets.token_hex(4), "probe")
+    path = hidden_name(folder / "time", "probe")
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with suppress(OSError):
         path.unlink()

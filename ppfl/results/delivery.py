@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ppfl.core.errors import UserError
-from ppfl.results.clock import own_name
+from ppfl.core.whole_file import whole_path
 from ppfl.results.layout import apart_path, checkpoint_path
 from ppfl.results.parameters import parameters_of
 from ppfl.results.recorder import look
@@ -87,13 +87,6 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        partial = own_name(target, "partial")
-        try:
+        with whole_path(target) as partial:
             shutil.copyfile(source, partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
         source.unlink()

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
-from ppfl.results.clock import own_name
+from ppfl.core.whole_file import hidden_name, write_whole
 from ppfl.results.exclusive import put_once
 from ppfl.results.layout import failed_path
 from ppfl.results.notes import count, lines, read_note, text
@@ -94,7 +94,7 @@ def write_failure(result: Path, failure: Failure) -> bool:
     A disk that refuses is no reason to hide the failure itself: then nothing is written.
     """
     path = failed_path(result)
-    partial = own_name(path, "partial")
+    partial = hidden_name(path)
     content = json.dumps(asdict(failure), indent=1, ensure_ascii=False) + "\n"
     try:
         partial.write_text(content, encoding="utf-8", errors="replace")
@@ -142,13 +142,8 @@ def write_rank_log(result: Path, failure: Failure) -> None:
     done = "before the first round" if failure.round is None else f"after round {failure.round}"
     lines = [f"{failure.when} rank {failure.rank} on {failure.host}, {done}: {failure.reason}", *failure.log_tail]
     path = rank_log_path(result, failure.rank)
-    partial = own_name(path, "partial")
-    try:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
-        partial.replace(path)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
+    with suppress(OSError):
+        write_whole(path, ("\n".join(lines) + "\n").encode(errors="replace"))
 
 
 def rank_log_path(result: Path, rank: int) -> Path:

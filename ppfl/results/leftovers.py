@@ -1,51 +1,93 @@
-"""Removes what killed processes were writing beside a result: hidden files, of which nobody knows any more."""
+"""Removes what killed processes were writing: hidden files (`ppfl.core.whole_file.hidden_name`) that are nobody's.
+
+A file is nobody's when its process is gone from this host, or when nobody on another host has written to it for a day;
+for whoever has the claim on its result, for a minute.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ppfl.results.clock import host_in_names, time_in
+from ppfl.core.whole_file import HIDDEN
+from ppfl.results.clock import time_in
 from ppfl.results.layout import STALE_SECONDS
 from ppfl.results.owner import has_ended, read_owner
 
-_ENDING = re.compile(r"\.(partial|stale|turn|probe)$")
-_OWNED = re.compile(r"\.([^.]+)\.(\d+)(\.[0-9a-f]{16})?\.(partial|stale|probe)$")
-"""The end of a name by `own_name`, with a token or without."""
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ABANDONED_SECONDS = 86_400.0
+_seen: set[Path] = set()
 
 
-def remove_leftovers(result: Path) -> None:
-    """Remove what dead processes have left half written; called by whoever has the claim on a result.
+def clear_folder(folder: Path) -> None:
+    """Look through a folder of results, and through the checkpoints in it. What cannot be removed stays."""
+    for place in (folder, *_folders_in(folder, ".checkpoint")):
+        for name in _hidden_in(place, "."):
+            if HIDDEN.fullmatch(name):
+                _remove(place / name, ABANDONED_SECONDS)
 
-    Files that only such a one writes have no owner in their name, and are of one before. Those of others (who want the
-    run, or note why a rank died) are removed when their process is gone, or after a minute.
+
+def clear_folder_once(folder: Path) -> None:
+    """Do so for the first run of this process in a folder, which may hold thousands of results."""
+    if folder not in _seen:
+        _seen.add(folder)
+        clear_folder(folder)
+
+
+def clear_result(result: Path) -> None:
+    """Look at what is hidden beside one result; called by whoever has the claim on it.
+
+    Then also files without an owner in their name go, as older versions wrote them, and turns of dead takers.
     """
-    with suppress(OSError), os.scandir(result.parent) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(f".{result.name}.")]
-        for name in filter(_ENDING.search, names):
-            path = result.with_name(name)
-            if _is_left(path):
-                with suppress(OSError):
-                    path.unlink()
+    for name in _hidden_in(result.parent, f".{result.name}."):
+        if name.endswith((".partial", ".stale", ".probe", ".turn")):
+            _remove(result.with_name(name), STALE_SECONDS)
 
 
-def _is_left(path: Path) -> bool:
-    if path.name.endswith(".turn"):
-        taker = read_owner(path)
-        if taker is not None and taker.host == platform.node() and taker.pid is not None:
-            return has_ended(taker.pid)
-        return _is_old(path)
-    owned = _OWNED.search(path.name)
-    if owned is None:
-        return True
-    host, pid = owned[1], int(owned[2])
-    if host == host_in_names():
+def _remove(path: Path, after_seconds: float) -> None:
+    with suppress(OSError):
+        if _is_nobodys(path, after_seconds):
+            path.unlink()
+
+
+def _is_nobodys(path: Path, after_seconds: float) -> bool:
+    host, pid = _writer_of(path)
+    if pid is None:
+        return not path.name.endswith(".turn") or _age(path) > after_seconds
+    if host == platform.node():
         return pid != os.getpid() and has_ended(pid)
-    return _is_old(path)
+    return _age(path) > after_seconds
 
 
-def _is_old(path: Path) -> bool:
-    return time_in(path.parent) - path.lstat().st_mtime > STALE_SECONDS
+def _writer_of(path: Path) -> tuple[str, int | None]:
+    """Return host and process that write a hidden file; a turn has them inside. ("", None): it does not say."""
+    if match := HIDDEN.fullmatch(path.name):
+        return match["host"], int(match["pid"])
+    taker = read_owner(path) if path.name.endswith(".turn") else None
+    return (taker.host, taker.pid) if taker is not None else ("", None)
+
+
+def _age(path: Path) -> float:
+    """Return the seconds since somebody wrote to a file, by the clock of the file system: clocks of hosts differ."""
+    return time_in(path.parent) - path.lstat().st_mtime
+
+
+def _hidden_in(folder: Path, beginning: str) -> list[str]:
+    """Return the names of the hidden files of a folder that begin like this."""
+    try:
+        with os.scandir(folder) as entries:
+            return [e.name for e in entries if e.name.startswith(beginning) and not e.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _folders_in(folder: Path, ending: str) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [folder / e.name for e in entries if e.name.endswith(ending) and e.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []

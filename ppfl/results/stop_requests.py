@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
+from ppfl.core.whole_file import write_whole
 from ppfl.results.failures import now
 from ppfl.results.layout import packs_stop_path, stop_path
 
@@ -110,10 +111,8 @@ def _written_at(path: Path) -> float:
 
 
 def _write(path: Path, request: StopRequest) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(asdict(request)) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, (json.dumps(asdict(request)) + "\n").encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written, so nobody can be asked to stop: {error.strerror}") from error
 

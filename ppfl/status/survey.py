@@ -11,7 +11,7 @@ from typing import Any
 from ppfl.grid import planned, refuse_for_results
 from ppfl.results.goes_on import goes_on_from
 from ppfl.results.layout import apart_path, checkpoint_path
-from ppfl.results.partials import remove_partials
+from ppfl.results.leftovers import clear_folder
 from ppfl.results.states import KINDS, RunState, results_in, states_of
 from ppfl.status.queue import Job, Queue
 
@@ -104,11 +104,11 @@ def find_runs(source: Path, results: Path | None, overrides: Sequence[str] = ())
     """
     if source.is_dir():
         refuse_for_results(source, results, overrides)
-        remove_partials(source)
+        clear_folder(source)
         return Runs(source, dict.fromkeys(results_in(source), ""), queue=Queue(source))
     plan = planned(source, overrides, results)
     folder = next(iter(plan)).parent
-    remove_partials(folder)
+    clear_folder(folder)
     rounds = {out: cell.config.rounds for out, cell in plan.items()}
     return Runs(folder, {out: str(cell) for out, cell in plan.items()}, rounds, Queue(folder))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.core.whole_file import PARTIAL, whole_file, whole_path, write_whole
+from ppfl.core.whole_file import HIDDEN, whole_file, whole_path, write_whole
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
@@ -39,7 +39,7 @@ def test_it_is_on_the_disk_before_it_has_its_name_and_so_is_the_name(
     (first_is_folder, first), second = flushed
     assert not first_is_folder
     assert len(first) == 1
-    assert PARTIAL.fullmatch(first[0])
+    assert HIDDEN.fullmatch(first[0])
     assert second == (True, ["a"])
 
 

@@ -18,7 +18,7 @@ import pytest
 from ppfl.core.errors import UserError
 from ppfl.results import claim as module
 from ppfl.results.claim import Claim, ClaimedError
-from ppfl.results.leftovers import remove_leftovers
+from ppfl.results.leftovers import clear_result
 from ppfl.results.owner import Owner
 
 ROOT = Path(__file__).parents[2]
@@ -299,19 +299,19 @@ def test_what_killed_jobs_were_writing_goes(out: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     here = module.platform.node()
-    dead = f"{here}.{process.pid}"
-    left = [f"running.json.{dead}.{'a' * 16}.partial", f"failed.json.{dead}.partial", "partial", "running.json.turn"]
-    kept = [f"running.json.{here}.{os.getpid()}.{'b' * 16}.partial", f"running.json.elsewhere.1.{'c' * 16}.stale"]
+    dead = f"{process.pid}-0123abcd@{here}"
+    left = [f"running.json.{dead}.partial", f"failed.json.{dead}.partial", "partial", "running.json.turn"]
+    kept = [f"running.json.{os.getpid()}-0123abcd@{here}.partial", "running.json.1-0123abcd@elsewhere.org.stale"]
     for ending in left + kept:
         out.with_name(f".r.h5.{ending}").touch()
     os.utime(out.with_name(".r.h5.running.json.turn"), (1, 1))
     claim = Claim(out, 1, 100)
-    remove_leftovers(out)
+    clear_result(out)
     claim.release()
     assert {path.name for path in out.parent.iterdir()} == {f".r.h5.{ending}" for ending in kept}
     for ending in kept:
         os.utime(out.with_name(f".r.h5.{ending}"), (1, 1))
-    remove_leftovers(out)
+    clear_result(out)
     assert {path.name for path in out.parent.iterdir()} == {f".r.h5.{kept[0]}"}
 
 

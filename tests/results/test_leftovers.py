@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from ppfl.results.partials import ABANDONED_SECONDS, remove_partials
+from ppfl.results.leftovers import ABANDONED_SECONDS, clear_folder
 
 
 def test_only_what_is_nobodys_goes(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_only_what_is_nobodys_goes(tmp_path: Path) -> None:
             if name.startswith(".c"):
                 then = time.time() - ABANDONED_SECONDS - 60
                 os.utime(place / name, (then, then))
-    remove_partials(tmp_path)
+    clear_folder(tmp_path)
     for place in (tmp_path, folder):
         assert {path.name for path in place.iterdir() if path.is_file()} == {
             name for name, goes in names.items() if not goes
@@ -50,9 +50,9 @@ with whole_path(Path(sys.argv[1])) as partial:
 """
     assert subprocess.run([sys.executable, "-c", program, tmp_path / "r.h5"], check=False).returncode == -9
     assert len(list(tmp_path.iterdir())) == 1
-    remove_partials(tmp_path)
+    clear_folder(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
-    remove_partials(tmp_path / "none")
+    clear_folder(tmp_path / "none")
