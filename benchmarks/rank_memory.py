@@ -25,15 +25,15 @@ BESIDE_MB = 25
 """The light process beside a rank."""
 MANY: dict[str, Any] = {
     "name": "many",
-    "rounds": 20,
+    "rounds": 4,
     "problem": {
         "name": "supervised", "dataset": {"name": "federated_hdf5", "train": "", "test": 0.0, "validation": 0.0},
         "model": {"name": "mlp", "hidden": [161]}, "split": {"local": []}, "batch_size": "all",
     },
     "algorithm": {"name": "ditto", "lr": 0.1, "local_steps": 1, "penalty": 0.1},
-    "evaluate": {"every": 20, "tuned": {"epochs": 0}},
+    "evaluate": {"every": 4, "tuned": {"epochs": 0}},
     "engine": {"device": "cpu"},
-    "checkpoint": {"every_rounds": 15, "every_seconds": None},
+    "checkpoint": {"every_rounds": 3, "every_seconds": None},
 }  # fmt: skip
 
 

@@ -30,6 +30,8 @@ _GPU_BYTES = 3072 * MIB
 """What CUDA may take of the host: on the safe side, not measured."""
 _VECTORS = 24
 """Vectors as long as all parameters that are alive at once: θ, gradients, exact sums, a server optimizer, stages."""
+_STATES = 2
+"""How often the states of all clients of a rank are there: kept, and as much again of memory around them."""
 _BODY_BYTES = 64 * MIB
 """What images are turned into on their way through the body, a piece at a time."""
 _MARGIN = 1.25
@@ -77,7 +79,7 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     local = sum(parameters[name] for name in problem.split.local_names(problem.model.parameter_names()))
     keeps_more = type(config.algorithm).init_client is not Algorithm.init_client
     of_client = 0 if config.engine.client_state == "file" else total if keeps_more else local
-    states = math.ceil(sizes.clients / ranks) * of_client * number
+    states = _STATES * math.ceil(sizes.clients / ranks) * of_client * number
     # what a client trains on in every round is kept as it is computed with, else as it is stored
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
     return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + _VECTORS * total * number)
