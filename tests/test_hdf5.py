@@ -12,6 +12,7 @@ import pytest
 
 from ppfl.core.errors import UserError
 from ppfl.hdf5 import open_data
+from ppfl.results.reader import open_result
 from tests.fuzz.data import KINDS
 
 READERS = {kind.name: kind for kind in KINDS if kind.name in ("federated", "quadratic", "trace", "replay")}
@@ -233,3 +234,10 @@ def test_what_is_no_file_of_data(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone.h5"):
         with pytest.raises(UserError, match="it: data cannot be read as HDF5"), open_data(path, "it: data"):
             pass
+
+
+def test_a_result_is_read_where_the_file_system_finds_it(tmp_path: Path) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "near").symlink_to("far/deep")
+    READERS["replay"].make(tmp_path / "far")
+    assert open_result(tmp_path / "near" / ".." / "data.h5").arrivals["client"].size == 16
