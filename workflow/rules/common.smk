@@ -7,16 +7,13 @@ from snakemake.utils import validate
 from ppfl.deferred import defer_torch
 
 defer_torch()  # reading configurations needs no torch
-
 from ppfl.grid import load_cells
 
 validate(config, "../schemas/workflow.schema.yaml")
 
 # ppfl and its MPI from the environment that runs Snakemake, also where that environment was not activated
 shell.prefix(f"set -euo pipefail; export PATH={quote(os.path.dirname(sys.executable))}:$PATH OMP_NUM_THREADS=1; ")
-
-# Snakemake puts its Python into the command lines of scripts as it is
-sys.executable = quote(sys.executable)
+sys.executable = quote(sys.executable)  # Snakemake puts it into the command lines of scripts as it is
 
 
 def experiment_file(path):
