@@ -7,8 +7,11 @@ from snakemake.utils import validate
 from ppfl.deferred import defer_torch
 
 defer_torch()  # reading configurations needs no torch
+<<<<<<< HEAD
 
 from ppfl.gpus_in_vain import torch_without_gpus, without
+=======
+>>>>>>> text
 from ppfl.grid import load_cells
 from ppfl.submit.memory import memory_mb
 
@@ -16,9 +19,7 @@ validate(config, "../schemas/workflow.schema.yaml")
 
 # ppfl and its MPI from the environment that runs Snakemake, also where that environment was not activated
 shell.prefix(f"set -euo pipefail; export PATH={quote(os.path.dirname(sys.executable))}:$PATH OMP_NUM_THREADS=1; ")
-
-# Snakemake puts its Python into the command lines of scripts as it is
-sys.executable = quote(sys.executable)
+sys.executable = quote(sys.executable)  # Snakemake puts it into the command lines of scripts as it is
 
 
 def experiment_file(path):
