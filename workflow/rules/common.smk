@@ -7,11 +7,7 @@ from snakemake.utils import validate
 from ppfl.deferred import defer_torch
 
 defer_torch()  # reading configurations needs no torch
-<<<<<<< HEAD
-
 from ppfl.gpus_in_vain import torch_without_gpus, without
-=======
->>>>>>> text
 from ppfl.grid import load_cells
 from ppfl.submit.memory import memory_mb
 
