@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,10 @@ from typing import IO
 
 import numpy as np
 
-PATIENCE_SECONDS = 120.0
-"""Silence after which a child counts as hung; one file takes milliseconds."""
+PATIENCE_SECONDS = 60.0
+"""Silence after which a child counts as hung, by its own processor time; one file takes milliseconds."""
+SLEEP_FACTOR = 10.0
+"""So many times as long it may be silent by the clock on the wall: on a busy machine it may wait for a processor."""
 SPARE_BYTES = 2 << 30
 """Address space that a child may take beyond what it has before it reads the first file."""
 _ROOT = Path(__file__).parent.parent.parent
@@ -128,7 +131,7 @@ def _told_by_child(
         assert child.stdout is not None
         num_begun, num_ended, what, is_ready, hung = 0, 0, "", False, False
         try:
-            for line in _lines(child.stdout, patience_seconds):
+            for line in _lines(child, patience_seconds):
                 word, _, text = line.partition(" ")
                 if word == "ready":
                     is_ready = True
@@ -150,18 +153,31 @@ def _told_by_child(
         raise RuntimeError(f"the child ended with {_name(code)} between two files:\n{said}")
 
 
-def _lines(stream: IO[str], patience_seconds: float) -> Iterator[str]:
-    """Yield lines until the stream ends. Raises TimeoutError when, after the first piece, it is silent for too long."""
+def _lines(child: subprocess.Popen[str], patience_seconds: float) -> Iterator[str]:
+    """Yield what a child prints, to its end. Raises TimeoutError when, after the first piece, it is silent too long."""
+    assert child.stdout is not None
     rest, patience = b"", PATIENCE_SECONDS
+    spent, heard = _processor_seconds(child.pid), time.monotonic()
     with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while selector.select(patience):
-            piece, patience = os.read(stream.fileno(), 1 << 16), patience_seconds
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(1.0):
+                is_hung = _processor_seconds(child.pid) - spent > patience
+                if is_hung or time.monotonic() - heard > SLEEP_FACTOR * patience:
+                    raise TimeoutError
+                continue
+            piece, patience = os.read(child.stdout.fileno(), 1 << 16), patience_seconds
             if not piece:
                 return
+            spent, heard = _processor_seconds(child.pid), time.monotonic()
             *whole, rest = (rest + piece).split(b"\n")
             yield from (line.decode() for line in whole)
-    raise TimeoutError
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time of a process of ours that has not been waited for."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _name(code: int) -> str:

@@ -180,13 +180,15 @@ def test_where_nothing_can_be_written_it_is_told_when_a_job_was_last_seen(
 
 
 def test_a_log_that_a_full_disk_refuses_is_not_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = Path.write_text
-
-    def refuse(self: Path, *arguments: Any, **options: Any) -> int:
-        write(self, "")
+    def refuse(*_: Any, **__: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    def refuse_after_opening(self: Path, *_: Any, **__: Any) -> int:
+        self.touch()
+        return refuse()
+
+    monkeypatch.setattr(Path, "write_text", refuse_after_opening)
+    monkeypatch.setattr("ppfl.core.whole_file._Everything.write", refuse)
     failure = Failure(digest="d", reason="why")
     write_rank_log(tmp_path / "r.h5", failure)
     assert not write_failure(tmp_path / "r.h5", failure)
