@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ppfl.core.rng import generator
 
-Matrices = dict[str, NDArray[np.float64]]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Matrices: TypeAlias = "dict[str, NDArray[np.float64]]"
 """H (p, d_θ), b (p,), A (r, d_θ), B (r, d_w) and y (r,) of one client."""
 
 Generator = Literal["comparison", "asynchronous", "byzantine"]
