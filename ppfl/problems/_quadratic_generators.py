@@ -66,7 +66,7 @@ class Recipe:
 
     def _client(self, seed: int, common: list[NDArray[np.float64]] | None, client: int) -> Matrices:
         H, A, B = own = self._uniform(generator(seed, "quadratic matrices of a client", client=client))
-        if common is not None:
+        if common is not None and self.zeta is not None:
             for change, base in zip(own, common, strict=True):
                 change *= self.zeta
                 change += base
