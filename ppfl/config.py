@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint"}
 _MAX_SEED = 2**32
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 _SGD: Any = {"name": "sgd"}
 _MEAN: Any = {"name": "mean"}
 

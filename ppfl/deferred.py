@@ -1,6 +1,6 @@
-"""`import torch` at no cost, for commands that read configurations and never compute.
+"""`import torch`, or numpy, at no cost, for commands that read configurations and never compute.
 
-Plug-in files import torch at the top but touch it only inside functions, so a stand-in serves until a function runs.
+Plug-in files import them at the top but touch them only inside functions, so a stand-in serves until a function runs.
 `importlib.util.LazyLoader` does not: on Python 3.11 the import statement itself looks at `__spec__` and loads it.
 """
 
@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# The only attributes with two underscores that mean somebody wants torch itself; others are asked for by code that
+# The only attributes with two underscores that mean somebody wants the module itself; others are asked for by code that
 # looks through all modules, such as `inspect`.
 _WORTH_LOADING = frozenset({"__path__", "__version__", "__all__"})
 
@@ -34,8 +34,17 @@ class _Placeholder(ModuleType):
 
 def defer_torch() -> None:
     """Let `import torch` succeed without loading it until an attribute is used; nothing when it is loaded already."""
-    if "torch" not in sys.modules:
-        sys.modules["torch"] = _Placeholder("torch")
+    _defer("torch")
+
+
+def defer_numpy() -> None:
+    """Do the same for numpy, for commands that look at configurations and at nothing else."""
+    _defer("numpy")
+
+
+def _defer(name: str) -> None:
+    if name not in sys.modules:
+        sys.modules[name] = _Placeholder(name)
 
 
 def hide_torch() -> None:

@@ -13,16 +13,15 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppfl.collector import without_collector
 from ppfl.config import Config, validate
 from ppfl.config_errors import ConfigError, Finding, show_value
 from ppfl.core.errors import UserError
@@ -87,21 +86,9 @@ def cells_of(document: Mapping[str, Any], folder: Path, source: str, overrides: 
     factors = _factors(document["grid"], source)
     _refuse_overridden(factors, overrides)
     _refuse_size(factors, source)
-    with _without_collector():
+    with without_collector():
         choices = [dict(itertools.chain.from_iterable(map(dict.items, parts))) for parts in itertools.product(*factors)]
         return _distinct(_validated(base, choices, folder, source), source)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Leave the cyclic garbage collector out: it would walk over ever more settings, which have no cycles, in vain."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def planned(path: Path, overrides: Sequence[str] = (), results: Path | None = None) -> dict[Path, Cell]:

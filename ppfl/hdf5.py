@@ -89,7 +89,7 @@ class DataGroup:
         with _told(where):
             if not self._id.links.exists(name.encode()):
                 return None
-            return _follow(self._id, name.encode(), where, _MAX_LINKS)
+            return _open(self._id, name.encode(), where, _MAX_LINKS)
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,10 @@ class DataArray:
         stored = found.get_create_plist()
         if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
             raise UserError(f"{where}: its numbers lie in other files; {_WHOLE}")
-        if found.get_space().get_simple_extent_type() == h5py.h5s.NULL:
+        space = found.get_space()
+        if space.get_simple_extent_type() == h5py.h5s.NULL:
             raise UserError(f"{where}: is an array without a shape")
-        kept, shape = found.dtype, found.shape
+        kept, shape = found.dtype, space.get_simple_extent_dims()
         num_bytes = math.prod(shape) * kept.itemsize
         if num_bytes > _SPARE_BYTES + _MAX_RATIO * min(found.get_storage_size(), file_bytes):
             raise UserError(
@@ -136,9 +137,14 @@ def _native(dtype: np.dtype) -> np.dtype:
 
 
 def _follow(location: h5py.h5g.GroupID, name: bytes, where: str, links_left: int) -> h5py.h5i.ObjectID:
-    """Open what a name of a group stands for, one link at a time."""
+    """Open what a part of a link stands for."""
     if not location.links.exists(name):
         raise UserError(f"{where}: is a link to nothing")
+    return _open(location, name, where, links_left)
+
+
+def _open(location: h5py.h5g.GroupID, name: bytes, where: str, links_left: int) -> h5py.h5i.ObjectID:
+    """Open what a name that a group has stands for, one link at a time."""
     kind = location.links.get_info(name).type
     if kind == h5py.h5l.TYPE_HARD:
         return h5py.h5o.open(location, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import subprocess
@@ -90,6 +91,16 @@ def test_tables_of_plain_texts_look_as_rich_makes_them(capsys: pytest.CaptureFix
     print_rows(("a", "bc"), [("1", "x"), ("234", ""), ("é", "")])
     lines = capsys.readouterr().out.splitlines()
     assert [line.rstrip() for line in (*lines[:-2], lines[-1])] == plain.splitlines()
+
+
+def test_runs_are_listed_without_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would walk over the settings of all runs again and again, a third of the time for 5,000 of them."""
+    seen: list[bool] = []
+    monkeypatch.setattr("ppfl.cli.rows.print_rows", lambda header, rows: seen.append(gc.isenabled()))
+    monkeypatch.setattr(gc, "freeze", lambda: seen.append(gc.isenabled()))
+    assert ppfl("grid", grid_file(tmp_path, "{seed: [0, 1]}")).exit_code == 0
+    assert seen == [False, False]
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ from ppfl.cli import main
 from ppfl.deferred import defer_torch
 defer_torch()
 main(["grid", sys.argv[1]], standalone_mode=False)
-loaded = [name for name in sys.modules if name.startswith(("torch.", "mpi4py", "rich", "h5py"))]
+loaded = [name for name in sys.modules if name.startswith(("torch.", "numpy.", "mpi4py", "rich", "h5py"))]
 assert not loaded, loaded
 import torch, inspect
 inspect.getmodule(sys._getframe())

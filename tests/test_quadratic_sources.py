@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from ppfl.core.errors import UserError
-from ppfl.problems import _quadratic_file
+from ppfl.problems import _quadratic_file, _quadratic_generators
 from ppfl.problems.quadratic import QuadraticSettings
 from tests import numpy_reference as reference
 from tests.quadratic_problems import SMALL, build, from_clients, settings, small
@@ -65,10 +65,23 @@ def test_targets_and_noise():
 # --- files
 
 
+@pytest.mark.parametrize("clients", [3, 12])
+def test_what_clients_have_in_common_is_drawn_once(monkeypatch, clients):
+    """Each client adds its own four draws: the cost of a start is linear in their number, whatever they share."""
+    drawn = []
+    original = _quadratic_generators.generator
+    monkeypatch.setattr(
+        _quadratic_generators, "generator", lambda seed, what, **k: drawn.append(what) or original(seed, what, **k)
+    )
+    build(generator="comparison", zeta=1.0, **SMALL | {"clients": clients})
+    assert drawn.count("quadratic matrices of all") == 1
+    assert len(drawn) == 1 + 4 * clients
+
+
 def test_file_holds_the_problem(tmp_path):
     """A generated problem written out and read again is the same problem, in bits."""
     recipe = settings(generator="comparison", zeta=1.0, **SMALL)._recipe()
-    problem = from_clients(tmp_path, [recipe.client(0, client) for client in range(5)])
+    problem = from_clients(tmp_path, list(map(recipe.clients_of(0), range(5))))
     for client in range(5):
         for key, value in small().data(client, 0).items():
             assert torch.equal(problem.data(client, 0)[key], value)

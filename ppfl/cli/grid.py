@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ppfl.cli.options import config_argument, overrides_option
-from ppfl.deferred import defer_torch
+from ppfl.collector import without_collector
+from ppfl.deferred import defer_numpy, defer_torch
 from ppfl.launcher import launched_as
 
 if TYPE_CHECKING:
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
 def grid(config: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     """List the runs of a file: the digest of each, and what varies between them."""
     defer_torch()
-    from ppfl.grid import load_cells
+    defer_numpy()
+    with without_collector():
+        from ppfl.grid import load_cells
 
-    cells = list(load_cells(config, overrides).values())
-    if launched_as().rank == 0:
-        _print_json(cells) if as_json else _print_table(cells)
+        cells = list(load_cells(config, overrides).values())
+        if launched_as().rank == 0:
+            _print_json(cells) if as_json else _print_table(cells)
+        gc.freeze()  # nor when the process ends
     return 0
 
 

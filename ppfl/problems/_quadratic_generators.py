@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ppfl.core.rng import generator
 
-Matrices = dict[str, NDArray[np.float64]]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+Matrices: TypeAlias = "dict[str, NDArray[np.float64]]"
 """H (p, d_θ), b (p,), A (r, d_θ), B (r, d_w) and y (r,) of one client."""
 
 Generator = Literal["comparison", "asynchronous", "byzantine"]
@@ -53,15 +58,21 @@ class Recipe:
     noise: float
     """ν, standard deviation of what is added to b_m and y_m."""
 
-    def client(self, seed: int, client: int) -> Matrices:
-        """Draw one client: a function of (seed, client) and of the recipe alone."""
-        own = self._uniform(generator(seed, "quadratic matrices of a client", client=client))
-        if self.zeta is None:
-            H, A, B = own
-        else:
-            common = self._uniform(generator(seed, "quadratic matrices of all"))
-            H, A, B = (base + self.zeta * change for base, change in zip(common, own, strict=True))
-        H, A, B = H / self.shared_dimension, A / self.shared_dimension, B / self.local_dimension
+    def clients_of(self, seed: int) -> Callable[[int], Matrices]:
+        """Return what draws one client: a function of (seed, client) and of the recipe alone."""
+        # drawn once, since a start with thousands of clients takes as long as their matrices do
+        common = None if self.zeta is None else self._uniform(generator(seed, "quadratic matrices of all"))
+        return partial(self._client, seed, common)
+
+    def _client(self, seed: int, common: list[NDArray[np.float64]] | None, client: int) -> Matrices:
+        H, A, B = own = self._uniform(generator(seed, "quadratic matrices of a client", client=client))
+        if common is not None and self.zeta is not None:
+            for change, base in zip(own, common, strict=True):
+                change *= self.zeta
+                change += base
+        H /= self.shared_dimension
+        A /= self.shared_dimension
+        B /= self.local_dimension
         theta_key = client if self.targets == "own" else 0
         theta = generator(seed, "quadratic shared target", client=theta_key).standard_normal(self.shared_dimension)
         w = generator(seed, "quadratic local target", client=client).standard_normal(self.local_dimension)

@@ -119,7 +119,8 @@ class QuadraticSettings(ProblemSettings):
         recipe = self._recipe()
         names = tuple(str(client) for client in range(recipe.clients))
         layout = Layout(names, (recipe.rows,) * recipe.clients, recipe.shared_dimension, recipe.local_dimension)
-        return nullcontext((layout, lambda name: recipe.client(seed, int(name))))
+        draw = recipe.clients_of(seed)
+        return nullcontext((layout, lambda name: draw(int(name))))
 
     def _gram(self, name: str, matrices: Callable[[str], Matrices], precision: torch.dtype) -> Gram:
         """Return the Gram form of a client. Raises UserError for numbers that no product of two may have."""
