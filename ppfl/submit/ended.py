@@ -44,16 +44,22 @@ def note_end(code: int, results: Mapping[Path, str], environment: Mapping[str, s
     # killed before it could claim its only run; of several nobody knows which were meant
     had_no_time = len(results) == 1 and (is_sure or code > _KILLED)
     states = {out: state_of(out) for out in results}
-    ours = {out: state for out, state in states.items() if _is_left_by(job, state, had_no_time=had_no_time)}
+    # a step may end with another code than the rank that a guess is about
+    knows_better = is_sure or code == _KILLED + signal.SIGKILL
+    ours = {
+        out: state
+        for out, state in states.items()
+        if _is_left_by(job, state, had_no_time=had_no_time, knows_better=knows_better)
+    }
     return sum(_note(out, reason, results[out], state) for out, state in ours.items())
 
 
-def _is_left_by(job: str, state: RunState, *, had_no_time: bool) -> bool:
+def _is_left_by(job: str, state: RunState, *, had_no_time: bool, knows_better: bool) -> bool:
     """Say whether a step of this job had a run and left no note, or one that only guesses."""
     if state.kind in ("running", "stale"):
         return str(state.facts.get("job", "")) == job
     if state.kind == "failed":
-        return _MAYBE in str(state.facts.get("reason", ""))
+        return knows_better and state.facts.get("job") == job and _MAYBE in str(state.facts.get("reason", ""))
     return had_no_time and state.kind != "done"
 
 
