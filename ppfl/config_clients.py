@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.config_errors import NOTHING, Finding
+from ppfl.core.cohort_size import cohort_size
 
 if TYPE_CHECKING:
     from ppfl.core.aggregator import Aggregator
@@ -30,9 +31,7 @@ class Round:
     @property
     def size(self) -> int:
         """Return how many clients take part."""
-        if self.wanted == "all":
-            return self.clients
-        return self.wanted if isinstance(self.wanted, int) else max(1, round(self.wanted * self.clients))
+        return cohort_size(self.wanted, self.clients)
 
     def unfit(self) -> Finding | None:
         """Return what cannot work with so many clients."""

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from ppfl.core.agree import SharedUserError
 from ppfl.core.attack import Attack
+from ppfl.core.cohort_size import cohort_size
 from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
 from ppfl.core.rng import generator
 
@@ -95,9 +96,7 @@ class Byzantine(Settings):
         if num_clients is None:
             return
         num_attackers = self.clients if isinstance(self.clients, int) else len(set(self.clients))
-        size = num_clients if cohort == "all" else cohort
-        if isinstance(size, float):
-            size = max(1, round(size * num_clients))
+        size = cohort_size(cohort, num_clients)
         varies = self.placement == "among" and size < num_clients
         try:
             self.attack.check(size + self.num_beside, None if varies else num_attackers)

@@ -120,7 +120,7 @@ def _variable(option: str) -> str:
 def _check_ranks(ranks: int, configs: Sequence[Config]) -> None:
     """Refuse ranks that would have no client, where the configuration says how many clients there are."""
     for config in configs:
-        clients = known_clients(config)
+        clients = config.problem.known_clients
         if clients is None:
             continue
         chunks = -(-clients // (config.engine.clients_per_chunk or 1))
@@ -129,8 +129,3 @@ def _check_ranks(ranks: int, configs: Sequence[Config]) -> None:
                 f"--ranks {ranks}: {config.name} has {clients} clients in {chunks} chunk(s), and every rank needs one; "
                 f"at most --ranks {chunks}"
             )
-
-
-def known_clients(config: Config) -> int | None:
-    """Return the number of clients when the configuration says it; a data file may be what knows."""
-    return config.problem.known_clients
