@@ -298,3 +298,20 @@ def test_a_folder_that_refuses_a_request_is_named(config: Config, monkeypatch: p
     done = ppfl("stop", str(out))
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert f"{stop_path(out)}: cannot be written, so nobody can be asked to stop" in done.stderr
+
+
+def test_a_queue_that_refuses_is_told_and_folders_may_have_any_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (
+        ("squeue", "printf '12|PENDING|/tmp/\\377\\n'"),
+        ("scancel", "echo scancel: error: access denied >&2; exit 1"),
+    ):
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    done = ppfl("stop", "12", "--wait", "0")
+    assert done.exit_code == 0
+    assert done.stdout == "job 12: what waits in the queue stays there: scancel: error: access denied\n"

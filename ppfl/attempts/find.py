@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from ppfl.core.errors import UserError
 from ppfl.grid import choose_cell, planned
 from ppfl.results.layout import CLAIM_SUFFIX, RESULT_SUFFIX, final_folder
 from ppfl.results.owner import read_owner
+from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _JOB = re.compile(r"\d+(_\d+)?")
 _DIGEST = re.compile(r"[0-9a-f]+")
 _MAX_LISTED = 5
-_ASK_SECONDS = 30
 _DEPTH = 4
 """How far below a folder results are looked for."""
 
@@ -47,16 +47,15 @@ def is_job(target: str) -> bool:
 
 def jobs(number: str) -> list[Job]:
     """Return what squeue knows of a job: several entries for an array. Raises UserError when it cannot be asked."""
-    command = ["squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%A|%T|%Z"]
+    if shutil.which("squeue") is None:
+        raise UserError(f"{number}: no squeue here to ask; give a result, a folder or a configuration")
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{number}: no squeue here to ask; give a result, a folder or a configuration") from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{number}: Slurm does not answer: squeue said nothing for {_ASK_SECONDS} s") from error
-    rows = [line.split("|", 2) for line in asked.stdout.splitlines() if line.count("|") >= 2]
-    if asked.returncode and "Invalid job id" not in asked.stderr:
-        raise UserError(f"{number}: {' '.join(asked.stderr.split()) or f'squeue ended with {asked.returncode}'}")
+        answer = ask(["squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%A|%T|%Z"])
+    except NoAnswerError as error:
+        if "Invalid job id" in str(error):
+            return []
+        raise UserError(f"{number}: {error}") from error
+    rows = [line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2]
     return [Job(row[0], row[1], Path(row[2])) for row in rows]
 
 

@@ -9,13 +9,13 @@ import os
 import re
 import signal
 import stat
-import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ppfl.results.failures import Failure, describe_exit, read_failure, write_failure
 from ppfl.results.layout import failed_path, running_path
 from ppfl.results.states import state_of
+from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,14 +94,11 @@ def _reason(code: int, environment: Mapping[str, str], *, is_sure: bool) -> str:
 
 def _says_sacct(job: str) -> bool:
     """Ask the accounting, where there is one."""
+    command = ["sacct", "--noheader", "--parsable2", f"--jobs={job}", "--format=State"]
     try:
-        done = subprocess.run(
-            ["sacct", "--noheader", "--parsable2", f"--jobs={job}", "--format=State"], stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        return OUT_OF_MEMORY in ask(command, seconds=_TIMEOUT_SECONDS)
+    except NoAnswerError:
         return False
-    return done.returncode == 0 and OUT_OF_MEMORY in done.stdout
 
 
 def _says_slurmstepd(job: str) -> bool:
