@@ -164,7 +164,6 @@ class Config(Settings):
         if self.byzantine is not None:
             has_labels = self.problem.has_labels
             self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_labels)
-            self.byzantine.refuse_idle(self.cohort, self.problem.known_clients)
         return self
 
     @model_validator(mode="after")

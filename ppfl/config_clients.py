@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.config_errors import NOTHING, Finding
+from ppfl.core.cohort_size import cohort_size
 
 if TYPE_CHECKING:
     from ppfl.core.aggregator import Aggregator
@@ -30,28 +31,39 @@ class Round:
     @property
     def size(self) -> int:
         """Return how many clients take part."""
-        if self.wanted == "all":
-            return self.clients
-        return self.wanted if isinstance(self.wanted, int) else max(1, round(self.wanted * self.clients))
+        return cohort_size(self.wanted, self.clients)
 
     def unfit(self) -> Finding | None:
         """Return what cannot work with so many clients."""
         if self.size > self.clients:
             allowed = f"at most {self.clients}, the clients of the problem"
             return Finding(self.key, self.wanted, allowed, "more clients than there are")
-        return self._unfit_attackers() or self._unfit_rule()
+        return self._unfit_attackers() or self._unfit_attack() or self._unfit_rule()
 
     def _unfit_attackers(self) -> Finding | None:
         byzantine = self.byzantine
         if byzantine is None or byzantine.placement == "beside":
             return None
-        hostile = byzantine.clients if isinstance(byzantine.clients, int) else len(set(byzantine.clients))
+        hostile = byzantine.num_attackers
         if hostile >= self.clients:
             allowed = f"at most {self.clients - 1} of {self.clients} clients, so that an honest one is left"
             return Finding("byzantine.clients", byzantine.clients, allowed, "too many attackers")
         if not byzantine.attack.on_data and self.size <= hostile:
             allowed = f"at least {hostile + 1}, since {hostile} clients are Byzantine"
             return Finding(self.key, self.wanted, allowed, f"{self.size} clients a round, all of whom may be Byzantine")
+        return None
+
+    def _unfit_attack(self) -> Finding | None:
+        byzantine = self.byzantine
+        if byzantine is None:
+            return None
+        varies = byzantine.placement == "among" and self.size < self.clients
+        try:
+            byzantine.attack.check(self.size + byzantine.num_beside, None if varies else byzantine.num_attackers)
+        except ValueError as error:
+            key, _, reason = str(error).partition(": ")
+            allowed = "a number" if key == "factor" else "another attack"
+            return Finding(f"byzantine.attack.{key}", getattr(byzantine.attack, key), f"{allowed}; {reason}")
         return None
 
     def _unfit_rule(self) -> Finding | None:

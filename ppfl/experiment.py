@@ -109,10 +109,8 @@ def _compute(place: Place, progress: Progress, communicator: Communicator, build
     for scored in engine:
         _record(recorder, scored, setup.communicator)
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
-    if engine.status == "stopped":
-        _record(recorder, None, setup.communicator)
-    else:
-        _record(recorder, None, setup.communicator)  # the stages may take long
+    _record(recorder, None, setup.communicator)  # the stages may take long
+    if engine.status != "stopped":
         complete(config, out, setup, engine, score_stages(setup, engine.group, engine.server), recorder)
         on_first_rank(communicator, place.deliver)
     progress.finish(engine.status, place.out)
@@ -197,8 +195,7 @@ def complete(
 
     def save() -> None:
         if config.save.local:
-            group = engine.group
-            save_local(out, group.clients, group, rank, size, config.digest)
+            save_local(out, engine.group, rank, size, config.digest)
         if recorder is not None:
             save_shared(out, engine.server["shared"], config.digest)
             recorder.finish(engine.status, clients, summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs)

@@ -92,7 +92,7 @@ class Place:
         self.is_unfinished = found == "unfinished"
         if found != "already done":
             remove_failure(out)
-            forget_run(out)
+            forget_run(out, but_for=self.claim.token if self.claim is not None else "")
             remove_parameters(self.here, also_local=config.save.local)
         elif config.save.local and not has_local(out):
             raise UserError(f"--out {out}: is complete, but without local parameters (save.local); choose another name")

@@ -22,7 +22,7 @@ from ppfl.pack.command import Packed
 from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.results import stop_requests
-from ppfl.results.layout import checkpoint_path, packs_stop_path, running_path, stop_path
+from ppfl.results.layout import apart_path, checkpoint_path, packs_stop_path, running_path, stop_path
 from ppfl.results.stop_requests import PackRequests, StopRequest, ask_packs, ask_run, request_for
 from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
 from tests.mpi.test_same_bits import arrays
@@ -53,14 +53,16 @@ def config(folder: Path) -> Config:
     return next(iter(load_cells(folder / "tiny.yaml").values())).config
 
 
-def compute(config: Config, out: Path, *, asks: tuple[str, ...] = (), at: int = 3, requeue: bool = False) -> str:
+def compute(
+    config: Config, out: Path, *, asks: tuple[str, ...] = (), at: int = 3, requeue: bool = False, delivers: bool = False
+) -> str:
     """Run, and at a round ask by `ppfl stop ASKS` for its end."""
 
     def told(done: int) -> None:
         if asks and done == at:
             ppfl("stop", *asks, "--wait", "0", *(["--requeue"] if requeue else []))
 
-    return run(config, out, Silent(), SoloCommunicator(), caller=Caller(told=told))
+    return run(config, out, Silent(), SoloCommunicator(), caller=Caller(told=told, delivers=delivers))
 
 
 def ppfl(*arguments: str) -> Result:
@@ -87,9 +89,10 @@ def test_a_run_is_stopped_with_everything_saved_and_goes_on_to_the_same_bytes(
 
 
 def test_a_run_under_snakemake_is_found_where_it_is_computed(config: Config) -> None:
-    out = config.default_out().parent / "running" / f"{config.digest}.h5"
-    assert compute(config, out, asks=("tiny.yaml",)) == ON_REQUEST
-    assert compute(config, out, asks=(str(config.default_out()),), at=5) == ON_REQUEST
+    out = config.default_out()
+    assert compute(config, out, asks=("tiny.yaml",), delivers=True) == ON_REQUEST
+    assert checkpoint_path(apart_path(out)).exists()
+    assert compute(config, out, asks=(str(apart_path(out)),), at=5, delivers=True) == ON_REQUEST
 
 
 def test_requeue_ends_a_run_as_a_signal_does(config: Config) -> None:
@@ -105,6 +108,31 @@ def test_a_request_is_for_one_attempt(config: Config) -> None:
             ask_run(out, token="another", job="", requeue=False)
 
     assert run(config, out, Silent(), SoloCommunicator(), caller=Caller(told=told)) == "complete"
+
+
+def test_a_request_that_comes_while_a_run_begins_is_heeded(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = config.default_out()
+
+    def remove_failure(_: Path) -> None:
+        """Do what `ppfl stop` does between the claim and the first round."""
+        ask_run(out, token=json.loads(running_path(out).read_text())["token"], job="", requeue=False)
+
+    monkeypatch.setattr("ppfl.place.remove_failure", remove_failure)
+    assert compute(config, out) == ON_REQUEST
+
+
+def test_requests_that_cannot_be_read_or_removed_keep_nobody_from_the_run(config: Config) -> None:
+    """As those of another user in a folder like /tmp; here they are folders, a pipe for the packs."""
+    out = config.default_out()
+    stop_path(out).mkdir(parents=True)
+    os.mkfifo(packs_stop_path(out.parent))
+    os.utime(packs_stop_path(out.parent), (1, 1))
+    assert compute(config, out) == "complete"
+    assert not PackRequests(out.parent, 1.0)()
+    packs_stop_path(out.parent).unlink()
+    packs_stop_path(out.parent).mkdir()
+    os.utime(packs_stop_path(out.parent), (1, 1))
+    assert not PackRequests(out.parent, time.time())()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"token": [1]}', "\0"])
@@ -270,3 +298,20 @@ def test_a_folder_that_refuses_a_request_is_named(config: Config, monkeypatch: p
     done = ppfl("stop", str(out))
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert f"{stop_path(out)}: cannot be written, so nobody can be asked to stop" in done.stderr
+
+
+def test_a_queue_that_refuses_is_told_and_folders_may_have_any_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (
+        ("squeue", "printf '12|PENDING|/tmp/\\377\\n'"),
+        ("scancel", "echo scancel: error: access denied >&2; exit 1"),
+    ):
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    done = ppfl("stop", "12", "--wait", "0")
+    assert done.exit_code == 0
+    assert done.stdout == "job 12: what waits in the queue stays there: scancel: error: access denied\n"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
-from ppfl.grid import choose_cell, load_cells
-from ppfl.results.layout import RESULT_SUFFIX, WORK_FOLDER, final_folder
+from ppfl.grid import choose_cell, planned
+from ppfl.results.layout import CLAIM_SUFFIX, RESULT_SUFFIX, final_folder
+from ppfl.results.owner import read_owner
+from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 _JOB = re.compile(r"\d+(_\d+)?")
 _DIGEST = re.compile(r"[0-9a-f]+")
 _MAX_LISTED = 5
-_ASK_SECONDS = 30
 _DEPTH = 4
 """How far below a folder results are looked for."""
-_CLAIM = ".running.json"
 
 
 @dataclass(frozen=True)
@@ -48,22 +47,22 @@ def is_job(target: str) -> bool:
 
 def jobs(number: str) -> list[Job]:
     """Return what squeue knows of a job: several entries for an array. Raises UserError when it cannot be asked."""
-    command = ["squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%A|%T|%Z"]
+    if shutil.which("squeue") is None:
+        raise UserError(f"{number}: no squeue here to ask; give a result, a folder or a configuration")
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{number}: no squeue here to ask; give a result, a folder or a configuration") from error
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{number}: Slurm does not answer: squeue said nothing for {_ASK_SECONDS} s") from error
-    rows = [line.split("|", 2) for line in asked.stdout.splitlines() if line.count("|") >= 2]
-    if asked.returncode and "Invalid job id" not in asked.stderr:
-        raise UserError(f"{number}: {' '.join(asked.stderr.split()) or f'squeue ended with {asked.returncode}'}")
+        answer = ask(["squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%A|%T|%Z"])
+    except NoAnswerError as error:
+        if "Invalid job id" in str(error):
+            return []
+        raise UserError(f"{number}: {error}") from error
+    rows = [line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2]
     return [Job(row[0], row[1], Path(row[2])) for row in rows]
 
 
 def results_of_job(job: Job) -> list[Path]:
     """Return the results that a job has claims on, in the folder where it was submitted and not far below."""
-    return sorted(_result_of(claim) for claim in _claims(job.folder, _DEPTH) if _job_of(claim) == job.id)
+    claims = {claim: read_owner(claim) for claim in _claims(job.folder, _DEPTH)}
+    return sorted(_result_of(claim) for claim, owner in claims.items() if owner is not None and owner.job == job.id)
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,23 @@ class Meant:
 
 
 def find(target: Path, overrides: Sequence[str] = (), cell: str | None = None, results: Path | None = None) -> Meant:
-    """Return the runs of a configuration file, of a folder, or the one of a result, wherever they are computed.
+    """Return the runs of a configuration file, of a folder, or the one of a result; their claims lie beside these.
 
     Raises UserError for what is none of these.
     """
     if target.suffix == RESULT_SUFFIX or target.is_dir():
         if cell is not None or overrides or results is not None:
             raise UserError(f"{target}: --cell, --set and --results are for a configuration file")
-        return _in_folder(target) if target.is_dir() else Meant(tuple(_places(target)))
+        return _in_folder(target) if target.is_dir() else Meant(_named(target))
     if cell is not None:
         chosen = choose_cell(target, overrides, cell)
-        return Meant(tuple(_places((results or chosen.config.default_out().parent) / f"{chosen.digest}.h5")))
-    cells = load_cells(target, overrides)
-    folder = results or next(iter(cells.values())).config.default_out().parent
-    return Meant(tuple(place for digest in cells for place in _places(folder / f"{digest}.h5")), (folder,))
+        return Meant(((results or chosen.config.default_out().parent) / f"{chosen.digest}{RESULT_SUFFIX}",))
+    plan = planned(target, overrides, results)
+    return Meant(tuple(plan), (next(iter(plan)).parent,))
 
 
 def one_run(run: str, overrides: Sequence[str], cell: str | None, results: Path | None) -> tuple[Path, ...]:
-    """Return where the result of one run may be computed, its own place first.
+    """Return the result of one run, and what else may be meant by its name.
 
     `run` is a result, a configuration file, or the beginning of a digest: then its logs are looked for in `results`, or
     below the folder `results`. Raises UserError when it is none of these, or several.
@@ -109,7 +107,7 @@ def one_run(run: str, overrides: Sequence[str], cell: str | None, results: Path 
         found = f"several runs: {', '.join(map(str, logs[:_MAX_LISTED]))}" if logs else "no log of such a run"
         where = results or "results"
         raise UserError(f"{run}: {found} in {where}; give a result, a configuration or a digest, and --results")
-    return tuple(_places(logs[0].parent.parent / f"{logs[0].name}{RESULT_SUFFIX}"))
+    return (logs[0].parent.parent / f"{logs[0].name}{RESULT_SUFFIX}",)
 
 
 def _in_folder(folder: Path) -> Meant:
@@ -117,11 +115,9 @@ def _in_folder(folder: Path) -> Meant:
     return Meant(tuple(results), tuple(dict.fromkeys((folder, *(result.parent for result in results)))))
 
 
-def _places(result: Path) -> Iterator[Path]:
-    """Yield where a result may be computed: at its place, or where the workflow does it."""
-    folder = final_folder(result)
-    yield folder / result.name
-    yield folder / WORK_FOLDER / result.name
+def _named(result: Path) -> tuple[Path, ...]:
+    """Return the result that a path is meant for: also the one that is computed there and delivered elsewhere."""
+    return tuple(dict.fromkeys((final_folder(result) / result.name, result)))
 
 
 def _claims(folder: Path, depth: int) -> Iterator[Path]:
@@ -131,19 +127,11 @@ def _claims(folder: Path, depth: int) -> Iterator[Path]:
     except OSError:
         return
     for entry in found:
-        if entry.name.endswith(_CLAIM):
+        if entry.name.endswith(CLAIM_SUFFIX):
             yield Path(entry.path)
         elif depth and not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
             yield from _claims(Path(entry.path), depth - 1)
 
 
 def _result_of(claim: Path) -> Path:
-    return claim.with_name(claim.name.removesuffix(_CLAIM))
-
-
-def _job_of(claim: Path) -> str:
-    try:
-        found = json.loads(claim.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(found.get("job", "")) if isinstance(found, dict) else ""
+    return claim.with_name(claim.name.removesuffix(CLAIM_SUFFIX))

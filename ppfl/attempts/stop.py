@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from ppfl.core.errors import UserError
 from ppfl.results.layout import packs_stop_path
 from ppfl.results.states import states_of
 from ppfl.results.stop_requests import ask_packs, ask_run, forget_run
+from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,8 +121,11 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
 
 
 def _cancel_waiting(number: str, tell: Callable[[str], None]) -> None:
-    with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(["scancel", "--state=PENDING", number], capture_output=True, timeout=30, check=False)
+    try:
+        ask(["scancel", "--state=PENDING", number])
+    except NoAnswerError as error:
+        tell(f"job {number}: what waits in the queue stays there: {error}")
+    else:
         tell(f"job {number}: what waits in the queue is cancelled")
 
 

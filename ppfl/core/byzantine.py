@@ -44,9 +44,14 @@ class Byzantine(Settings):
         return self
 
     @property
+    def num_attackers(self) -> int:
+        """All attackers, wherever they are."""
+        return self.clients if isinstance(self.clients, int) else len(set(self.clients))
+
+    @property
     def num_beside(self) -> int:
         """Attackers beside the problem's clients."""
-        return self.clients if self.placement == "beside" and isinstance(self.clients, int) else 0
+        return self.num_attackers if self.placement == "beside" else 0
 
     def members(self, client_names: Sequence[str], num_train_samples: Sequence[int], seed: int) -> frozenset[int]:
         """Return the clients of the problem that are Byzantine, all of them with training samples.
@@ -86,25 +91,6 @@ class Byzantine(Settings):
         if self.attack.on_data:
             return False
         return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
-
-    def refuse_idle(self, cohort: Literal["all"] | int | float, num_clients: int | None) -> None:
-        """Raise pydantic's error when the configuration alone says that the attack would be none.
-
-        num_clients: of the problem, all of them with training samples; None when only its data know.
-        """
-        if num_clients is None:
-            return
-        num_attackers = self.clients if isinstance(self.clients, int) else len(set(self.clients))
-        size = num_clients if cohort == "all" else cohort
-        if isinstance(size, float):
-            size = max(1, round(size * num_clients))
-        varies = self.placement == "among" and size < num_clients
-        try:
-            self.attack.check(size + self.num_beside, None if varies else num_attackers)
-        except ValueError as error:
-            where, _, reason = str(error).partition(": ")
-            allowed = "a number" if where == "factor" else "another attack"
-            raise refusal(f"byzantine.attack.{where}", f"{allowed}; {reason}") from error
 
     def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_labels: bool) -> None:
         """Raise pydantic's error for what does not go with attackers."""

@@ -29,10 +29,10 @@ KINDS: tuple[Kind, ...] = ("device", "host", "file")
 
 _USABLE = 0.5
 """Part of the free memory that states may take."""
-
-
 _COPIES = 3
+"""How often a chunk is there while it is saved or restored: as read, as stacked, as handed over."""
 _BUFFER_BYTES = 2**23
+"""What writing needs beside them."""
 
 
 class ClientStore(ABC):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ppfl.core.cohort_size import cohort_size
 from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
@@ -23,12 +24,7 @@ class CohortSampler:
         self._eligible = [client for client, samples in enumerate(problem.num_train_samples) if samples > 0]
         self._choices = np.array(self._eligible)
         self._seed = seed
-        if cohort == "all":
-            self.size = len(self._eligible)
-        elif isinstance(cohort, int):
-            self.size = cohort
-        else:
-            self.size = max(1, round(cohort * len(self._eligible)))
+        self.size = cohort_size(cohort, len(self._eligible))
         if not 1 <= self.size <= len(self._eligible):
             raise ValueError(f"{cohort} clients wanted, {len(self._eligible)} have training samples")
 

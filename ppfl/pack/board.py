@@ -115,11 +115,6 @@ class Board:
         self._sort_out(self._waiting)
 
     @property
-    def num_left(self) -> int:
-        """Runs that wait or are at work elsewhere."""
-        return len(self._waiting) + len(self._elsewhere)
-
-    @property
     def left(self) -> list[str]:
         """Digests of the runs that wait for a child."""
         return list(self._waiting)

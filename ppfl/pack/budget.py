@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.core.numbers import whole_number
+from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -86,10 +86,7 @@ def place_in_array(environment: Mapping[str, str] = os.environ) -> float:
 def _time_of_job(job: str, field: str) -> float | None:
     """Return a time that squeue knows of a job, in seconds of the epoch."""
     try:
-        asked = subprocess.run(
-            ["squeue", "--noheader", "--jobs", job, "--format", field],
-            capture_output=True, text=True, timeout=20, check=True,
-        )  # fmt: skip
-        return datetime.fromisoformat(asked.stdout.split()[0]).timestamp()
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # "NONE" and "N/A" among them
+        answer = ask(["squeue", "--noheader", "--jobs", job, "--format", field])
+        return datetime.fromisoformat(answer.split()[0]).timestamp()
+    except (NoAnswerError, ValueError, IndexError):  # "NONE" and "N/A" among them
         return None

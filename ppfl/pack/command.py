@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
+from ppfl.core.numbers import whole_number
 from ppfl.grid import show_varying
 from ppfl.pack.board import CLAIMED, Board
 from ppfl.pack.budget import beginning_of_array, place_in_array
@@ -62,10 +63,10 @@ def choose_part(cells: Mapping[str, Cell], part: str | None) -> dict[str, Cell]:
     """
     if part is None:
         return dict(cells)
-    number, _, of = part.partition("/")
-    if not (number.isascii() and number.isdigit() and of.isascii() and of.isdigit() and 1 <= int(number) <= int(of)):
+    number, of = (whole_number(text) for text in part.partition("/")[::2])
+    if number is None or of is None or not 1 <= number <= of:
         raise UserError(f"--part {part}: allowed: K/N with whole numbers 1 ≤ K ≤ N, e.g. 2/10")
-    return dict(list(cells.items())[int(number) - 1 :: int(of)])
+    return dict(list(cells.items())[number - 1 :: of])
 
 
 def pack(

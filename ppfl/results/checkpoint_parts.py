@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ppfl.core.snapshot import Snapshot
 from ppfl.core.whole_file import write_whole
 from ppfl.results.seal import DamagedError
-from ppfl.results.tensor_file import TensorFile, write_tensors
+from ppfl.results.tensor_file import TensorFile, client_by_client, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,16 +83,12 @@ def write_snapshot(path: Path, snapshot: Snapshot, *, with_numbers: bool) -> tup
         like |= _named(client, snapshot.states.like(client))
     # the order of names is part of the state, and files have one of their own
     header = {"names": list(like), "numbers": snapshot.numbers if with_numbers else {}}
-    held: list[tuple[int, Params]] = []
+    of_client = client_by_client(
+        lambda client: _named(client, snapshot.states.state(client)), lambda name: name.split("/", 2)[1]
+    )
 
     def read(name: str) -> torch.Tensor:
-        if name in snapshot.tensors:
-            return snapshot.tensors[name]
-        client = int(name.split("/", 2)[1])
-        if not held or held[0][0] != client:
-            held.clear()  # before the next one is there
-            held.append((client, _named(client, snapshot.states.state(client))))
-        return held[0][1][name]
+        return snapshot.tensors[name] if name in snapshot.tensors else of_client(name)
 
     return write_tensors(path, like, read, {_STATE: json.dumps(header)})
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppfl.core.errors import UserError
+from ppfl.core.numbers import whole_number
 from ppfl.core.whole_file import hidden_name
 from ppfl.results.exclusive import put_once
 from ppfl.results.failures import now
@@ -68,7 +69,7 @@ class Claim:
             "pid": os.getpid(),
             "host": platform.node(),
             "job": os.environ.get("SLURM_JOB_ID", ""),
-            "restart": _restart_count(),
+            "restart": whole_number(os.environ.get("SLURM_RESTART_COUNT", "")) or 0,
             "token": self.token,
             "num_ranks": num_ranks,
             "started": now(),
@@ -252,11 +253,6 @@ class Claim:
                 if found is None or found.token != self.token:
                     return
                 self._write_own().replace(self.path)
-
-
-def _restart_count() -> int:
-    text = os.environ.get("SLURM_RESTART_COUNT", "")
-    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _user(number: int) -> str:

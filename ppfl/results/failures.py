@@ -40,8 +40,8 @@ UNREADABLE = "it left a note that cannot be read"
 _LAST_BEATS_SECONDS = 10.0
 """For so long a claim may be refreshed after the note that one of its ranks has died."""
 _KINDS = {
-    "digest": text, "cell": text, "reason": text, "rank": count, "host": text, "round": count, "when": text,
-    "log_tail": lines,
+    "digest": text, "cell": text, "reason": text, "rank": count, "host": text, "job": text, "round": count,
+    "when": text, "log_tail": lines,
 }  # fmt: skip
 
 
@@ -61,6 +61,8 @@ class Failure:
     """One line: exception or signal."""
     rank: int = 0
     host: str = field(default_factory=platform.node)
+    job: str = field(default_factory=lambda: os.environ.get("SLURM_JOB_ID", ""))
+    """Of Slurm; empty outside of one."""
     round: int | None = None
     """Rounds that were done; None when it had not begun."""
     when: str = field(default_factory=now)
@@ -125,7 +127,7 @@ def failure_since(result: Path, owner: Owner | None) -> Failure | None:
 
 
 def _failure(said: Mapping[str, Any]) -> Failure:
-    return Failure(**{"digest": "", "reason": UNREADABLE, "host": "", "when": ""} | dict(said))
+    return Failure(**{"digest": "", "reason": UNREADABLE, "host": "", "job": "", "when": ""} | dict(said))
 
 
 def remove_failure(result: Path) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from ppfl.results.layout import checkpoint_path
+from ppfl.results.notes import count, read_note
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_BYTES = 1 << 24
+"""There are 250 bytes a rank in it."""
 
 
 def goes_on_from(result: Path) -> int | None:
     """Return the round of the newest checkpoint beside a result; None when there is none, or none that makes sense."""
     for name in ("current.json", "previous.json"):
-        try:
-            with (checkpoint_path(result) / name).open("rb") as file:
-                entry = json.loads(file.read(_MAX_BYTES))
-        except (OSError, ValueError, RecursionError):
-            continue
-        round = entry.get("round") if isinstance(entry, dict) else None
-        if isinstance(round, int) and not isinstance(round, bool) and round >= 0:
-            return round
+        entry = read_note(checkpoint_path(result) / name, {"round": count}, _MAX_BYTES)
+        if entry is not None and "round" in entry.said:
+            return int(entry.said["round"])
     return None

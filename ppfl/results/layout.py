@@ -32,6 +32,7 @@ FINISHED = ("complete", "diverged")
 WORK_FOLDER = "running"
 """Beside results: where those are computed of which only finished ones may be seen."""
 RESULT_SUFFIX = ".h5"
+CLAIM_SUFFIX = ".running.json"
 STALE_SECONDS = 60.0
 """A claim that was not renewed for so long belongs to nobody any more."""
 
@@ -48,7 +49,7 @@ def shared_path(result: Path) -> Path:
 
 def running_path(result: Path) -> Path:
     """Return where a running job says that it is alive and how far it is."""
-    return result.with_name(f"{result.name}.running.json")
+    return result.with_name(f"{result.name}{CLAIM_SUFFIX}")
 
 
 def failed_path(result: Path) -> Path:

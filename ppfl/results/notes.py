@@ -1,4 +1,4 @@
-"""Reads claims and notes, the small JSON files beside a result; whatever lies there instead is no more than unreadable.
+"""Reads claims, notes and requests, the small JSON files beside a result; what lies there instead is only unreadable.
 
 They may be of another host, user or version, cut off, huge, no JSON, or no file at all (a folder, a pipe, a link to
 nothing). Everybody who shows or judges them reads them here, so that one of them keeps nobody from the others.
@@ -33,10 +33,11 @@ class Note:
     """The keys that were asked for and have values that make sense; {} when nothing does."""
 
 
-def read_note(path: Path, kinds: Mapping[str, Callable[[Any], Any]]) -> Note | None:
+def read_note(path: Path, kinds: Mapping[str, Callable[[Any], Any]], max_bytes: int = MAX_BYTES) -> Note | None:
     """Return what lies at `path`; None when nothing does.
 
-    kinds: of each wanted key a function that returns the value, or None for one that makes no sense.
+    kinds: of each wanted key a function that returns the value, or None for one that makes no sense. Nothing of a file
+    with more than `max_bytes` does.
     """
     try:
         there = path.lstat()
@@ -51,7 +52,7 @@ def read_note(path: Path, kinds: Mapping[str, Callable[[Any], Any]]) -> Note | N
         return Note(there.st_mtime, there.st_uid)
     try:
         there = os.fstat(descriptor)  # of a shared file system, what opening has just asked for
-        content = _content(descriptor, there)
+        content = _content(descriptor, there, max_bytes)
     except OSError:
         content = b""
     finally:
@@ -61,13 +62,13 @@ def read_note(path: Path, kinds: Mapping[str, Callable[[Any], Any]]) -> Note | N
     return Note(there.st_mtime, there.st_uid, said)
 
 
-def _content(descriptor: int, there: os.stat_result) -> bytes:
-    if not stat.S_ISREG(there.st_mode) or there.st_size > MAX_BYTES:
+def _content(descriptor: int, there: os.stat_result, max_bytes: int) -> bytes:
+    if not stat.S_ISREG(there.st_mode) or there.st_size > max_bytes:
         return b""
     content = b""
-    while len(content) <= MAX_BYTES and (part := os.read(descriptor, MAX_BYTES + 1 - len(content))):
+    while len(content) <= max_bytes and (part := os.read(descriptor, max_bytes + 1 - len(content))):
         content += part
-    return content if len(content) <= MAX_BYTES else b""
+    return content if len(content) <= max_bytes else b""
 
 
 def _parse(content: bytes) -> dict[str, Any]:
@@ -96,6 +97,11 @@ def count(value: Any) -> int | None:
     """Return a whole number ≥ 0 that a float holds exactly."""
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_NUMBER
     return value if is_count else None
+
+
+def flag(value: Any) -> bool | None:
+    """Return true or false, None for what is neither."""
+    return value if isinstance(value, bool) else None
 
 
 def number(value: Any) -> float | None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import glob
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.results.layout import shared_path
-from ppfl.results.tensor_file import load_tensors, write_tensors
+from ppfl.results.tensor_file import client_by_client, load_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     import torch
 
+    from ppfl.core.snapshot import ClientStates
     from ppfl.core.types import Params, State
 
 KIND = "ppfl parameters"
@@ -25,33 +26,19 @@ def save_shared(result: Path, shared: Params, digest: str) -> None:
     _save(shared_path(result), shared, shared.__getitem__, digest)
 
 
-class States(Protocol):
-    """Whoever has the states of clients."""
-
-    def like(self, client: int) -> State:
-        """Return shapes and number types of a state."""
-        ...
-
-    def state(self, client: int) -> State:
-        """Return a state."""
-        ...
-
-
-def save_local(result: Path, clients: Sequence[int], states: States, rank: int, size: int, digest: str) -> None:
+def save_local(result: Path, states: ClientStates, rank: int, size: int, digest: str) -> None:
     """Save every w_m of this rank, named `<client number>/<parameter>`; each rank writes a file of its own.
 
     States are asked for one at a time.
     """
-    like = {f"{client}/{name}": x for client in clients for name, x in states.like(client)["local"].items()}
-    held: list[tuple[int, Params]] = []
 
-    def read(name: str) -> torch.Tensor:
-        number, rest = name.split("/", 1)
-        if not held or held[0][0] != int(number):
-            held.clear()  # before the next one is there
-            held.append((int(number), states.state(int(number))["local"]))
-        return held[0][1][rest]
+    def named(client: int, state: State) -> Params:
+        return {f"{client}/{name}": x for name, x in state["local"].items()}
 
+    like: Params = {}
+    for client in states.clients:
+        like |= named(client, states.like(client))
+    read = client_by_client(lambda client: named(client, states.state(client)), lambda name: name.partition("/")[0])
     _save(result.with_name(f"{result.name}.local-{rank}-of-{size}.safetensors"), like, read, digest)
 
 

@@ -12,19 +12,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.core.whole_file import write_whole
 from ppfl.results.failures import now
 from ppfl.results.layout import packs_stop_path, stop_path
+from ppfl.results.notes import flag, read_note, text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LOOK_SECONDS = 1.0
 _FORGOTTEN_SECONDS = 60.0
+_KINDS = {"requeue": flag, "token": text, "job": text, "when": text}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,11 @@ def request_for(result: Path) -> StopRequest | None:
     return _read(stop_path(result))
 
 
-def forget_run(result: Path) -> None:
-    """Remove the request for a run."""
-    stop_path(result).unlink(missing_ok=True)
+def forget_run(result: Path, *, but_for: str = "") -> None:
+    """Remove the request for a run, unless it is addressed to the attempt with the token `but_for`."""
+    request = request_for(result) if but_for else None
+    if request is None or request.token != but_for:
+        _remove(stop_path(result))
 
 
 class RunRequests:
@@ -92,7 +97,7 @@ class PackRequests:
         self._began_at = began_at
         for path in self._paths:
             if _written_at(path) < began_at - _FORGOTTEN_SECONDS:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def __call__(self) -> bool:
         """Look. Each time, since a run that was asked to stop may be over before the pack that is to begin no other."""
@@ -118,9 +123,10 @@ def _write(path: Path, request: StopRequest) -> None:
 
 
 def _read(path: Path) -> StopRequest | None:
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name: found[field.name] for field in fields(StopRequest) if field.name in found}
-        return StopRequest(**known)
-    except (OSError, ValueError, TypeError):
-        return None
+    note = read_note(path, _KINDS)
+    return StopRequest(**note.said) if note is not None and note.said else None
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # of another user, in a folder like /tmp: it means nothing to whoever comes later
+        path.unlink()

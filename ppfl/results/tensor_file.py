@@ -58,6 +58,23 @@ def write_tensors(
     return size, found.hexdigest()
 
 
+def client_by_client(load: Callable[[int], Params], client_of: Callable[[str], str]) -> Callable[[str], torch.Tensor]:
+    """Return a reader of tensors by name that has those of one client at a time in memory.
+
+    load: returns all tensors of a client. client_of: finds its number in the name of a tensor.
+    """
+    held: dict[int, Params] = {}
+
+    def read(name: str) -> torch.Tensor:
+        client = int(client_of(name))
+        if client not in held:
+            held.clear()  # before the next one is there
+            held[client] = load(client)
+        return held[client][name]
+
+    return read
+
+
 @dataclass(frozen=True)
 class _Place:
     dtype: torch.dtype

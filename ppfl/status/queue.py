@@ -6,14 +6,13 @@ it was submitted.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
-import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ppfl.slurm import NoAnswerError, ask
 
 TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 30.0
@@ -81,20 +80,6 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _ask() -> str:
-    squeue = shutil.which("squeue")
-    if squeue is None:
-        return ""
-    command = [squeue, "--me", "--noheader", f"--format={_FORMAT}"]
-    try:
-        # with a session of its own: a wrapper's children are to end with it
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-        ) as process:
-            try:
-                answer, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                return ""
-    except OSError:
-        return ""
-    return answer.decode(errors="replace") if process.returncode == 0 else ""
+    with suppress(NoAnswerError):
+        return ask(["squeue", "--me", "--noheader", f"--format={_FORMAT}"], seconds=TIMEOUT_SECONDS)
+    return ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.core.numbers import whole_number
+from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,14 +16,9 @@ if TYPE_CHECKING:
 
     from ppfl.submit.request import Request
 
-_TIMEOUT_SECONDS = 30
 _FIELDS = "%P|%l|%D|%c|%G|%m"
 _UNITS = (1, 60, 3600, 86400)
 _SITE = 'source "$1" >/dev/null && for name in "${!SBATCH_@}"; do printf "%s=%s\\0" "$name" "${!name}"; done'
-
-
-class NoAnswerError(UserError):
-    """Slurm cannot be asked."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +44,6 @@ class Partition:
     def counts_memory(self) -> bool:
         """Whether Slurm knows the memory of its nodes: where it does not, it refuses to be asked for any."""
         return any(kind.memory_mb != 1 for kind in self.kinds)
-
-
-def ask(command: Sequence[str], environment: Mapping[str, str], text: str | None = None) -> str:
-    """Return what a command of Slurm prints. Raises NoAnswerError when it is missing, refuses or hangs."""
-    try:
-        done = subprocess.run(
-            command, env=environment, input=text, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-        )
-    except FileNotFoundError as error:
-        raise NoAnswerError(f"{command[0]}: not found; submit from a login node of the cluster") from error
-    except subprocess.TimeoutExpired as error:
-        raise NoAnswerError(f"Slurm does not answer: {command[0]} said nothing for {_TIMEOUT_SECONDS} s") from error
-    if done.returncode:
-        raise NoAnswerError(f"{' '.join(done.stderr.split()) or f'{command[0]} ended with {done.returncode}'}")
-    return done.stdout
 
 
 def site(scripts: Path, environment: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.gpus_in_vain import torch_without_gpus, without
+from ppfl.slurm import NoAnswerError, ask
 from ppfl.submit import cluster
 from ppfl.submit.memory import memory_mb
 from ppfl.submit.script import script, scripts_folder
@@ -80,7 +81,7 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
         if found.counts_memory:
             asked = _with_memory(asked, work, environment, tell)
         cluster.check(asked, found)
-    except cluster.NoAnswerError as error:
+    except NoAnswerError as error:
         if not dry_run:
             raise
         tell(f"not checked whether this fits the partition: {error}")
@@ -90,7 +91,7 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
     text = script(folder, "grid.sbatch" if is_grid else "run.sbatch", directives, work.arguments())
     if dry_run:
         return text
-    return cluster.ask(["sbatch", "--parsable"], environment, text).strip().partition(";")[0]
+    return ask(["sbatch", "--parsable"], environment, text).strip().partition(";")[0]
 
 
 def _with_memory(asked: Request, work: Work, environment: Mapping[str, str], tell: Callable[[str], None]) -> Request:
@@ -120,7 +121,7 @@ def _variable(option: str) -> str:
 def _check_ranks(ranks: int, configs: Sequence[Config]) -> None:
     """Refuse ranks that would have no client, where the configuration says how many clients there are."""
     for config in configs:
-        clients = known_clients(config)
+        clients = config.problem.known_clients
         if clients is None:
             continue
         chunks = -(-clients // (config.engine.clients_per_chunk or 1))
@@ -129,8 +130,3 @@ def _check_ranks(ranks: int, configs: Sequence[Config]) -> None:
                 f"--ranks {ranks}: {config.name} has {clients} clients in {chunks} chunk(s), and every rank needs one; "
                 f"at most --ranks {chunks}"
             )
-
-
-def known_clients(config: Config) -> int | None:
-    """Return the number of clients when the configuration says it; a data file may be what knows."""
-    return config.problem.known_clients

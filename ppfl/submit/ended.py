@@ -9,13 +9,13 @@ import os
 import re
 import signal
 import stat
-import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ppfl.results.failures import Failure, describe_exit, read_failure, write_failure
 from ppfl.results.layout import failed_path, running_path
 from ppfl.results.states import state_of
+from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,16 +44,22 @@ def note_end(code: int, results: Mapping[Path, str], environment: Mapping[str, s
     # killed before it could claim its only run; of several nobody knows which were meant
     had_no_time = len(results) == 1 and (is_sure or code > _KILLED)
     states = {out: state_of(out) for out in results}
-    ours = {out: state for out, state in states.items() if _is_left_by(job, state, had_no_time=had_no_time)}
+    # a step may end with another code than the rank that a guess is about
+    knows_better = is_sure or code == _KILLED + signal.SIGKILL
+    ours = {
+        out: state
+        for out, state in states.items()
+        if _is_left_by(job, state, had_no_time=had_no_time, knows_better=knows_better)
+    }
     return sum(_note(out, reason, results[out], state) for out, state in ours.items())
 
 
-def _is_left_by(job: str, state: RunState, *, had_no_time: bool) -> bool:
+def _is_left_by(job: str, state: RunState, *, had_no_time: bool, knows_better: bool) -> bool:
     """Say whether a step of this job had a run and left no note, or one that only guesses."""
     if state.kind in ("running", "stale"):
         return str(state.facts.get("job", "")) == job
     if state.kind == "failed":
-        return _MAYBE in str(state.facts.get("reason", ""))
+        return knows_better and state.facts.get("job") == job and _MAYBE in str(state.facts.get("reason", ""))
     return had_no_time and state.kind != "done"
 
 
@@ -88,14 +94,11 @@ def _reason(code: int, environment: Mapping[str, str], *, is_sure: bool) -> str:
 
 def _says_sacct(job: str) -> bool:
     """Ask the accounting, where there is one."""
+    command = ["sacct", "--noheader", "--parsable2", f"--jobs={job}", "--format=State"]
     try:
-        done = subprocess.run(
-            ["sacct", "--noheader", "--parsable2", f"--jobs={job}", "--format=State"], stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        return OUT_OF_MEMORY in ask(command, seconds=_TIMEOUT_SECONDS)
+    except NoAnswerError:
         return False
-    return done.returncode == 0 and OUT_OF_MEMORY in done.stdout
 
 
 def _says_slurmstepd(job: str) -> bool:

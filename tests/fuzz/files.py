@@ -85,7 +85,7 @@ def make_shared(folder: Path) -> Path:
 
 
 def make_local(folder: Path) -> Path:
-    save_local(folder / "r.h5", range(3), States(), 0, 1, "abc")
+    save_local(folder / "r.h5", States(), 0, 1, "abc")
     return folder / "r.h5.local-0-of-1.safetensors"
 
 

@@ -83,7 +83,7 @@ def test_a_checkpoint_holds_one_client_at_a_time(tmp_path: Path) -> None:
 
 def test_local_parameters_are_saved_one_client_at_a_time(tmp_path: Path) -> None:
     states = Counted()
-    save_local(tmp_path / "r.h5", range(20), states, 0, 1, "abc")
+    save_local(tmp_path / "r.h5", states, 0, 1, "abc")
     assert states.most == 1
     assert {client: params["w"][0].item() for client, params in load_local(tmp_path / "r.h5").items()} == {
         client: float(client) for client in range(20)

@@ -93,8 +93,11 @@ def test_without_a_word_of_slurm_it_is_a_question(outs: list[Path]) -> None:
     assert reason(outs[1]) == "the step was killed by SIGSEGV"
 
 
+GUESS = "the process was killed by SIGKILL (out of memory?)"
+
+
 def test_a_guess_is_made_exact_and_what_is_known_stays(outs: list[Path]) -> None:
-    write_failure(outs[0], Failure(digest="x", reason="the process was killed by SIGKILL (out of memory?)", rank=3))
+    write_failure(outs[0], Failure(digest="x", reason=GUESS, rank=3, job="12"))
     write_failure(outs[1], Failure(digest="x", reason="ValueError: of no use"))
     for out in outs[:2]:
         ended(1, *run(out), log=SAYS_SLURMSTEPD)
@@ -102,6 +105,14 @@ def test_a_guess_is_made_exact_and_what_is_known_stays(outs: list[Path]) -> None
     assert note is not None
     assert (note.reason[:13], note.rank) == ("OUT_OF_MEMORY", 3)
     assert reason(outs[1]) == "ValueError: of no use"
+
+
+def test_a_guess_stays_that_another_job_has_left_or_that_says_more(outs: list[Path]) -> None:
+    write_failure(outs[0], Failure(digest="x", reason=GUESS, job="11"))
+    write_failure(outs[1], Failure(digest="x", reason=GUESS, job="12"))
+    ended(137, *run(outs[0]), log=SAYS_SLURMSTEPD)
+    ended(1, "pack", "grid.yaml", "--out", "out")
+    assert [reason(out) for out in outs[:2]] == [GUESS, GUESS]
 
 
 def test_runs_of_others_are_left_alone(outs: list[Path]) -> None:

@@ -246,7 +246,7 @@ def test_a_slurm_that_does_not_answer_is_named(folder: Path, monkeypatch: pytest
     dry = submit("run.yaml", "--dry-run")
     assert (dry.exit_code, "ppfl: not checked whether this fits" in dry.stderr) == (0, True)
     program("sinfo", "exec sleep 60")
-    monkeypatch.setattr("ppfl.submit.cluster._TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("ppfl.slurm.TIMEOUT_SECONDS", 0.2)
     assert "Slurm does not answer: sinfo said nothing" in submit("run.yaml").stderr
     Path("bin", "sinfo").unlink()
     Path("bin", "bash").symlink_to(str(shutil.which("bash")))
