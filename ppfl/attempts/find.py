@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from ppfl.core.errors import UserError
 from ppfl.grid import choose_cell, load_cells
 from ppfl.results.layout import RESULT_SUFFIX, WORK_FOLDER, final_folder
+from ppfl.results.owner import read_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +50,9 @@ def jobs(number: str) -> list[Job]:
     """Return what squeue knows of a job: several entries for an array. Raises UserError when it cannot be asked."""
     command = ["squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%A|%T|%Z"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=False)
+        asked = subprocess.run(
+            command, capture_output=True, text=True, errors="surrogateescape", timeout=_ASK_SECONDS, check=False
+        )
     except FileNotFoundError as error:
         raise UserError(f"{number}: no squeue here to ask; give a result, a folder or a configuration") from error
     except subprocess.TimeoutExpired as error:
@@ -142,8 +144,5 @@ def _result_of(claim: Path) -> Path:
 
 
 def _job_of(claim: Path) -> str:
-    try:
-        found = json.loads(claim.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return str(found.get("job", "")) if isinstance(found, dict) else ""
+    owner = read_owner(claim)
+    return owner.job if owner is not None else ""

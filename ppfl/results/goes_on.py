@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from ppfl.core.plain_file import open_plain
 from ppfl.results.layout import checkpoint_path
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def goes_on_from(result: Path) -> int | None:
     """Return the round of the newest checkpoint beside a result; None when there is none, or none that makes sense."""
     for name in ("current.json", "previous.json"):
         try:
-            with (checkpoint_path(result) / name).open("rb") as file:
+            with open_plain(checkpoint_path(result) / name) as file:
                 entry = json.loads(file.read(_MAX_BYTES))
         except (OSError, ValueError, RecursionError):
             continue

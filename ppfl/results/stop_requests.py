@@ -12,13 +12,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
 from ppfl.core.whole_file import write_whole
 from ppfl.results.failures import now
 from ppfl.results.layout import packs_stop_path, stop_path
+from ppfl.results.notes import read_note, text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +63,12 @@ def request_for(result: Path) -> StopRequest | None:
 
 def forget_run(result: Path) -> None:
     """Remove the request for a run."""
-    stop_path(result).unlink(missing_ok=True)
+    _remove(stop_path(result))
+
+
+def forget_packs(folder: Path, job: str = "") -> None:
+    """Remove the request for packs."""
+    _remove(packs_stop_path(folder, job))
 
 
 class RunRequests:
@@ -92,7 +99,7 @@ class PackRequests:
         self._began_at = began_at
         for path in self._paths:
             if _written_at(path) < began_at - _FORGOTTEN_SECONDS:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def __call__(self) -> bool:
         """Look. Each time, since a run that was asked to stop may be over before the pack that is to begin no other."""
@@ -100,6 +107,11 @@ class PackRequests:
             recent = (_read(path) for path in self._paths if _written_at(path) >= self._began_at)
             self.found = next((request for request in recent if request is not None), None)
         return self.found is not None
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # of another user, perhaps, or a folder: whom it meant is over, and nobody else heeds it
+        path.unlink()
 
 
 def _written_at(path: Path) -> float:
@@ -118,9 +130,9 @@ def _write(path: Path, request: StopRequest) -> None:
 
 
 def _read(path: Path) -> StopRequest | None:
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name: found[field.name] for field in fields(StopRequest) if field.name in found}
-        return StopRequest(**known)
-    except (OSError, ValueError, TypeError):
-        return None
+    found = read_note(path, {"requeue": _yes_or_no, "token": text, "job": text, "when": text})
+    return StopRequest(**found.said) if found is not None and found.said else None
+
+
+def _yes_or_no(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None

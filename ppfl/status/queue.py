@@ -97,4 +97,4 @@ def _ask() -> str:
                 return ""
     except OSError:
         return ""
-    return answer.decode(errors="replace") if process.returncode == 0 else ""
+    return os.fsdecode(answer) if process.returncode == 0 else ""

@@ -55,8 +55,9 @@ def ask(command: Sequence[str], environment: Mapping[str, str], text: str | None
     """Return what a command of Slurm prints. Raises NoAnswerError when it is missing, refuses or hangs."""
     try:
         done = subprocess.run(
-            command, env=environment, input=text, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
-        )
+            command, env=environment, input=text, capture_output=True, text=True, errors="surrogateescape",
+            timeout=_TIMEOUT_SECONDS, check=False,
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise NoAnswerError(f"{command[0]}: not found; submit from a login node of the cluster") from error
     except subprocess.TimeoutExpired as error:
