@@ -47,7 +47,7 @@ def make_result(folder: Path) -> Path:
     for number in (0, 10):
         recorder.append(number, {"loss": 1.0 / (number + 1), "norms": np.arange(2.0)})
     stages, statistics = ["global", "personal"], ["mean", "q10"]
-    recorder.finish("complete", {"loss": np.ones(2)}, {"loss": np.ones((2, 2))}, stages, statistics, {})
+    recorder.finish("complete", {"loss": np.ones(2)}, {"loss": np.ones((2, 2))}, stages, statistics, {}, {})
     return out
 
 
