@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 
 from ppfl.results.recorder import Recorder
+from ppfl.results.seal import seal_anew
 
 ROUNDS = 200
 CLIENTS = 8
@@ -75,6 +76,7 @@ def write_results(folder: Path, num_runs: int) -> None:
             file.attrs["digest"], file.attrs["config"] = digest, config
             for name in SERIES:
                 file["rounds"][name][:] = draw.random(ROUNDS + 1)
+        seal_anew(path)
     template.unlink()
 
 

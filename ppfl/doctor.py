@@ -111,6 +111,7 @@ def mpi_library() -> Diagnosis:
             env=environment,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_PROBE_SECONDS,
             check=False,
         )

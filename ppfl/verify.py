@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -38,9 +40,14 @@ def verify(paths: Sequence[Path]) -> Iterator[Verified]:
     Raises UserError for a path that is not there.
     """
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-        if path.is_dir():
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"{path}: no such file or folder") from error
+        except OSError as error:
+            yield Verified(path, "cannot be read", error.strerror or "")
+            continue
+        if stat.S_ISDIR(mode):
             yield from _folder(path)
         elif path.suffix == ".json" and path.parent.name.endswith(_CHECKPOINT):
             yield from _checkpoint(path)
@@ -51,11 +58,23 @@ def verify(paths: Sequence[Path]) -> Iterator[Verified]:
 def _folder(folder: Path) -> Iterator[Verified]:
     if folder.name.endswith(_CHECKPOINT):
         for entry in (folder / "current.json", folder / "previous.json"):
-            if entry.exists():
+            try:
+                entry.lstat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield Verified(entry, "cannot be read", error.strerror or "")
+            else:
                 yield from _checkpoint(entry)
         return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
+    try:
+        with os.scandir(folder) as entries:
+            is_folder = {folder / entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    except OSError as error:
+        yield Verified(folder, "cannot be read", error.strerror or "")
+        return
+    for path in sorted(is_folder):
+        if is_folder[path]:
             yield from _folder(path)
         elif path.suffix in (".h5", ".safetensors") and not path.name.startswith("."):
             yield _file(path)

@@ -18,7 +18,7 @@ from ppfl.grid import planned, refuse_for_results
 from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED
-from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers
+from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers, why_unreadable
 from ppfl.results.seal import DamagedError
 from ppfl.results.stored_config import stored_config
 from ppfl.yaml_file import parse_yaml
@@ -174,10 +174,15 @@ def _folder(folder: Path) -> Source:
     files = [path for path in sorted(folder.glob("*.h5")) if path.name[0] != "." and not _ASIDE.search(path.name)]
     kinds = {path: kind_of(path) for path in files}
     paths = [path for path in files if kinds[path] == FILE_KIND]
+    closed = {path: why for path in files if kinds[path] is None and (why := why_unreadable(path))}
+    if not paths and closed:
+        raise UserError(f"{next(iter(closed))}: cannot be read: {next(iter(closed.values()))}")
     if not paths:
         raise UserError(f"{folder}: has no results (.h5) in it; give the folder that ppfl wrote to, or a configuration")
-    foreign = [path.name for path in files if kinds[path] is None]
+    foreign = [path.name for path in files if kinds[path] is None and path not in closed]
     notes = [f"left out, no results: {_some(foreign)}"] if foreign else []
+    if closed:
+        notes.append(f"left out, cannot be read: {_some([f'{path.name} ({why})' for path, why in closed.items()])}")
     bare = [
         path
         for path in folder.glob("*.h5.failed.json")

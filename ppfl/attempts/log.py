@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.results.failures import rank_logs, read_failure
+from ppfl.results.owner import Watch
 from ppfl.results.run_log import tries
 from ppfl.results.states import states_of
 
@@ -33,9 +34,10 @@ def log_of(places: Sequence[Path], number: int | None) -> tuple[Path, str]:
 
 def show(log: Path, places: Sequence[Path], *, follow: bool, write: Callable[[str], None]) -> None:
     """Write a log, and while somebody is at work on the run and `follow` is wanted, what comes."""
+    watch = Watch()
     with log.open(encoding="utf-8", errors="replace") as file:
         while True:
-            is_over = not follow or all(state.kind != "running" for state in states_of(places).values())
+            is_over = not follow or all(state.kind != "running" for state in states_of(places, watch).values())
             write(file.read())
             if is_over:
                 return

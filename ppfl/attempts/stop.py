@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from ppfl.attempts.find import Meant, jobs, results_of_job
 from ppfl.core.errors import UserError
-from ppfl.results.layout import packs_stop_path
 from ppfl.results.states import states_of
-from ppfl.results.stop_requests import ask_packs, ask_run, forget_run
+from ppfl.results.stop_requests import ask_packs, ask_run, forget_packs, forget_run
 from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
             break
         time.sleep(_LOOK_SECONDS)
     for folder, job in packs if not running else ():
-        packs_stop_path(folder, job).unlink(missing_ok=True)
+        forget_packs(folder, job)
     if not any(job.is_running or job.state == "PENDING" for job in known):
         tell(f"job {number}: has ended, {known[0].state}")
     elif running and not stopping.num_asked:

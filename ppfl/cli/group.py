@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from typing import Any
@@ -40,6 +41,11 @@ class Commands(click.Group):
         except BrokenPipeError:
             give_up_output()
             code = _PIPE_CLOSED
+        except PermissionError as error:
+            if error.filename is None:
+                _end_other_ranks(error)
+                raise
+            code = _tell(UserError(f"{os.fsdecode(error.filename)}: {error.strerror}"))
         except OSError as error:
             if error.errno not in _OUTPUT_REFUSED or error.filename is not None:
                 _end_other_ranks(error)

@@ -48,6 +48,6 @@ def on_first_rank(communicator: Communicator, action: Callable[[], str]) -> str:
 def _gather_text(communicator: Communicator, text: str) -> str:
     """Return the first non-empty text of all ranks, in the order of ranks; each text is one line."""
     line = " ".join(text.split()) + "\n" if text else ""
-    mine = torch.tensor(list(line.encode()), dtype=torch.uint8)
-    everything = bytes(communicator.allgather_rows(mine).tolist()).decode()
+    mine = torch.tensor(list(line.encode(errors="surrogatepass")), dtype=torch.uint8)  # it may have any path in it
+    everything = bytes(communicator.allgather_rows(mine).tolist()).decode(errors="surrogatepass")
     return everything.split("\n", 1)[0]

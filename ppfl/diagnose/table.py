@@ -41,7 +41,7 @@ def write_json(path: Path, source: str, found: Sequence[Diagnosis]) -> None:
     splits = [{**asdict(one), "level": level(one.rho), "verdict": verdict(one)} for one in found]
     text = json.dumps(_without_nan({"source": source, "splits": splits}), indent=1, ensure_ascii=False)
     try:
-        write_whole(path, f"{text}\n".encode())
+        write_whole(path, f"{text}\n".encode(errors="backslashreplace"))  # as JSON spells bytes that are not UTF-8
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written: {error.strerror}") from error
 

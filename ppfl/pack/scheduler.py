@@ -21,6 +21,7 @@ from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ppfl.core.errors import UserError
 from ppfl.pack.environment import without_ranks
 from ppfl.results.failures import describe_exit
 from ppfl.stopping import SIGNALS
@@ -281,7 +282,10 @@ def _outcome(key: str, answer: str | Exception) -> Outcome:
     if isinstance(answer, str):
         return Outcome(key, answer)
     tail = "".join(traceback.format_exception(answer)).splitlines()[-_TRACEBACK_LINES:]
-    return Outcome(key, None, f"{type(answer).__name__}: {' '.join(str(answer).split())}", tuple(tail))
+    reason = " ".join(str(answer).split())
+    if not (isinstance(answer, UserError) and reason):  # which says all in its message
+        reason = f"{type(answer).__name__}: {reason}"
+    return Outcome(key, None, reason, tuple(tail))
 
 
 def _end_with_parent() -> None:

@@ -84,7 +84,12 @@ def _run(step: Step, wants_stop: Callable[[], bool]) -> str:
     command = [*launcher(step.num_ranks), *ppfl, "--out", str(step.out)]
     try:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_end_with_parent
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="surrogateescape",  # as paths come to us
+            preexec_fn=_end_with_parent,
         )
     except OSError as error:
         raise UserError(f"--ranks-per-run: cannot start {command[0]}: {error.strerror}") from error

@@ -13,6 +13,7 @@ recorded     (grid …, round), scored (grid …, stage)
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -60,7 +61,12 @@ def new_collection(out: Path) -> Iterator[CollectionWriter]:
                 yield CollectionWriter(file)
             fill(partial)
     except OSError as error:
-        raise UserError(f"--out {out}: cannot write it: {error}") from error
+        raise UserError(f"--out {out}: cannot write it: {_why(error)}") from error
+
+
+def _why(error: OSError) -> str:
+    """Return what the system says; HDF5 adds all that it was about to do."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 class CollectionWriter:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 
 from ppfl.core.errors import UserError
+from ppfl.core.plain_file import open_plain
 from ppfl.core.results_version import RESULTS_VERSION
 from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, Seal, damaged, digits_of, matches, seal_in
 
@@ -40,7 +41,7 @@ def opened(path: Path) -> Iterator[tuple[h5py.h5f.FileID, bool]]:
     Raises OSError with what the system says, NotHDF5Error, and DamagedError for what does not match its checksum, or
     has none and makes HDF5 fail.
     """
-    with path.open("rb") as plain:
+    with open_plain(path) as plain:
         head = plain.read(HEAD_BYTES)
         seal = seal_in(head)
         is_small = os.fstat(plain.fileno()).st_size <= _IN_MEMORY_BYTES
@@ -60,7 +61,8 @@ def opened(path: Path) -> Iterator[tuple[h5py.h5f.FileID, bool]]:
 
 def read_image(path: Path) -> tuple[bytes, bool]:
     """Return all bytes of a file, and whether it has a checksum; errors as of `opened`."""
-    content = path.read_bytes()
+    with open_plain(path) as plain:
+        content = plain.read()
     seal = seal_in(content)
     if seal is not None and not matches(content, seal):
         raise damaged(path)

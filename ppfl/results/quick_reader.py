@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
+from ppfl.core.plain_file import open_plain
 from ppfl.results.failures import failure_since
 from ppfl.results.hdf5 import NotHDF5Error, check_attributes, opened
 from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING, SECONDS_SHARED_BY, running_path
@@ -112,6 +113,17 @@ def is_finished(path: Path) -> bool:
         return False
     _finished[path] = identity
     return True
+
+
+def why_unreadable(path: Path) -> str:
+    """Return why the system does not let a file be read, "" where it does or where there is none."""
+    try:
+        open_plain(path).close()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""
 
 
 def outline(path: Path) -> Outline:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from ppfl.core.errors import UserError
+from ppfl.core.plain_file import open_plain
 from ppfl.core.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def seal_in(head: bytes) -> Seal | None:
 
 def seal_of(path: Path) -> Seal | None:
     """Return the seal of a file. Raises OSError when that cannot be read."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return seal_in(file.read(HEAD_BYTES))
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ppfl.core.errors import UserError
 from ppfl.results.failures import failure_since
-from ppfl.results.layout import WORK_FOLDER, apart_path, checkpoint_path, failed_path, running_path
-from ppfl.results.owner import Clocks, Owner, read_owner
-from ppfl.results.quick_reader import is_finished
+from ppfl.results.layout import STALE_SECONDS, WORK_FOLDER, apart_path, checkpoint_path, failed_path, running_path
+from ppfl.results.owner import Clocks, Owner, Watch, read_owner
+from ppfl.results.quick_reader import is_finished, why_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,12 +46,16 @@ def state_of(result: Path) -> RunState:
     return _state(result, names | ({f"{WORK_FOLDER}/{apart.name}"} if apart.exists() else set()), Clocks())
 
 
-def states_of(results: Iterable[Path]) -> dict[Path, RunState]:
-    """Return what has become of many runs, in their order; every folder is listed once."""
+def states_of(results: Iterable[Path], watch: Watch | None = None) -> dict[Path, RunState]:
+    """Return what has become of many runs, in their order; every folder is listed once.
+
+    watch: of whoever looks again and again. A claim whose age cannot be told is stale when it has not changed for
+    `STALE_SECONDS` in which it was looked at.
+    """
     wanted = list(results)
     listings = {folder: _names_in(folder) for folder in {result.parent for result in wanted}}
     clocks = Clocks()
-    return {result: _state(result, listings[result.parent], clocks) for result in wanted}
+    return {result: _state(result, listings[result.parent], clocks, watch) for result in wanted}
 
 
 def results_in(folder: Path) -> list[Path]:
@@ -67,7 +71,7 @@ def results_in(folder: Path) -> list[Path]:
     return [folder / f"{stem}.h5" for stem in sorted(stems) if ".incomplete-" not in stem and not stem.startswith(".")]
 
 
-def _state(result: Path, names: set[str], clocks: Clocks) -> RunState:
+def _state(result: Path, names: set[str], clocks: Clocks, watch: Watch | None = None) -> RunState:
     running, failed = running_path(result), failed_path(result)
     if result.name in names and is_finished(result):
         return RunState("done")  # what is left beside it is of a process that was killed right after, or came too late
@@ -75,13 +79,17 @@ def _state(result: Path, names: set[str], clocks: Clocks) -> RunState:
     if failed.name in names and (failure := failure_since(result, owner)) is not None:
         return RunState("failed", {key: value for key, value in asdict(failure).items() if value not in ("", None)})
     if owner is not None:
-        return _claimed(result, owner, clocks)
+        return _claimed(result, owner, clocks, watch)
+    if result.name in names and (why := why_unreadable(result)):  # it may hold anything
+        return RunState("failed", {"reason": f"the result cannot be read: {why}"})
     is_stopped = {checkpoint_path(result).name, f"{WORK_FOLDER}/{checkpoint_path(result).name}"} & names
     return RunState("stopped" if is_stopped else "missing")
 
 
-def _claimed(result: Path, owner: Owner, clocks: Clocks) -> RunState:
+def _claimed(result: Path, owner: Owner, clocks: Clocks, watch: Watch | None) -> RunState:
     is_stale = clocks.is_stale(owner, result.parent)
+    if is_stale is None and watch is not None and watch.look(str(result), owner) >= STALE_SECONDS:
+        is_stale = True
     if is_stale is None:
         return RunState("running", {**owner.facts, "last_seen": owner.last_seen}, owner)
     return RunState("stale" if is_stale else "running", owner.facts, owner)

@@ -69,6 +69,11 @@ def forget_run(result: Path, *, but_for: str = "") -> None:
         _remove(stop_path(result))
 
 
+def forget_packs(folder: Path, job: str = "") -> None:
+    """Remove the request for packs."""
+    _remove(packs_stop_path(folder, job))
+
+
 class RunRequests:
     """Calling it says whether the attempt with this token was asked to stop."""
 
@@ -107,6 +112,11 @@ class PackRequests:
         return self.found is not None
 
 
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # of another user, perhaps, or a folder: whom it meant is over, and nobody else heeds it
+        path.unlink()
+
+
 def _written_at(path: Path) -> float:
     """Return when a file was written; -1 when there is none."""
     try:
@@ -125,8 +135,3 @@ def _write(path: Path, request: StopRequest) -> None:
 def _read(path: Path) -> StopRequest | None:
     note = read_note(path, _KINDS)
     return StopRequest(**note.said) if note is not None and note.said else None
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # of another user, in a folder like /tmp: it means nothing to whoever comes later
-        path.unlink()

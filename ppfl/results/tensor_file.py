@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ppfl.core.plain_file import open_plain
 from ppfl.core.whole_file import whole_path
 from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, blank, damaged, digits_of, fill, seal_in
 
@@ -89,7 +90,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         """Read the header. Raises OSError, and DamagedError for what does not have the format."""
         self.path = path
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = file.seek(0, 2)
             file.seek(0)
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
@@ -141,7 +142,7 @@ def load_tensors(path: Path) -> Params:
 
 def open_checked(path: Path) -> tuple[TensorFile, bool]:
     """Return a file, and whether it has a checksum; it is as it was written then. Raises OSError, DamagedError."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         seal = seal_in(file.read(HEAD_BYTES))
         if seal is not None and digits_of(file, seal) != seal.digits:
             raise damaged(path)

@@ -12,6 +12,7 @@ from ppfl.grid import planned, refuse_for_results
 from ppfl.results.goes_on import goes_on_from
 from ppfl.results.layout import apart_path, checkpoint_path
 from ppfl.results.leftovers import clear_folder
+from ppfl.results.owner import Watch
 from ppfl.results.states import KINDS, RunState, results_in, states_of
 from ppfl.status.queue import Job, Queue
 
@@ -25,10 +26,11 @@ class Runs:
     rounds: Mapping[Path, int] = field(default_factory=dict)
     """How many rounds each is to have, where that is known."""
     queue: Queue | None = None
+    _watch: Watch = field(default_factory=Watch)
 
     def survey(self) -> Survey:
         """Look at the files now, and at Slurm's queue."""
-        states = states_of(self.cells)
+        states = states_of(self.cells, self._watch)
         places = {out: _place(out) for out in states}
         told = {out: self._tell_round(out, places[out], state) for out, state in states.items()}
         return Survey(self, told, places, self.queue.jobs() if self.queue else ())

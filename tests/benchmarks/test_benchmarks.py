@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import aggregators, data, flops, plain, scaling
+from benchmarks import aggregators, collect, data, flops, plain, scaling
 from benchmarks.report import KEYS, as_markdown
 from benchmarks.training import FEMNIST_MODEL, MNIST20_MODEL
 from benchmarks.workloads import SUMMARIES
 from ppfl.core.plugins import discover
+from tests.grids import ppfl
 from tests.workflow.test_readme import ROOT, commands_of
 
 TRAINING = [name for name in SUMMARIES if name.startswith(("mnist20-f", "femnist"))]
@@ -220,3 +221,11 @@ def test_commands_of_the_chapter_work(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "ffgg.json").read_text())["workload"] == "mnist20-ffgg"
+
+
+def test_made_up_results_can_be_collected(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    collect.write_results(tmp_path / "results", 3)
+    done = ppfl("collect", tmp_path / "results", "--out", tmp_path / "grid.h5")
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("3 complete")

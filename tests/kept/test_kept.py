@@ -65,6 +65,19 @@ def test_parameters_are_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
+def test_files_carry_checksums_since_version_4(folder: Path) -> None:
+    verified = ppfl("verify", folder)
+    assert verified.exit_code == 0, verified.output
+    verdicts = dict(line.rsplit(": ", 1) for line in verified.output.splitlines())
+    files = {str(path) for ending in ("h5", "safetensors") for path in folder.rglob(f"*.{ending}")}
+    assert files <= verdicts.keys()
+    without = {path for path in files if folder.name == "version-3" and ".checkpoint" not in path}
+    assert {path: verdict for path, verdict in verdicts.items() if verdict != "ok"} == dict.fromkeys(
+        without, "has none"
+    )
+
+
+@pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
 def test_only_its_own_version_goes_on_with_a_run(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     is_own = folder.name == f"version-{RESULTS_VERSION}"
