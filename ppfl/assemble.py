@@ -54,11 +54,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     _check_ranks(problem, communicator, clients_per_chunk)
     cohort = _sample(config, problem)
     _named("", lambda: check_cohort(problem, cohort, config.aggregator, config.byzantine))
-    optimizer = config.server_optimizer
-    participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
-    algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
-    if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
-        algorithm = algorithm.under_plain_mean()
+    algorithm = _resolve(config, problem, cohort)
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
     tuner = config.evaluate.tuned.fine_tuner
@@ -98,6 +94,16 @@ def _sample(config: Config, problem: Problem) -> CohortSampler:
         return _named("cohort: ", lambda: CohortSampler(problem, config.cohort, config.seed))
     concurrency = config.asynchronous.concurrency
     return _named("asynchronous.concurrency: ", lambda: CohortSampler(problem, concurrency, config.seed))
+
+
+def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorithm:
+    """Return the method with every step size a number, as it works on this problem with these participants."""
+    participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
+    optimizer = config.server_optimizer
+    algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
+    if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
+        return algorithm.under_plain_mean()
+    return algorithm
 
 
 def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:

@@ -44,6 +44,50 @@ def ppfl(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, list(map(str, arguments)), catch_exceptions=False, prog_name="ppfl")
 
 
+SURFACE = {
+    "run [OPTIONS] CONFIG": {
+        "--out": "FILE", "--set": "KEY.PATH=VALUE", "--deliver": "", "--cell": "DIGEST", "--help": "",
+    },
+    "pack [OPTIONS] CONFIG": {
+        "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--no-wait": "",
+        "--time-limit": "SECONDS", "--ranks-per-run": "R", "--help": "",
+    },
+    "status [OPTIONS] CONFIG|FOLDER": {
+        "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--json": "", "--watch": "", "--help": "",
+    },
+    "stop [OPTIONS] CONFIG|RESULT|FOLDER|JOB": {
+        "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--results": "FOLDER", "--requeue": "", "--wait": "SECONDS",
+        "--help": "",
+    },
+    "log [OPTIONS] RUN": {
+        "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--results": "FOLDER", "--try": "N", "--follow": "",
+        "--help": "",
+    },
+    "submit [OPTIONS] CONFIG": {
+        "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--ranks": "N", "--nodes": "N", "--gpus-per-node": "N",
+        "--ranks-per-gpu": "N", "--cpu": "", "--cpus-per-rank": "N", "--mem": "SIZE", "--time": "TIME",
+        "--array": "N", "--partition": "NAME", "--account": "NAME", "--dry-run": "", "--help": "",
+    },
+    "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
+    "show [OPTIONS] FILE": {"--help": ""},
+    "collect [OPTIONS] GRID": {
+        "--out": "FILE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--clients": "", "--help": "",
+    },
+    "table [OPTIONS] SOURCE": {
+        "--metric": "NAME", "--at": "WHEN", "--seeds": "", "--format": "", "--out": "FILE", "--where": "KEY=VALUE",
+        "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
+    },
+    "plot [OPTIONS] SOURCE": {
+        "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",
+        "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
+    },
+    "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
+    "verify [OPTIONS] FILE|FOLDER…": {"--help": ""},
+    "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
+    "ended [OPTIONS] CODE [COMMAND]...": {"--help": ""},
+}  # fmt: skip
+
+
 def test_commands_arguments_and_options_are_frozen() -> None:
     surface = {}
     for name, command in main.commands.items():
@@ -53,48 +97,7 @@ def test_commands_arguments_and_options_are_frozen() -> None:
         assert usage is not None
         assert command.help
         surface[usage.group(1)] = {option: value.strip() for option, value in options}
-    assert surface == {
-        "run [OPTIONS] CONFIG": {
-            "--out": "FILE", "--set": "KEY.PATH=VALUE", "--deliver": "", "--cell": "DIGEST", "--help": "",
-        },
-        "pack [OPTIONS] CONFIG": {
-            "--out": "FOLDER", "--set": "KEY.PATH=VALUE", "--jobs": "N", "--part": "K/N", "--no-wait": "",
-            "--time-limit": "SECONDS", "--ranks-per-run": "R", "--help": "",
-        },
-        "status [OPTIONS] CONFIG|FOLDER": {
-            "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--json": "", "--watch": "", "--help": "",
-        },
-        "stop [OPTIONS] CONFIG|RESULT|FOLDER|JOB": {
-            "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--results": "FOLDER", "--requeue": "", "--wait": "SECONDS",
-            "--help": "",
-        },
-        "log [OPTIONS] RUN": {
-            "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--results": "FOLDER", "--try": "N", "--follow": "",
-            "--help": "",
-        },
-        "submit [OPTIONS] CONFIG": {
-            "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--ranks": "N", "--nodes": "N", "--gpus-per-node": "N",
-            "--ranks-per-gpu": "N", "--cpu": "", "--cpus-per-rank": "N", "--mem": "SIZE", "--time": "TIME",
-            "--array": "N", "--partition": "NAME", "--account": "NAME", "--dry-run": "", "--help": "",
-        },
-        "grid [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--json": "", "--help": ""},
-        "show [OPTIONS] FILE": {"--help": ""},
-        "collect [OPTIONS] GRID": {
-            "--out": "FILE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--clients": "", "--help": "",
-        },
-        "table [OPTIONS] SOURCE": {
-            "--metric": "NAME", "--at": "WHEN", "--seeds": "", "--format": "", "--out": "FILE", "--where": "KEY=VALUE",
-            "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
-        },
-        "plot [OPTIONS] SOURCE": {
-            "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",
-            "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
-        },
-        "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
-        "verify [OPTIONS] FILE|FOLDER…": {"--help": ""},
-        "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},
-        "ended [OPTIONS] CODE [COMMAND]...": {"--help": ""},
-    }  # fmt: skip
+    assert surface == SURFACE
 
 
 def test_help_and_version() -> None:

@@ -14,6 +14,7 @@ from ppfl.stopping import StopSignals
 
 if TYPE_CHECKING:
     from ppfl.config import Config
+    from ppfl.launcher import LaunchedAs
     from ppfl.pack.budget import Budget
 
 
@@ -71,16 +72,13 @@ def pack(
     """
     stop = StopSignals()
     defer_torch()
-    from ppfl.core.errors import UserError
     from ppfl.grid import load_cells
     from ppfl.pack.board import ONE_RANK
     from ppfl.pack.command import choose_part, pack
     from ppfl.pack.environment import default_jobs
     from ppfl.pack.steps import in_steps
 
-    launched = launched_as()
-    if ranks_per_run > 1 and launched.size != 1:
-        raise UserError("--ranks-per-run: starts ranks itself: start one pack, without mpiexec or srun")
+    launched = _launched(ranks_per_run)
     cells = load_cells(config, overrides)
     first = next(iter(cells.values())).config
     if launched.rank == 0:
@@ -101,6 +99,15 @@ def pack(
     counts = packed.counts
     click.echo(f"{who}{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
     return packed.exit_code
+
+
+def _launched(ranks_per_run: int) -> LaunchedAs:
+    from ppfl.core.errors import UserError
+
+    launched = launched_as()
+    if ranks_per_run > 1 and launched.size != 1:
+        raise UserError("--ranks-per-run: starts ranks itself: start one pack, without mpiexec or srun")
+    return launched
 
 
 def _budget(time_limit: float | None, stop: StopSignals) -> Budget:
