@@ -313,5 +313,5 @@ def test_a_queue_that_refuses_is_told_and_folders_may_have_any_name(
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     done = ppfl("stop", "12", "--wait", "0")
-    assert done.exit_code == 0
+    assert done.exit_code == 1
     assert done.stdout == "job 12: what waits in the queue stays there: scancel: error: access denied\n"

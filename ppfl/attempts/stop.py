@@ -95,7 +95,7 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
     stopping = Stopping(requeue, tell)
     deadline = time.monotonic() + seconds
     packs: set[tuple[Path, str]] = set()
-    is_cancelled = requeue
+    is_cancelled, has_refused = requeue, False
     while True:
         found = jobs(number)
         running = [job for job in found if job.is_running]
@@ -106,7 +106,7 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
         stopping.look(results)
         if not is_cancelled and any(job.state == "PENDING" for job in found):
             is_cancelled = True
-            _cancel_waiting(number, tell)
+            has_refused = not _cancel_waiting(number, tell)
         if not (running or stopping.open) or time.monotonic() >= deadline:
             break
         time.sleep(_LOOK_SECONDS)
@@ -116,16 +116,18 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
         tell(f"job {number}: has ended, {known[0].state}")
     elif running and not stopping.num_asked:
         tell(f"job {number}: computes no run that is known in {running[0].folder}; give a result or a folder instead")
-    return _told_open(stopping, tell) and not running
+    return _told_open(stopping, tell) and not running and not has_refused
 
 
-def _cancel_waiting(number: str, tell: Callable[[str], None]) -> None:
+def _cancel_waiting(number: str, tell: Callable[[str], None]) -> bool:
+    """Cancel what waits in the queue; return whether Slurm has done so."""
     try:
         ask(["scancel", "--state=PENDING", number])
     except NoAnswerError as error:
         tell(f"job {number}: what waits in the queue stays there: {error}")
-    else:
-        tell(f"job {number}: what waits in the queue is cancelled")
+        return False
+    tell(f"job {number}: what waits in the queue is cancelled")
+    return True
 
 
 def _told_open(stopping: Stopping, tell: Callable[[str], None]) -> bool:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ppfl.core.errors import UserError
 from ppfl.core.method import Algorithm
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ppfl.config import Config
+
+Found = TypeVar("Found")
 
 MIB = 1 << 20
 _PROCESS_BYTES = 320 * MIB
@@ -44,7 +46,7 @@ def memory_mb(configs: Sequence[Config], ranks: int, *, gpus: bool) -> int | Non
     """Return the MiB that each rank needs for any of these runs; None where a data file does not tell."""
     try:
         most = max(_rank_bytes(config, ranks) for config in configs)
-    except (OSError, RuntimeError, KeyError, ValueError, AttributeError, IndexError):
+    except (OSError, UserError, KeyError, ValueError, IndexError):
         return None  # what is wrong with the file is told by the run, which reads it whole
     return _ROUND_UP * math.ceil((_MARGIN * most + gpus * _GPU_BYTES) / MIB / _ROUND_UP)
 
@@ -113,14 +115,24 @@ def _file(dataset: Any) -> _Sizes:
 
 @cache
 def _look_at(path: Path) -> _Sizes:
-    import h5py
+    from ppfl.hdf5 import open_data
 
-    with h5py.File(path, "r", locking=False) as file:
-        clients = file["examples"]
-        seen = [clients[name] for name in islice(clients, _LOOK_AT)]
-        samples = [client["pixels"] if "pixels" in client else client["image"] for client in seen]
-        shape, dtype = samples[0].shape[1:], samples[0].dtype
-        numbers = sum(one.size for one in samples) * len(clients) / len(seen)
-        classes = 1 + max(int(client["label"][:].max()) for client in seen if client["label"].size)
-        channels_first = (shape[2], *shape[:2]) if len(shape) == 3 else (1, *shape) if len(shape) == 2 else shape
-        return _Sizes(len(clients), channels_first, classes, numbers, dtype.itemsize)
+    where = str(path)
+    with open_data(path, where) as file:
+        clients = _there(file.group("examples", where))
+        names = clients.names()
+        seen = [_there(clients.group(name, where)) for name in names[:_LOOK_AT]]
+        samples = [_there(client.array("pixels", where) or client.array("image", where)) for client in seen]
+        labels = [_there(client.array("label", where)).read() for client in seen]
+    shape, dtype = samples[0].shape[1:], samples[0].dtype
+    numbers = sum(math.prod(one.shape) for one in samples) * len(names) / len(seen)
+    classes = 1 + max(int(of_client.max()) for of_client in labels if of_client.size)
+    channels_first = (shape[2], *shape[:2]) if len(shape) == 3 else (1, *shape) if len(shape) == 2 else shape
+    return _Sizes(len(names), channels_first, classes, numbers, dtype.itemsize)
+
+
+def _there(found: Found | None) -> Found:
+    """Return what was looked for; its absence is told by the run."""
+    if found is None:
+        raise KeyError
+    return found
