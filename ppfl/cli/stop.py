@@ -33,8 +33,8 @@ def stop(
     all runs in it. JOB: what a job of Slurm is at work on. The runs end after their present round; a job ends with exit
     code 76 and does not come back by itself, unless --requeue says so.
 
-    Exit codes: 0 all have ended, or nobody was at work; 1 some still compute after the time given; 2 a mistake in the
-    command.
+    Exit codes: 0 all have ended, or nobody was at work; 1 some still compute after the time given, or Slurm does not
+    cancel what waits; 2 a mistake in the command.
     """
     defer_torch()
     from ppfl.attempts.find import find, is_job
