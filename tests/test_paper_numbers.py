@@ -160,7 +160,6 @@ def test_fingerprints_tell_which_runs_are_meant(tmp_path: Path) -> None:
     assert list(found[0]) == ["steps"]
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="written by the first `make paper` of this version")
 def test_the_page_says_what_was_computed_with_the_configurations_as_they_are() -> None:
     told = json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))
     page = PAGE.read_text(encoding="utf-8")
