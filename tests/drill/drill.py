@@ -124,7 +124,7 @@ class Drill:
         names = {path.name for path in self._results(out)}
         left = [p.name for p in out.iterdir() if p.name not in names and not p.name.endswith(".safetensors")]
         left += [p.name for p in out.iterdir() if p.name.startswith(".")]
-        if set(left) - {"running"} or any((out / "running").glob("*")):
+        if set(left) - {"running", "logs"} or any((out / "running").glob("*")):
             self.complaints.append(f"{name}: left beside the results: {left}")
 
     def _replayed(self, live: Path, found: dict[str, bytes]) -> dict[str, bytes]:

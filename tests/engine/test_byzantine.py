@@ -18,7 +18,7 @@ from ppfl.core.rng import generator
 from ppfl.experiment import run
 from ppfl.progress import Silent
 from ppfl.results.reader import open_result
-from tests.engine.build import EXACT, config, engine, ffgg, norms, scores
+from tests.engine.build import COMPARISON, EXACT, config, engine, ffgg, norms, scores
 from tests.numpy_reference import random_clients, write_clients
 
 BYZANTINE: dict[str, Any] = {"name": "quadratic", "generator": "byzantine"}
@@ -347,7 +347,10 @@ def test_what_does_not_go_together_is_refused_in_the_file(sections: dict[str, An
 def test_an_f_that_is_left_out_is_the_rules_own() -> None:
     before = [{"name": "nnm"}, {"name": "bucketing", "size": 2}, {"name": "arc", "f": 1}]
     left_out, written = (
-        config(aggregator={"name": "trimmed_mean", "f": 2, "before": [{**before[0], **f}, *before[1:]]})
+        config(
+            problem={**COMPARISON, "clients": 12},
+            aggregator={"name": "trimmed_mean", "f": 2, "before": [{**before[0], **f}, *before[1:]]},
+        )
         for f in ({}, {"f": 2})
     )
     assert left_out.digest == written.digest
