@@ -285,13 +285,13 @@ def test_what_does_not_fit_is_refused(sections: dict[str, Any], where: str) -> N
 
 def test_more_clients_at_work_than_there_are_are_refused() -> None:
     document = {"problem": SMALL, "compute_times": EXPONENTIAL}
-    with pytest.raises(ConfigError, match="asynchronous.concurrency: more clients than there are"):
+    with pytest.raises(ConfigError, match=r"asynchronous\.concurrency: more clients than there are"):
         config(**document, asynchronous={"engine": "virtual", "concurrency": 8})
 
 
 def test_more_stragglers_than_clients_are_refused() -> None:
     document = {"problem": SMALL, "asynchronous": {"engine": "virtual"}}
-    with pytest.raises(SharedUserError, match="compute_times.stragglers: 8 slow clients"):
+    with pytest.raises(SharedUserError, match=r"compute_times\.stragglers: 8 slow clients"):
         build(config(**document, compute_times={"name": "fixed", "stragglers": 8}), SoloCommunicator())
 
 
