@@ -27,6 +27,7 @@ def _signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave tests that start ranks, a workflow or a Slurm to one process of several: each fills the cores by itself."""
     for item in items:

@@ -31,9 +31,9 @@ def command(folder: Path, *arguments: str, **config: object) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "expected", "memory_mb"),
     [
-        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 600),
-        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 3575),
-        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 750),
+        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 850),
+        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 3900),
+        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 850),
     ],
 )
 def test_what_sbatch_is_asked_for(
@@ -52,7 +52,7 @@ def test_what_sbatch_is_asked_for(
     assert resources == expected
     assert {"--signal=USR1@60", "--requeue", "--open-mode=append"} <= set(words)
     assert words[words.index("-t") + 1] == "60"
-    # what a rank needs, and its share of what the Snakemake in the job needs
+    # what a rank needs, and the Snakemake in the job, which may share its node with one rank only
     assert words[words.index("--mem-per-cpu") + 1] == str(memory_mb)
 
 

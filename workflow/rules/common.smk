@@ -43,13 +43,13 @@ def results_of(experiment):
     return [f"results/{experiment}/{digest}.h5" for digest in EXPERIMENTS[experiment][1]]
 
 
-JOB_MB = 300  # of the Snakemake inside a job, beside the ranks
+JOB_MB = 400  # of the Snakemake inside a job, beside the ranks
 
 
 def megabytes_a_cpu(experiment, digest, ranks):
-    """Return what each rank needs by our estimate, and its share of what the job needs beside them."""
+    """Return what a rank needs by our estimate, and the job beside it: the node of its script may have one rank only."""
     needed = memory_mb([EXPERIMENTS[experiment][1][digest].config], ranks, gpus=config["gpus"])
-    return (needed or 2000) + -(-JOB_MB // ranks)
+    return (needed or 2000) + JOB_MB
 
 
 PACKS = config["packs"]
