@@ -31,9 +31,9 @@ def command(folder: Path, *arguments: str, **config: object) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "expected", "memory_mb"),
     [
-        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 850),
-        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 3900),
-        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 850),
+        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 1250),
+        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 4300),
+        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 1250),
     ],
 )
 def test_what_sbatch_is_asked_for(
@@ -52,7 +52,7 @@ def test_what_sbatch_is_asked_for(
     assert resources == expected
     assert {"--signal=USR1@60", "--requeue", "--open-mode=append"} <= set(words)
     assert words[words.index("-t") + 1] == "60"
-    # what a rank needs, and the Snakemake in the job, which may share its node with one rank only
+    # what a rank needs, and the two Snakemakes in the job, which may share their node with one rank only
     assert words[words.index("--mem-per-cpu") + 1] == str(memory_mb)
 
 

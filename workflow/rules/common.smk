@@ -43,7 +43,7 @@ def results_of(experiment):
     return [f"results/{experiment}/{digest}.h5" for digest in EXPERIMENTS[experiment][1]]
 
 
-JOB_MB = 400  # of the Snakemake inside a job, beside the ranks
+JOB_MB = 800  # of the two Snakemakes inside a job, beside the ranks
 
 
 def megabytes_a_cpu(experiment, digest, ranks):
