@@ -40,7 +40,8 @@ class Survivors:
 
     def start(self, name: str, size: tuple[str, ...], *options: str) -> str:
         """Submit the job that `ppfl submit` would, with options of sbatch that it does not have."""
-        text = submit(self.cluster, self.folder, "long.yaml", "--cpu", *size, "--dry-run")
+        # the ranks of these tests have loaded torch before they fork, so that the process beside each is as large
+        text = submit(self.cluster, self.folder, "long.yaml", "--cpu", "--mem=800M", *size, "--dry-run")
         for old, new in (
             ("set -- long.yaml", f"set -- long.yaml --out {name}.h5"),
             ("-m ppfl run", f"-m tests.mpi.sabotage {self.mark(name)} 0 {STAYS_IN_ROUND} run"),
