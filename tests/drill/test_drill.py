@@ -16,11 +16,8 @@ from tests.drill.scenarios import SCENARIOS, Scenario
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "scenario",
-    [SCENARIOS[0], pytest.param(SCENARIOS[3], marks=pytest.mark.mpi)],
-    ids=lambda scenario: scenario.name,
-)
+@pytest.mark.mpi
+@pytest.mark.parametrize("scenario", SCENARIOS[3:4], ids=lambda scenario: scenario.name)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, scenario: Scenario) -> None:
     drill = Drill(scenario, tmp_path, 30, random.Random(7))
     drill.repeat(2)
