@@ -123,9 +123,11 @@ class _Supervisor:
         fellow_died_at: float | None = None
         while True:
             came = signal.sigtimedwait(_WAITED_FOR, _POLL_SECONDS)
-            # an interrupt from a terminal reaches the child by itself
-            if came is not None and came.si_signo in _FORWARDED and (came.si_pid or came.si_signo != signal.SIGINT):
-                os.kill(self._child, came.si_signo)
+            if came is not None and came.si_signo in _FORWARDED:
+                # An interrupt from a terminal reaches the child by itself, and also that of a launcher which signals
+                # the whole group: the child would count one Ctrl-C twice.
+                number = signal.SIGUSR1 if came.si_signo == signal.SIGINT else came.si_signo
+                os.kill(self._child, number)
             pid, status = os.waitpid(self._child, os.WNOHANG)
             if pid:
                 self._end(os.waitstatus_to_exitcode(status), fellow_died=fellow_died_at is not None)

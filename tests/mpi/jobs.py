@@ -58,6 +58,16 @@ def job(
         process.communicate()
 
 
+def processes_of(pid: int) -> list[int]:
+    """Return the processes of a job that are Python: its ranks, and who watches over them."""
+    try:
+        below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        own = [pid] if Path(f"/proc/{pid}/comm").read_text().startswith("python") else []
+    except OSError:  # it has ended meanwhile
+        return []
+    return own + [one for child in below for one in processes_of(int(child))]
+
+
 def finish(process: subprocess.Popen[str], code: int = 0, seconds: float = 180) -> str:
     """Wait for the end with an exit code; return what the job said."""
     said, _ = process.communicate(timeout=seconds)

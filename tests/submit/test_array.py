@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def task(folder: Path, number: int, numbers: list[int], step: int = 1) -> int:
     facts = {"ID": number, "MIN": min(numbers), "MAX": max(numbers), "COUNT": len(numbers), "STEP": step}
     environment = os.environ | {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in facts.items()}
     environment |= {"PPFL_SLURM": str(folder / "site"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # what slurm/env.sh of a site does
     command = ["bash", "site/grid.sbatch", "grid.yaml"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
 

@@ -7,9 +7,7 @@ from snakemake.utils import validate
 from ppfl.deferred import defer_torch
 
 defer_torch()  # reading configurations needs no torch
-from ppfl.gpus_in_vain import torch_without_gpus, without
 from ppfl.grid import load_cells
-from ppfl.submit.memory import memory_mb
 
 validate(config, "../schemas/workflow.schema.yaml")
 
@@ -41,15 +39,6 @@ EXPERIMENTS = load_experiments(config["experiments"])
 def results_of(experiment):
     """Return the result file of every run of an experiment."""
     return [f"results/{experiment}/{digest}.h5" for digest in EXPERIMENTS[experiment][1]]
-
-
-JOB_MB = 800  # of the two Snakemakes inside a job, beside the ranks
-
-
-def megabytes_a_cpu(experiment, digest, ranks):
-    """Return what a rank needs by our estimate, and the job beside it: the node of its script may have one rank only."""
-    needed = memory_mb([EXPERIMENTS[experiment][1][digest].config], ranks, gpus=config["gpus"])
-    return (needed or 2000) + JOB_MB
 
 
 PACKS = config["packs"]
