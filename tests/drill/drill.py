@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -85,8 +86,10 @@ class Drill:
                 except subprocess.TimeoutExpired:
                     everybody = sorted({*everybody, *tree(process.pid)})
                     how = self._draw.choice(KINDS)
-                    is_listening = any(path.exists() for path in self._results(out))
-                    self._note_loss(out, how, everybody)
+                    at_work = self._at_work(out, everybody)
+                    is_listening = bool(at_work)
+                    if how not in _SIGNALS:
+                        self._note_loss(at_work)
                     self.kills[how] += 1
                     if kill(process, how, self._draw):
                         break
@@ -99,20 +102,26 @@ class Drill:
             self.complaints.append(f"{self._scenario.name}: after {how or 'nothing'} exit code {code}: {said[-2000:]}")
         return code == 0
 
-    def _note_loss(self, out: Path, how: str, everybody: list[int]) -> None:
-        """Learn how much a kill costs: since the last checkpoint or the beginning of each run that is at work."""
-        if how in _SIGNALS:
-            return
+    def _at_work(self, out: Path, everybody: list[int]) -> dict[Path, datetime]:
+        """Return since when these processes have been at work on results; what lies there may be of an attempt before,
+        while this one has not begun to listen to signals."""
+        found = {}
         for result in self._results(out):
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                claim = json.loads(running_path(result).read_text())
+                if claim["pid"] in everybody:
+                    found[result] = datetime.fromisoformat(claim["started"])
+        return found
+
+    def _note_loss(self, at_work: Mapping[Path, datetime]) -> None:
+        """Learn how much a kill costs: since the last checkpoint or the beginning of each run that is at work."""
+        for result, started in at_work.items():
             marks = [checkpoint_path(path) / "current.json" for path in (result, apart_path(result))]
             try:
-                claim = json.loads(running_path(result).read_text())
                 begun = max(mark.stat().st_mtime for mark in marks if mark.exists())
-            except (OSError, ValueError, TypeError, KeyError):  # not at work, or not yet at its first checkpoint
+            except (OSError, ValueError):  # not yet at its first checkpoint
                 continue
-            if claim["pid"] not in everybody:  # of the attempt before
-                continue
-            since = time.time() - max(begun, datetime.fromisoformat(claim["started"]).timestamp())
+            since = time.time() - max(begun, started.timestamp())
             self.longest_loss = max(self.longest_loss, since - CHECKPOINT_SECONDS)
 
     def _compare(self, out: Path) -> None:
