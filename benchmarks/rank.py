@@ -20,7 +20,8 @@ from benchmarks.machine import peak_bytes, reset_peak, sgemm_gflops
 from ppfl.assemble import build
 from ppfl.config import validate
 from ppfl.core.communicator import Communicator, Operation
-from ppfl.engine.synchronous import Scored, Synchronous
+from ppfl.engine.ledger import Scored
+from ppfl.engine.synchronous import Synchronous
 from ppfl.launcher import open_communicator
 
 

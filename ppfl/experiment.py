@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
     from ppfl.engine.choose import AnyEngine
     from ppfl.engine.evaluate import Stages
+    from ppfl.engine.ledger import Scored
     from ppfl.engine.lockstep import Member
     from ppfl.engine.setup import Setup
-    from ppfl.engine.synchronous import Scored
     from ppfl.place import Caller
     from ppfl.progress import Progress
 

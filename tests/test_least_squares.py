@@ -18,7 +18,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.types import Data, Params
 from ppfl.diagnose.measure import measure
 from ppfl.engine.evaluate import score_stages
-from ppfl.engine.synchronous import Scored
+from ppfl.engine.ledger import Scored
 from ppfl.fine_tuners.conjugate_gradient import ConjugateGradient
 from ppfl.fine_tuners.exact import Exact
 from ppfl.fine_tuners.gradient_descent import GradientDescent

@@ -10,23 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppfl.core.communicator import LocalParameterError
-from ppfl.core.params import add_scaled, map_params, num_bytes
+from ppfl.core.params import add_scaled, map_params
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
-from ppfl.engine.checkpoint import (
-    Keeper,
-    StatesOf,
-    name_costs,
-    name_params,
-    name_state,
-    read_params,
-    read_state,
-    restore_costs,
-)
-from ppfl.engine.costs import Costs
+from ppfl.engine.checkpoint import Keeper, StatesOf, name_params, name_state, read_params, read_state
 from ppfl.engine.evaluate import score_round
 from ppfl.engine.group import ClientGroup
-from ppfl.engine.synchronous import EXPLOSION_FACTOR, Scored, Status
+from ppfl.engine.ledger import Ledger, Scored, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,22 +77,28 @@ class AsynchronousEngine(ABC):
         self.server: State = setup.algorithm.init_server(shared, setup.server_optimizer)
         self.group = ClientGroup(setup, shared)
         setup.communicator.protect(self.group)
-        self.status: Status = "running"
+        self.ledger = self._open_ledger()
         self.arrivals = ArrivalLog()
         self.version = 0
         self.num_dropped = 0
-        self.costs = Costs()
         self._dispatcher = Dispatcher(setup.cohort)
         self._like = setup.algorithm.uplink_like(self.server)
         self._total: Params | None = None
         self._num_buffered = 0
         self._largest_delay = 0
         self._optimizers: dict[float, ServerOptimizer] = {1.0: setup.server_optimizer}
-        self._gradients: dict[int, tuple[float, float]] = {}
-        self._limit = math.inf
         self._done = 0
         stops = setup.communicator.allgather_rows(torch.tensor([setup.problem.clients.stop]))
         self._stops: list[int] = stops.tolist()
+
+    @property
+    def status(self) -> Status:
+        """How far it is, and how it ended."""
+        return self.ledger.status
+
+    def _open_ledger(self) -> Ledger:
+        """Return a ledger in which every rank counts its own clients."""
+        return Ledger(self.setup)
 
     @abstractmethod
     def __iter__(self) -> Iterator[Scored]:
@@ -115,26 +111,25 @@ class AsynchronousEngine(ABC):
         """Go on from a snapshot of this run, on any number of ranks."""
         numbers, tensors, device = snapshot.numbers, snapshot.tensors, self.setup.device
         self._done = snapshot.round
-        self._limit, self.version, self.num_dropped = numbers["limit"], numbers["version"], numbers["num_dropped"]
+        self.ledger.restore(numbers)
+        self.version, self.num_dropped = numbers["version"], numbers["num_dropped"]
         self._num_buffered, self._largest_delay = numbers["num_buffered"], numbers["largest_delay"]
         self._dispatcher.restore(numbers["dispatcher"])
         self.server = read_state(tensors, "server", self.server, device)
         self._total = read_params(tensors, "total", device) if self._num_buffered else None
         self.arrivals.restore(read_params(tensors, "arrivals", torch.device("cpu")))
         self.group.restore(snapshot.states)
-        restore_costs(self.costs, numbers["costs"], self.setup.communicator.rank)
 
     def _snapshot(self, done: int, numbers: dict[str, Any], messages: Params) -> Snapshot:
         """Return the state of this rank: `numbers` of the engine, messages to clients at work, the rest. Collective."""
         communicator = self.setup.communicator
         common = {
-            "limit": self._limit,
+            **self.ledger.numbers(),
             "version": self.version,
             "num_dropped": self.num_dropped,
             "num_buffered": self._num_buffered,
             "largest_delay": self._largest_delay,
             "dispatcher": self._dispatcher.numbers,
-            "costs": name_costs(self.costs, communicator),
         }
         tensors = dict(messages)
         if communicator.rank == 0:
@@ -166,19 +161,11 @@ class AsynchronousEngine(ABC):
             )
         return uplink, new_state
 
-    def _count_gradients(self, num_samples: int) -> None:
-        if num_samples not in self._gradients:
-            self._gradients[num_samples] = self.setup.num_gradients(num_samples)
-        shared_gradients, local_gradients = self._gradients[num_samples]
-        self.costs.shared_gradients += shared_gradients
-        self.costs.local_gradients += local_gradients
-
     def _apply(self, client: int, version: int, uplink: Params, seconds: float, turnaround_seconds: float) -> bool:
         """Let the server take one uplink. Returns False when it has NaN or inf; θ then stays as it was."""
         delay = self.version - version
         self.arrivals.append(Arrival(client, version, delay, seconds, turnaround_seconds))
-        self.costs.uplink_bytes += num_bytes(uplink)
-        self.costs.downlink_bytes += num_bytes(self._message())
+        self.ledger.count_messages(self._message(), uplink, 1)
         if not all(math.isfinite(float(value.sum())) for value in uplink.values()):  # half the price of torch.isfinite
             return False
         if self.rules.max_staleness is not None and delay > self.rules.max_staleness:
@@ -211,31 +198,14 @@ class AsynchronousEngine(ABC):
     def _score(self, num_arrivals: int, finite: bool = True) -> Scored:
         """Score the state and set the status. Collective."""
         metrics = score_round(self.setup, self.group, self.server, num_arrivals)
-        loss = float(metrics["loss"])
-        if num_arrivals == 0:
-            self._limit = EXPLOSION_FACTOR * max(1.0, abs(loss))
-        if not finite or not math.isfinite(loss) or loss > self._limit:
-            self.status = "diverged"
-        elif num_arrivals == self.setup.num_rounds:
-            self.status = "complete"
-        return Scored(num_arrivals, metrics, self._total_costs())
+        scored = self.ledger.scored(num_arrivals, metrics, self._more_costs(), is_finite=finite)
+        if num_arrivals == self.setup.num_rounds and self.status == "running":
+            self.ledger.status = "complete"
+        return scored
 
-    @abstractmethod
-    def _total_costs(self) -> dict[str, float]:
-        """Return what has been spent so far by all ranks, for jobs that arrived. Collective."""
-
-    def _named_costs(self) -> dict[str, float]:
-        costs = self.costs
-        return {
-            "shared_gradients": costs.shared_gradients,
-            "local_gradients": costs.local_gradients,
-            "uplink_bytes": float(costs.uplink_bytes),
-            "downlink_bytes": float(costs.downlink_bytes),
-            "seconds": costs.seconds,
-            "communication_seconds": costs.communication_seconds,
-            "server_updates": float(self.version),
-            "dropped_arrivals": float(self.num_dropped),
-        }
+    def _more_costs(self) -> dict[str, float]:
+        """Return the costs that only asynchronous runs have."""
+        return {"server_updates": float(self.version), "dropped_arrivals": float(self.num_dropped)}
 
 
 def _address(value: torch.Tensor) -> int:

@@ -6,8 +6,8 @@ state, θ and its number, so it is noted, not saved, and computed again.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
     from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
-    from ppfl.engine.costs import Costs
     from ppfl.engine.group import ClientGroup
 
 
@@ -105,18 +104,3 @@ class StatesOf:
     def state(self, client: int) -> State:
         """Return a state."""
         return self.group.state(client)
-
-
-def name_costs(costs: Costs, communicator: Communicator) -> dict[str, Any]:
-    """Return all costs, the gradients of all ranks together. Collective."""
-    mine = torch.tensor([costs.shared_gradients, costs.local_gradients], dtype=torch.float64)
-    shared_gradients, local_gradients = communicator.allreduce(mine, "sum").tolist()
-    return {**asdict(costs), "shared_gradients": shared_gradients, "local_gradients": local_gradients}
-
-
-def restore_costs(costs: Costs, numbers: Mapping[str, Any], rank: int) -> None:
-    """Take back costs; gradients are sums over ranks, and rank 0 has those of all."""
-    for name, value in numbers.items():
-        setattr(costs, name, value)
-    if rank != 0:
-        costs.shared_gradients = costs.local_gradients = 0.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from ppfl.engine.costs import StageCosts
+from ppfl.engine.ledger import StageCosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.exact_sum import exact_sums
-from ppfl.engine.costs import StageCosts
 from ppfl.engine.evaluate import Stages, mean_over_clients
 from ppfl.engine.lanes import stack, values_of
+from ppfl.engine.ledger import StageCosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

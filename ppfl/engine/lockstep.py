@@ -7,24 +7,20 @@ and all shapes, must be the same.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from ppfl.core.content import content
 from ppfl.core.exact_sum import exact_sums
-from ppfl.core.params import num_bytes, unflatten
-from ppfl.engine.costs import Costs
+from ppfl.core.params import unflatten
 from ppfl.engine.lane_scores import data_of_scores, drawn, score_lanes, score_stages_of_lanes
 from ppfl.engine.lanes import as_lanes, stack, unstack, values_of
-from ppfl.engine.synchronous import EXPLOSION_FACTOR, Scored
+from ppfl.engine.ledger import Ledger, Scored, Status
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ppfl.core.types import Params, State
     from ppfl.engine.evaluate import Stages
     from ppfl.engine.setup import Setup
@@ -74,9 +70,12 @@ class Member:
         self.states: list[State] = [
             setup.algorithm.init_client(shared, setup.problem.init_local(client)) for client in self.clients
         ]
-        self.status: Literal["running", "complete", "diverged"] = "running"
-        self.costs = Costs()
-        self.limit = math.inf
+        self.ledger = Ledger(setup)
+
+    @property
+    def status(self) -> Status:
+        """How far it is, and how it ended."""
+        return self.ledger.status
 
     @property
     def group(self) -> Member:
@@ -90,23 +89,6 @@ class Member:
     def like(self, client: int) -> State:
         """Return shapes and number types of the state of a client: the state itself."""
         return self.state(client)
-
-    def scored(self, round: int, metrics: dict[str, float | np.ndarray]) -> Scored:
-        """Return scores and costs after `round` rounds; decide whether the loss has exploded."""
-        loss = float(metrics["loss"])
-        if round == 0:
-            self.limit = EXPLOSION_FACTOR * max(1.0, abs(loss))
-        if not math.isfinite(loss) or loss > self.limit:
-            self.status = "diverged"
-        costs = self.costs
-        return Scored(round, metrics, {
-            "shared_gradients": costs.shared_gradients,
-            "local_gradients": costs.local_gradients,
-            "uplink_bytes": float(costs.uplink_bytes),
-            "downlink_bytes": float(costs.downlink_bytes),
-            "seconds": costs.seconds,
-            "communication_seconds": costs.communication_seconds,
-        })  # fmt: skip
 
 
 class Lockstep:
@@ -133,9 +115,7 @@ class Lockstep:
             diverged = self._round(done - 1)
             is_due = done % setup.evaluate_every == 0 or done == setup.num_rounds
             if is_due or diverged:
-                yield from self._score(active if is_due else diverged, done)
-            for member in diverged:
-                member.status = "diverged"
+                yield from self._score(active if is_due else diverged, done, diverged)
             if any(member.status != "running" for member in active):
                 self._scatter()
                 still = [member for member in active if member.status == "running"]
@@ -144,13 +124,16 @@ class Lockstep:
                 self._gather(still)
         self._scatter()
         for member in self._active:
-            member.status = "complete"
+            member.ledger.status = "complete"
 
-    def _score(self, members: Sequence[Member], done: int) -> Iterator[tuple[int, Scored]]:
+    def _score(
+        self, members: Sequence[Member], done: int, not_finite: Sequence[Member] = ()
+    ) -> Iterator[tuple[int, Scored]]:
         metrics = score_lanes(self._active, self._servers(), self._states, self._scored_on)
         for member, scores in zip(self._active, metrics, strict=True):
             if member in members:
-                yield self.members.index(member), member.scored(done, scores)
+                scored = member.ledger.scored(done, scores, {}, is_finite=member not in not_finite)
+                yield self.members.index(member), scored
 
     def stages(self, members: Sequence[Member]) -> list[Stages]:
         """Return the scores and costs of the stages of finished runs, as `score_stages` does."""
@@ -198,10 +181,11 @@ class Lockstep:
                 )
             else:
                 diverged.append(member)
-            self._count(member, message, combined, round)
+            member.ledger.count_clients(1, round, self._num_clients)
+            member.ledger.count_messages(message, combined, self._num_clients)
         seconds = (time.perf_counter() - started) / len(active)
         for member in active:
-            member.costs.seconds += seconds
+            member.ledger.costs.seconds += seconds
         return diverged
 
     def _repeat(self, messages: Sequence[Params]) -> Params:
@@ -221,10 +205,3 @@ class Lockstep:
         weights = torch.tensor([member.setup.client_weights for member in self._active], dtype=torch.float64)
         terms = rows.reshape(len(self._active), self._num_clients, -1) * weights.unsqueeze(-1)
         return exact_sums(terms) / weights.sum(dim=1, keepdim=True)
-
-    def _count(self, member: Member, message: Params, combined: Params, round: int) -> None:
-        shared_gradients, local_gradients = member.setup.num_gradients(1, round)
-        member.costs.shared_gradients += self._num_clients * shared_gradients
-        member.costs.local_gradients += self._num_clients * local_gradients
-        member.costs.downlink_bytes += self._num_clients * num_bytes(message)
-        member.costs.uplink_bytes += self._num_clients * num_bytes(combined)

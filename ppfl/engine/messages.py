@@ -12,6 +12,7 @@ import torch
 from ppfl.core.params import flatten, unflatten
 from ppfl.engine.asynchronous import AsynchronousEngine
 from ppfl.engine.checkpoint import name_params, read_params
+from ppfl.engine.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
     from ppfl.engine.checkpoint import Keeper
+    from ppfl.engine.ledger import Scored
     from ppfl.engine.setup import Setup
-    from ppfl.engine.synchronous import Scored
 
 COORDINATOR = 0
 
@@ -89,6 +90,10 @@ class Messages(AsynchronousEngine):
         self._downlink_like = self._message()
         self._dtype = next((value.dtype for value in self._like.values()), torch.float32)
 
+    def _open_ledger(self) -> Ledger:
+        """Return a ledger in which rank 0 counts all clients."""
+        return Ledger(self.setup, COORDINATOR)
+
     def __iter__(self) -> Iterator[Scored]:
         """Run all arrivals; see AsynchronousEngine."""
         if self._done == 0:
@@ -105,7 +110,7 @@ class Messages(AsynchronousEngine):
         for done in range(self._done + 1, self.setup.num_rounds + 1):
             client, version, num_samples, params = self._next_uplink()
             now = self._seconds()
-            self._count_gradients(num_samples)
+            self.ledger.count_clients(num_samples)
             finite = self._apply(client, version, params, now, now - self._sent_at_seconds.pop(client))
             self._num_applied[client] += 1
             if done < self.setup.num_rounds:
@@ -260,7 +265,7 @@ class Messages(AsynchronousEngine):
         numbers = {"num_applied": self._num_applied.tolist(), "sent_at": list(self._sent_at_seconds.items())}
         self.keeper.save(self._snapshot(done, numbers, messages))
         if stop:
-            self.status = "stopped"
+            self.ledger.status = "stopped"
             self._say_goodbye()
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -277,7 +282,7 @@ class Messages(AsynchronousEngine):
                 self._line_up(_Work(client, int(version), message))
         if self.setup.communicator.rank == COORDINATOR:
             self._sent_at_seconds = dict(numbers["sent_at"])
-        self._clock_start = self._clock_stopped - self.costs.seconds
+        self._clock_start = self._clock_stopped - self.ledger.costs.seconds
 
     def _say_goodbye(self) -> None:
         """Receive everything that is still under way, so that no message is left when the program ends. Collective."""
@@ -301,19 +306,12 @@ class Messages(AsynchronousEngine):
 
     def _stop_clock(self) -> None:
         self._clock_stopped = time.perf_counter()
-        self.costs.seconds = self._seconds()
-        self.costs.communication_seconds += self.setup.communicator.seconds - self._communicated
+        self.ledger.costs.seconds = self._seconds()
+        self.ledger.costs.communication_seconds += self.setup.communicator.seconds - self._communicated
 
     def _resume_clock(self) -> None:
         self._clock_start += time.perf_counter() - self._clock_stopped
         self._communicated = self.setup.communicator.seconds
-
-    def _total_costs(self) -> dict[str, float]:
-        """Return what rank 0 counted, on every rank."""
-        named = self._named_costs()
-        values = torch.tensor(list(named.values()), dtype=torch.float64)
-        told = self.setup.communicator.broadcast(values, COORDINATOR).tolist()
-        return dict(zip(named, told, strict=True))
 
 
 def _params(body: torch.Tensor, like: Params) -> Params:

@@ -7,8 +7,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from ppfl.core.agree import SharedUserError
 from ppfl.core.params import flatten, unflatten
 from ppfl.engine.asynchronous import AsynchronousEngine
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
     from ppfl.core.types import Params, State
     from ppfl.engine.checkpoint import Keeper
     from ppfl.engine.group import Uplink
+    from ppfl.engine.ledger import Scored
     from ppfl.engine.setup import Setup
-    from ppfl.engine.synchronous import Scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class VirtualClock(AsynchronousEngine):
             for client in self._dispatcher.starters:
                 self._dispatch(client)
         for done in range(self._done + 1, self.setup.num_rounds + 1):
-            with self.costs.timed(self.setup.communicator):
+            with self.ledger.timed():
                 finite = self._arrive(done - 1)
             if self._is_due(done, finite):
                 scored = self._score(done, finite)
@@ -71,7 +69,7 @@ class VirtualClock(AsynchronousEngine):
                 if self.status != "running":
                     return
             if done % self.setup.cohort.size == 0 and self._stops_after(done):
-                self.status = "stopped"
+                self.ledger.status = "stopped"
                 return
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -169,7 +167,7 @@ class VirtualClock(AsynchronousEngine):
             computed = self._compute(client, job.message, job.number)
         uplink, state = computed
         self.group.keep(client, state)
-        self._count_gradients(uplink.num_samples)
+        self.ledger.count_clients(uplink.num_samples)
         return uplink
 
     def _compute_ahead(self) -> None:
@@ -181,9 +179,5 @@ class VirtualClock(AsynchronousEngine):
                 self._ahead[client] = self._compute(client, job.message, job.number)
                 return
 
-    def _total_costs(self) -> dict[str, float]:
-        """Add up over ranks what each counted for its own clients."""
-        mine = torch.tensor([self.costs.shared_gradients, self.costs.local_gradients], dtype=torch.float64)
-        shared_gradients, local_gradients = self.setup.communicator.allreduce(mine, "sum").tolist()
-        gradients = {"shared_gradients": shared_gradients, "local_gradients": local_gradients}
-        return {**self._named_costs(), **gradients, "virtual_seconds": self._now}
+    def _more_costs(self) -> dict[str, float]:
+        return {**super()._more_costs(), "virtual_seconds": self._now}

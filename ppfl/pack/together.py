@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from ppfl.assemble import BuildProblem
     from ppfl.engine.evaluate import Stages
+    from ppfl.engine.ledger import Scored
     from ppfl.engine.lockstep import Member
     from ppfl.engine.setup import Setup
-    from ppfl.engine.synchronous import Scored
     from ppfl.pack.board import RunOfCell
 
 

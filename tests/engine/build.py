@@ -10,7 +10,8 @@ import torch
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import Config, validate
-from ppfl.engine.synchronous import Scored, Synchronous
+from ppfl.engine.ledger import Scored
+from ppfl.engine.synchronous import Synchronous
 
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator

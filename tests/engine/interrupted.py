@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.communicator import Communicator
     from ppfl.core.snapshot import Snapshot
-    from ppfl.engine.synchronous import Scored
+    from ppfl.engine.ledger import Scored
 
 IDENTITY = {"digest": "0123", "results_version": 1, "clients_per_chunk": 1}
 

@@ -13,12 +13,12 @@ import yaml
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.exact_sum import ExactSum, exact_sums
-from ppfl.engine.costs import StageCosts
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.lanes import Lanes, as_lanes, values_of
+from ppfl.engine.ledger import Scored, StageCosts
 from ppfl.engine.lockstep import Lockstep, fits, kind_of
 from ppfl.engine.setup import Setup
-from ppfl.engine.synchronous import Scored, Synchronous
+from ppfl.engine.synchronous import Synchronous
 from ppfl.grid import load_cells
 from tests.algorithms.cases import EVERYTHING_SHARED, NAMES, sections
 

@@ -1,0 +1,167 @@
+"""What a run has cost, how it scored and whether it has diverged: kept once, the same for every schedule."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+
+from ppfl.core.params import num_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from ppfl.core.types import Params
+    from ppfl.engine.setup import Setup
+
+Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
+"""`stopped`: before its end, because somebody wished so; the keeper has a snapshot."""
+
+EXPLOSION_FACTOR = 1e6
+"""A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores and costs after `round` rounds."""
+
+    round: int
+    metrics: dict[str, float | np.ndarray]
+    costs: dict[str, float]
+
+
+@dataclass
+class Costs:
+    """What the rounds have cost so far; gradients are those that this rank counted."""
+
+    shared_gradients: float = 0.0
+    local_gradients: float = 0.0
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    seconds: float = 0.0
+    """Wall-clock seconds in rounds on rank 0, without scoring and writing."""
+    communication_seconds: float = 0.0
+    """Those of them in collectives and messages, waiting for other ranks included."""
+    nonfinite_clients: int = 0
+    """Vectors that robust rules left out for NaN or inf, one a client and round."""
+    virtual_seconds: float = 0.0
+    """Sum over rounds of the slowest client's compute time, where the run has compute times."""
+
+
+@dataclass
+class StageCosts:
+    """What the training of a final stage has cost, over all clients of all ranks; nothing where nothing is tuned."""
+
+    shared_gradients: float = 0.0
+    """Of whole models, where nothing is local; in the unit of the rounds, each over one batch of one client."""
+    local_gradients: float = 0.0
+    seconds: float = 0.0
+    """Wall-clock seconds of tuning alone, on the rank that took longest."""
+
+
+class Ledger:
+    """The costs, the scores and the status of one run.
+
+    Every rank counts the gradients of its own clients, or `coordinator` those of all; all else is the same on all
+    ranks.
+    """
+
+    def __init__(self, setup: Setup, coordinator: int | None = None) -> None:
+        self.status: Status = "running"
+        self.costs = Costs()
+        self._setup = setup
+        self._coordinator = coordinator
+        self._limit = math.inf
+        self._gradients: dict[tuple[int, int], tuple[float, float]] = {}
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the seconds of what is done inside, and those of them spent in communication."""
+        communicator = self._setup.communicator
+        started, communicated = time.perf_counter(), communicator.seconds
+        yield
+        self.costs.seconds += time.perf_counter() - started
+        self.costs.communication_seconds += communicator.seconds - communicated
+
+    def count_clients(self, num_samples: int, round: int = 0, num_clients: int = 1) -> None:
+        """Count the gradients of one call of a client, or of several with as many samples each."""
+        key = num_samples, round
+        if key not in self._gradients:
+            if len(self._gradients) > _MAX_KNOWN:
+                self._gradients.clear()
+            self._gradients[key] = self._setup.num_gradients(num_samples, round)
+        of_shared, of_local = self._gradients[key]
+        self.costs.shared_gradients += num_clients * of_shared
+        self.costs.local_gradients += num_clients * of_local
+
+    def count_messages(self, downlink: Params, uplink: Params, num_clients: int) -> None:
+        """Count what was sent to as many clients, and what they sent."""
+        self.costs.downlink_bytes += num_clients * num_bytes(downlink)
+        self.costs.uplink_bytes += num_clients * num_bytes(uplink)
+
+    def scored(
+        self,
+        round: int,
+        metrics: dict[str, float | np.ndarray],
+        more_costs: Mapping[str, float],
+        *,
+        is_finite: bool = True,
+    ) -> Scored:
+        """Return a row of the result: scores and costs after `round` rounds. Collective.
+
+        Decides on divergence: the aggregate of the last round was not finite, or the loss is not, or it has exploded.
+        The first loss sets the limit, whatever it is.
+        """
+        loss = float(metrics["loss"])
+        if round == 0:
+            self._limit = EXPLOSION_FACTOR * max(1.0, abs(loss))
+        elif not is_finite or not math.isfinite(loss) or loss > self._limit:
+            self.status = "diverged"
+        return Scored(round, metrics, self._totals(more_costs))
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what a snapshot needs to know, the gradients of all ranks together. Collective."""
+        costs = asdict(self.costs) | dict(zip(_OF_CLIENTS, self._gradients_of_all(), strict=True))
+        return {"limit": self._limit, "costs": costs}
+
+    def restore(self, numbers: Mapping[str, Any]) -> None:
+        """Go on from the numbers of a snapshot; gradients are sums over ranks, and rank 0 has those of all."""
+        self._limit = numbers["limit"]
+        self.costs = Costs(**numbers["costs"])
+        if self._setup.communicator.rank != 0:
+            self.costs.shared_gradients = self.costs.local_gradients = 0.0
+
+    def _totals(self, more: Mapping[str, float]) -> dict[str, float]:
+        """Return what all ranks have spent so far. Collective."""
+        costs = self.costs
+        totals = {
+            "shared_gradients": costs.shared_gradients,
+            "local_gradients": costs.local_gradients,
+            "uplink_bytes": float(costs.uplink_bytes),
+            "downlink_bytes": float(costs.downlink_bytes),
+            "seconds": costs.seconds,
+            "communication_seconds": costs.communication_seconds,
+            **more,
+        }
+        if self._coordinator is None:
+            return totals | dict(zip(_OF_CLIENTS, self._gradients_of_all(), strict=True))
+        values = torch.tensor(list(totals.values()), dtype=torch.float64)
+        told = self._setup.communicator.broadcast(values, self._coordinator)
+        return dict(zip(totals, told.tolist(), strict=True))
+
+    def _gradients_of_all(self) -> list[float]:
+        mine = torch.tensor([getattr(self.costs, name) for name in _OF_CLIENTS], dtype=torch.float64)
+        of_all: list[float] = self._setup.communicator.allreduce(mine, "sum").tolist()
+        return of_all
+
+
+_OF_CLIENTS = ("shared_gradients", "local_gradients")
+_MAX_KNOWN = 1 << 12
+"""Numbers of samples whose gradients are known; rounds that compute different things would add to them for ever."""
