@@ -12,9 +12,9 @@ from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
 from ppfl.core.problem import Placement
 from ppfl.device import choose_device, set_tf32
-from ppfl.engine.byzantine import check_cohort
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.cohort import CohortSampler
+from ppfl.engine.exchange.attackers import check_cohort
 from ppfl.engine.setup import Setup, adds_up
 
 if TYPE_CHECKING:

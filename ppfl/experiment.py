@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from ppfl.assemble import BuildProblem
     from ppfl.config import Config
     from ppfl.core.communicator import Communicator
-    from ppfl.engine.choose import AnyEngine
     from ppfl.engine.evaluate import Stages
     from ppfl.engine.ledger import Scored
-    from ppfl.engine.lockstep import Member
+    from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
     from ppfl.place import Caller
     from ppfl.progress import Progress
@@ -111,7 +110,7 @@ def _compute(place: Place, progress: Progress, communicator: Communicator, build
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
     _record(recorder, None, setup.communicator)  # the stages may take long
     if engine.status != "stopped":
-        complete(config, out, setup, engine, score_stages(setup, engine.group, engine.server), recorder)
+        complete(config, out, setup, engine, score_stages([engine])[0], recorder)
         on_first_rank(communicator, place.deliver)
     progress.finish(engine.status, place.out)
     return engine.status
@@ -178,7 +177,7 @@ def complete(
     config: Config,
     out: Path,
     setup: Setup,
-    engine: AnyEngine | Member,
+    engine: Run,
     stages: Stages,
     recorder: Recorder | None,
 ) -> None:

@@ -315,7 +315,7 @@ def test_the_final_stage_is_exact_on_all_samples_of_a_client() -> None:
     list(running)
     setup = running.setup
     assert setup.problem.num_train_samples[0] > 20
-    found = score_stages(setup, running.group, running.server).scores["tuned"]["test_loss"]
+    found = score_stages([running])[0].scores["tuned"]["test_loss"]
     theta = running.server["shared"]
     for client in range(setup.problem.num_clients):
         whole = setup.problem.join(setup.problem.training_epoch(client, 0))

@@ -68,11 +68,41 @@ class ExactSum:
             return
         needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_BIN + NUM_BINS - 1)
         self._raise_top(max(needed, self._top))
-        self._make_room()
+        self._make_room(1)
         for start, rest, integers in self._chunks(pieces):
             if weight != 1.0:
                 rest.mul_(weight)
             self._slice(rest, integers, start, self._top - needed)
+
+    def add_rows(self, terms: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add Σ_k v_k x_k, the vectors as rows (K, D) float64, v (K,) float64: the bits of adding one after another."""
+        for start in range(0, len(terms), _MAX_RECENT):
+            few = slice(start, start + _MAX_RECENT)
+            self._add_few(terms[few] * weights[few].unsqueeze(-1))
+
+    def _add_few(self, rest: torch.Tensor) -> None:
+        self._num_terms += len(rest)
+        of_terms = rest.abs().amax(dim=1) if rest.numel() else rest.new_zeros(len(rest))
+        largest = float(of_terms.amax()) if len(rest) else 0.0
+        if not math.isfinite(largest):
+            self._top = _NON_FINITE
+        if largest == 0.0 or self._top == _NON_FINITE:
+            return
+        lowest = LOWEST_BIN + NUM_BINS - 1
+        own = torch.div(torch.frexp(of_terms).exponent.to(torch.int64) - 1, BIN_BITS, rounding_mode="floor")
+        own = own.clamp_min(lowest)
+        self._raise_top(max((math.frexp(largest)[1] - 1) // BIN_BITS, lowest, self._top))
+        self._make_room(len(rest))
+        for row in range(NUM_BINS):
+            number = self._top - row
+            unit = math.ldexp(1.0, number * BIN_BITS)
+            # a term has no slice above the bin of its own largest entry, whatever the others are
+            integers = (rest * (1.0 / unit)).round_().mul_((own >= number).unsqueeze(-1))
+            self._recent[row].add_(integers.sum(dim=0))  # exact: integers of less than 53 bits
+            rest = rest.sub_(integers, alpha=unit) if row else rest - integers * unit
+            self._lowest = min(self._lowest, number)
+            if row == NUM_BINS - 2 and not rest.any():
+                break
 
     def _slice(self, rest: torch.Tensor, integers: torch.Tensor, start: int, first: int) -> None:
         """Add the slices of some coordinates, from row `first` on; what is given is written over."""
@@ -144,14 +174,14 @@ class ExactSum:
         whole = recent.to(torch.int64)
         return whole if self._earlier is None else whole.add_(self._earlier[:num_bins, start:stop])
 
-    def _make_room(self) -> None:
-        """Count one term more, and move the recent ones to int64 before they could need more than 53 bits."""
-        if self._num_recent == _MAX_RECENT:
+    def _make_room(self, num_terms: int) -> None:
+        """Count terms more, and move the recent ones to int64 before they could need more than 53 bits."""
+        if self._num_recent + num_terms > _MAX_RECENT:
             moved = self._recent.to(torch.int64)
             self._earlier = moved if self._earlier is None else self._earlier.add_(moved)
             self._recent.zero_()
             self._num_recent = 0
-        self._num_recent += 1
+        self._num_recent += num_terms
 
     def _raise_top(self, top: int) -> None:
         shift = top - self._top

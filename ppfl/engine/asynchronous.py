@@ -14,9 +14,8 @@ from ppfl.core.params import add_scaled, map_params
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
 from ppfl.engine.checkpoint import Keeper, StatesOf, name_params, name_state, read_params, read_state
-from ppfl.engine.evaluate import score_round
-from ppfl.engine.group import ClientGroup
-from ppfl.engine.ledger import Ledger, Scored, Status
+from ppfl.engine.evaluate import score_rounds
+from ppfl.engine.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from ppfl.core.method import ServerOptimizer
     from ppfl.core.types import Params, State
     from ppfl.engine.cohort import CohortSampler
-    from ppfl.engine.group import Uplink
+    from ppfl.engine.ledger import Scored
+    from ppfl.engine.mapping.uplinks import Uplink
     from ppfl.engine.setup import Setup
 
 
@@ -60,7 +60,7 @@ class Dispatcher:
         return self._idle.pop(position)
 
 
-class AsynchronousEngine(ABC):
+class AsynchronousEngine(Run, ABC):
     """θ ← θ − γ s(d) g as uplinks g arrive, and θ goes back to one client; iterate over it to run it.
 
     Source: Mishchenko et al., TMLR 2025, Asynchronous FFGG. `rounds` counts arrivals. An uplink that was computed at
@@ -70,14 +70,9 @@ class AsynchronousEngine(ABC):
 
     def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
         assert setup.asynchronous is not None
-        self.setup = setup
+        super().__init__(setup)
         self.keeper = keeper
         self.rules = setup.asynchronous
-        shared = setup.problem.init_shared()
-        self.server: State = setup.algorithm.init_server(shared, setup.server_optimizer)
-        self.group = ClientGroup(setup, shared)
-        setup.communicator.protect(self.group)
-        self.ledger = self._open_ledger()
         self.arrivals = ArrivalLog()
         self.version = 0
         self.num_dropped = 0
@@ -90,15 +85,6 @@ class AsynchronousEngine(ABC):
         self._done = 0
         stops = setup.communicator.allgather_rows(torch.tensor([setup.problem.clients.stop]))
         self._stops: list[int] = stops.tolist()
-
-    @property
-    def status(self) -> Status:
-        """How far it is, and how it ended."""
-        return self.ledger.status
-
-    def _open_ledger(self) -> Ledger:
-        """Return a ledger in which every rank counts its own clients."""
-        return Ledger(self.setup)
 
     @abstractmethod
     def __iter__(self) -> Iterator[Scored]:
@@ -197,7 +183,7 @@ class AsynchronousEngine(ABC):
 
     def _score(self, num_arrivals: int, finite: bool = True) -> Scored:
         """Score the state and set the status. Collective."""
-        metrics = score_round(self.setup, self.group, self.server, num_arrivals)
+        (metrics,) = score_rounds([self], num_arrivals)
         scored = self.ledger.scored(num_arrivals, metrics, self._more_costs(), is_finite=finite)
         if num_arrivals == self.setup.num_rounds and self.status == "running":
             self.ledger.status = "complete"

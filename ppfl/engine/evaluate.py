@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,14 +13,14 @@ import torch
 from ppfl.engine.ledger import StageCosts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from ppfl.core.types import Params, State
-    from ppfl.engine.group import ClientGroup
+    from ppfl.core.types import Params
+    from ppfl.engine.mapping.laned_scores import LanedScores
+    from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
 
-Stage = Literal["global", "personal", "tuned"]
-STAGES: tuple[Stage, ...] = ("global", "personal", "tuned")
+STAGES = ("global", "personal", "tuned")
 STATISTICS = ("mean", "weighted_mean", "q10", "q50", "q90")
 
 
@@ -28,9 +28,9 @@ STATISTICS = ("mean", "weighted_mean", "q10", "q50", "q90")
 class Stages:
     """What the final stages found, and what their training has cost."""
 
-    scores: dict[Stage, dict[str, np.ndarray]]
-    """{stage: {metric: (N,)}}."""
-    costs: dict[Stage, StageCosts]
+    scores: dict[str, dict[str, np.ndarray]]
+    """{stage: {metric: (N,)}}, as far as there are, in the order of STAGES."""
+    costs: dict[str, StageCosts]
 
     @property
     def cost_arrays(self) -> dict[str, np.ndarray]:
@@ -39,46 +39,86 @@ class Stages:
         return {name: np.array([getattr(cost, name) for cost in self.costs.values()]) for name in names}
 
 
-def score_round(setup: Setup, group: ClientGroup, server: State, round: int) -> dict[str, float | np.ndarray]:
-    """Return the scores of the state after `round` rounds: means over clients, and what the problem says of θ.
+def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
+    """Return the scores of every run after `round` rounds: means over clients, and what the problem says of θ.
 
     Arrays have shape (N,), one number a client. Collective.
     """
+    servers, setup = [run.server for run in runs], runs[0].setup
+    of_clients = [_gather(run.setup, scores) for run, scores in zip(runs, _client_scores(runs, round), strict=True)]
+    lanes = _lanes(runs)
+    if lanes is not None and setup.communicator.size == 1:
+        of_shared = lanes.of_shared(servers)
+    else:
+        of_shared = [run.setup.problem.shared_metrics(run.server["shared"]) for run in runs]
+    return [_named(run.setup, mine, shared) for run, mine, shared in zip(runs, of_clients, of_shared, strict=True)]
 
-    def score(client: int) -> Mapping[str, float]:
-        shared, local = setup.algorithm.view(server, group.state(client))
-        return setup.problem.round_metrics(shared, local, client, round)
 
+def _named(
+    setup: Setup, of_clients: Mapping[str, np.ndarray], of_shared: Mapping[str, torch.Tensor]
+) -> dict[str, float | np.ndarray]:
     scores: dict[str, float | np.ndarray] = {
-        name: mean_over_clients(setup, name, values) for name, values in _gather(setup, score).items()
+        name: mean_over_clients(setup, name, values) for name, values in of_clients.items()
     }
-    for name, value in setup.problem.shared_metrics(server["shared"]).items():
-        scores[name] = float(value) if value.ndim == 0 else value.cpu().numpy()
+    for name, value in of_shared.items():
+        scores[name] = float(value) if value.ndim == 0 else value.cpu().numpy().copy()
     return scores
 
 
-def score_stages(setup: Setup, group: ClientGroup, server: State) -> Stages:
-    """Score `global` (θ with the client's initial w), `personal` (the client's own w) and `tuned` (after a final
-    fine-tuning, of w, or of whole models where nothing is local). Collective."""
-    algorithm, problem = setup.algorithm, setup.problem
-    tuning = StageCosts()  # of this rank
+def _lanes(runs: Sequence[Run]) -> LanedScores | None:
+    """Return what scores all clients of the runs at once, where something does."""
+    laned = runs[0].group.laned
+    return None if laned is None else laned.scores
 
-    def score(client: int, stage: Stage) -> Mapping[str, float]:
-        if stage == "global":
-            initial = algorithm.init_client(server["shared"], problem.init_local(client))
-            return problem.client_metrics(*algorithm.view(server, initial), client)
-        shared, local = algorithm.view(server, group.state(client))
-        if stage == "personal":
-            return problem.client_metrics(shared, local, client)
+
+def _client_scores(runs: Sequence[Run], round: int) -> list[dict[str, torch.Tensor]]:
+    """Return {metric: (C,)} of the clients of this rank, for every run."""
+    lanes = _lanes(runs)
+    if lanes is not None:
+        rows = lanes.of_clients([run.server for run in runs], [run.group.lanes for run in runs])
+        return [{name: values[number] for name, values in rows.items()} for number in range(len(runs))]
+    return [_one_by_one(run, lambda *params, run=run: run.setup.problem.round_metrics(*params, round)) for run in runs]
+
+
+def _one_by_one(run: Run, metrics: Callable[[Params, Params, int], Mapping[str, float]]) -> dict[str, torch.Tensor]:
+    """Score what every client of this rank deploys."""
+    algorithm, group = run.setup.algorithm, run.group
+    return _columns([metrics(*algorithm.view(run.server, group.state(m)), m) for m in group.clients])
+
+
+def score_stages(runs: Sequence[Run]) -> list[Stages]:
+    """Score `global` (θ with the client's initial w), `personal` (the client's own w) and `tuned` (after a final
+    fine-tuning, of w, or of whole models where nothing is local) of every run. Collective."""
+    lanes, setup = _lanes(runs), runs[0].setup
+    if lanes is not None and setup.tuned_problem is setup.problem:
+        rows, costs = lanes.of_stages([run.server for run in runs], [run.group.lanes for run in runs])
+        of_runs = [
+            ({stage: {name: values[number] for name, values in of.items()} for stage, of in rows.items()}, costs)
+            for number in range(len(runs))
+        ]
+    else:
+        of_runs = [_stages_one_by_one(run) for run in runs]
+    return [_over_ranks(run.setup, scores, costs) for run, (scores, costs) in zip(runs, of_runs, strict=True)]
+
+
+def _stages_one_by_one(run: Run) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, StageCosts]]:
+    setup, problem, server = run.setup, run.setup.problem, run.server
+    tuning = StageCosts()
+
+    def of_global(client: int) -> Mapping[str, float]:
+        initial = setup.algorithm.init_client(server["shared"], problem.init_local(client))
+        return problem.client_metrics(*setup.algorithm.view(server, initial), client)
+
+    def of_tuned(shared: Params, local: Params, client: int) -> Mapping[str, float]:
         return setup.tuned_problem.client_metrics(*_tuned(setup, shared, local, client, tuning), client)
 
-    def scores_of(stage: Stage) -> dict[str, np.ndarray]:
-        return _gather(setup, lambda client: score(client, stage))
-
-    stages = STAGES if setup.tuned_fine_tuner is not None else STAGES[:2]
-    scores = {stage: scores_of(stage) for stage in stages}
-    of_all = _over_ranks(setup, tuning)
-    return Stages(scores, {stage: of_all if stage == "tuned" else StageCosts() for stage in stages})
+    scores = {
+        "global": _columns([of_global(client) for client in run.group.clients]),
+        "personal": _one_by_one(run, problem.client_metrics),
+    }
+    if setup.tuned_fine_tuner is not None:
+        scores["tuned"] = _one_by_one(run, of_tuned)
+    return scores, {stage: tuning if stage == "tuned" else StageCosts() for stage in scores}
 
 
 def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
@@ -110,8 +150,15 @@ def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, n
     return values[there], weights[there]
 
 
-def _over_ranks(setup: Setup, mine: StageCosts) -> StageCosts:
-    """Add up what every rank counted; the seconds are those of the slowest. Collective."""
+def _over_ranks(
+    setup: Setup, scores: Mapping[str, Mapping[str, torch.Tensor]], costs: Mapping[str, StageCosts]
+) -> Stages:
+    """Gather what every rank scored; add up what it counted. The seconds are those of the slowest. Collective."""
+    of_all = {stage: _gather(setup, of_stage) for stage, of_stage in scores.items()}
+    return Stages(of_all, {stage: _total(setup, cost) if stage == "tuned" else cost for stage, cost in costs.items()})
+
+
+def _total(setup: Setup, mine: StageCosts) -> StageCosts:
     counts = torch.tensor([mine.shared_gradients, mine.local_gradients], dtype=torch.float64)
     of_shared, of_local = setup.communicator.allreduce(counts, "sum").tolist()
     seconds = setup.communicator.allreduce(torch.tensor([mine.seconds], dtype=torch.float64), "max")
@@ -149,10 +196,11 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int, costs: Stag
     return shared, local
 
 
-def _gather(setup: Setup, score: Callable[[int], Mapping[str, float]]) -> dict[str, np.ndarray]:
-    """Score the clients of this rank; return {metric: (N,)} on every rank, in client order."""
-    rows = [score(client) for client in setup.problem.clients]
-    names = list(rows[0])
-    mine = torch.tensor([[row[name] for name in names] for row in rows], dtype=torch.float64)
-    everyone = setup.communicator.allgather_rows(mine).numpy()
-    return {name: np.ascontiguousarray(everyone[:, column]) for column, name in enumerate(names)}
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+
+
+def _gather(setup: Setup, mine: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """From {metric: (C,)} on every rank to {metric: (N,)} in client order. Collective."""
+    everyone = setup.communicator.allgather_rows(torch.stack(list(mine.values()), dim=1)).numpy()
+    return {name: np.ascontiguousarray(everyone[:, column]) for column, name in enumerate(mine)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,7 +13,7 @@ import torch
 from ppfl.core.params import num_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -81,14 +80,10 @@ class Ledger:
         self._limit = math.inf
         self._gradients: dict[tuple[int, int], tuple[float, float]] = {}
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Count the seconds of what is done inside, and those of them spent in communication."""
-        communicator = self._setup.communicator
-        started, communicated = time.perf_counter(), communicator.seconds
-        yield
-        self.costs.seconds += time.perf_counter() - started
-        self.costs.communication_seconds += communicator.seconds - communicated
+    @property
+    def communication_seconds(self) -> float:
+        """Seconds in collectives and messages so far, whatever they were for."""
+        return self._setup.communicator.seconds
 
     def count_clients(self, num_samples: int, round: int = 0, num_clients: int = 1) -> None:
         """Count the gradients of one call of a client, or of several with as many samples each."""
@@ -160,6 +155,16 @@ class Ledger:
         mine = torch.tensor([getattr(self.costs, name) for name in _OF_CLIENTS], dtype=torch.float64)
         of_all: list[float] = self._setup.communicator.allreduce(mine, "sum").tolist()
         return of_all
+
+
+@contextmanager
+def timed(ledgers: Sequence[Ledger]) -> Iterator[None]:
+    """Count the seconds of what is done inside, and those of them spent in communication; several share them."""
+    started, communicated = time.perf_counter(), ledgers[0].communication_seconds
+    yield
+    for ledger in ledgers:
+        ledger.costs.seconds += (time.perf_counter() - started) / len(ledgers)
+        ledger.costs.communication_seconds += ledger.communication_seconds - communicated
 
 
 _OF_CLIENTS = ("shared_gradients", "local_gradients")

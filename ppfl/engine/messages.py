@@ -76,6 +76,7 @@ class Messages(AsynchronousEngine):
 
     def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
         super().__init__(setup, keeper)
+        self.ledger = Ledger(setup, COORDINATOR)
         num_clients = setup.problem.num_clients
         self._num_applied = torch.zeros(num_clients, dtype=torch.int64)
         self._num_jobs = [0] * num_clients
@@ -89,10 +90,6 @@ class Messages(AsynchronousEngine):
         self._clock_start = self._clock_stopped = time.perf_counter()
         self._downlink_like = self._message()
         self._dtype = next((value.dtype for value in self._like.values()), torch.float32)
-
-    def _open_ledger(self) -> Ledger:
-        """Return a ledger in which rank 0 counts all clients."""
-        return Ledger(self.setup, COORDINATOR)
 
     def __iter__(self) -> Iterator[Scored]:
         """Run all arrivals; see AsynchronousEngine."""

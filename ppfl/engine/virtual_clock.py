@@ -11,6 +11,7 @@ from ppfl.core.agree import SharedUserError
 from ppfl.core.params import flatten, unflatten
 from ppfl.engine.asynchronous import AsynchronousEngine
 from ppfl.engine.checkpoint import agree, name_params, read_params
+from ppfl.engine.ledger import timed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
     from ppfl.engine.checkpoint import Keeper
-    from ppfl.engine.group import Uplink
     from ppfl.engine.ledger import Scored
+    from ppfl.engine.mapping.uplinks import Uplink
     from ppfl.engine.setup import Setup
 
 
@@ -61,7 +62,7 @@ class VirtualClock(AsynchronousEngine):
             for client in self._dispatcher.starters:
                 self._dispatch(client)
         for done in range(self._done + 1, self.setup.num_rounds + 1):
-            with self.ledger.timed():
+            with timed([self.ledger]):
                 finite = self._arrive(done - 1)
             if self._is_due(done, finite):
                 scored = self._score(done, finite)

@@ -14,7 +14,8 @@ import numpy as np
 
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.engine.lockstep import Lockstep, fits, kind_of
+from ppfl.engine.evaluate import score_stages
+from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
 from ppfl.experiment import complete, open_recorder
 from ppfl.pack.board import CLAIMED
 from ppfl.place import Caller, Place
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ppfl.assemble import BuildProblem
     from ppfl.engine.evaluate import Stages
     from ppfl.engine.ledger import Scored
-    from ppfl.engine.lockstep import Member
+    from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
     from ppfl.pack.board import RunOfCell
 
@@ -93,18 +94,18 @@ def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
         guests[number].rows.append(scored)
         guests[number].place.told(scored.round)
     ended = []
-    for guest, member in zip(guests, lockstep.members, strict=True):
+    for guest, member in zip(guests, lockstep.runs, strict=True):
         if member.status == "running":
             guest.answer = "stopped"
         else:
             ended.append((guest, member))
     if not ended:
         return
-    for (guest, member), stages in zip(ended, lockstep.stages([member for _, member in ended]), strict=True):
+    for (guest, member), stages in zip(ended, score_stages(regrouped([member for _, member in ended])), strict=True):
         guest.attempt(lambda guest, member=member, stages=stages: _save(guest, member, stages, len(guests)))  # type: ignore[misc]
 
 
-def _save(guest: _Guest, member: Member, stages: Stages, num_together: int) -> None:
+def _save(guest: _Guest, member: Run, stages: Stages, num_together: int) -> None:
     config, out = guest.run.config, guest.place.here
     recorder = open_recorder(guest.place, member.setup, num_together)
     recorder.restore({

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ppfl.core.plugins import discover
+from ppfl.engine.run import play_round
 from tests.algorithms.cases import NAMES, PROBLEMS, QUADRATIC, sections
 from tests.engine.build import engine
 from tests.ranks import on_ranks
@@ -105,7 +106,7 @@ def test_uplinks_have_memory_of_their_own(name: str, problem: str) -> None:
         uplink, new = setup.algorithm.client(setup.problem, message, state, data, draws)
         kept = {value.data_ptr() for params in (message, *state.values(), *new.values()) for value in params.values()}
         assert not kept & {value.data_ptr() for value in uplink.values() if value.numel()}
-        running._round(round)
+        play_round([running], round)
 
 
 @pytest.mark.parametrize(("name", "problem"), EACH)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -199,6 +200,40 @@ def test_all_at_once_gives_the_bits_of_one_by_one(values: list[float], power: in
     terms = [torch.tensor([value], dtype=torch.float64) for value in values]
     assert torch.equal(exact_sums(torch.stack(terms)[None])[0], total(terms))
     assert torch.equal(total(terms), total(terms[::-1]))
+
+
+@given(st.lists(WIDE, min_size=1, max_size=6), st.integers(-130, 10), st.lists(st.integers(0, 5), max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_rows_give_the_bits_of_one_by_one(values: list[float], power: int, cuts: list[int]) -> None:
+    """Whatever is added as rows and whatever by itself, and whatever was there before."""
+    values = [*values, 1.0, 0.0, math.ldexp(1.0, power), math.ldexp(0.75, power)]
+    terms = torch.tensor([[value, -value / 3, 1e-7 * value] for value in values], dtype=torch.float64)
+    weights = torch.arange(1, len(values) + 1, dtype=torch.float64)
+    wanted, found = ExactSum(3), ExactSum(3)
+    for term, weight in zip(terms, weights.tolist(), strict=True):
+        wanted.add(term, weight=weight)
+    edges = sorted({0, len(values), *(min(cut, len(values)) for cut in cuts)})
+    for number, (start, stop) in enumerate(pairwise(edges)):
+        if number % 2:
+            for row in range(start, stop):
+                found.add(terms[row], weight=float(weights[row]))
+        else:
+            found.add_rows(terms[start:stop], weights[start:stop])
+    assert torch.equal(found.reduce(SoloCommunicator()), wanted.reduce(SoloCommunicator()))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_row_that_is_not_finite_makes_the_sum_nan(value: float) -> None:
+    sums = ExactSum(2)
+    sums.add_rows(torch.tensor([[1.0, 2.0], [value, 0.0]], dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+    assert sums.reduce(SoloCommunicator()).isnan().all()
+
+
+def test_more_rows_than_a_float64_counts_exactly() -> None:
+    value, count = math.ldexp(1.0, 39) - 1, 5000
+    sums = ExactSum(1)
+    sums.add_rows(torch.full((count, 1), value, dtype=torch.float64), torch.ones(count, dtype=torch.float64))
+    assert sums.reduce(SoloCommunicator()).tolist() == [float(Fraction(count) * Fraction(value))]
 
 
 @pytest.mark.parametrize("tiny_rank", [None, 0, 2])

@@ -14,9 +14,9 @@ from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.exact_sum import ExactSum, exact_sums
 from ppfl.engine.evaluate import score_stages
-from ppfl.engine.lanes import Lanes, as_lanes, values_of
 from ppfl.engine.ledger import Scored, StageCosts
-from ppfl.engine.lockstep import Lockstep, fits, kind_of
+from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
+from ppfl.engine.mapping.lanes import Lanes, as_lanes, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.grid import load_cells
@@ -80,8 +80,8 @@ def assert_bits_of_single_runs(runs: list[Setup]) -> None:
     got: list[list[Scored]] = [[] for _ in runs]
     for number, scored in together.run():
         got[number].append(scored)
-    stages = together.stages(together.members)
-    for setup, member, scores, mine in zip(runs, together.members, got, stages, strict=True):
+    stages = score_stages(regrouped(together.runs))
+    for setup, member, scores, mine in zip(runs, together.runs, got, stages, strict=True):
         alone = Synchronous(setup)
         assert [content(scored) for scored in scores] == [content(scored) for scored in alone]
         assert member.status == alone.status
@@ -89,8 +89,8 @@ def assert_bits_of_single_runs(runs: list[Setup]) -> None:
             assert torch.equal(member.server["shared"][name], value)
         for client in alone.group.clients:
             for name, value in alone.group.state(client)["local"].items():
-                assert torch.equal(member.state(client)["local"][name], value)
-        wanted = score_stages(setup, alone.group, alone.server)
+                assert torch.equal(member.group.state(client)["local"][name], value)
+        wanted = score_stages([alone])[0]
         assert mine.scores.keys() == wanted.scores.keys()
         for stage, metrics in wanted.scores.items():
             for name, values in metrics.items():
@@ -119,7 +119,7 @@ def test_runs_that_send_different_names_are_refused(tmp_path: Path) -> None:
     """Also where the first run has the fewest."""
     for odd in (0, 1):
         together = Lockstep(setups(tmp_path, grid={"seed": [0, 1]}))
-        server = together.members[odd].server
+        server = together.runs[odd].server
         server["shared"] = {**server["shared"], "extra": torch.zeros(3)}
         with pytest.raises(ValueError, match=r"one run has .*extra"):
             list(together.run())
@@ -133,7 +133,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     got: list[list[Scored]] = [[] for _ in runs]
     for number, scored in together.run():
         got[number].append(scored)
-    assert [member.status for member in together.members] == ["complete", "diverged", "complete", "diverged"]
+    assert [member.status for member in together.runs] == ["complete", "diverged", "complete", "diverged"]
     for setup, scores in zip(runs, got, strict=True):
         assert [content(scored) for scored in scores] == [content(scored) for scored in Synchronous(setup)]
 
@@ -143,7 +143,7 @@ def test_runs_that_stop_are_left_running(tmp_path: Path) -> None:
     asked = iter([False, False, True])
     for _ in together.run(lambda: next(asked)):
         pass
-    assert {member.status for member in together.members} == {"running"}
+    assert {member.status for member in together.runs} == {"running"}
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_stages_are_theta_with_initial_own_and_tuned_local_parameters(tmp_path: 
     theta = run.server["shared"]["theta"].numpy()
     own = [run.group.state(client)["local"]["w"].numpy() for client in range(3)]
     assert all(np.linalg.norm(w) > 0 for w in own)
-    found = score_stages(run.setup, run.group, run.server).scores
+    found = score_stages([run])[0].scores
     zero = np.zeros_like(own[0])
     expected = {
         "global": [loss(client, theta, zero) for client in clients],
@@ -142,7 +142,7 @@ def test_the_training_of_the_final_stage_is_counted(name: str, tuner: dict[str, 
             communicator, problem=problem, algorithm=algorithm, rounds=1, evaluate={"every": 1, "tuned": tuned}
         )
         list(running)
-        return score_stages(running.setup, running.group, running.server).costs, running.setup.problem.num_train_samples
+        return score_stages([running])[0].costs, running.setup.problem.num_train_samples
 
     found, sizes = on_ranks(1, costs)[0]
     num_calls = 2 * sum(-(-size // 40) for size in sizes)

@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ppfl.cli import main
 from ppfl.engine.group import ClientGroup
+from ppfl.engine.mapping.inputs import ClientInputs
 from ppfl.launcher import launched_as
 
 
@@ -45,18 +47,26 @@ def fail(how: str) -> None:
 
 def prepare(how: str, from_round: int) -> None:
     """Have this process fail, or stay, when it gets to a round."""
-    original = ClientGroup._data
+    of_job, of_round = ClientInputs.data, ClientGroup.step
     stayed = set[str]()
 
-    def data(self: ClientGroup, client: int, round: int) -> Any:
+    def act(round: int) -> None:
         if round >= from_round and "/" not in how:
             fail(how)
         elif round >= from_round and how not in stayed:
             stayed.add(how)
             stay(Path(how))
-        return original(self, client, round)
 
-    ClientGroup._data = data  # type: ignore[method-assign]
+    def data(self: ClientInputs, client: int, round: int) -> Any:
+        act(round)
+        return of_job(self, client, round)
+
+    def step(self: ClientGroup, message: Any, cohort: frozenset[int], round: int) -> Iterator[Any]:
+        act(round)
+        return of_round(self, message, cohort, round)
+
+    ClientInputs.data = data  # type: ignore[method-assign]
+    ClientGroup.step = step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any, cast
 import torch
 
 _ELEMENTWISE: frozenset[Any] = frozenset({
-    torch.where, torch.maximum, torch.minimum, torch.zeros_like, torch.ones_like, torch.abs, torch.sqrt,
+    torch.where, torch.maximum, torch.minimum, torch.zeros_like, torch.ones_like, torch.abs, torch.sqrt, torch.clone,
+    torch.clamp,
 })  # fmt: skip
 
 
@@ -33,8 +34,11 @@ class Lanes:
             return _elementwise(function, args, kwargs)
         if function is torch.linalg.vector_norm and args[0].ndim == 1 and len(args) == 1 and not kwargs:
             return Lanes(torch.linalg.vector_norm(args[0].values, dim=-1))
-        if function is torch.cat and len(args[0]) == 1 and not kwargs:
-            return Lanes(args[0][0].values.clone())
+        if function is torch.cat and all(isinstance(x, Lanes) and x.ndim == 1 for x in args[0]) and not kwargs:
+            return Lanes(torch.cat([x.values for x in args[0]], dim=1))
+        if function is torch.split and args[0].ndim == 1 and len(args) == 2 and kwargs.get("dim", 0) == 0:
+            # in memory of their own, as lanes are: kernels round differently for other alignments
+            return tuple(Lanes(piece.contiguous()) for piece in torch.split(args[0].values, args[1], dim=1))
         return _one_by_one(function, args, kwargs)
 
     @property
@@ -51,6 +55,20 @@ class Lanes:
     def dtype(self) -> torch.dtype:
         """Of all lanes."""
         return self.values.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getattr__(self, name: str) -> Callable[..., Lanes]:
+        """Any other method of a tensor, lane after lane; what works in place would change copies."""
+        method = getattr(torch.Tensor, name, None)
+        if name.startswith("__") or name.endswith("_") or not callable(method):
+            raise AttributeError(f"lanes have no {name}")
+        return lambda *args, **kwargs: _one_by_one(method, (self, *args), kwargs)
+
+    def clone(self) -> Lanes:
+        """Copy all lanes."""
+        return Lanes(self.values.clone())
 
     def numel(self) -> int:
         """Return the number of elements of one lane."""
@@ -83,6 +101,12 @@ class Lanes:
     def __mul__(self, other: Any) -> Lanes:
         return _elementwise(torch.mul, (self, other), {})
 
+    def __rsub__(self, other: float) -> Lanes:
+        return Lanes(other - self.values)
+
+    def __rtruediv__(self, other: float) -> Lanes:
+        return Lanes(other / self.values)
+
     __radd__ = __add__
     __rmul__ = __mul__
 
@@ -103,6 +127,9 @@ class Lanes:
 
     def __lt__(self, other: Any) -> Lanes:
         return _elementwise(torch.lt, (self, other), {})
+
+    def __ge__(self, other: Any) -> Lanes:
+        return _elementwise(torch.ge, (self, other), {})
 
     def __gt__(self, other: Any) -> Lanes:
         return _elementwise(torch.gt, (self, other), {})

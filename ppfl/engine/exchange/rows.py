@@ -1,0 +1,58 @@
+"""A row a client, for attackers and for rules that look at each of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
+from ppfl.core.agree import SharedUserError
+from ppfl.core.client_matrix import ClientMatrix
+from ppfl.core.params import flatten
+from ppfl.core.pre_aggregator import Moment
+from ppfl.engine.exchange.attackers import attack, hostile_rows, name_of_row
+from ppfl.engine.mapping.uplinks import UplinkRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ppfl.core.types import Params
+    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.engine.setup import Setup
+
+
+def by_rule(
+    setup: Setup, uplinks: Iterable[AnyUplink], cohort: list[int], like: Params, round: int
+) -> tuple[torch.Tensor, int]:
+    """Return the aggregate of all rows, those of attackers included, (D,), and how many of them are not finite.
+
+    NaN where they cannot be aggregated, since the honest clients have diverged. Collective.
+    """
+    rows = (flatten(params) for uplink in uplinks for params in _params_of(uplink))
+    num_rows = sum(client in setup.problem.clients for client in cohort)
+    moment = Moment(setup.problem.seed, round)
+    vector = flatten(like)
+    sent = ClientMatrix.from_stream(setup.communicator, rows, num_rows, vector, setup.bucket_bytes)
+    matrix = attack(setup, sent, cohort, moment)
+    num_nonfinite = int((~setup.aggregator.finite(matrix)).sum())
+    try:
+        return setup.aggregator(matrix, moment), num_nonfinite
+    except NotFiniteError as error:
+        hostile = hostile_rows(setup, cohort)
+        if all(hostile[row] for row in error.rows):
+            names = ", ".join(name_of_row(setup, cohort, row) for row in error.rows)
+            raise SharedUserError(
+                f"round {round + 1}: NaN or inf from {names}, which the mean does not survive; "
+                f"use another aggregator than 'mean', or something before it"
+            ) from error
+    except TooFewVectorsError:
+        pass
+    return torch.full_like(vector, math.nan), num_nonfinite
+
+
+def _params_of(uplink: AnyUplink) -> Iterable[Params]:
+    if isinstance(uplink, UplinkRows):
+        return (one.params for one in uplink.one_by_one())
+    return (uplink.params,)

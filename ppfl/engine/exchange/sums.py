@@ -1,0 +1,51 @@
+"""The weighted mean of a cohort, by exact sums: the same bits in whatever order and on whatever ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.exact_sum import ExactSum, exact_sums
+from ppfl.engine.mapping.uplinks import Uplink, UplinkRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ppfl.core.types import Params
+    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.engine.setup import Setup
+
+
+def weighted_mean(setup: Setup, uplinks: Iterable[AnyUplink], cohort: frozenset[int], like: Params) -> torch.Tensor:
+    """Return Σ_m n_m x_m / Σ_m n_m, (D,) float64, accumulated as uplinks are produced. Collective.
+
+    Products with whole numbers lose nothing. What comes as the sum over a chunk of clients was added up by their
+    method, in the precision of the run.
+    """
+    first = next(iter(like.values()))
+    total = ExactSum(sum(value.numel() for value in like.values()), first.device)
+    for uplink in uplinks:
+        if isinstance(uplink, UplinkRows):
+            weights = [setup.client_weights[client] for client in uplink.clients]
+            total.add_rows(_matrix(uplink), torch.tensor(weights, dtype=torch.float64))
+        else:
+            weight = setup.client_weights[uplink.client] if isinstance(uplink, Uplink) else 1.0
+            total.add(*uplink.params.values(), weight=weight)
+    return total.reduce(setup.communicator, setup.bucket_bytes) / _total_weight(setup, cohort)
+
+
+def weighted_means(setups: Sequence[Setup], uplinks: Sequence[UplinkRows]) -> torch.Tensor:
+    """Return the same for several runs whose clients are all in this process and take part, (R, D)."""
+    weights = torch.tensor([setup.client_weights for setup in setups], dtype=torch.float64)
+    terms = torch.stack([_matrix(rows) for rows in uplinks]) * weights.unsqueeze(-1)
+    return exact_sums(terms) / weights.sum(dim=1, keepdim=True)
+
+
+def _total_weight(setup: Setup, cohort: frozenset[int]) -> float:
+    return sum(setup.client_weights[client] for client in sorted(cohort))
+
+
+def _matrix(rows: UplinkRows) -> torch.Tensor:
+    """Return a vector a client, (C, D) float64."""
+    return torch.cat([value.reshape(len(value), -1) for value in rows.params.values()], dim=1).to(torch.float64)

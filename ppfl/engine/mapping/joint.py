@@ -1,0 +1,44 @@
+"""The weighted sum over a chunk, where that is all that is needed: one pass of the body for all its clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ppfl.engine.mapping.mapping import Mapping
+from ppfl.engine.mapping.states import member, stack_states
+from ppfl.engine.mapping.uplinks import UplinkSum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.core.types import Params, State
+    from ppfl.engine.setup import Setup
+
+
+class Joint(Mapping):
+    """Σ_k v_k uplink_k over the members of a chunk, none of whose uplinks is computed by itself."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._weights = setup.client_weights
+
+    @classmethod
+    def can(cls, setup: Setup) -> bool:
+        """Say whether the method and the problem know such a sum, and nobody looks at single uplinks."""
+        knows = setup.algorithm.sums_clients and setup.problem.has_joint_pass
+        return knows and setup.adds_up and setup.clients_per_chunk > 1
+
+    def __call__(
+        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+    ) -> tuple[list[UplinkSum], State]:
+        """See Mapping."""
+        datas, sizes, draws = self.inputs.of_all(members, round)
+        of_chunk = [member(states, row) for row in range(len(chunk))]
+        rows = [client - chunk.start for client in members]
+        weights = [self._weights[client] for client in members]
+        total, new_states = self.algorithm.client_sum(
+            self.problem, message, [of_chunk[row] for row in rows], datas, draws, weights
+        )
+        for row, new_state in zip(rows, new_states, strict=True):
+            of_chunk[row] = new_state
+        return [UplinkSum(total, tuple(sizes))], stack_states(of_chunk)

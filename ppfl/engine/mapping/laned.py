@@ -1,0 +1,160 @@
+"""Clients as lanes of one computation: of one run, or of several runs whose clients do the same.
+
+What costs time in small runs is not arithmetic but the number of calls. Every client keeps the bits that it has alone.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.engine.mapping.laned_scores import LanedScores
+from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
+from ppfl.engine.mapping.mapping import Mapping
+from ppfl.engine.mapping.states import member, stack_states
+from ppfl.engine.mapping.uplinks import UplinkRows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ppfl.core.problem import Problem
+    from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.engine.setup import Setup
+
+_NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What functions raise that do with tensors what lanes cannot."""
+
+
+class Laned(Mapping):
+    """All clients of this rank are one chunk, and all of them take part."""
+
+    def __init__(self, *setups: Setup) -> None:
+        super().__init__(setups[0])
+        self.setups = setups
+        self.problems = [setup.problem for setup in setups]
+        self.num_clients = len(self.problem.clients)
+        """C, of each run on this rank."""
+        self.data: Data = stack([problem.data(client, 0) for problem in self.problems for client in problem.clients])
+        self._gathered: list[State] = []
+        self._lanes: State = {}
+
+    @classmethod
+    def can(cls, setup: Setup) -> bool:
+        """Say whether data are small and stay, everybody takes part in rounds, and lanes give the bits of a loop."""
+        problem = setup.problem
+        return (
+            problem.fixed_data
+            and not problem.has_samples
+            and setup.device.type == "cpu"
+            and setup.clients_per_chunk == 1
+            and setup.client_state == "device"
+            and setup.asynchronous is None
+            and len(setup.cohort.eligible) == problem.num_clients
+            and setup.cohort.is_full
+            and _are_alike(problem)
+            and _has_the_bits_of_one(setup)
+        )
+
+    def __call__(
+        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+    ) -> tuple[list[UplinkRows], State]:
+        """See Mapping; for one run."""
+        uplinks, new_states = self.step([message], [states], round)
+        return uplinks, new_states[0]
+
+    def step(
+        self, messages: Sequence[Params], states: Sequence[State], round: int
+    ) -> tuple[list[UplinkRows], list[State]]:
+        """Return what the clients of every run send, and their new states, (C, …) each."""
+        draws = self.drawn(lambda problem, client: self.algorithm.draws(problem, client, round, 1))
+        uplinks, lanes = self.algorithm.client(
+            self.problem, self.repeat(messages), self.gather(states), self.data, draws
+        )
+        self._lanes = {group: {name: values_of(value) for name, value in of.items()} for group, of in lanes.items()}
+        self._gathered = [
+            {group: self._of_run(params, run) for group, params in self._lanes.items()} for run in range(len(states))
+        ]
+        sent = {name: values_of(value) for name, value in uplinks.items()}
+        sizes = (1,) * self.num_clients
+        rows = [
+            UplinkRows(problem.clients, self._of_run(sent, run), sizes) for run, problem in enumerate(self.problems)
+        ]
+        return rows, self._gathered
+
+    def gather(self, states: Sequence[State]) -> State:
+        """Return the states of all runs as lanes; without a copy where they are those of last time."""
+        known = len(states) == len(self._gathered)
+        if not known or any(one is not other for one, other in zip(states, self._gathered, strict=True)):
+            self._lanes = {
+                group: {name: torch.cat([state[group][name] for state in states]) for name in params}
+                for group, params in states[0].items()
+            }
+            self._gathered = list(states)
+        return {group: {name: as_lanes(value) for name, value in of.items()} for group, of in self._lanes.items()}
+
+    def repeat(self, messages: Sequence[Params]) -> Params:
+        """Give every client the message of its run; all have the same names."""
+        for message in messages:
+            if message.keys() != messages[0].keys():
+                raise ValueError(f"one run has {', '.join(message)}, another one {', '.join(messages[0])}")
+        stacked = {name: torch.stack([message[name] for message in messages]) for name in messages[0]}
+        return {name: as_lanes(values.repeat_interleave(self.num_clients, dim=0)) for name, values in stacked.items()}
+
+    def drawn(self, draw: Callable[[Problem, int], Draws]) -> Draws:
+        """Draw for every client of every run; runs that share a problem share what is drawn."""
+        of_problems: dict[int, list[Draws]] = {}
+        for problem in self.problems:
+            if id(problem) not in of_problems:
+                of_problems[id(problem)] = [draw(problem, client) for client in problem.clients]
+        return stack([one for problem in self.problems for one in of_problems[id(problem)]])
+
+    @cached_property
+    def scores(self) -> LanedScores | None:
+        """What scores the same clients; None where scores have no such parts, or what is deployed is up to values."""
+        parts = [problem.pure_scores() for problem in self.problems]
+        known = [one for one in parts if one is not None]
+        can = len(known) == len(parts) and not self.algorithm.branches_on_server
+        return LanedScores(self, known) if can else None
+
+    def _of_run(self, params: Params, run: int) -> Params:
+        first = run * self.num_clients
+        return {name: value[first : first + self.num_clients] for name, value in params.items()}
+
+
+def _are_alike(problem: Problem) -> bool:
+    """Say whether the data of all clients of this rank have the same names, shapes and number types."""
+    kinds = {
+        tuple((name, value.shape, value.dtype) for name, value in problem.data(client, 0).items())
+        for client in problem.clients
+    }
+    return len(kinds) == 1
+
+
+def _has_the_bits_of_one(setup: Setup) -> bool:
+    """Try the first round of one client both ways: not all functions of torch can be given lanes."""
+    problem, algorithm = setup.problem, setup.algorithm
+    client, shared = problem.clients.start, problem.init_shared()
+    server = algorithm.init_server(shared, setup.server_optimizer)
+    message, data = algorithm.downlink(server, 0), problem.data(client, 0)
+    state, draws = algorithm.init_client(shared, problem.init_local(client)), algorithm.draws(problem, client, 0, 1)
+    alone = algorithm.client(problem, message, state, data, draws)
+    one_lane = {
+        group: {name: as_lanes(value) for name, value in of.items()} for group, of in stack_states([state]).items()
+    }
+    try:
+        uplinks, states = algorithm.client(problem, stack([message]), one_lane, stack([data]), stack([draws]))
+        found = (
+            {name: values_of(value)[0] for name, value in uplinks.items()},
+            member({group: {n: values_of(v) for n, v in of.items()} for group, of in states.items()}, 0),
+        )
+    except _NOT_FOR_LANES:
+        return False
+    return _bits({"": found[0], **found[1]}) == _bits({"": alone[0], **alone[1]})
+
+
+def _bits(state: State) -> dict[tuple[str, str], bytes]:
+    return {
+        (group, name): value.contiguous().numpy().tobytes() for group, of in state.items() for name, value in of.items()
+    }

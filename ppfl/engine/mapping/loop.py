@@ -1,0 +1,40 @@
+"""One client after the other, each as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ppfl.engine.mapping.inputs import num_samples
+from ppfl.engine.mapping.mapping import Mapping
+from ppfl.engine.mapping.states import member, stack_states
+from ppfl.engine.mapping.uplinks import Uplink
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.core.types import Params, State
+    from ppfl.engine.setup import Setup
+
+
+class Loop(Mapping):
+    """Chunks of one client; serves every run."""
+
+    @classmethod
+    def can(cls, setup: Setup) -> bool:
+        """Say whether chunks have one client."""
+        return setup.clients_per_chunk == 1
+
+    def __call__(
+        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+    ) -> tuple[list[Uplink], State]:
+        """See Mapping."""
+        uplink, state = self.one(chunk[0], member(states, 0), message, round)
+        return [uplink], stack_states([state])
+
+    def one(self, client: int, state: State, message: Params, round: int) -> tuple[Uplink, State]:
+        """Return the uplink and the new state of one client, with data and draws of a round or of a job."""
+        data = self.inputs.data(client, round)
+        size = num_samples(data)
+        draws = self.inputs.draws(client, round, size)
+        uplink, new_state = self.algorithm.client(self.problem, message, state, data, draws)
+        return Uplink(client, uplink, size), new_state

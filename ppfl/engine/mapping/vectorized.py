@@ -1,0 +1,82 @@
+"""A chunk of clients in one call, by `torch.func.vmap`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.errors import UserError
+from ppfl.core.params import map_params
+from ppfl.engine.mapping.inputs import num_samples
+from ppfl.engine.mapping.mapping import Mapping
+from ppfl.engine.mapping.states import member, stack_states
+from ppfl.engine.mapping.uplinks import Uplink
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping as ReadOnly
+    from collections.abc import Sequence
+
+    from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.engine.setup import Setup
+
+
+class Vectorized(Mapping):
+    """All K clients of a chunk side by side, those that do not take part as well; chunks of one call the function."""
+
+    @classmethod
+    def can(cls, setup: Setup) -> bool:
+        """Say whether chunks have several clients."""
+        return setup.clients_per_chunk > 1
+
+    def __call__(
+        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+    ) -> tuple[list[Uplink], State]:
+        """See Mapping."""
+        datas, sizes, draws = self.inputs.of_all(chunk, round)
+        if len(chunk) == 1:
+            uplink, new_state = self.algorithm.client(self.problem, message, member(states, 0), datas[0], draws[0])
+            return [Uplink(chunk[0], uplink, sizes[0])], stack_states([new_state])
+        uplinks, new_states = torch.func.vmap(
+            lambda state, data, draw: self.algorithm.client(self.problem, message, state, data, draw)
+        )(states, _stack_data(datas), _stack_draws(draws, chunk))
+        sampled = torch.tensor([client in members for client in chunk])
+        kept = {
+            name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
+            for name, group in new_states.items()
+        }
+        rows = [chunk.index(client) for client in members]
+        of_members = [
+            Uplink(chunk[row], {name: value[row] for name, value in uplinks.items()}, sizes[row]) for row in rows
+        ]
+        return of_members, kept
+
+
+def _where_first(mask: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    return torch.where(mask.to(new.device).reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _stack_data(datas: list[Data]) -> Data:
+    """Stack the data of K clients; samples are padded to the longest, with weight 0 for rows that are not there."""
+    shapes = {tuple((key, value.shape) for key, value in data.items()) for data in datas}
+    if len(shapes) == 1:
+        return {key: torch.stack([data[key] for data in datas]) for key in datas[0]}
+    longest = max(num_samples(data) for data in datas)
+    stacked = {key: torch.stack([_pad(data[key], longest) for data in datas]) for key in datas[0]}
+    like = next(value for value in datas[0].values() if value.is_floating_point())
+    ones = [_pad(like.new_ones(num_samples(data)), longest) for data in datas]
+    return {**stacked, "weight": torch.stack(ones)}
+
+
+def _pad(value: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat([value, value.new_zeros(length - len(value), *value.shape[1:])])
+
+
+def _stack_draws(draws: list[Draws], chunk: range) -> ReadOnly[str, torch.Tensor]:
+    for key, value in draws[0].items():
+        if any(draw[key].shape != value.shape for draw in draws):
+            raise UserError(
+                f"engine.clients_per_chunk: clients {chunk.start}–{chunk.stop - 1} draw mini-batches of different "
+                f"numbers of samples and cannot be computed together; use 1, or a batch_size that all clients reach"
+            )
+    return {key: torch.stack([draw[key] for draw in draws]) for key in draws[0]}

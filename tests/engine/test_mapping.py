@@ -1,0 +1,133 @@
+"""Which mapping serves a run, and that clients as lanes have the bits that they have one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppfl.assemble import build
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.communicator import Communicator
+from ppfl.engine.evaluate import score_stages
+from ppfl.engine.group import ClientGroup
+from ppfl.engine.mapping import lanes
+from ppfl.engine.mapping.choose import choose_mapping
+from ppfl.engine.mapping.joint import Joint
+from ppfl.engine.mapping.laned import Laned
+from ppfl.engine.mapping.loop import Loop
+from ppfl.engine.mapping.vectorized import Vectorized
+from ppfl.engine.synchronous import Synchronous
+from tests.algorithms.cases import NAMES, QUADRATIC, sections
+from tests.engine.build import config, engine, ffgg
+from tests.ranks import on_ranks
+from tests.supervised_problems import CNN, CONFIG
+
+SMALL = {**QUADRATIC, "clients": 4}
+TUNED = {"evaluate": {"every": 2, "tuned": {"epochs": 2}}}
+FINE_TUNERS: dict[str, dict[str, Any]] = {
+    "exact": {"name": "exact"},
+    "redrawn": {"name": "conjugate_gradient", "steps": 3, "start": "redraw"},
+    "from zero": {"name": "gradient_descent", "steps": 2, "lr": "theory", "start": "zero"},
+    "adam": {"name": "adam", "lr": 0.01, "epochs": 2, "batch_size": "all"},
+}
+
+
+def one_by_one(running: Synchronous) -> Synchronous:
+    """Have the clients of a run that has not begun work one after the other."""
+    setup = running.setup
+    running.group = ClientGroup(setup, setup.problem.init_shared(), Loop(setup))
+    return running
+
+
+def fingerprint(running: Synchronous) -> list[Any]:
+    """Run to the end; return everything but seconds."""
+    found: list[Any] = [
+        (scored.round, name, np.asarray(value).tobytes())
+        for scored in running
+        for name, value in {**scored.metrics, **scored.costs}.items()
+        if "seconds" not in name
+    ]
+    states = {client: running.group.state(client) for client in running.group.clients}
+    for state in (running.server, *states.values()):
+        found += [(group, name, v.numpy().tobytes()) for group, of in state.items() for name, v in of.items()]
+    stages = score_stages([running])[0]
+    found += [(stage, {name: v.tobytes() for name, v in of.items()}) for stage, of in stages.scores.items()]
+    return [*found, [(cost.shared_gradients, cost.local_gradients) for cost in stages.costs.values()], running.status]
+
+
+def assert_lanes_have_the_bits_of_a_loop(**document: Any) -> None:
+    wanted = fingerprint(one_by_one(engine(**document)))
+
+    def on_rank(communicator: Communicator) -> list[Any]:
+        running = engine(communicator, **document)
+        assert isinstance(running.group.mapping, Laned)
+        return fingerprint(running)
+
+    assert fingerprint(engine(**document)) == wanted
+    alone = on_ranks(1, on_rank)[0]
+    assert alone == wanted
+    of_two = on_ranks(2, on_rank)
+    without_states = [one for one in wanted if one[0] not in ("local", "personal", "control", "mixing")]
+    for found in of_two:
+        assert [one for one in found if one[0] not in ("local", "personal", "control", "mixing")] == without_states
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method(name: str) -> None:
+    assert_lanes_have_the_bits_of_a_loop(**{**sections(name, "quadratic"), **TUNED, "rounds": 5})
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("tuner", FINE_TUNERS.values(), ids=FINE_TUNERS)
+def test_every_kind_of_fine_tuning(tuner: dict[str, Any], precision: str) -> None:
+    method = ffgg(tuner, 0.01)
+    assert_lanes_have_the_bits_of_a_loop(problem=SMALL, algorithm=method, precision=precision, **TUNED, rounds=5)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"aggregator": {"name": "median"}},
+        {"byzantine": {"attack": {"name": "sign_flip"}, "clients": 1, "placement": "beside"}},
+        {"weights": "samples"},
+    ],
+    ids=str,
+)
+def test_every_exchange(sections: dict[str, Any]) -> None:
+    assert_lanes_have_the_bits_of_a_loop(
+        problem=SMALL, algorithm=ffgg({"name": "exact"}), **TUNED, rounds=5, **sections
+    )
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"cohort": 2},
+        {"algorithm": ffgg({"name": "lbfgs", "steps": 2}, 0.01)},
+        {"engine": {"client_state": "file"}},
+        {"asynchronous": {"engine": "virtual"}, "compute_times": {"name": "fixed"}},
+    ],
+    ids=str,
+)
+def test_where_lanes_cannot_serve_clients_work_one_after_the_other(sections: dict[str, Any]) -> None:
+    """An automatic gradient is no function of lanes, among them."""
+    document = {"problem": SMALL, "algorithm": ffgg({"name": "exact"}), **sections}
+    assert isinstance(choose_mapping(build(config(**document), SoloCommunicator())), Loop)
+
+
+def test_chunks_are_joint_or_vectorized() -> None:
+    network = {**CONFIG, "model": {**CNN, "channels": [4, 4], "normalization": "none"}}
+    gd = {"name": "gradient_descent", "steps": 1, "lr": 0.1}
+    run = {"problem": network, "algorithm": ffgg(gd, 0.1), "precision": "float32", "engine": {"clients_per_chunk": 2}}
+    assert isinstance(engine(**run).group.mapping, Joint)
+    assert isinstance(engine(**{**run, "aggregator": {"name": "median"}}).group.mapping, Vectorized)
+
+
+def test_a_method_that_gives_lanes_other_bits_is_not_given_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that lanes know, wrongly: seen in the first round of one client, and left to the loop."""
+    total = lanes.Lanes.sum
+    monkeypatch.setattr(lanes.Lanes, "sum", lambda self: lanes.Lanes(total(self).values * (1 + 2**-50)))
+    cg = {"name": "conjugate_gradient", "steps": 3}
+    assert isinstance(engine(problem=SMALL, algorithm=ffgg(cg, 0.01)).group.mapping, Loop)
