@@ -51,7 +51,7 @@ def call(tuner, problem, client, *, shared=None, local=None, round=2):
     local = problem.redraw_local(client, 9) if local is None else local
     data = problem.data(client, round)
     samples = len(data["y"]) if "y" in data else 1
-    return tuner(problem, shared, local, data, tuner.draws(problem, client, round, samples))
+    return tuner(problem, shared, local, data, tuner.draws(problem, client, round, samples)).local
 
 
 def copies(params):
@@ -92,11 +92,11 @@ def test_vectorized_equals_loop_and_inputs_stay(make, name, fields):
     datas = [problem.data(client, 2) for client in clients]
     draws = [tuner.draws(problem, client, 2, 10) for client in clients]
     before = [copies(values) for values in (shared, *locals_, *datas, *draws)]
-    alone = [tuner(problem, shared, *inputs) for inputs in zip(locals_, datas, draws, strict=True)]
+    alone = [tuner(problem, shared, *inputs).local for inputs in zip(locals_, datas, draws, strict=True)]
     for values, old in zip((shared, *locals_, *datas, *draws), before, strict=True):
         assert all(torch.equal(values[key], old[key]) for key in old)
     stacked = [stack(group) for group in (locals_, datas, draws)]
-    together = torch.func.vmap(lambda w, data, draw: tuner(problem, shared, w, data, draw))(*stacked)
+    together = torch.func.vmap(lambda w, data, draw: tuner(problem, shared, w, data, draw).local)(*stacked)
     for client in clients:
         assert together.keys() == locals_[client].keys()
         for key, value in alone[client].items():
@@ -132,12 +132,14 @@ def test_start(name):
 def test_nothing_local(name):
     problem = quadratic(split={"local": []})
     tuner = example(name).resolve(problem)
-    assert tuner(problem, problem.init_shared(), {}, problem.data(0, 0), tuner.draws(problem, 0, 0, 1)) == {}
+    assert tuner(problem, problem.init_shared(), {}, problem.data(0, 0), tuner.draws(problem, 0, 0, 1)).local == {}
 
 
 @pytest.mark.parametrize("name", sorted(FOUND))
 def test_counts_gradients_and_unknown_keys_are_refused(name):
-    count = example(name).num_gradients(10)
+    problem, tuner = problem_for(name), example(name)
+    inputs = problem.init_shared(), problem.redraw_local(0, 9), problem.data(0, 0), tuner.draws(problem, 0, 0, 10)
+    count = tuner(problem, *inputs).num_gradients
     assert count >= 0
     assert (count == 0) == (name == "exact") == example(name).solves_exactly
     with pytest.raises(ValidationError):
@@ -223,12 +225,12 @@ def test_conjugate_gradients_with_a_singular_hessian(dtype):
     data = {key: value.to(dtype) for key, value in problem.data(0, 0).items()}
     data |= {"local_curvature": (B.T @ B).to(dtype), "local_linear": (B.T @ B[:, 0]).to(dtype)}
     theta = {"theta": torch.zeros(5, dtype=dtype)}
-    first = tuner(problem, theta, {"w": torch.zeros(20, dtype=dtype)}, data, {})
+    first = tuner(problem, theta, {"w": torch.zeros(20, dtype=dtype)}, data, {}).local
     accuracy = 100 * torch.finfo(dtype).eps
     assert distance(first, {"w": (torch.linalg.pinv(B) @ B[:, 0]).to(dtype)}) < accuracy
     w = first
     for _ in range(20):
-        w = tuner(problem, theta, w, data, {})
+        w = tuner(problem, theta, w, data, {}).local
     assert distance(w, first) < accuracy
 
 
@@ -236,14 +238,15 @@ def test_conjugate_gradients_do_not_follow_negative_curvature():
     problem, tuner = quadratic(), ConjugateGradient(name="conjugate_gradient", steps=5)
     w, data = problem.redraw_local(0, 9), problem.data(0, 0)
     data = {**data, "local_curvature": -data["local_curvature"]}
-    assert distance(tuner(problem, problem.init_shared(), w, data, {}), w) == 0.0
+    assert distance(tuner(problem, problem.init_shared(), w, data, {}).local, w) == 0.0
 
 
 def test_lbfgs_solves_logistic_regression():
     """It beats gradient descent with as many gradients by far, and gets to a stationary point."""
     problem, tuner = Softmax(), LBFGS(name="lbfgs", steps=60)
     shared = problem.init_shared()
-    budget = math.ceil(tuner.num_gradients(10))
+    draws = tuner.draws(problem, 0, 0, 10)
+    budget = math.ceil(tuner(problem, shared, problem.init_local(0), problem.data(0, 0), draws).num_gradients)
     assert budget == 2 + 60 + 60 * NUM_TRIALS / 3
     for client in range(4):
         norms = []

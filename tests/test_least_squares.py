@@ -202,12 +202,12 @@ def test_iterative_fine_tuners_converge_to_exact_w() -> None:
     problem = least_squares()
     shared, data = problem.init_shared(), problem.data(1, 0)
     start, best = problem.redraw_local(1, 3), problem.exact_local(shared, data)
-    assert all(torch.equal(v, best[n]) for n, v in Exact(name="exact")(problem, shared, start, data, {}).items())
+    assert all(torch.equal(v, best[n]) for n, v in Exact(name="exact")(problem, shared, start, data, {}).local.items())
     for tuner in (
         ConjugateGradient(name="conjugate_gradient", steps=40),
         GradientDescent(name="gradient_descent", steps=4000, lr=0.1),
     ):
-        found = tuner(problem, shared, start, data, {})
+        found = tuner(problem, shared, start, data, {}).local
         assert norm({name: value - best[name] for name, value in found.items()}) < 1e-8, tuner.name
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat, PrivateAttr
 
 from ppfl.core.local_training import LocalTraining, refuse_server_optimizer
-from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.core.method import Algorithm, ClientStep, FineTuner, ServerOptimizer
 from ppfl.core.params import add_scaled, map_params, subtract, zeros_like
 from ppfl.core.plugins import ChosenFrom
 from ppfl.core.rng import generator
@@ -28,17 +28,13 @@ _MOVES = "moves towards the mean"
 class Simultaneous(LocalTraining):
     """(θ_m, w_m) ← (θ_m, w_m) − η ∇f_B(θ_m, w_m), H times from (θ, w_m);  uplink θ − θ_m."""
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, w_m)."""
         shared, local, lr = message, state["local"], step_size(self.lr)
         for batch in self.batches(problem, data, draws):
             of_shared, of_local = problem.gradients(shared, local, batch)
             shared, local = add_scaled(shared, of_shared, -lr), add_scaled(local, of_local, -lr)
-        return subtract(message, shared), {"local": local}
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One of θ and one of w a step."""
-        return self.num_passes(num_samples), self.num_passes(num_samples)
+        return ClientStep(subtract(message, shared), {"local": local}, self.report(draws, of_shared=1, of_local=1))
 
     def curvature(self, constants: Constants) -> float:
         """max_m λ_max(∇² f_m), θ and w taken together."""
@@ -61,14 +57,12 @@ class Alternating(LocalTraining):
         tuning = self.fine_tuner.draws(problem, client, round, num_samples)
         return {**tuning, **super().draws(problem, client, round, num_samples)}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, the tuned w_m)."""
-        local = self.fine_tuner(problem, message, state["local"], data, draws)
-        return subtract(message, self.shared_steps(problem, message, local, data, draws)), {"local": local}
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One of θ a step; those of w are the fine-tuner's."""
-        return self.num_passes(num_samples), self.fine_tuner.num_gradients(num_samples)
+        local, num_gradients = self.fine_tuner(problem, message, state["local"], data, draws)
+        moved = subtract(message, self.shared_steps(problem, message, local, data, draws))
+        report = {**self.report(draws, of_shared=1), "local_gradients": num_gradients}
+        return ClientStep(moved, {"local": local}, report)
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory` here and in the fine-tuner."""
@@ -102,7 +96,7 @@ class ControlVariates(LocalTraining):
         """Return the shapes of θ and c."""
         return self.downlink(server, 0)
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return ((θ − θ_m, change of c_m), (w_m, c_m))."""
         theta, of_server = _without_control(message)
         of_client, shared, local, lr = state["control"], theta, state["local"], step_size(self.lr)
@@ -114,7 +108,8 @@ class ControlVariates(LocalTraining):
             num_steps += 1
         moved = subtract(theta, shared)
         change = add_scaled(map_params(lambda c: -c, of_server), moved, 1.0 / (num_steps * lr))
-        return _with_control(moved, change), {"local": local, "control": add_scaled(of_client, change, 1.0)}
+        new_state = {"local": local, "control": add_scaled(of_client, change, 1.0)}
+        return ClientStep(_with_control(moved, change), new_state, self.report(draws, of_shared=1, of_local=1))
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """Return the next state after a round with all clients."""
@@ -127,10 +122,6 @@ class ControlVariates(LocalTraining):
         moved, change = _without_control(aggregate)
         control = add_scaled(state["control"], change, share)
         return {**optimizer.step(state, moved, 1.0), "control": control}
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One of θ and one of w a step."""
-        return self.num_passes(num_samples), self.num_passes(num_samples)
 
     def curvature(self, constants: Constants) -> float:
         """max_m λ_max(∇² f_m), θ and w taken together."""
@@ -185,15 +176,16 @@ class PenalizedMixture(Algorithm):
         marks = {name: torch.zeros(0) for name, is_so in said.items() if is_so}
         return {_MOVES: torch.zeros(self._num_moves(round)), **marks}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (x_m or nothing, (x_m, w_m))."""
         own, local = self._moved(state["personal"], message, len(draws[_MOVES])), state["local"]
         if _GRADIENT not in draws:
-            return map_params(torch.clone, own) if _SEND in draws else {}, {"local": local, "personal": own}
+            sent = map_params(torch.clone, own) if _SEND in draws else {}
+            return ClientStep(sent, {"local": local, "personal": own})
         step = step_size(self.lr) / (problem.num_clients * (1.0 - self.probability))
         of_own, of_local = problem.gradients(own, local, data)
         own, local = add_scaled(own, of_own, -step), add_scaled(local, of_local, -step)
-        return {}, {"local": local, "personal": own}
+        return ClientStep({}, {"local": local, "personal": own}, {"shared_gradients": 1.0, "local_gradients": 1.0})
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """x̄ ← aggregate of the x_m where they were sent; one move more after an averaging round."""
@@ -207,14 +199,6 @@ class PenalizedMixture(Algorithm):
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """(x_m, w_m)."""
         return self._moved(state["personal"], server["shared"], int(server["averaging"]["moves"])), state["local"]
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """1 − p on average, of x_m and of w_m."""
-        return 1.0 - self.probability, 1.0 - self.probability
-
-    def num_gradients_in(self, round: int, num_samples: int) -> tuple[float, float]:
-        """One of each in a round that does not average, none in others."""
-        return (0.0, 0.0) if self._averages(round) else (1.0, 1.0)
 
     def under_plain_mean(self) -> Self:
         """Send only what changes x̄, and x̄ only to those who need it."""

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, NonNegativeFloat
 
 from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, inner, map_params, subtract
 from ppfl.core.step_sizes import step_size
 
@@ -36,7 +37,7 @@ class APFL(LocalTraining):
         like = next(iter(shared.values()))
         return {"local": local, "personal": shared, "mixing": {"alpha": torch.full_like(like.sum(), self.mixing)}}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, (v_m, α))."""
         shared, personal, alpha, lr = message, state["personal"], state["mixing"]["alpha"], step_size(self.lr)
         for batch in self.batches(problem, data, draws):
@@ -45,15 +46,12 @@ class APFL(LocalTraining):
             slope = inner(subtract(personal, shared), of_mixture)
             shared, personal = add_scaled(shared, of_shared, -lr), add_scaled(personal, of_mixture, -lr * alpha)
             alpha = torch.clamp(alpha - self.mixing_lr * slope, 0.0, 1.0)
-        return subtract(message, shared), {"local": state["local"], "personal": personal, "mixing": {"alpha": alpha}}
+        new_state = {"local": state["local"], "personal": personal, "mixing": {"alpha": alpha}}
+        return ClientStep(subtract(message, shared), new_state, self.report(draws, of_shared=2))
 
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """α v_m + (1 − α) θ."""
         return _mix(state["personal"], server["shared"], state["mixing"]["alpha"]), state["local"]
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One at θ_m and one at the mixture a step."""
-        return 2.0 * self.num_passes(num_samples), 0.0
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import NonNegativeFloat
 
 from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import step_size
 
@@ -31,7 +32,7 @@ class Ditto(LocalTraining):
         """v_m = θ_0."""
         return {"local": local, "personal": shared}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, v_m)."""
         shared = self.shared_steps(problem, message, state["local"], data, draws)
         personal = state["personal"]
@@ -39,15 +40,12 @@ class Ditto(LocalTraining):
             gradient = problem.shared_gradient(personal, state["local"], batch)
             gradient = add_scaled(gradient, subtract(personal, message), self.penalty)
             personal = add_scaled(personal, gradient, -step_size(self.lr))
-        return subtract(message, shared), {"local": state["local"], "personal": personal}
+        new_state = {"local": state["local"], "personal": personal}
+        return ClientStep(subtract(message, shared), new_state, self.report(draws, of_shared=2))
 
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """v_m."""
         return state["personal"], state["local"]
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One for θ_m and one for v_m a step."""
-        return 2.0 * self.num_passes(num_samples), 0.0
 
     def curvature(self, constants: Constants) -> float:
         """max_m λ_max(∇² f_m) + λ."""

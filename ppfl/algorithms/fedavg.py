@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Self
 
 from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.method import ClientStep
 from ppfl.core.params import subtract
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ class FedAvg(LocalTraining):
 
     name: Literal["fedavg"]
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, nothing local)."""
-        return subtract(message, self.shared_steps(problem, message, state["local"], data, draws)), state
+        moved = subtract(message, self.shared_steps(problem, message, state["local"], data, draws))
+        return ClientStep(moved, state, self.report(draws, of_shared=1))
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""

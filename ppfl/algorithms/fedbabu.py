@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from ppfl.core.local_training import LocalTraining, require_local_side
-from ppfl.core.method import FineTuner
+from ppfl.core.method import ClientStep, FineTuner
 from ppfl.core.params import subtract
 from ppfl.core.plugins import ChosenFrom
 
@@ -31,9 +31,10 @@ class FedBABU(LocalTraining):
         """Return the fine-tuner of the final stage."""
         return self.fine_tuner
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, the head as it was)."""
-        return subtract(message, self.shared_steps(problem, message, state["local"], data, draws)), state
+        moved = subtract(message, self.shared_steps(problem, message, state["local"], data, draws))
+        return ClientStep(moved, state, self.report(draws, of_shared=1))
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`, 1/max_m λ_max(∇²_11 f_m); refuse splits whose local layers are not at the output side."""

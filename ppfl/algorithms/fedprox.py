@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import NonNegativeFloat
 
 from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import step_size
 
@@ -27,14 +28,14 @@ class FedProx(LocalTraining):
     penalty: NonNegativeFloat
     """μ, weight of ½‖θ_m − θ‖²."""
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, nothing local)."""
         shared = message
         for batch in self.batches(problem, data, draws):
             gradient = problem.shared_gradient(shared, state["local"], batch)
             gradient = add_scaled(gradient, subtract(shared, message), self.penalty)
             shared = add_scaled(shared, gradient, -step_size(self.lr))
-        return subtract(message, shared), state
+        return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
 
     def curvature(self, constants: Constants) -> float:
         """max_m λ_max(∇² f_m) + μ."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.core.method import Algorithm, ClientStep, FineTuner, JointStep, Report, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom
 from ppfl.core.step_sizes import resolve_shared_lr, step_size
 
@@ -39,31 +39,30 @@ class FFGG(Algorithm):
         """Return what the fine-tuner draws."""
         return self.fine_tuner.draws(problem, client, round, num_samples)
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
-        """Return (∇_1 f_m(θ, w_m) at the tuned w_m, the tuned w_m)."""
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+        """Return ∇_1 f_m(θ, w_m) at the tuned w_m, and the tuned w_m."""
         once = problem.shared_pass(message, data)
-        local = self.fine_tuner(problem, message, state["local"], once.data, draws)
-        return once.shared_gradient(local), {"local": local}
+        local, num_gradients = self.fine_tuner(problem, message, state["local"], once.data, draws)
+        report = {"shared_gradients": 1.0, "local_gradients": num_gradients}
+        return ClientStep(once.shared_gradient(local), {"local": local}, report)
 
     def client_sum(
         self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
         weights: list[float],
-    ) -> tuple[Params, list[State]]:  # fmt: skip
-        """Return (Σ_k v_k ∇_1 f_k(θ, w_k), the tuned w_k): the clients' samples share one way forth and one back."""
+    ) -> JointStep:  # fmt: skip
+        """Return Σ_k v_k ∇_1 f_k(θ, w_k) and the tuned w_k: the clients' samples share one way forth and one back."""
         once = problem.joint_pass(message, datas)
         tuned = [
             self.fine_tuner(problem, message, state["local"], data, draw)
             for state, data, draw in zip(states, once.datas, draws, strict=True)
         ]
-        return once.shared_gradient(tuned, weights), [{"local": local} for local in tuned]
+        total = once.shared_gradient([one.local for one in tuned], weights)
+        reports: list[Report] = [{"shared_gradients": 1.0, "local_gradients": one.num_gradients} for one in tuned]
+        return JointStep(total, [{"local": one.local} for one in tuned], reports)
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """θ ← θ − γ · direction of the server optimizer."""
         return optimizer.step(state, aggregate, step_size(self.lr))
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One gradient of θ; those of w are the fine-tuner's."""
-        return 1.0, self.fine_tuner.num_gradients(num_samples)
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> FFGG:
         """Fill in `theory` and refuse γ > 2/λ_max(mean S_m) where that must diverge."""

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.core.method import Algorithm, ClientStep, FineTuner, ServerOptimizer
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.plugins import ChosenFrom
 from ppfl.core.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
+    import torch
+
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -46,23 +48,22 @@ class LocalFFGG(Algorithm):
             drawn |= {f"{step}/{name}": value for name, value in one.items()}
         return drawn
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, w_m)."""
         shared, local = message, state["local"]
+        num_gradients: float | torch.Tensor = 0.0
         for step in range(self.local_steps):
             own = {name.removeprefix(f"{step}/"): v for name, v in draws.items() if name.startswith(f"{step}/")}
             once = problem.shared_pass(shared, data)
-            local = self.fine_tuner(problem, shared, local, once.data, own)
+            local, num_tuning = self.fine_tuner(problem, shared, local, once.data, own)
+            num_gradients = num_gradients + num_tuning
             shared = add_scaled(shared, once.shared_gradient(local), -step_size(self.lr))
-        return subtract(message, shared), {"local": local}
+        report = {"shared_gradients": float(self.local_steps), "local_gradients": num_gradients}
+        return ClientStep(subtract(message, shared), {"local": local}, report)
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """θ ← θ − direction of the server optimizer."""
         return optimizer.step(state, aggregate, 1.0)
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One of θ and one fine-tuning a repetition."""
-        return float(self.local_steps), self.local_steps * self.fine_tuner.num_gradients(num_samples)
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> LocalFFGG:
         """Fill in `theory`; with H = 1 refuse γ > 2/λ_max(mean S_m) where that must diverge."""

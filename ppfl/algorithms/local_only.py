@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from ppfl.core.local_training import LocalTraining, refuse_server_optimizer
+from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled
 from ppfl.core.step_sizes import refuse_divergence, step_size
 
@@ -35,13 +36,13 @@ class LocalOnly(LocalTraining):
         """Return nothing."""
         return {}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (nothing, (θ_m, w_m))."""
         own, local, lr = state["personal"], state["local"], step_size(self.lr)
         for batch in self.batches(problem, data, draws):
             of_own, of_local = problem.gradients(own, local, batch)
             own, local = add_scaled(own, of_own, -lr), add_scaled(local, of_local, -lr)
-        return {}, {"local": local, "personal": own}
+        return ClientStep({}, {"local": local, "personal": own}, self.report(draws, of_shared=1, of_local=1))
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """Return θ as it is."""
@@ -50,10 +51,6 @@ class LocalOnly(LocalTraining):
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """(θ_m, w_m)."""
         return state["personal"], state["local"]
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One of θ_m and one of w a step."""
-        return self.num_passes(num_samples), self.num_passes(num_samples)
 
     def curvature(self, constants: Constants) -> float:
         """max_m λ_max(∇² f_m), θ and w taken together."""

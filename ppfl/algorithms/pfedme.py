@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import PositiveFloat, PositiveInt
 
 from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import resolve_training_lr, step_size
 
@@ -37,7 +38,7 @@ class PFedMe(LocalTraining):
         """v_m = θ_0."""
         return {"local": local, "personal": shared}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, the last v_m)."""
         shared, personal = message, state["personal"]
         for batch in self.batches(problem, data, draws):
@@ -47,15 +48,12 @@ class PFedMe(LocalTraining):
                 gradient = add_scaled(gradient, subtract(personal, shared), self.penalty)
                 personal = add_scaled(personal, gradient, -step_size(self.inner_lr))
             shared = add_scaled(shared, subtract(shared, personal), -step_size(self.lr) * self.penalty)
-        return subtract(message, shared), {"local": state["local"], "personal": personal}
+        new_state = {"local": state["local"], "personal": personal}
+        return ClientStep(subtract(message, shared), new_state, self.report(draws, of_shared=self.inner_steps))
 
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """v_m."""
         return state["personal"], state["local"]
-
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """K a step."""
-        return self.inner_steps * self.num_passes(num_samples), 0.0
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`; refuse local parameters."""

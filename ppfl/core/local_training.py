@@ -15,7 +15,9 @@ from ppfl.core.step_sizes import resolve_training_lr, step_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ppfl.core.method import ServerOptimizer
+    import torch
+
+    from ppfl.core.method import Report, ServerOptimizer
     from ppfl.core.problem import Constants, Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -79,14 +81,18 @@ class LocalTraining(Algorithm):
         """θ ← θ − direction of the server optimizer."""
         return optimizer.step(state, aggregate, 1.0)
 
-    def num_passes(self, num_samples: int) -> float:
-        """Gradients over all S samples that the steps of a round amount to."""
+    def num_passes(self, draws: Draws) -> float:
+        """Return the gradients over all S samples that the steps of a round amount to."""
+        if self.batch_size == "all":
+            return float(self._num_steps(1))
+        num_samples = draws[_ORDER].shape[1]
         epochs, rest = divmod(self._num_steps(num_samples), self._steps_an_epoch(num_samples))
-        return epochs + (rest * self.batch_size / num_samples if self.batch_size != "all" and rest else 0.0)
+        return epochs + (rest * self.batch_size / num_samples if rest else 0.0)
 
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """One of θ a step and none of w."""
-        return self.num_passes(num_samples), 0.0
+    def report(self, draws: Draws, of_shared: float = 0.0, of_local: float | torch.Tensor = 0.0) -> Report:
+        """Return the gradients of a round, given how many of θ and of w a step computes."""
+        passes = self.num_passes(draws)
+        return {"shared_gradients": of_shared * passes, "local_gradients": of_local * passes}
 
     def curvature(self, constants: Constants) -> float:
         """Return max_m λ_max of the Hessian of what the steps descend: f_m in θ, with w as it is."""

@@ -7,7 +7,8 @@ randomness of their own: whatever is random comes in through `draws`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import PositiveFloat
 
@@ -15,10 +16,51 @@ from ppfl.core.params import add_scaled
 from ppfl.core.plugins import PlugIn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
 
 _PREFIX = "optimizer."
+
+Report: TypeAlias = "Mapping[str, float | torch.Tensor]"
+"""Named scalars that one client tells of one call: numbers, or tensors () where they depend on values.
+
+`shared_gradients` and `local_gradients` are counted as costs: gradients of θ and of w that it computed, in units of one
+over all S samples of its data. Left out means none.
+"""
+
+
+@dataclass(frozen=True)
+class ClientStep:
+    """What one call of a client gives."""
+
+    uplink: Params
+    """What it sends; names of shared parameters only."""
+    state: State
+    """Its next state."""
+    report: Report = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JointStep:
+    """What one call gives for several clients, none of whose uplinks is computed by itself."""
+
+    total: Params
+    """Σ_k v_k uplink_k."""
+    states: list[State]
+    reports: list[Report]
+
+
+class Tuned(NamedTuple):
+    """What a fine-tuner gives."""
+
+    local: Params
+    """w."""
+    num_gradients: float | torch.Tensor
+    """Gradients of w that it computed, in units of one over all S samples of its data."""
 
 
 class FineTuner(PlugIn):
@@ -43,12 +85,8 @@ class FineTuner(PlugIn):
         return {name: draws[name] for name in local}
 
     @abstractmethod
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
-        """Return the tuned w; `local` is where to start, `data` may be advanced."""
-
-    @abstractmethod
-    def num_gradients(self, num_samples: int) -> float:
-        """Gradients of w that one call computes, in units of one gradient over all S samples of its data."""
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+        """Return the tuned w and what it has cost; `local` is where to start, `data` may be advanced."""
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Return this fine-tuner with `theory` step sizes filled in.
@@ -58,7 +96,7 @@ class FineTuner(PlugIn):
         """
         return self
 
-    def __call__(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+    def __call__(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """w ← tune(θ, begin(w)), the part of the model before the first local parameter evaluated once."""
         return self.tune(problem, shared, self.begin(local, draws), problem.advance(shared, data), draws)
 
@@ -138,14 +176,14 @@ class Algorithm(PlugIn):
         return server["shared"]
 
     @abstractmethod
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
-        """Return (uplink, new state) of one client; the uplink has the names of shared parameters only."""
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+        """Return uplink, new state and report of one client."""
 
     def client_sum(
         self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
         weights: list[float],
-    ) -> tuple[Params, list[State]]:  # fmt: skip
-        """Return (Σ_k v_k uplink_k, new states) of several clients, none of whose uplinks is computed by itself.
+    ) -> JointStep:  # fmt: skip
+        """Return Σ_k v_k uplink_k, new states and reports of several clients.
 
         For methods that say `sums_clients`, and problems that say `has_joint_pass`.
         """
@@ -167,14 +205,6 @@ class Algorithm(PlugIn):
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """Return (θ_i, w_i) that this client would deploy now."""
         return server["shared"], state["local"]
-
-    @abstractmethod
-    def num_gradients(self, num_samples: int) -> tuple[float, float]:
-        """Return gradients of θ and of w that one call of `client` computes, in units of one over all S samples."""
-
-    def num_gradients_in(self, round: int, num_samples: int) -> tuple[float, float]:
-        """Return the same for one round, for methods whose rounds compute different things."""
-        return self.num_gradients(num_samples)
 
     def under_plain_mean(self) -> Algorithm:
         """Return this method for runs in which every aggregate is the mean over all clients, attackers on data among

@@ -73,10 +73,6 @@ class MiniBatchFineTuner(FineTuner):
             return
         yield from cut(problem, data, draws[_ORDER], self.batch_size)
 
-    def num_gradients(self, num_samples: int) -> float:
-        """One an epoch: the mini-batches of an epoch cover every sample once."""
-        return float(self.epochs)
-
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse mini-batches on problems that have no samples."""
         refuse_without_samples("fine_tuner.batch_size", self.batch_size, problem)

@@ -93,7 +93,8 @@ def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: 
     num_samples = len(data["y"]) if "y" in data else 1
     for call in range(max(setup.tuned_epochs, 1)):
         draws = tuner.draws(problem, client, setup.num_rounds + call, num_samples)
-        local = tuner.tune(problem, shared, tuner.begin(local, draws) if call == 0 else local, data, draws)
+        start = tuner.begin(local, draws) if call == 0 else local
+        local = tuner.tune(problem, shared, start, data, draws).local
     return local
 
 

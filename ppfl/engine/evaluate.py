@@ -185,11 +185,9 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int, costs: Stag
             num_samples = len(data["y"]) if "y" in data else 1
             draws = tuner.draws(problem, client, setup.num_rounds + applications, num_samples)
             start = tuner.begin(local, draws) if applications == 0 else local
-            local = tuner.tune(problem, shared, start, problem.advance(shared, data), draws)
+            local, num_gradients = tuner.tune(problem, shared, start, problem.advance(shared, data), draws)
             applications += 1
-            of_shared, of_local = setup.num_tuned_gradients(num_samples)
-            costs.shared_gradients += of_shared
-            costs.local_gradients += of_local
+            costs.count(setup, num_gradients)
     if setup.device.type == "cuda":
         torch.cuda.synchronize(setup.device)
     costs.seconds += time.perf_counter() - started

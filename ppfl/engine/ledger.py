@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ppfl.core.method import Report
     from ppfl.core.types import Params
     from ppfl.engine.setup import Setup
 
@@ -64,6 +65,13 @@ class StageCosts:
     seconds: float = 0.0
     """Wall-clock seconds of tuning alone, on the rank that took longest."""
 
+    def count(self, setup: Setup, num_gradients: float | torch.Tensor, num_clients: int = 1) -> None:
+        """Count a call of the fine-tuner; where whole models are tuned these are gradients of θ, as in the rounds."""
+        if setup.tuned_problem is not setup.problem:
+            self.shared_gradients += num_clients * summable(num_gradients)
+        else:
+            self.local_gradients += num_clients * summable(num_gradients)
+
 
 class Ledger:
     """The costs, the scores and the status of one run.
@@ -78,23 +86,22 @@ class Ledger:
         self._setup = setup
         self._coordinator = coordinator
         self._limit = math.inf
-        self._gradients: dict[tuple[int, int], tuple[float, float]] = {}
+        num_local = len(setup.problem.local_names)
+        self._has_side = {
+            "shared_gradients": len(setup.problem.parameter_names()) > num_local,
+            "local_gradients": num_local > 0,
+        }
 
     @property
     def communication_seconds(self) -> float:
         """Seconds in collectives and messages so far, whatever they were for."""
         return self._setup.communicator.seconds
 
-    def count_clients(self, num_samples: int, round: int = 0, num_clients: int = 1) -> None:
-        """Count the gradients of one call of a client, or of several with as many samples each."""
-        key = num_samples, round
-        if key not in self._gradients:
-            if len(self._gradients) > _MAX_KNOWN:
-                self._gradients.clear()
-            self._gradients[key] = self._setup.num_gradients(num_samples, round)
-        of_shared, of_local = self._gradients[key]
-        self.costs.shared_gradients += num_clients * of_shared
-        self.costs.local_gradients += num_clients * of_local
+    def count_client(self, report: Report) -> None:
+        """Count the gradients that a client tells of in a report; none of a side without parameters."""
+        for name in _OF_CLIENTS:
+            if name in report and self._has_side[name]:
+                setattr(self.costs, name, getattr(self.costs, name) + summable(report[name]))
 
     def count_messages(self, downlink: Params, uplink: Params, num_clients: int) -> None:
         """Count what was sent to as many clients, and what they sent."""
@@ -167,6 +174,9 @@ def timed(ledgers: Sequence[Ledger]) -> Iterator[None]:
         ledger.costs.communication_seconds += ledger.communication_seconds - communicated
 
 
+def summable(count: float | torch.Tensor) -> float:
+    """Return a multiple of 2⁻²⁰: sums of those are exact in any order up to 2³³, the same on any number of ranks."""
+    return round(float(count) * 2**20) / 2**20
+
+
 _OF_CLIENTS = ("shared_gradients", "local_gradients")
-_MAX_KNOWN = 1 << 12
-"""Numbers of samples whose gradients are known; rounds that compute different things would add to them for ever."""

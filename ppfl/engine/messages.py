@@ -12,12 +12,13 @@ import torch
 from ppfl.core.params import flatten, unflatten
 from ppfl.engine.asynchronous import AsynchronousEngine
 from ppfl.engine.checkpoint import name_params, read_params
-from ppfl.engine.ledger import Ledger
+from ppfl.engine.ledger import Ledger, summable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ppfl.core.communicator import Message
+    from ppfl.core.method import Report
     from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
     from ppfl.engine.checkpoint import Keeper
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ppfl.engine.setup import Setup
 
 COORDINATOR = 0
+_COUNTED = ("shared_gradients", "local_gradients")
+_UNIT = 2.0**-20
+"""Of counts, which travel as whole numbers."""
 
 
 class _Kind(IntEnum):
@@ -33,7 +37,7 @@ class _Kind(IntEnum):
     WORK = 0
     """client, version; body: what the server sends."""
     UPLINK = 1
-    """client, version, samples; body: the uplink."""
+    """client, version, gradients of θ and of w in units of 2⁻²⁰; body: the uplink."""
     SCORE = 2
     """arrivals, 1 when all uplinks were finite."""
     GOODBYE = 3
@@ -53,7 +57,7 @@ class _Work(NamedTuple):
 class _Uplink(NamedTuple):
     client: int
     version: int
-    num_samples: int
+    report: Report
     params: Params
 
 
@@ -105,9 +109,9 @@ class Messages(AsynchronousEngine):
             for client in self._dispatcher.starters:
                 self._dispatch(client)
         for done in range(self._done + 1, self.setup.num_rounds + 1):
-            client, version, num_samples, params = self._next_uplink()
+            client, version, report, params = self._next_uplink()
             now = self._seconds()
-            self.ledger.count_clients(num_samples)
+            self.ledger.count_client(report)
             finite = self._apply(client, version, params, now, now - self._sent_at_seconds.pop(client))
             self._num_applied[client] += 1
             if done < self.setup.num_rounds:
@@ -157,8 +161,9 @@ class Messages(AsynchronousEngine):
                 if self.status != "running":
                     return
             else:
-                client, version, num_samples, params = self._compute_next()
-                self._send(COORDINATOR, [_Kind.UPLINK, client, version, num_samples], params)
+                client, version, report, params = self._compute_next()
+                counts = [round(summable(report.get(name, 0.0)) / _UNIT) for name in _COUNTED]
+                self._send(COORDINATOR, [_Kind.UPLINK, client, version, *counts], params)
 
     def _take_in(self) -> Message | None:
         """Take in all messages, waiting for one when there is no work. Returns one that asks for all ranks, if any."""
@@ -213,8 +218,9 @@ class Messages(AsynchronousEngine):
         if message.header[0] == _Kind.STOP:
             self._asks_to_stop = True
         else:
-            _, client, version, num_samples = message.header
-            self._arrived.append(_Uplink(client, version, num_samples, _params(message.body, self._like)))
+            _, client, version, *counts = message.header
+            report = {name: count * _UNIT for name, count in zip(_COUNTED, counts, strict=True)}
+            self._arrived.append(_Uplink(client, version, report, _params(message.body, self._like)))
 
     def _compute_next(self) -> _Uplink:
         """Compute the job of this rank that has waited longest."""
@@ -224,7 +230,7 @@ class Messages(AsynchronousEngine):
         uplink, state = self._compute(client, message, self._num_jobs[client])
         self._pending[client] = _Pending(self._num_jobs[client], state)
         self._num_jobs[client] += 1
-        return _Uplink(client, version, uplink.num_samples, uplink.params)
+        return _Uplink(client, version, uplink.report, uplink.params)
 
     def _score_together(self, num_arrivals: int, finite: bool) -> Scored:
         """Bring all ranks up to date; score. Collective."""

@@ -9,7 +9,6 @@ from ppfl.core.params import largest_entry
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
-from ppfl.engine.mapping.uplinks import Uplink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,10 +47,8 @@ def play_round(runs: Sequence[Run], round: int) -> list[bool]:
         cohorts = [setup.cohort(round) for setup in setups]
         messages = [run.setup.algorithm.downlink(run.server, round) for run in runs]
         likes = [run.setup.algorithm.uplink_like(run.server) for run in runs]
-        sent = [
-            _counted(run, uplinks, round)
-            for run, uplinks in zip(runs, _step(runs, messages, cohorts, round), strict=True)
-        ]
+        uplinks = _step(runs, messages, cohorts, round)
+        sent = [_counted(run, of_run) for run, of_run in zip(runs, uplinks, strict=True)]
         aggregates = combine(setups, sent, cohorts, likes, round)
         finite = []
         for run, cohort, message, (combined, num_nonfinite) in zip(runs, cohorts, messages, aggregates, strict=True):
@@ -87,10 +84,10 @@ def _serve(run: Run, combined: Params, cohort: frozenset[int], round: int) -> No
     run.server = setup.algorithm.server_of_cohort(run.server, combined, setup.server_optimizer, round, share)
 
 
-def _counted(run: Run, uplinks: Iterable[AnyUplink], round: int) -> Iterator[AnyUplink]:
+def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:
     for uplink in uplinks:
-        for num_samples in (uplink.num_samples,) if isinstance(uplink, Uplink) else uplink.num_samples:
-            run.ledger.count_clients(num_samples, round)
+        for report in uplink.reports:
+            run.ledger.count_client(report)
         yield uplink
 
 

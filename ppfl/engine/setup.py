@@ -58,13 +58,6 @@ class Setup:
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
 
-    def num_tuned_gradients(self, num_samples: int) -> tuple[float, float]:
-        """Return gradients of θ and of w in one call of the fine-tuner of the stage `tuned`, summable like those of
-        rounds; where whole models are tuned they are gradients of θ, as in the rounds."""
-        assert self.tuned_fine_tuner is not None
-        count = round(self.tuned_fine_tuner.num_gradients(num_samples) * 2**20) / 2**20
-        return (count, 0.0) if self.tuned_problem is not self.problem else (0.0, count)
-
     @property
     def adds_up(self) -> bool:
         """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
@@ -80,20 +73,6 @@ class Setup:
             for clients in (cohort, self.cohort.eligible)
         )
         return taking_part / all_of_them
-
-    def num_gradients(self, num_samples: int, in_round: int = 0) -> tuple[float, float]:
-        """Return gradients of θ and of w in one call of a client; none of a side without parameters.
-
-        Methods that run asynchronously compute the same in all calls.
-
-        Multiples of 2⁻²⁰, whose sums are exact in any order up to 2³³: the same on any number of ranks.
-        """
-        of_shared, of_local = (
-            round(count * 2**20) / 2**20 for count in self.algorithm.num_gradients_in(in_round, num_samples)
-        )
-        num_local = len(self.problem.local_names)
-        num_shared = len(self.problem.parameter_names()) - num_local
-        return of_shared if num_shared else 0.0, of_local if num_local else 0.0
 
 
 def adds_up(aggregator: Aggregator, byzantine: Byzantine | None) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field, PositiveFloat
 
+from ppfl.core.method import Tuned
 from ppfl.core.mini_batches import MiniBatchFineTuner
 from ppfl.core.params import map_params, zeros_like
 
@@ -29,7 +30,7 @@ class Adam(MiniBatchFineTuner):
     epsilon: PositiveFloat = 1e-8
     """ε."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after all epochs."""
         mean, square = zeros_like(local), zeros_like(local)
         for step, batch in enumerate(self.batches(problem, data, draws), start=1):
@@ -37,7 +38,7 @@ class Adam(MiniBatchFineTuner):
             mean = map_params(lambda m, g: self.beta1 * m + (1.0 - self.beta1) * g, mean, gradient)
             square = map_params(lambda v, g: self.beta2 * v + (1.0 - self.beta2) * g * g, square, gradient)
             local = self._step(local, mean, square, step)
-        return local
+        return Tuned(local, float(self.epochs))
 
     def _step(self, local: Params, mean: Params, square: Params, step: int) -> Params:
         mean_correction, square_correction = 1.0 - self.beta1**step, 1.0 - self.beta2**step

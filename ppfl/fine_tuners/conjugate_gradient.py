@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import PositiveInt
 
-from ppfl.core.method import FineTuner
+from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.params import add_scaled, inner, ratio, zeros_like
 
 if TYPE_CHECKING:
@@ -31,10 +31,14 @@ class ConjugateGradient(FineTuner):
     steps: PositiveInt
     """Products with the Hessian a call."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
-        """Return w after `steps` steps."""
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+        """Return w after `steps` steps.
+
+        Counted are one gradient for the first residual and one a product with the Hessian, which costs about two on
+        networks.
+        """
         if not local:
-            return local
+            return Tuned(local, 1.0 + self.steps)
         residual = add_scaled(zeros_like(local), problem.local_gradient(shared, local, data), -1.0)
         move, direction = zeros_like(local), residual
         square = inner(residual, residual)
@@ -51,8 +55,4 @@ class ConjugateGradient(FineTuner):
             residual = add_scaled(residual, product, -step)
             old_square, square = square, inner(residual, residual)
             direction = add_scaled(residual, direction, ratio(square, old_square))
-        return add_scaled(local, move, 1.0)
-
-    def num_gradients(self, num_samples: int) -> float:
-        """One for the first residual and one a product with the Hessian, which costs about two on networks."""
-        return 1.0 + self.steps
+        return Tuned(add_scaled(local, move, 1.0), 1.0 + self.steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.core.method import FineTuner
+from ppfl.core.method import FineTuner, Tuned
 
 if TYPE_CHECKING:
     from ppfl.core.problem import Problem
@@ -21,13 +21,9 @@ class Exact(FineTuner):
     name: Literal["exact"]
     solves_exactly: ClassVar[bool] = True
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
-        """Return w*(θ)."""
-        return problem.exact_local(shared, data)
-
-    def num_gradients(self, num_samples: int) -> float:
-        """0: it solves a linear system instead."""
-        return 0.0
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+        """Return w*(θ), for no gradient: it solves a linear system instead."""
+        return Tuned(problem.exact_local(shared, data), 0.0)
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse problems without a closed form."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.method import FineTuner
+from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.step_sizes import resolve_local_lr, step_size
 
 if TYPE_CHECKING:
@@ -26,13 +26,9 @@ class GradientDescent(FineTuner):
     lr: PositiveFloat | Literal["theory"]
     """η; `theory` is 1/max_m λ_max(∇²_22 f_m)."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after `steps` steps."""
-        return problem.descend(shared, local, data, step_size(self.lr), self.steps)
-
-    def num_gradients(self, num_samples: int) -> float:
-        """One a step."""
-        return float(self.steps)
+        return Tuned(problem.descend(shared, local, data, step_size(self.lr), self.steps), float(self.steps))
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Fill in `theory`; refuse η > 2/λ_max(∇²_22 f_m) of any client."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from pydantic import PositiveInt
 
-from ppfl.core.method import FineTuner
+from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.params import flatten, ratio, unflatten
 
 if TYPE_CHECKING:
@@ -54,10 +54,15 @@ class LBFGS(FineTuner):
     history: PositiveInt = 10
     """Pairs of differences that are kept."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
-        """Return w after `steps` steps."""
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+        """Return w after `steps` steps.
+
+        Counted are one gradient and a product with the Hessian to begin with; in every step one, and 1/3 for the loss
+        of each trial.
+        """
+        num_gradients = 2.0 + self.steps * (1.0 + NUM_TRIALS / 3.0)
         if not local:
-            return local
+            return Tuned(local, num_gradients)
 
         def loss(vector: torch.Tensor) -> torch.Tensor:
             return problem.loss(shared, unflatten(vector, local), data)
@@ -73,11 +78,7 @@ class LBFGS(FineTuner):
             gamma = torch.where(pair.rho > 0, pair.gamma, gamma)
             pairs = [*pairs, pair][-self.history :]
             point = new
-        return unflatten(point.w, local)
-
-    def num_gradients(self, num_samples: int) -> float:
-        """One and a product with the Hessian to begin with; in every step one, and 1/3 for the loss of each trial."""
-        return 2.0 + self.steps * (1.0 + NUM_TRIALS / 3.0)
+        return Tuned(unflatten(point.w, local), num_gradients)
 
 
 def _pair(s: torch.Tensor, y: torch.Tensor) -> _Pair:

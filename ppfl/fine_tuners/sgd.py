@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from ppfl.core.method import Tuned
 from ppfl.core.mini_batches import MiniBatchFineTuner
 from ppfl.core.params import add_scaled
 from ppfl.core.step_sizes import resolve_local_lr
@@ -22,11 +23,11 @@ class SGD(MiniBatchFineTuner):
 
     name: Literal["sgd"]
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after all epochs."""
         for batch in self.batches(problem, data, draws):
             local = add_scaled(local, problem.local_gradient(shared, local, batch), -self.lr)
-        return local
+        return Tuned(local, float(self.epochs))
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse mini-batches where there are no samples, and η > 2/λ_max(∇²_22 f_m) of any client."""

@@ -84,13 +84,15 @@ def test_inputs_stay_and_a_second_call_gives_the_same(name: str, problem: str) -
     before = [{key: value.clone() for key, value in params.items()} for params in inputs]
     first, second = (algorithm.client(setup.problem, message, state, data, draws) for _ in range(2))
     algorithm.view(running.server, state)
-    if uplink := first[0]:
+    if uplink := first.uplink:
         algorithm.server(running.server, uplink, setup.server_optimizer, round)
     for params, old in zip(inputs, before, strict=True):
         assert all(torch.equal(params[key], old[key]) for key in old)
-    assert first[0].keys() == algorithm.uplink_like(running.server).keys()
-    assert first[1].keys() == state.keys()
-    for one, other in zip((first[0], *first[1].values()), (second[0], *second[1].values()), strict=True):
+    assert first.uplink.keys() == algorithm.uplink_like(running.server).keys()
+    assert first.state.keys() == state.keys()
+    assert first.report == second.report
+    results = ((step.uplink, *step.state.values()) for step in (first, second))
+    for one, other in zip(*results, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -103,7 +105,8 @@ def test_uplinks_have_memory_of_their_own(name: str, problem: str) -> None:
         message, state = setup.algorithm.downlink(running.server, round), running.group.state(0)
         data = setup.problem.data(0, round)
         draws = setup.algorithm.draws(setup.problem, 0, round, len(data["y"]) if "y" in data else 1)
-        uplink, new = setup.algorithm.client(setup.problem, message, state, data, draws)
+        step = setup.algorithm.client(setup.problem, message, state, data, draws)
+        uplink, new = step.uplink, step.state
         kept = {value.data_ptr() for params in (message, *state.values(), *new.values()) for value in params.values()}
         assert not kept & {value.data_ptr() for value in uplink.values() if value.numel()}
         play_round([running], round)

@@ -44,7 +44,9 @@ ALL = sorted(rows(PROBLEM.data(1, 0)["x"]))
 def test_sizes_and_costs(settings: dict[str, Any], sizes: list[int], passes: float) -> None:
     assert [len(batch) for batch in batches(**settings)] == sizes
     algorithm = FedAvg.model_validate({"name": "fedavg", "lr": 0.1, **settings})
-    assert algorithm.num_gradients(NUM_SAMPLES) == (pytest.approx(passes), 0.0)
+    draws = algorithm.draws(PROBLEM, 1, 0, NUM_SAMPLES)
+    step = algorithm.client(PROBLEM, PROBLEM.init_shared(), {"local": {}}, PROBLEM.data(1, 0), draws)
+    assert step.report == {"shared_gradients": pytest.approx(passes), "local_gradients": 0.0}
     assert passes == pytest.approx(sum(sizes) / NUM_SAMPLES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -23,15 +24,15 @@ class Leaky(FFGG):
     how: str = ""
 
     def client(self, problem: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
-        uplink, new = super().client(problem, message, state, data, draws)
+        step = super().client(problem, message, state, data, draws)
         match self.how:
             case "by name":
-                return {**uplink, **state["local"]}, new
+                return replace(step, uplink={**step.uplink, **state["local"]})
             case "copied, by name":
-                return {**uplink, "w": state["local"]["w"].clone()}, new
+                return replace(step, uplink={**step.uplink, "w": state["local"]["w"].clone()})
             case "instead of the gradient":
-                return new["local"], new
-        return uplink, new
+                return replace(step, uplink=step.state["local"])
+        return step
 
 
 def leaky_engine(how: str) -> Synchronous:

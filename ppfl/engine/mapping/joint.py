@@ -32,13 +32,11 @@ class Joint(Mapping):
         self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[UplinkSum], State]:
         """See Mapping."""
-        datas, sizes, draws = self.inputs.of_all(members, round)
+        datas, _, draws = self.inputs.of_all(members, round)
         of_chunk = [member(states, row) for row in range(len(chunk))]
         rows = [client - chunk.start for client in members]
         weights = [self._weights[client] for client in members]
-        total, new_states = self.algorithm.client_sum(
-            self.problem, message, [of_chunk[row] for row in rows], datas, draws, weights
-        )
-        for row, new_state in zip(rows, new_states, strict=True):
+        step = self.algorithm.client_sum(self.problem, message, [of_chunk[row] for row in rows], datas, draws, weights)
+        for row, new_state in zip(rows, step.states, strict=True):
             of_chunk[row] = new_state
-        return [UplinkSum(total, tuple(sizes))], stack_states(of_chunk)
+        return [UplinkSum(step.total, step.reports)], stack_states(of_chunk)

@@ -19,6 +19,7 @@ from ppfl.engine.mapping.uplinks import UplinkRows
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ppfl.core.method import Report
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.engine.setup import Setup
@@ -69,17 +70,16 @@ class Laned(Mapping):
     ) -> tuple[list[UplinkRows], list[State]]:
         """Return what the clients of every run send, and their new states, (C, …) each."""
         draws = self.drawn(lambda problem, client: self.algorithm.draws(problem, client, round, 1))
-        uplinks, lanes = self.algorithm.client(
-            self.problem, self.repeat(messages), self.gather(states), self.data, draws
-        )
-        self._lanes = {group: {name: values_of(value) for name, value in of.items()} for group, of in lanes.items()}
+        step = self.algorithm.client(self.problem, self.repeat(messages), self.gather(states), self.data, draws)
+        self._lanes = _values(step.state)
         self._gathered = [
             {group: self._of_run(params, run) for group, params in self._lanes.items()} for run in range(len(states))
         ]
-        sent = {name: values_of(value) for name, value in uplinks.items()}
-        sizes = (1,) * self.num_clients
+        sent = {name: values_of(value) for name, value in step.uplink.items()}
+        reports = self._reports(step.report)
         rows = [
-            UplinkRows(problem.clients, self._of_run(sent, run), sizes) for run, problem in enumerate(self.problems)
+            UplinkRows(problem.clients, self._of_run(sent, run), reports[run * self.num_clients :][: self.num_clients])
+            for run, problem in enumerate(self.problems)
         ]
         return rows, self._gathered
 
@@ -118,6 +118,15 @@ class Laned(Mapping):
         can = len(known) == len(parts) and not self.algorithm.branches_on_server
         return LanedScores(self, known) if can else None
 
+    def _reports(self, report: Report) -> list[Report]:
+        """Return what every client told; numbers are the same for all, since functions do not branch on values."""
+        numbers = {name: value for name, value in report.items() if isinstance(value, float | int)}
+        lanes = {name: values_of(value) for name, value in report.items() if not isinstance(value, float | int)}
+        num_lanes = len(self.problems) * self.num_clients
+        if not lanes:
+            return [numbers] * num_lanes
+        return [{**numbers, **{name: value[row] for name, value in lanes.items()}} for row in range(num_lanes)]
+
     def _of_run(self, params: Params, run: int) -> Params:
         first = run * self.num_clients
         return {name: value[first : first + self.num_clients] for name, value in params.items()}
@@ -144,14 +153,16 @@ def _has_the_bits_of_one(setup: Setup) -> bool:
         group: {name: as_lanes(value) for name, value in of.items()} for group, of in stack_states([state]).items()
     }
     try:
-        uplinks, states = algorithm.client(problem, stack([message]), one_lane, stack([data]), stack([draws]))
-        found = (
-            {name: values_of(value)[0] for name, value in uplinks.items()},
-            member({group: {n: values_of(v) for n, v in of.items()} for group, of in states.items()}, 0),
-        )
+        step = algorithm.client(problem, stack([message]), one_lane, stack([data]), stack([draws]))
+        uplink = {name: values_of(value)[0] for name, value in step.uplink.items()}
+        found = member(_values(step.state), 0)
     except _NOT_FOR_LANES:
         return False
-    return _bits({"": found[0], **found[1]}) == _bits({"": alone[0], **alone[1]})
+    return _bits({"": uplink, **found}) == _bits({"": alone.uplink, **alone.state})
+
+
+def _values(lanes: State) -> State:
+    return {group: {name: values_of(value) for name, value in params.items()} for group, params in lanes.items()}
 
 
 def _bits(state: State) -> dict[tuple[str, str], bytes]:

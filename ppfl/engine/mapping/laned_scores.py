@@ -60,11 +60,9 @@ class LanedScores:
         costs = {stage: StageCosts() for stage in deployed}
         if setup.tuned_fine_tuner is not None:
             started = time.perf_counter()
-            deployed["tuned"] = self._tuned(setup.tuned_fine_tuner, *deployed["personal"])
-            seconds = (time.perf_counter() - started) / len(servers)
-            num_calls = self._laned.num_clients * setup.tuned_epochs
-            of_shared, of_local = setup.num_tuned_gradients(1)
-            costs["tuned"] = StageCosts(num_calls * of_shared, num_calls * of_local, seconds)
+            costs["tuned"] = StageCosts()
+            deployed["tuned"] = self._tuned(setup.tuned_fine_tuner, *deployed["personal"], costs["tuned"])
+            costs["tuned"].seconds = (time.perf_counter() - started) / len(servers)
         return {stage: self._score(*params) for stage, params in deployed.items()}, costs
 
     def _initial(self, run: int, server: State) -> State:
@@ -75,7 +73,7 @@ class LanedScores:
         of_servers = {group: self._laned.repeat([server[group] for server in servers]) for group in servers[0]}
         return self._laned.algorithm.view(of_servers, self._laned.gather(states))
 
-    def _tuned(self, tuner: FineTuner, shared: Params, local: Params) -> tuple[Params, Params]:
+    def _tuned(self, tuner: FineTuner, shared: Params, local: Params, costs: StageCosts) -> tuple[Params, Params]:
         """`tuned_epochs` times: the fine-tuner applied to the data, which are whole where there are no samples."""
         laned, setup = self._laned, self._laned.setups[0]
         advanced = laned.problem.advance(shared, laned.data)
@@ -83,7 +81,8 @@ class LanedScores:
             moment = setup.num_rounds + epoch
             draws = laned.drawn(lambda problem, client, moment=moment: tuner.draws(problem, client, moment, 1))  # type: ignore[misc]
             start = tuner.begin(local, draws) if epoch == 0 else local
-            local = tuner.tune(laned.problem, shared, start, advanced, draws)
+            local, num_gradients = tuner.tune(laned.problem, shared, start, advanced, draws)
+            costs.count(setup, num_gradients, laned.num_clients)
         return shared, local
 
     def _score(self, shared: Params, local: Params) -> Rows:

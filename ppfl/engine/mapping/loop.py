@@ -36,5 +36,5 @@ class Loop(Mapping):
         data = self.inputs.data(client, round)
         size = num_samples(data)
         draws = self.inputs.draws(client, round, size)
-        uplink, new_state = self.algorithm.client(self.problem, message, state, data, draws)
-        return Uplink(client, uplink, size), new_state
+        step = self.algorithm.client(self.problem, message, state, data, draws)
+        return Uplink(client, step.uplink, step.report), step.state

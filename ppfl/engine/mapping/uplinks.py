@@ -8,38 +8,44 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ppfl.core.method import Report
     from ppfl.core.types import Params
 
 
 @dataclass(frozen=True)
 class Uplink:
-    """What one client of the cohort sent, and the samples it was computed on."""
+    """What one client of the cohort sent, and what it told."""
 
     client: int
     params: Params
-    num_samples: int
+    report: Report
+
+    @property
+    def reports(self) -> list[Report]:
+        """One for every client."""
+        return [self.report]
 
 
 @dataclass(frozen=True)
 class UplinkSum:
-    """Σ_k v_k x_k of what several clients of the cohort would have sent, v their weights, and the samples of each."""
+    """Σ_k v_k x_k of what several clients of the cohort would have sent, v their weights, and what each told."""
 
     params: Params
-    num_samples: tuple[int, ...]
+    reports: list[Report]
 
 
 @dataclass(frozen=True)
 class UplinkRows:
-    """What several clients of the cohort sent, a row (K, …) each, and the samples of each."""
+    """What several clients of the cohort sent, a row (K, …) each, and what each told."""
 
     clients: range
     params: Params
-    num_samples: tuple[int, ...]
+    reports: list[Report]
 
     def one_by_one(self) -> Iterator[Uplink]:
         """Yield the uplink of every client."""
-        for row, (client, num_samples) in enumerate(zip(self.clients, self.num_samples, strict=True)):
-            yield Uplink(client, {name: value[row] for name, value in self.params.items()}, num_samples)
+        for row, (client, report) in enumerate(zip(self.clients, self.reports, strict=True)):
+            yield Uplink(client, {name: value[row] for name, value in self.params.items()}, report)
 
 
 AnyUplink: TypeAlias = Uplink | UplinkSum | UplinkRows

@@ -14,7 +14,6 @@ from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import Uplink
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping as ReadOnly
     from collections.abc import Sequence
 
     from ppfl.core.types import Data, Draws, Params, State
@@ -33,23 +32,30 @@ class Vectorized(Mapping):
         self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[Uplink], State]:
         """See Mapping."""
-        datas, sizes, draws = self.inputs.of_all(chunk, round)
+        datas, _, draws = self.inputs.of_all(chunk, round)
         if len(chunk) == 1:
-            uplink, new_state = self.algorithm.client(self.problem, message, member(states, 0), datas[0], draws[0])
-            return [Uplink(chunk[0], uplink, sizes[0])], stack_states([new_state])
-        uplinks, new_states = torch.func.vmap(
-            lambda state, data, draw: self.algorithm.client(self.problem, message, state, data, draw)
-        )(states, _stack_data(datas), _stack_draws(draws, chunk))
+            step = self.algorithm.client(self.problem, message, member(states, 0), datas[0], draws[0])
+            return [Uplink(chunk[0], step.uplink, step.report)], stack_states([step.state])
+        numbers: dict[str, float] = {}  # that clients told: the same for all, since functions do not branch on values
+
+        def one(state: State, data: Data, draw: Draws) -> tuple[Params, State, Params]:
+            step = self.algorithm.client(self.problem, message, state, data, draw)
+            tensors = {name: value for name, value in step.report.items() if isinstance(value, torch.Tensor)}
+            numbers.update({name: value for name, value in step.report.items() if not isinstance(value, torch.Tensor)})
+            return step.uplink, step.state, tensors
+
+        uplinks, new_states, told = torch.func.vmap(one)(states, _stack_data(datas), _stack_draws(draws, chunk))
         sampled = torch.tensor([client in members for client in chunk])
         kept = {
             name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
             for name, group in new_states.items()
         }
         rows = [chunk.index(client) for client in members]
-        of_members = [
-            Uplink(chunk[row], {name: value[row] for name, value in uplinks.items()}, sizes[row]) for row in rows
-        ]
-        return of_members, kept
+        return [Uplink(chunk[row], _row(uplinks, row), {**numbers, **_row(told, row)}) for row in rows], kept
+
+
+def _row(params: Params, row: int) -> Params:
+    return {name: value[row] for name, value in params.items()}
 
 
 def _where_first(mask: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
@@ -72,7 +78,7 @@ def _pad(value: torch.Tensor, length: int) -> torch.Tensor:
     return torch.cat([value, value.new_zeros(length - len(value), *value.shape[1:])])
 
 
-def _stack_draws(draws: list[Draws], chunk: range) -> ReadOnly[str, torch.Tensor]:
+def _stack_draws(draws: list[Draws], chunk: range) -> Draws:
     for key, value in draws[0].items():
         if any(draw[key].shape != value.shape for draw in draws):
             raise UserError(
