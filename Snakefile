@@ -8,6 +8,7 @@ configfile: Path(workflow.basedir, "configs", "workflow.yaml")
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/unfinished.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/experiments.smk"
 include: "workflow/rules/packs.smk"
 include: "workflow/rules/figures.smk"

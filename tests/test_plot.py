@@ -229,3 +229,16 @@ def test_titles_of_sections_are_what_tells_them_apart(make_result: MakeResult, t
         "fine_tuner.name = adam", "fine_tuner.name = conjugate_gradient",
     ]  # fmt: skip
     assert titles_of(draw_figure(curves, panel="beta1")) == titles_of(draw_figure(curves, panel="fine_tuner.name"))
+
+
+def test_a_long_legend_is_inside_the_figure(make_result: MakeResult) -> None:
+    cases = [{"name": f"method {number}" + " with a long name" * 5} for number in range(12)]
+    paths = [
+        make_result(f"{number:04}", {"name": "a", "algorithm": case}, curve(number + 1.0))
+        for number, case in enumerate(cases)
+    ]
+    figure = draw_figure(load_curves(results_at(paths)))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) >= len(cases)
+    assert legend.get_window_extent().y0 >= 0

@@ -200,6 +200,9 @@ def _add_legend(figure: Figure, curves: Curves, roles: Roles) -> None:
         text.set_parse_math(False)
         if text.get_text() in {_wrapped(_short(f)) for f in (roles.colour, roles.style) if f}:
             text.set_fontweight("bold")
+    # the layout makes room beside the panels and not below them
+    needed_inches = legend.get_window_extent().height / figure.dpi + 0.2
+    figure.set_figheight(max(figure.get_figheight(), needed_inches))
 
 
 def _legend_notes(curves: Curves) -> list[Line2D]:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 _REQUIRE = "PPFL_REQUIRE_SLURM"
 
 
+@pytest.hookimpl(tryfirst=True)  # before the group is given to those that are marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
