@@ -19,6 +19,14 @@ class Asynchronous(Settings):
     """θ ← θ − γ s(d) · mean of `buffer` uplinks, as they arrive; γ the algorithm's lr, d the delay of an uplink.
 
     Source: Mishchenko et al., TMLR 2025, Asynchronous FFGG. Buffered arrivals: Nguyen et al., AISTATS 2022 (FedBuff).
+
+    Ten clients at work, every four arrivals a step; with `delay_adaptive` late ones count less:
+
+    >>> from ppfl.core.asynchronous import Asynchronous
+    >>> Asynchronous(engine="virtual", concurrency=10, buffer=4).step_factor(num_in_flight=10, delay=3)
+    0.4
+    >>> Asynchronous(engine="virtual", step="delay_adaptive").step_factor(num_in_flight=10, delay=4)
+    0.25
     """
 
     engine: Literal["virtual", "messages"]

@@ -39,7 +39,28 @@ class Block:
 
 
 class Attack(PlugIn):
-    """N client vectors in, the same number out, those of the Byzantine clients replaced. Attackers see everything."""
+    """N client vectors in, the same number out, those of the Byzantine clients replaced. Attackers see everything.
+
+    An attack on vectors sees all columns of all of them, block by block, and says what the attackers send there:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.attack import Attack, Scene
+    >>> from ppfl.core.client_matrix import ClientMatrix
+    >>> from ppfl.core.pre_aggregator import Moment
+    >>> class Opposite(Attack):
+    ...     name: Literal["opposite"]
+    ...
+    ...     def vectors(self, block, scene):
+    ...         return -block.honest.mean(dim=0, keepdim=True)
+    >>> vectors = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 2.0]])
+    >>> is_byzantine = torch.tensor([False, False, True])
+    >>> scene = Scene(Moment(), aggregate=lambda matrix: matrix.combine(torch.full((3,), 1 / 3)))
+    >>> sent = Opposite(name="opposite")(ClientMatrix(SoloCommunicator(), vectors, 2), is_byzantine, scene)
+    >>> sent.coordinatewise(lambda block: block[2])
+    tensor([-2., -0.])
+    """
 
     on_data: ClassVar[bool] = False
     """True when it changes the data of the Byzantine clients, who then send what honest clients would."""

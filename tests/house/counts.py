@@ -149,7 +149,7 @@ def callers_of(sources: list[Source], name: str) -> list[Path]:
 
 
 def deciders_of(sources: list[Source], word: str) -> list[Path]:
-    """Files of `engine` that assign, return or hand over a word; to compare with it, or to name it as a type, is less."""
+    """Files of `engine` that assign, return or hand over a word; comparing with it decides nothing."""
     return [
         source.path for source in sources if source.path.parent.name == "engine" and _says(ast.walk(source.tree), word)
     ]
