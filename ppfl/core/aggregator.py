@@ -98,6 +98,7 @@ class Aggregator(PlugIn):
         """
         finite = self.finite(matrix)
         chosen = self
+        # only then: a new matrix would not have the products and norms that were found on the way
         if not finite.all():
             matrix = matrix.select(finite.nonzero()[:, 0])
             chosen = self.without(int((~finite).sum()))

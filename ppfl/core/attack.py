@@ -116,6 +116,7 @@ def worst_factor(
         aggregate = scene.aggregate(attack_with(factor).replace(matrix, byzantine, scene))
         return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
 
+    # aggregates have the same bits on every rank, so that all ranks take the same turns without being told
     best, found, step, growing = 0.0, damage(0.0), 1.0, True
     for _ in range(_TRIALS - 1):
         trial = max(best + step, 0.0)

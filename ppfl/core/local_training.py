@@ -81,6 +81,7 @@ class LocalTraining(Algorithm):
     def batches(self, problem: Problem, data: Data, draws: Draws) -> Iterator[Data]:
         """Yield the data of every step."""
         if self.batch_size == "all":
+            # a step is an epoch here, however many samples there are
             for _ in range(self._num_steps(1)):
                 yield data
             return
@@ -102,6 +103,7 @@ class LocalTraining(Algorithm):
     def num_passes(self, num_samples: int) -> float:
         """Gradients over all S samples that the steps of a round amount to."""
         epochs, rest = divmod(self._num_steps(num_samples), self._steps_an_epoch(num_samples))
+        # mini-batches of an epoch that is not finished are full ones: the smaller one comes last
         return epochs + (rest * self.batch_size / num_samples if self.batch_size != "all" and rest else 0.0)
 
     def num_gradients(self, num_samples: int) -> tuple[float, float]:

@@ -47,6 +47,8 @@ class Stage:
         drawn: Params = {}
         for name, parameter in self.parameters.items():
             low, high = parameter.centre - parameter.half_width, parameter.centre + parameter.half_width
+            # float64 whatever the precision, so that runs in float32 begin where those in float64 do; by name, so
+            # that one layer more does not change how the others begin
             drawn[name] = torch.from_numpy(generator(name).uniform(low, high, parameter.shape))
         return drawn
 
