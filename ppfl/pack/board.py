@@ -104,8 +104,11 @@ class Board:
         self._doubted: set[str] = set()
         self._watch = Watch()
         entries = {digest: _entry(cell, folder / f"{digest}.h5", way) for digest, cell in cells.items()}
+        # neighbours in this order share a problem, or go into one batch; the sort is stable, so that the rest is as
+        # in the grid
         order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
         first = int(beginning * len(order))
+        # packs begin at different places, and look at a run only when they come to it: they meet when most is done
         self._waiting = {digest: entries[digest] for digest in order[first:] + order[:first]}
         self._entries = entries
         try:
@@ -144,6 +147,7 @@ class Board:
         while self._waiting:
             chosen = self._choose(affinity, elsewhere)
             fresh = {digest: self._waiting[digest] for digest in chosen}
+            # looked at again: since the folder was listed another pack may have taken them
             self._sort_out(fresh)
             free = [digest for digest in chosen if digest in self._waiting]
             if free:
@@ -170,6 +174,7 @@ class Board:
             return [first]
         same = [digest for digest, entry in entries.items() if entry.batch == entries[first].batch]
         start = same.index(first)
+        # no more than leaves something for every child
         size = min(MAX_BATCH, -(-len(same) // self._jobs), MAX_CLIENT_ROUNDS // entries[first].client_rounds)
         return (same[start:] + same[:start])[: max(1, size)]
 
@@ -219,6 +224,7 @@ class Board:
 
 def _entry(cell: Cell, out: Path, way: Way) -> _Entry:
     config = cell.config
+    # all that a problem is built from: of two runs with the same, the second finds it built
     affinity = repr(config.model_dump(mode="json", include={"problem", "byzantine", "seed", "precision", "engine"}))
     client_rounds = (getattr(config.problem, "clients", None) or 0) * config.rounds
     is_small = config.problem.name == "quadratic" and 0 < client_rounds <= MAX_CLIENT_ROUNDS // 2

@@ -91,6 +91,7 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot make this folder: {error.strerror}") from error
+    # once a pack, not once a run: it reads the whole folder
     clear_folder(folder)
     size = launched.size or 1
     beginning = launched.rank / size if size > 1 else place_in_array()

@@ -80,6 +80,7 @@ def make_work() -> Work:
 
 def _run(step: Step, wants_stop: Callable[[], bool]) -> str:
     overrides = [argument for override in step.overrides for argument in ("--set", override)]
+    # by way of mpi4py, which aborts all ranks when one of them raises
     ppfl = [sys.executable, "-m", "mpi4py", "-m", "ppfl", "run", str(step.config), "--cell", step.digest, *overrides]
     command = [*launcher(step.num_ranks), *ppfl, "--out", str(step.out)]
     try:
@@ -125,6 +126,7 @@ def _follow(process: subprocess.Popen[str], wants_stop: Callable[[], bool]) -> l
         try:
             return process.communicate(timeout=_LOOK_AGAIN_SECONDS)[0].splitlines()
         except subprocess.TimeoutExpired:
+            # once: it is asked five times a second, and a launcher hands every signal on to all ranks
             if wants_stop() and not told:
                 process.send_signal(signal.SIGUSR1)
                 told = True

@@ -38,6 +38,7 @@ class Dirichlet(Partition):
         for label in np.unique(labels):
             members = random.permutation(np.flatnonzero(labels == label))
             proportions = random.dirichlet(np.full(self.clients, self.alpha))
+            # cumulated before rounding, so that the pieces have all members whatever the proportions add up to
             cuts = np.rint(np.cumsum(proportions)[:-1] * len(members)).astype(np.int64)
             for hand, piece in zip(hands, np.split(members, cuts), strict=True):
                 hand.extend(piece.tolist())

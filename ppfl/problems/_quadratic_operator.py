@@ -28,6 +28,7 @@ class PersonalizedOperator:
     ) -> None:
         hessian, linear, number = ExactSum(length**2), ExactSum(length), 0
         for Q, c in systems:
+            # cloned: a slice has the strides of the whole, for which kernels round differently
             inverse = torch.linalg.pinv(Q[length:, length:].clone(), rtol=RANK_CUTOFF, hermitian=True)
             projected = Q[:length, length:].clone() @ inverse
             hessian.add((Q[:length, :length] - projected @ Q[length:, :length].clone()).reshape(-1))
