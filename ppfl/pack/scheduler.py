@@ -83,26 +83,26 @@ def run_tasks(
     children get SIGUSR1, and what they still are at when the time is over is given up without an outcome. `idle` is
     called again and again while there is nothing to do but to wait for tasks.
     """
-    crew = _Crew(source, jobs, make_work)
+    pool = _Pool(source, jobs, make_work)
     try:
         while (phase := budget.phase) != "end":
             if phase == "work" and budget.has_time():
-                crew.hand_out()
+                pool.hand_out()
             elif phase == "stop":
-                crew.tell_to_stop()  # again and again: a child that has just been started does not listen yet
-            if not crew.busy and (phase == "stop" or not budget.has_time() or crew.is_done()):
+                pool.tell_to_stop()  # again and again: a child that has just been started does not listen yet
+            if not pool.busy and (phase == "stop" or not budget.has_time() or pool.is_done()):
                 return
-            if not crew.busy:
+            if not pool.busy:
                 idle()
                 time.sleep(_LOOK_AGAIN_SECONDS)
-            for child in crew.ready():
+            for child in pool.ready():
                 budget.took(child.seconds)
-                yield from crew.collect(child)
+                yield from pool.collect(child)
     finally:
-        crew.dismiss()
+        pool.dismiss()
 
 
-class _Crew:
+class _Pool:
     """The children, and the items that are to be tried once more."""
 
     def __init__(self, source: Source, jobs: int, make_work: str) -> None:
