@@ -31,9 +31,9 @@ class Block:
     """The same columns of all vectors that an attacker looks at, in float64."""
 
     honest: torch.Tensor
-    """(H, B), of the honest clients, those with NaN or inf left out."""
+    """(H, W), of the honest clients, those with NaN or inf left out."""
     own: torch.Tensor
-    """(A, B), what the attackers would have sent had they been honest."""
+    """(A, W), what the attackers would have sent had they been honest."""
     number: int
     """Of the block, over all ranks."""
 
@@ -66,7 +66,7 @@ class Attack(PlugIn):
     """True when it changes the data of the Byzantine clients, who then send what honest clients would."""
 
     def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
-        """Return what the attackers send, (A, B) or (1, B) for all of them alike."""
+        """Return what the attackers send, (A, W) or (1, W) for all of them alike."""
         raise NotImplementedError(f"{self.name} does not change vectors")
 
     def check(self, num_vectors: int, num_byzantine: int | None) -> None:

@@ -129,7 +129,7 @@ class ClientMatrix:
         return self._rows.combine(weights if self._mixing is None else weights @ self._mixing)
 
     def coordinatewise(self, function: Callable[[torch.Tensor], torch.Tensor], exact: bool = False) -> torch.Tensor:
-        """Apply (N, B) -> (B,) to every block of columns; return (D,), the same on every rank.
+        """Apply (N, W) -> (W,) to every block of columns; return (D,), the same on every rank.
 
         Blocks are copies that the function may overwrite, and that change as soon as it has returned.
         Mixed rows are summed in float64 and then rounded to the number type of those that came, as a client would that
@@ -139,7 +139,7 @@ class ClientMatrix:
         return self._rows.gather(function(block) for block in self._blocks(dtype))
 
     def map_blocks(self, function: Callable[[torch.Tensor, int], torch.Tensor]) -> ClientMatrix:
-        """Apply (N, B), number of the block -> (N, B) to every block of columns; blocks are numbered over all ranks."""
+        """Apply (N, W), number of the block -> (N, W) to every block of columns; blocks are numbered over all ranks."""
         rows, start = self._rows, 0
         changed = rows.columns.new_empty(self.num_vectors, rows.columns.shape[1])
         dtype = rows.columns.dtype if self._mixing is None else torch.float64
@@ -150,7 +150,7 @@ class ClientMatrix:
         return ClientMatrix(rows.communicator, changed, rows.dimension)
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        """Yield copies of (N, B) blocks, each in the place of the one before it."""
+        """Yield copies of (N, W) blocks, each in the place of the one before it."""
         if self._mixing is None:
             return copied(self._rows.blocks(), dtype)
         blocks = mixed(self._mixing.to(self._rows.columns.device), self._rows.blocks())

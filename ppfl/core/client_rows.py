@@ -56,7 +56,7 @@ class ClientRows:
         self._factor: tuple[torch.Tensor, int | None] | None = None
 
     def blocks(self, together: int = 1) -> Iterator[torch.Tensor]:
-        """Yield (n, B) pieces of the columns, perhaps views: copy them before anything that rounds.
+        """Yield (n, W) pieces of the columns, perhaps views: copy them before anything that rounds.
 
         Kernels round differently for other alignments and strides. together: so many blocks in one piece.
         """
@@ -132,7 +132,7 @@ class ClientRows:
         return self.gather(torch.mv(wide.T, of_rows) for wide in copied(rows.blocks(), torch.float64))
 
     def gather(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Return (D,) on every rank, of pieces (B,) of this rank's columns in their order. Collective."""
+        """Return (D,) on every rank, of pieces (W,) of this rank's columns in their order. Collective."""
         mine = self.columns.new_empty(self.columns.shape[1])
         start = 0
         for piece in pieces:

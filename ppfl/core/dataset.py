@@ -45,7 +45,7 @@ class ClientSamples(NamedTuple):
 
 @dataclass(frozen=True)
 class FederatedSamples:
-    """The part of a federated data set that one rank holds, and what every rank knows of all N clients."""
+    """The part of a federated data set that one rank holds, and what every rank knows of all M clients."""
 
     client_names: tuple[str, ...]
     num_train_samples: tuple[int, ...]
@@ -116,7 +116,7 @@ class Partition(PlugIn):
     """
 
     clients: PositiveInt
-    """Number of clients, N."""
+    """Number of clients, M."""
 
     @property
     def num_samples_needed(self) -> int:

@@ -38,7 +38,7 @@ class EntrywiseSum:
         self._units = torch.tensor([math.ldexp(1.0, k * BIN_BITS) for k in bins], dtype=torch.float64, device=device)
 
     def add(self, terms: torch.Tensor) -> None:
-        """Add the rows of (M, L), float64."""
+        """Add the rows of (T, L), float64."""
         self._num_terms += len(terms)
         spoiled = ~terms.isfinite().all(dim=0)
         self._spoiled |= spoiled

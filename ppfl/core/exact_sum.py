@@ -174,7 +174,7 @@ class ExactSum:
 
 
 def exact_sums(terms: torch.Tensor) -> torch.Tensor:
-    """Return what `ExactSum` makes of the terms of each of R sums, (R, M, D) -> (R, D): the same bits, all at once."""
+    """Return what `ExactSum` makes of the terms of each of R sums, (R, T, D) -> (R, D): the same bits, all at once."""
     num_sums, num_terms, length = terms.shape
     if num_terms > MAX_TERMS:
         raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")

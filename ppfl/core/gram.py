@@ -18,7 +18,7 @@ _MAX_PASSES = 8
 
 
 def with_row(matrix: torch.Tensor, row: int, value: torch.Tensor | float) -> torch.Tensor:
-    """Return the (N, M) matrix with one row replaced, and where the value is a number one column, too."""
+    """Return the (N, N') matrix with one row replaced, and where the value is a number one column, too."""
     changed = matrix.clone()
     changed[row] = value
     if not isinstance(value, torch.Tensor):

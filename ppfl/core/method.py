@@ -262,7 +262,7 @@ class Algorithm(PlugIn):
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Algorithm:
         """Return this method with `theory` step sizes filled in.
 
-        participation: N of the cohort over all clients with samples; 1 when all of them take part in every round.
+        participation: clients of a cohort over all that have samples; 1 when all of them take part in every round.
         Raises ValueError, beginning with the key, for steps that must diverge (naming the legal bound), for a split
         that the method is not made for, and for a server optimizer that it has no use for.
         """

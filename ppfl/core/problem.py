@@ -53,7 +53,7 @@ class PureScores:
     gradient: Callable[[Params, Data], torch.Tensor]
     """(θ, data) -> (D,), whose exact mean over clients `of_shared` wants."""
     of_shared: Callable[[Params, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
-    """(θ, mean gradient, norms of the clients' gradients (N,)) -> `shared_metrics`."""
+    """(θ, mean gradient, norms of the clients' gradients (M,)) -> `shared_metrics`."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class JointPass(ABC):
 
 
 class Problem(ABC):
-    """min over θ, w_1..w_N of (1/N) Σ_m f_m(θ, w_m), seen one client at a time.
+    """min over θ, w_1..w_M of (1/M) Σ_m f_m(θ, w_m), seen one client at a time.
 
     Functions that take `data` are pure and free of control flow on values, so that they may be vectorized over
     clients. `shared` and `local` are Params with disjoint names.
@@ -179,7 +179,7 @@ class Problem(ABC):
 
     @property
     def num_clients(self) -> int:
-        """N, all clients of all ranks."""
+        """M, all clients of all ranks."""
         return len(self.client_names)
 
     @property
@@ -310,7 +310,7 @@ class Problem(ABC):
         return {}
 
     def client_facts(self) -> dict[str, np.ndarray]:
-        """Return facts about every client of all ranks, (N,) or (N, labels), e.g. a histogram of labels."""
+        """Return facts about every client of all ranks, (M,) or (M, labels), e.g. a histogram of labels."""
         return {}
 
     @abstractmethod
@@ -330,7 +330,7 @@ class Problem(ABC):
         return None
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
-        """Scores of θ over all clients: scalars (), or (N,) with one number a client. Collective."""
+        """Scores of θ over all clients: scalars (), or (M,) with one number a client. Collective."""
         return {}
 
 

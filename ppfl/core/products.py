@@ -31,7 +31,7 @@ _WIDE = 1 << 18
 
 
 def copied(blocks: Iterable[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """Yield copies of the (n, B) blocks, each in the place of the one before it: use it before asking for the next.
+    """Yield copies of the (n, W) blocks, each in the place of the one before it: use it before asking for the next.
 
     Memory that is used again is not handed to us page by page, which took half the time of a mixture. Strides depend
     on the shape of a block alone, since kernels round differently for other ones.
@@ -44,7 +44,7 @@ def copied(blocks: Iterable[torch.Tensor], dtype: torch.dtype) -> Iterator[torch
 
 
 def mixed(mixing: torch.Tensor, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield mixing @ block, in float64, each in the place of the one before it; (N', n) times (n, B)."""
+    """Yield mixing @ block, in float64, each in the place of the one before it; (N', n) times (n, W)."""
     buffer = None
     for wide in copied(blocks, torch.float64):
         if buffer is None or buffer.shape[1] != wide.shape[1]:

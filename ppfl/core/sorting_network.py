@@ -1,4 +1,4 @@
-"""Sorting the columns of an (N, B) block by whole-row minima and maxima, without branches.
+"""Sorting the columns of an (N, W) block by whole-row minima and maxima, without branches.
 
 Batcher's merge exchange (Knuth, The Art of Computer Programming 3, Algorithm 5.2.2M) compares rows in an order that
 does not depend on the values, so that each comparison is one vectorized minimum and one maximum of two rows. What does
@@ -27,7 +27,7 @@ class _Comparison(NamedTuple):
 
 
 def sorted_rows(block: torch.Tensor, first: int, last: int, overwrite: bool = False) -> torch.Tensor:
-    """Return rows first … last − 1 of the block (N, B) with each column sorted in ascending order.
+    """Return rows first … last − 1 of the block (N, W) with each column sorted in ascending order.
 
     Values are finite. The same values as `block.sort(dim=0).values[first:last]`. With `overwrite` the block is used as
     memory.

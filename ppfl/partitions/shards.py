@@ -12,7 +12,7 @@ from ppfl.core.rng import generator
 
 
 class Shards(Partition):
-    """Sort by label, cut into N·k shards whose sizes differ by at most one, deal k shards to each client at random.
+    """Sort by label, cut into M·k shards whose sizes differ by at most one, deal k shards to each client at random.
 
     Source: McMahan et al., AISTATS 2017, Section 3 (there k = 2).
     """

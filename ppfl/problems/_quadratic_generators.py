@@ -45,7 +45,7 @@ class Recipe:
     """
 
     clients: int
-    """N."""
+    """M."""
     shared_dimension: int
     """d_θ."""
     local_dimension: int

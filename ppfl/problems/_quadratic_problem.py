@@ -28,7 +28,7 @@ class Quadratic(Problem):
     Everything below is for shared coordinates s and local ones l, whichever of θ and w they are: Q_ss, Q_sl, Q_ll are
     blocks of Q, and c_s, c_l those of c. S_m = Q_ss − Q_sl Q_ll⁺ Q_ls is the Hessian of F_m; with everything shared it
     is Q itself. Pseudo-inverses are cut at RANK_CUTOFF. Known constants: `theta_star` (the minimizer of the mean of
-    F_m, of least norm), `sigma_star_squared` = (1/N) Σ_m ‖∇_1 f_m(θ*, w_m*(θ*))‖², and `constants()`; curvatures of an
+    F_m, of least norm), `sigma_star_squared` = (1/M) Σ_m ‖∇_1 f_m(θ*, w_m*(θ*))‖², and `constants()`; curvatures of an
     empty side are 0. Byzantine clients do not count in any of them. Building is collective.
     """
 
@@ -171,7 +171,7 @@ class Quadratic(Problem):
         return PureScores(self._blocks.__getitem__, self._scores, self._gradient_at_exact_local, self._shared_scores)
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
-        """‖F(θ)‖, ‖θ − θ*‖ and, (N,), ‖∇_1 f_m(θ, w_m*(θ))‖, all at w_m*(θ) and in float64. Collective."""
+        """‖F(θ)‖, ‖θ − θ*‖ and, (M,), ‖∇_1 f_m(θ, w_m*(θ))‖, all at w_m*(θ) and in float64. Collective."""
         theta = _exactly(shared)
         total = ExactSum(sum(self._shared_lengths.values()))
         norms = []

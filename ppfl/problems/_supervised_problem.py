@@ -204,7 +204,7 @@ class Supervised(Problem):
         }
 
     def client_facts(self) -> dict[str, np.ndarray]:
-        """Return the label histogram over all three parts, (N, classes), and the sizes of the parts, (N,)."""
+        """Return the label histogram over all three parts, (M, classes), and the sizes of the parts, (M,)."""
         return {
             "label_histogram": self.label_histogram,
             "num_train_samples": np.array(self.num_train_samples, dtype=np.int64),
@@ -298,7 +298,7 @@ def _agree_on_num_classes(samples: FederatedSamples, placement: Placement) -> in
 
 
 def _label_histogram(samples: FederatedSamples, num_classes: int, placement: Placement) -> np.ndarray:
-    """Count the labels of every client over its three parts, (N, classes) int64. Collective."""
+    """Count the labels of every client over its three parts, (M, classes) int64. Collective."""
     mine = np.zeros((len(samples.clients), num_classes), dtype=np.int64)
     for row, client in zip(mine, samples.clients, strict=True):
         labels = np.concatenate([part.y for part in samples.samples[client]])

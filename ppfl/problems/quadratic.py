@@ -45,7 +45,7 @@ class QuadraticSettings(ProblemSettings):
     file: DataFile | None = None
     """HDF5 with clients/<id>/{H,b,A,B,y}, float64."""
     clients: PositiveInt | None = None
-    """N."""
+    """M."""
     shared_dimension: PositiveInt | None = None
     """d_θ, length of the parameter `theta`."""
     local_dimension: PositiveInt | None = None

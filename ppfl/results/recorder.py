@@ -113,7 +113,7 @@ class Recorder:
         self._written_round: int | None = None
 
     def describe_problem(self, facts: Mapping[str, Any], clients: Mapping[str, np.ndarray]) -> None:
-        """Store what is known before the first round; `clients` has arrays (N, …), names under "client"."""
+        """Store what is known before the first round; `clients` has arrays (M, …), names under "client"."""
         self._groups["problem"] = facts
         self._clients.update(clients)
 
@@ -149,7 +149,7 @@ class Recorder:
         provenance: Mapping[str, Any],
         costs: Mapping[str, np.ndarray],
     ) -> None:
-        """Write the final state; `summary` has arrays (stage, statistic), `costs` (stage,), `clients` (N,)."""
+        """Write the final state; `summary` has arrays (stage, statistic), `costs` (stage,), `clients` (M,)."""
         self._status = status
         self._clients.update(clients)
         self._summary = dict(summary)

@@ -111,3 +111,9 @@ def test_a_second_round_and_a_second_judge_are_seen(small: Path) -> None:
 def test_files_are_entered_by_calling_their_functions(small: Path) -> None:
     """Importing a file is not enough, and neither are the bodies of its classes."""
     assert counts.entered(small, ["asked"]) == {small / "engine/rounds.py", small / "core/method.py"}
+
+
+def test_reasons_are_given() -> None:
+    """One comment for 60 lines at least: that many places have a reason which the code cannot tell."""
+    sources = counts.sources_of(counts.ROOT / "ppfl")
+    assert 60 * counts.num_comments(sources) >= sum(source.num_lines for source in sources)
