@@ -90,11 +90,11 @@ def num_modules(sources: list[Source], folder: Path) -> int:
 
 
 def public_members(node: ast.ClassDef) -> tuple[int, int]:
-    """Methods and attributes, properties among them, that a class defines itself."""
+    """Methods, properties among them, and attributes that a class defines itself."""
     methods, attributes = set(), set()
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
-            (attributes if _is_property(item) else methods).add(item.name)
+            methods.add(item.name)
         elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             attributes.add(item.target.id)
     return len(methods), len([name for name in attributes if not name.startswith("_")])

@@ -89,7 +89,7 @@ def test_a_small_house_is_counted(small: Path) -> None:
     assert counts.counts(small, None) == {
         "`ppfl/core`": "2 files",
         "loose modules in `ppfl/`": "1",
-        "largest interface": "`Method`: 2 public methods and 4 attributes",
+        "largest interface": "`Method`: 3 public methods and 3 attributes",
         "capability flags, of those of 2026-11-28": "0",
         "others that look like flags": "3: `helper`, `is_able`, `why_not`",
         "implementations of a synchronous round": "1",
