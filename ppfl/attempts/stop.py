@@ -112,7 +112,6 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
         if not (running or stopping.open) or time.monotonic() >= deadline:
             break
         time.sleep(_LOOK_SECONDS)
-    # the number of a job may come again, and must not stop on its first round
     for folder, job in packs if not running else ():
         forget_packs(folder, job)
     if not any(job.is_running or job.state == "PENDING" for job in known):

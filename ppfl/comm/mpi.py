@@ -47,8 +47,8 @@ class MpiCommunicator:
         """Return the element-wise sum or maximum over ranks."""
         _refuse_type(tensor)
         result = torch.empty_like(tensor)
-        # of integers and maxima, and of floats whose sum is exact: MPI may add in any order, and the bits do not
-        # depend on it
+        # MPI adds in any order: whoever wants bits that do not depend on it gives integers, or floats whose sums are
+        # exact
         self._comm.Allreduce(_buffer(tensor), result.numpy(), _OPERATIONS[operation])
         return result
 

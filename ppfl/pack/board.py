@@ -108,7 +108,7 @@ class RunQueue:
         # in the grid
         order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
         first = int(beginning * len(order))
-        # packs begin at different places, and look at a run only when they come to it: they meet when most is done
+        # packs begin at different places: they meet, and find each other's claims, when most is done
         self._waiting = {digest: entries[digest] for digest in order[first:] + order[:first]}
         self._entries = entries
         try:

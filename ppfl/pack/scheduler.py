@@ -232,8 +232,7 @@ class _Child:
 
 def _context(preload: str) -> ForkServerContext:
     """Return how children start: forked from a server that has loaded what they need and has one thread."""
-    # not `fork`: this process has threads (signals, claims), and a lock that one of them holds would stay locked in
-    # the child; not `spawn`: every child would load torch anew
+    # not `fork`: the parent of a pack would have to load torch; not `spawn`: every child would load it anew
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     with _environment_of_children():
