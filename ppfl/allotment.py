@@ -37,6 +37,7 @@ def check_allotment(communicator: Communicator, environment: Mapping[str, str] =
 
 def _check_cpus(rank: int, environment: Mapping[str, str]) -> None:
     asked, allowed = whole_number(environment.get("SLURM_CPUS_PER_TASK", "")), len(os.sched_getaffinity(0))
+    # a host may have fewer CPUs than Slurm was told: that is not srun's doing
     if asked is not None and allowed < min(asked, os.cpu_count() or 1):
         raise UserError(
             f"{asked} CPUs a rank were asked for, but rank {rank} may use {allowed}: srun does not take them "

@@ -98,6 +98,7 @@ def _sample(config: Config, problem: Problem) -> CohortSampler:
 
 def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorithm:
     """Return the method with every step size a number, as it works on this problem with these participants."""
+    # one uplink at a time is a cohort of one client
     participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
     optimizer = config.server_optimizer
     algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
@@ -126,6 +127,7 @@ def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.nda
 
 def _check_ranks(problem: Problem, communicator: Communicator, clients_per_chunk: int) -> None:
     num_chunks = -(-problem.num_clients // clients_per_chunk)
+    # a rank without clients has nobody to ask for names and shapes of local parameters, and nothing to do
     if communicator.size > num_chunks:
         raise SharedUserError(
             f"{communicator.size} ranks for {problem.num_clients} clients in {num_chunks} chunk(s) of "
@@ -152,10 +154,12 @@ def _place_states(
     """Return where all ranks keep states, the farthest place that any of them needs, and a state's size. Collective."""
     initial = algorithm.init_client(problem.init_shared(), problem.init_local(problem.clients.start))
     bytes_a_client = state_bytes(initial)
+    # the free memory of a host is shared by its ranks; the host with most of them decides for all
     ranks_of_host = int(communicator.allreduce(torch.tensor([communicator.local_rank]), "max")) + 1
     needed = bytes_a_client * len(problem.clients)
     saving = saving_bytes(bytes_a_client, clients_per_chunk)
     mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, ranks_of_host))
+    # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
 
 

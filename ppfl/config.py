@@ -180,8 +180,10 @@ class Config(Settings):
         return content
 
     def _content(self) -> dict[str, Any]:
+        # whatever is not named there counts: a new key is part of the digest unless somebody decides otherwise
         content = self.model_dump(exclude=_NOT_SCIENTIFIC)
         tuned = content["evaluate"]["tuned"]
+        # null and the method's own fine-tuner written out are the same run
         if tuned["fine_tuner"] is None:
             tuned["fine_tuner"] = content["algorithm"].get("fine_tuner")
         return content
@@ -192,6 +194,7 @@ class Config(Settings):
         text = _json(self._content())
         if "-0.0" in text:  # the one number that JSON writes in two ways
             text = _json(self.scientific())
+        # 64 bits: two of a million runs have one digest with a chance of 3e-8
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @staticmethod
@@ -279,6 +282,7 @@ def schema() -> dict[str, Any]:
 
     document = copy.deepcopy(Config.model_json_schema(schema_generator=DescribedSchema))
     for node in (document, *document["$defs"].values()):
+        # every plug-in needs its `name`, by which an editor knows what the other keys are
         required = [key for key in node.pop("required", []) if key == "name"]
         if required:
             node["required"] = required

@@ -24,6 +24,7 @@ class DescribedSchema(GenerateJsonSchema):
     def model_schema(self, schema: ModelSchema) -> dict[str, Any]:
         """Return the schema of one class."""
         found = super().model_schema(schema)
+        # the class itself comes last, so that its own words replace those of a base class
         for base in reversed(schema["cls"].__mro__):
             if issubclass(base, Settings):
                 for name, text in _texts(base):

@@ -128,6 +128,7 @@ class ConfigError(UserError):
 
 def closest(word: object, choices: Iterable[str]) -> str | None:
     """Return the choice that is most like a word, if any is like it."""
+    # difflib's own default: below it suggestions are more often odd than helpful
     matches = difflib.get_close_matches(str(word).lower(), list(choices), n=1, cutoff=0.6)
     return matches[0] if matches else None
 

@@ -54,6 +54,7 @@ class Schema:
         for index, part in enumerate(position):
             choices = node
             node, tagged = self._resolve(node, value)
+            # pydantic puts the name of the branch into the position, where the document has nothing
             if tagged and tag_is_next:
                 tag_is_next = False
                 union = Union(path, value["name"], choices)
@@ -65,6 +66,7 @@ class Schema:
             if isinstance(value, dict) and (part in value or is_last_key):
                 properties = node.get("properties", {})
                 siblings = tuple(sorted(properties))
+                # a key that nobody knows still has a place, of which the message then speaks
                 node = properties.get(part, node.get("additionalProperties") or _ANYTHING)
                 node = node if isinstance(node, dict) else _ANYTHING
                 value, key = value.get(part), part
@@ -141,6 +143,7 @@ class Schema:
             name = value.get("name") if isinstance(value, dict) else None
             reference = node["discriminator"]["mapping"].get(name) if isinstance(name, str) else None
             return (self._follow({"$ref": reference}), True) if reference else (node, False)
+        # of a union such as "all", a number or a section: the branch that has the form of what is there
         for branch in node.get("anyOf") or node.get("oneOf") or []:
             chosen, tagged = self._resolve(branch, value)
             wanted = "object" if isinstance(value, dict) else "array" if isinstance(value, list) else None

@@ -58,6 +58,7 @@ def set_tf32(wanted: bool, device: torch.device, communicator: Communicator) -> 
             )
 
     on_every_rank(communicator, check)
+    # both said, since their defaults differ
     torch.backends.cuda.matmul.allow_tf32 = wanted
     torch.backends.cudnn.allow_tf32 = wanted
 
@@ -74,6 +75,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return False
+    # to set one of them also turns off that glibc adapts the others by itself, hence all three
     return all(mallopt(number, value) == 1 for number, value in _MALLOPT.values())
 
 

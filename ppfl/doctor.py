@@ -104,6 +104,7 @@ def _mpiexec() -> Diagnosis:
 
 def mpi_library() -> Diagnosis:
     """Return which MPI library mpi4py loads; asked of a process of its own, which a wrong library may crash."""
+    # or the library of the child would take itself for a rank, and wait for the launcher
     environment = {key: value for key, value in os.environ.items() if not key.startswith(_LAUNCHER_PREFIXES)}
     try:
         child = subprocess.run(
@@ -164,6 +165,7 @@ def _file_locks(folder: Path) -> Diagnosis:
             with h5py.File(path, "w") as file:
                 file["probe"] = 1
             with path.open("rb") as first, path.open("rb") as second:
+                # twice by different descriptors, since some file systems grant every lock
                 fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 refused = _is_locked(second.fileno())
     except OSError as error:

@@ -71,6 +71,7 @@ def run(
         found = on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "")
         if found in ("already done", "stopped"):
             return found
+        # rank 0 has looked at the disk for all: on a shared file system others could see something else
         place.follow(on_first_rank(communicator, lambda: "apart" if place.here != out else "beside"))
         place.told(0)
         with ExitStack() as stack:
@@ -98,6 +99,7 @@ def _compute(place: Place, progress: Progress, communicator: Communicator, build
     }
     checkpoints = Checkpoints(out, identity, communicator)
     keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, place.wants_stop, place.told, place.check)
+    # a function, since a checkpoint that turns out to be damaged has left half of a state in the engine that tried it
     engine, first = keeper.resume(lambda: open_engine(setup, keeper))
     if place.is_unfinished and not first:
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
@@ -108,6 +110,7 @@ def _compute(place: Place, progress: Progress, communicator: Communicator, build
     for scored in engine:
         _record(recorder, scored, setup.communicator)
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
+    # so that a kill during them costs no rounds
     _record(recorder, None, setup.communicator)  # the stages may take long
     if engine.status != "stopped":
         complete(config, out, setup, engine, score_stages([engine])[0], recorder)
@@ -196,6 +199,7 @@ def complete(
         if config.save.local:
             save_local(out, engine.group, rank, size, config.digest)
         if recorder is not None:
+            # before the result says that it is complete: whoever sees that finds θ beside it
             save_shared(out, engine.server["shared"], config.digest)
             recorder.finish(engine.status, clients, summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs)
 

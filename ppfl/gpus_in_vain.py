@@ -20,6 +20,7 @@ _VERSION = re.compile(r"^__version__ *= *['\"](.+)['\"]", re.MULTILINE)
 def torch_without_gpus() -> str:
     """Return the version of a torch that was built without CUDA and HIP; "" for another, or when none is found."""
     try:
+        # read as a text, since loading torch takes seconds, on a login node perhaps minutes
         text = metadata.distribution("torch").locate_file("torch/version.py").read_text()
     except (metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         return ""

@@ -79,6 +79,7 @@ def load_cells(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Cel
 
 def cells_of(document: Mapping[str, Any], folder: Path, source: str, overrides: Sequence[str] = ()) -> dict[str, Cell]:
     """Return {digest: run} of a document."""
+    # the grid is taken out before anything is validated: a run of it has the digest of the same run written by itself
     base = {key: value for key, value in document.items() if key != "grid"}
     if "grid" not in document:
         config = validate(base, folder, source)
@@ -278,6 +279,7 @@ def _outer_first(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 def _at_origin(finding: Finding, choice: _Choice) -> Finding:
     """Name the place in the grid section when the grid set what is wrong."""
+    # the longest path first: a grid may set a section and a key inside of it, and the inner one has the last word
     for path in sorted(choice, key=len, reverse=True):
         rest = finding.where.removeprefix(path)
         if finding.where.startswith(path) and (not rest or rest[0] in ".["):

@@ -107,6 +107,7 @@ class DataArray:
     def of(cls, found: h5py.h5d.DatasetID, file_bytes: int, where: str) -> DataArray:
         """Look at the layout. Raises UserError for numbers that are not in the file, or more than can be in it."""
         stored = found.get_create_plist()
+        # HDF5 would follow both silently, wherever they lead, and the digest knows nothing of what is there
         if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
             raise UserError(f"{where}: its numbers lie in other files; {_WHOLE}")
         space = found.get_space()
@@ -114,6 +115,7 @@ class DataArray:
             raise UserError(f"{where}: is an array without a shape")
         kept, shape = found.dtype, space.get_simple_extent_dims()
         num_bytes = math.prod(shape) * kept.itemsize
+        # a few bytes can declare petabytes: before memory is taken, they are compared with what the file could hold
         if num_bytes > _SPARE_BYTES + _MAX_RATIO * min(found.get_storage_size(), file_bytes):
             raise UserError(
                 f"{where}: declares {' × '.join(map(str, shape))} entries, {num_bytes:,} bytes, far more than the file "
@@ -152,6 +154,7 @@ def _open(location: h5py.h5g.GroupID, name: bytes, where: str, links_left: int) 
         raise UserError(f"{where}: is a link into another file; {_WHOLE}")
     if not links_left:
         raise UserError(f"{where}: is a link that leads in a circle")
+    # by hand, part by part: opened as a whole, HDF5 would follow external links in the middle of the path
     target = location.links.get_val(name)
     found = h5py.h5g.open(location, b"/") if target.startswith(b"/") else location
     for part in target.split(b"/"):

@@ -52,6 +52,7 @@ class CheckpointKeeper:
     def wish(self, done: int) -> Wish:
         """Stop when the caller wants it; save, on rank 0, when time or rounds have passed."""
         self._told(done)
+        # a run that stops is saved in any case, so that nothing has to be due
         if self._wants_stop():
             return _STOP
         return _SAVE if self._recorder is not None and self._is_due(done) else NO_WISH
@@ -62,6 +63,7 @@ class CheckpointKeeper:
             rows = {name: torch.from_numpy(values) for name, values in self._recorder.rows.items()}
             snapshot = replace(snapshot, tensors=snapshot.tensors | name_params("rows", rows))
         self._checkpoints.save(snapshot, self._before_switch)
+        # counted from the end of writing: a checkpoint that takes longer than the interval must not follow on itself
         self._last_seconds, self._last_round = time.monotonic(), snapshot.round
 
     def resume(self, new_engine: Callable[[], AnyEngine]) -> tuple[AnyEngine, int]:
@@ -93,6 +95,7 @@ class CheckpointKeeper:
                 raise ValueError("another state of the server")
             if self._recorder is not None:
                 rows = {name: x.numpy() for name, x in read_params(snapshot.tensors, "rows", _CPU).items()}
+                # the checksum says that it is as it was written; that it was written for this run is seen here
                 if {len(values) for values in rows.values()} != {len(rows["round"])}:
                     raise ValueError("rows of different lengths")
                 self._recorder.restore(rows)

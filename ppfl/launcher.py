@@ -74,6 +74,8 @@ def _open(launched: LaunchedAs) -> Communicator:
             f"{launched.name} started {launched.size or 'several'} processes, but mpi4py cannot load an MPI library "
             f"({error}); install ppfl[mpich], or load the MPI module of this machine; `ppfl doctor` shows what is found"
         ) from error
+    # both counts are asked for, since a launcher of another MPI than the library's starts N processes of 1 rank each,
+    # and all of them would compute everything and write to one file
     communicator = MpiCommunicator()
     if launched.size is not None and launched.size != communicator.size:
         raise SharedUserError(

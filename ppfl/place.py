@@ -91,7 +91,9 @@ class Place:
                 self.deliver()
         self.is_unfinished = found == "unfinished"
         if found != "already done":
+            # the note of the attempt before; what is left from here on is about this one
             remove_failure(out)
+            # a request for this very attempt may have come between the claim and this line
             forget_run(out, but_for=self.claim.token if self.claim is not None else "")
             remove_parameters(self.here, also_local=config.save.local)
         elif config.save.local and not has_local(out):
@@ -108,6 +110,7 @@ class Place:
         """Put a result that is finished to its place, and remove what is left of its way there. Called on rank 0."""
         if self.here != self.out:
             self.check()
+            # both are right results of one configuration; the first stays, as others may have read it
             if not deliver(self.here, self.out, self.config.digest) and self.claim is not None:
                 self.claim.lose("another job has finished it, and that stays")
         remove_failure(self.out)
@@ -187,6 +190,7 @@ class Place:
     def note(self, error: BaseException, rank: int) -> None:
         """Leave the reason of a failure beside the result, unless the result is another job's."""
         is_ours = self.round is not None and (self.claim is None or not self.claim.is_lost)
+        # an error that all ranks raise is told once, by the first
         if is_ours and (rank == 0 or not isinstance(error, SharedUserError)):
             failure = Failure.of(error, self.config.digest, cell=self._caller.cell, rank=rank, round=self.round)
             write_rank_log(self.out, failure)

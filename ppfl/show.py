@@ -31,6 +31,7 @@ _PIPE_WIDTH = 160
 def wide_console() -> Console:
     """Return a console on standard output; as wide as a terminal, or wide enough for a log file."""
     console = Console()
+    # rich takes 80 columns for what is no terminal, and would fold numbers
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 

@@ -43,6 +43,8 @@ def ask(
                 answer, complaint = process.communicate(content, timeout=seconds)
             except subprocess.TimeoutExpired as error:
                 with suppress(ProcessLookupError):
+                    # the whole session: a wrapper that is killed alone leaves a child that keeps our pipes open, and
+                    # we would go on waiting
                     os.killpg(process.pid, signal.SIGKILL)
                 raise NoAnswerError(f"Slurm does not answer: {command[0]} said nothing for {seconds:g} s") from error
     except FileNotFoundError as error:

@@ -28,6 +28,7 @@ class StopSignals:
     def __init__(self, *, can_be_interrupted: bool = True) -> None:
         self._came = False
         self._interrupts = 0 if can_be_interrupted else -1
+        # whoever started us with nohup has said what a lost terminal is to do: nothing
         self._numbers = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         for number in self._numbers:
             signal.signal(number, self._note)
@@ -45,6 +46,7 @@ class StopSignals:
             signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # nothing else: a handler runs between two instructions of whatever is at work, perhaps inside of a write
         self._came = True
         if number == signal.SIGINT and self._interrupts >= 0:
             self._interrupts += 1

@@ -41,10 +41,12 @@ class Report:
     """What a rank tells its supervisor, in memory that both have; also without one, to nobody."""
 
     def __init__(self) -> None:
+        # anonymous and shared: it survives the rank that is killed, and needs no file, no pipe and no lock
         self._memory = mmap.mmap(-1, _MAX_BYTES)
         self._state = 0
         self.round = _NOT_YET
         self._write()
+        # faulthandler writes to a descriptor from inside of a signal handler; nothing of Python works there any more
         self.faults = os.memfd_create("faults")
 
     def about(self, result: Path, digest: str, cell: str) -> None:
@@ -67,6 +69,7 @@ class Report:
         self._write()
 
     def _write(self) -> None:
+        # 16 bytes that may be read while they are written: then a note is off by one round, at worst
         _NUMBERS.pack_into(self._memory, 0, self.round, self._state)
 
     def read(self) -> _Read:
@@ -93,13 +96,17 @@ class _Read:
 def fork_rank(rank: int) -> Report:
     """Return in a new process, which is to be the rank; the one that called stays its supervisor and never returns."""
     report = Report()
+    # what is in the buffers now would be written by both processes
     sys.stdout.flush()
     sys.stderr.flush()
     supervisor = os.getpid()
+    # before the fork: a signal that comes in between must be waited for, and must not end the parent alone
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     child = os.fork()
     if child:
         _Supervisor(child, rank, report).watch()
+    # a rank must not outlive its supervisor: the launcher knows of that one alone, and would believe the job to be
+    # over
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:  # it died before the line above
         os._exit(1)
@@ -159,6 +166,7 @@ class _Supervisor:
             code = code or int(told.result is not None)  # it left in the middle of a run: no success
         if code >= 0:
             os._exit(code)
+        # to end by the same signal, not with a number that stands for it: launchers and shells tell the two apart
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has left one, if any is wanted
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [-code])

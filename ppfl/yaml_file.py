@@ -28,9 +28,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     source = str(path)
     try:
         with path.open("rb") as file:
+            # one byte more than allowed tells a file that is too large, also one whose size the system does not say
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise ConfigError(source, Finding.text(f"is larger than {_MAX_BYTES >> 20} MiB; give a YAML file"))
+        # with or without the mark that some editors put first
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(source, Finding.text(f"not a YAML text: byte {error.start} is not UTF-8")) from error

@@ -91,6 +91,7 @@ class _Builder:
 
     def take(self, event: yaml.Event) -> None:
         """Go on with the next event."""
+        # the parser counts from 0, editors from 1
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.ScalarEvent):
             self._close(self._scalar(event, line), event.anchor)
@@ -113,6 +114,7 @@ class _Builder:
         _refuse_tag(event.tag, "map" if is_mapping else "seq", line)
         self._open.append(_Node({} if is_mapping else [], line, "", anchor=event.anchor))
         if event.anchor:
+            # known, but not yet complete: an alias to it in here would make a value that contains itself
             self._anchors[event.anchor] = None
 
     def _alias(self, anchor: str, line: int) -> None:
@@ -145,6 +147,7 @@ class _Builder:
         if len(self._open) + node.height > MAX_DEPTH:
             raise YamlError(f"nested deeper than {MAX_DEPTH} levels", node.line)
         parent.height = max(parent.height, node.height + 1)
+        # an alias counts with all that it stands for: nine lines of nine aliases each would be 9**9 values
         parent.size += node.size
         if parent.size > MAX_NODES:
             raise YamlError(f"holds more than {MAX_NODES} values, with those that aliases repeat", parent.line)
@@ -178,6 +181,7 @@ def _mappings(node: _Node) -> list[_Node]:
 def _finish(node: _Node) -> None:
     """Give a mapping its values: its own before those that it merges, of these the first."""
     parts: dict[str, _Node] = {}
+    # so that the first of several has the last word
     for other in reversed(node.merged):
         parts |= other.parts
     node.parts = parts | node.parts

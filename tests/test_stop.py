@@ -17,7 +17,7 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import Config
 from ppfl.experiment import run
 from ppfl.grid import load_cells
-from ppfl.pack.board import ELSEWHERE, ONE_RANK, Board
+from ppfl.pack.board import ELSEWHERE, ONE_RANK, RunQueue
 from ppfl.pack.command import Packed
 from ppfl.place import Caller
 from ppfl.progress import Silent
@@ -241,11 +241,11 @@ def test_no_pack_that_began_before_takes_a_run_that_was_stopped(config: Config) 
     cells, out = load_cells("tiny.yaml"), config.default_out()
     stopped_run(config)
     began_at = stop_path(out).stat().st_mtime
-    board = Board(cells, out.parent, 1, 0.0, ONE_RANK, began_at=began_at)
-    assert board.counts == {ON_REQUEST: 1}
-    assert board.is_exhausted()
-    board = Board(cells, out.parent, 1, 0.0, ONE_RANK, began_at=began_at + 1)
-    assert board.left == [config.digest]
+    queue = RunQueue(cells, out.parent, 1, 0.0, ONE_RANK, began_at=began_at)
+    assert queue.counts == {ON_REQUEST: 1}
+    assert queue.is_exhausted()
+    queue = RunQueue(cells, out.parent, 1, 0.0, ONE_RANK, began_at=began_at + 1)
+    assert queue.left == [config.digest]
 
 
 def test_no_later_start_of_the_same_job_does(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_no_later_start_of_the_same_job_does(config: Config, monkeypatch: pytest
     later = stop_path(out).stat().st_mtime + 1
     for job, left in (("12", []), ("13", [config.digest])):
         monkeypatch.setenv("SLURM_JOB_ID", job)
-        assert Board(cells, out.parent, 1, 0.0, ONE_RANK, began_at=later).left == left
+        assert RunQueue(cells, out.parent, 1, 0.0, ONE_RANK, began_at=later).left == left
 
 
 def test_a_pack_that_does_not_wait_leaves_what_others_are_at(folder: Path) -> None:

@@ -39,14 +39,17 @@ class CAF(Aggregator):
         number = len(gram)
         weights = torch.ones(number, dtype=torch.float64)
         best, least = weights / number, torch.inf
+        # each step takes one vector out at least, so that there are at most N of them
         while self.f > 0 and weights.sum() > number - 2 * self.f:
             mean = weights / weights.sum()
             inner = around(gram, mean)
+            # √c on both sides keeps the matrix symmetric, and its eigenvalues are those of the weighted covariance
             roots = mean.sqrt()
             values, vectors = torch.linalg.eigh(roots[:, None] * inner * roots)
             if values[-1] < least:
                 best, least = mean, float(values[-1])
             projections = torch.where(weights > 0, (inner @ (roots * vectors[:, -1])).square(), 0.0)
+            # all that is left is one point
             if projections.max() == 0:
                 break
             weights = (weights * (1.0 - projections / projections.max())).clamp_min(0.0)

@@ -58,6 +58,7 @@ class CenteredClipping(Aggregator):
 
     def _step(self, weights: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
         factors = self._factors(distances)
+        # the step in terms of weights: v is Σ w_i x_i all the time, and no vector is touched before the end
         return weights * (1.0 - factors.sum() / len(factors)) + factors / len(factors)
 
     def _factors(self, distances: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,7 @@ class GeometricMedian(Aggregator):
         weights = half_around(gram, central_row(gram)[0])
         distances = squared_distances_to(gram, weights).sqrt()
         spread = distances.sort().values[len(gram) // 2]
+        # a majority of equal vectors: the median is where they are, and ν would be 0
         for _ in range(self.steps if spread > 0 else 0):
             inverse = 1.0 / distances.clamp_min(self.smoothing * spread)
             new = inverse / inverse.sum()

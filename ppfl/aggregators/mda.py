@@ -56,12 +56,14 @@ def _of_least_diameter(distances: torch.Tensor, f: int) -> torch.Tensor:
     pairs = list(zip(first[order].tolist(), second[order].tolist(), strict=True))
     position = 0
     while position < len(pairs):
+        # pairs that are equally far but for rounding are dropped together, or rounding would choose among them
         limit = float(distances[pairs[position]]) * (1.0 - TIE)
         survivors = left_out
         while position < len(pairs) and float(distances[pairs[position]]) >= limit:
             i, j = pairs[position]
             survivors = survivors[survivors[:, i] | survivors[:, j]]
             position += 1
+        # every subset that is left has such a pair: this is the least diameter, and all of them have it
         if not len(survivors):
             break
         left_out = survivors

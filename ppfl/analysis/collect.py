@@ -150,6 +150,7 @@ def _write_numbers(writer: CollectionWriter, source: Source, plan: _Plan) -> Non
         writer.declare("recorded", ["round"], np.dtype(np.int8), 0, flag)
     for name, (dtype, rank) in plan.series.items():
         has_gaps = not everywhere or any(name not in run.series for run in plan.outlines)
+        # whole numbers have no NaN: the smallest one stands for "not recorded", and xarray is told so
         fills[name] = np.nan if dtype.kind == "f" else np.iinfo(dtype).min if has_gaps else 0
         attributes = {"ppfl": "series" if rank == 1 else "client series"}
         if has_gaps and dtype.kind != "f":
@@ -159,6 +160,7 @@ def _write_numbers(writer: CollectionWriter, source: Source, plan: _Plan) -> Non
         writer.declare("scored", ["stage"], np.dtype(np.int8), 0, flag)
     for name in plan.metrics:
         writer.declare(FINAL + name, ["stage", "statistic"], np.dtype(np.float64), np.nan, {"ppfl": "final"})
+    # a block is a few megabytes, also of a grid whose numbers do not fit into memory
     for place, cells in writer.blocks():
         for name, values in _block(source, plan, cells, fills).items():
             writer.write_block(name, place, values)
@@ -178,6 +180,7 @@ def _block(source: Source, plan: _Plan, cells: Array, fills: Mapping[str, Any]) 
         run = plan.outlines[cell]
         if not run.has_file:
             continue
+        # one result is open at a time, since a grid may have more of them than a process may have open files
         series, metrics = source.read(int(plan.runs[cell]), plan.series, run.summary)
         places = np.searchsorted(plan.rounds, run.rounds)
         if plan.series:

@@ -71,6 +71,7 @@ def split_cases(
         combinations = set(zip(*(other.labels for other in others), strict=True)) or {()}
         present = len(set(zip(*(other.labels for other in rest), strict=True)))
         possible = len(factor.levels) * len(combinations)
+        # a key that some runs lack, such as a setting of one method, can be no dimension of all of them
         everywhere = all(key in config for key in factor.keys for config in settings)
         if (
             set(keep) & set(factor.keys)
@@ -87,6 +88,7 @@ def _plain(factor: Factor, settings: Sequence[Settings], names: Mapping[str, str
     levels = factor.levels
     values = {label: settings[run].get(factor.keys[0]) for label, run in first_runs.items()}
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()):
+        # numbers by size, for axes; texts stay in the order of the plan
         levels = sorted(levels, key=lambda label: float(values[label] or 0))
     place = {label: number for number, label in enumerate(levels)}
     runs = [first_runs[label] for label in levels]
@@ -165,11 +167,13 @@ def encode(values: Sequence[Any]) -> Encoded:
 
     Whole numbers beside fractions are such a mixture: a cohort of 1 is not one of 1.0.
     """
+    # by type and not by `isinstance`: true is a number to Python, and 1 is not 1.0 in a configuration
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return Encoded(np.array(values, dtype=np.int8), "bool")
     if kinds in ({int}, {float}):
         array = np.array(values)
+        # numbers beyond 64 bits become objects or lose digits: then they are kept as texts
         if array.dtype.kind in "if" and len(set(array.tolist())) == len({repr(value) for value in values}):
             return Encoded(array, "number")
     if kinds == {str} and not any("\0" in value for value in values):

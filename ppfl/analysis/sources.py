@@ -161,6 +161,7 @@ def _configuration(path: Path, results: Path | None, overrides: Sequence[str]) -
     name = next(iter(cells.values())).config.name
     outlines = tuple(map(outline, outs))
     for out, digest, found in zip(outs, cells, outlines, strict=True):
+        # a file that was copied or renamed by hand: its name is no proof of what is in it
         if found.has_file and found.attrs["digest"] != digest:
             raise UserError(f"{out}: holds run {found.attrs['digest']} and not the one of its name; move it away")
     settings = tuple(_settings(cell.config.model_dump(mode="json")) for cell in cells.values())
@@ -174,6 +175,7 @@ def _folder(folder: Path) -> Source:
     files = [path for path in sorted(folder.glob("*.h5")) if path.name[0] != "." and not _ASIDE.search(path.name)]
     kinds = {path: kind_of(path) for path in files}
     paths = [path for path in files if kinds[path] == FILE_KIND]
+    # "no result of ours" and "may not be read" look alike until the system is asked why
     closed = {path: why for path in files if kinds[path] is None and (why := why_unreadable(path))}
     if not paths and closed:
         raise UserError(f"{next(iter(closed))}: cannot be read: {next(iter(closed.values()))}")
@@ -200,6 +202,7 @@ def _files(paths: Sequence[Path]) -> Source:
     if len(damaged) == len(paths):
         raise UserError(f"{damaged[0]}: {found_at[damaged[0]].reason}")
     paths = [path for path in paths if path not in damaged]
+    # outlines alone, a few kB each: numbers of thousands of results are read when they are asked for
     outlines = [found_at[path] for path in paths]
     notes = (f"left out, damaged: {_some([path.name for path in damaged])}",) if damaged else ()
     settings, names, digests = [], [], []

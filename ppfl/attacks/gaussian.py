@@ -29,6 +29,7 @@ class Gaussian(Attack):
         """Return the draws."""
         draws = torch.empty_like(block.own)
         for attacker, row in enumerate(draws):
+            # a stream for each attacker and block, so that it does not matter which rank has the block
             key = attacker * _MAX_BLOCKS + block.number
             draw = generator(scene.moment.seed, _PURPOSE, round=scene.moment.round, client=key)
             row.copy_(torch.from_numpy(draw.standard_normal(len(row)) * self.standard_deviation))

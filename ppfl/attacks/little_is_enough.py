@@ -59,6 +59,7 @@ class LittleIsEnough(Attack):
     def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
         """Return μ − factor · σ."""
         assert not isinstance(self.factor, str)
+        # of all honest vectors, which are not a sample of more
         spread = block.honest.std(dim=0, keepdim=True, correction=0)
         return block.honest.mean(dim=0, keepdim=True) - self.factor * spread
 

@@ -52,9 +52,11 @@ def jobs(number: str) -> list[Job]:
     try:
         answer = ask(["squeue", "--noheader", f"--jobs={number}", "--states=all", "--format=%A|%T|%Z"])
     except NoAnswerError as error:
+        # what squeue says of jobs that are over for some minutes, with an exit code like that of any trouble
         if "Invalid job id" in str(error):
             return []
         raise UserError(f"{number}: {error}") from error
+    # the folder comes last, since its name may hold the separator
     rows = [line.split("|", 2) for line in answer.splitlines() if line.count("|") >= 2]
     return [Job(row[0], row[1], Path(row[2])) for row in rows]
 
@@ -129,6 +131,7 @@ def _claims(folder: Path, depth: int) -> Iterator[Path]:
     for entry in found:
         if entry.name.endswith(CLAIM_SUFFIX):
             yield Path(entry.path)
+        # links may lead in a circle, or into the home of somebody else
         elif depth and not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
             yield from _claims(Path(entry.path), depth - 1)
 

@@ -37,6 +37,7 @@ def show(log: Path, places: Sequence[Path], *, follow: bool, write: Callable[[st
     watch = Watch()
     with log.open(encoding="utf-8", errors="replace") as file:
         while True:
+            # asked before the last read: what was written in between is in it
             is_over = not follow or all(state.kind != "running" for state in states_of(places, watch).values())
             write(file.read())
             if is_over:

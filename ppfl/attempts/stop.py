@@ -44,6 +44,7 @@ class Stopping:
         """Ask those that are at work now and were not asked yet; tell which of the others have ended."""
         states = states_of(dict.fromkeys((*results, *self._open)))
         for out, token in list(self._open.items()):
+            # another token is another attempt: the one that was asked has ended
             if states[out].kind != "running" or states[out].facts.get("token") != token:
                 del self._open[out]
                 self._tell(f"{out}: {_become(states[out])}")
@@ -104,6 +105,7 @@ def stop_job(number: str, *, requeue: bool, seconds: float, tell: Callable[[str]
             ask_packs(folder, requeue=requeue, job=job)
             packs.add((folder, job))
         stopping.look(results)
+        # of an array some tasks may be at work and others wait: these would begin while those stop
         if not is_cancelled and any(job.state == "PENDING" for job in found):
             is_cancelled = True
             has_refused = not _cancel_waiting(number, tell)

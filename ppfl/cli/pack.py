@@ -71,6 +71,7 @@ def pack(
     again to continue. docs/packs.md
     """
     stop = StopSignals()
+    # the parent of a pack never computes: its children load torch, once for all of them
     defer_torch()
     from ppfl.grid import load_cells
     from ppfl.pack.board import ONE_RANK

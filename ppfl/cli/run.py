@@ -49,7 +49,10 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
     from ppfl.supervisor import Report, fork_rank
 
     launched = launched_as()
+    # before the configuration is read, which may take seconds: a signal in between must not end the process without a
+    # word
     stop = StopSignals()
+    # before anything heavy is imported: what the fork shares is small, and neither torch nor MPI knows of it
     report = Report() if launched.size == 1 else fork_rank(launched.rank)
     with report:
         from ppfl.grid import choose_cell, show_varying
@@ -77,6 +80,7 @@ def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Rep
     finally:
         if isinstance(progress, Bar):
             progress.close()
+    # all is saved: a late signal would turn a result into an exit code of failure
     stop.ignore()
     if status in ("stopped", ON_REQUEST):
         code = STOPPED_ON_REQUEST if status == ON_REQUEST else STOPPED

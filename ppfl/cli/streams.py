@@ -27,6 +27,7 @@ def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
     written = b""
     for character in text:
         if "\udc80" <= character <= "\udcff":
+            # a byte that is not UTF-8 came in as one of these code points (PEP 383), and goes out as it was
             written += bytes([ord(character) - 0xDC00])
         else:
             written += character.translate(_SPELLED).encode("ascii", "backslashreplace")
@@ -58,6 +59,8 @@ def finish_output() -> None:
 def give_up_output(number: int = 1) -> None:
     """Send to nowhere what Python would try to write at its end, and complain of."""
     with suppress(OSError):
+        # the reader may have gone (`| head`): Python would try once more at its very end, and print a traceback of
+        # that
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
         os.close(nowhere)

@@ -47,6 +47,8 @@ class MpiCommunicator:
         """Return the element-wise sum or maximum over ranks."""
         _refuse_type(tensor)
         result = torch.empty_like(tensor)
+        # MPI adds in any order: whoever wants bits that do not depend on it gives integers, or floats whose sums are
+        # exact
         self._comm.Allreduce(_buffer(tensor), result.numpy(), _OPERATIONS[operation])
         return result
 
@@ -74,6 +76,7 @@ class MpiCommunicator:
         """Exchange row blocks for column blocks."""
         widths = np.diff(np.asarray(bounds))
         num_rows = np.array(self._comm.allgather(rows.shape[0]))
+        # MPI sends what is contiguous: the columns of each receiver are put side by side
         packed = torch.cat([rows[:, a:b].reshape(-1) for a, b in pairwise(bounds)])
         my_width = int(widths[self.rank])
         result = rows.new_empty(int(num_rows.sum()), my_width)
@@ -107,6 +110,8 @@ class MpiCommunicator:
             unfinished: set[int] = set()
             for position, incoming in enumerate(self._incoming):
                 source = incoming.message.source
+                # messages of one rank stay in order: behind one whose body is still under way, none of that rank is
+                # handed out
                 if source not in unfinished and incoming.request.Test():
                     return self._incoming.pop(position).message
                 unfinished.add(source)
@@ -120,6 +125,7 @@ class MpiCommunicator:
         while (announced := self._comm.Improbe(MPI.ANY_SOURCE, _HEADER_TAG, status)) is not None:
             source = status.Get_source()
             numbers = np.empty(status.Get_count(MPI.INT64_T), dtype=np.int64)
+            # `Improbe` has taken this message out of the queue: no other thread or probe can get it
             announced.Recv(numbers)
             body = torch.empty(int(numbers[0]), dtype=dtype)
             request = self._comm.Irecv(_buffer(body), source, _BODY_TAG) if body.numel() else MPI.REQUEST_NULL

@@ -35,6 +35,29 @@ class Aggregator(PlugIn):
     """N client vectors in, one vector out; one vote a client.
 
     Vectors with NaN or inf count as Byzantine: they are left out, and f is that much smaller, though not below 0.
+
+    A rule is a short function of a client matrix, and never says on how many ranks that lies:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.aggregator import Aggregator
+    >>> from ppfl.core.client_matrix import ClientMatrix
+    >>> from ppfl.core.pre_aggregator import Bound, Moment
+    >>> class Midrange(Aggregator):
+    ...     name: Literal["midrange"]
+    ...
+    ...     def bound(self):
+    ...         return Bound(2, "N >= 2")
+    ...
+    ...     def rule(self, matrix):
+    ...         return matrix.coordinatewise(lambda block: (block.amax(dim=0) + block.amin(dim=0)) / 2)
+    >>> vectors = torch.tensor([[0.0, 4.0], [1.0, 6.0], [4.0, 5.0], [torch.nan, 5.0]])
+    >>> Midrange(name="midrange")(ClientMatrix(SoloCommunicator(), vectors, 2), Moment())
+    tensor([2., 5.])
+    >>> Midrange(name="midrange").check(1)
+    Traceback (most recent call last):
+    ValueError: midrange needs N >= 2, here at least 2 vectors; there are 1
     """
 
     reads: ClassVar[Reads] = "entries"
@@ -75,6 +98,7 @@ class Aggregator(PlugIn):
         """
         finite = self.finite(matrix)
         chosen = self
+        # only then: a new matrix would not have the products and norms that were found on the way
         if not finite.all():
             matrix = matrix.select(finite.nonzero()[:, 0])
             chosen = self.without(int((~finite).sum()))

@@ -33,6 +33,8 @@ def on_every_rank(communicator: Communicator, action: Callable[[], Result]) -> R
         result = action()
     except UserError as error:
         met = error
+    # every rank gets here, with or without an error, and the same text decides on all; an error without words must
+    # not pass for none
     told = _gather_text(communicator, (str(met) or type(met).__name__) if met is not None else "")
     if told:
         raise SharedUserError(told) from met
@@ -47,6 +49,7 @@ def on_first_rank(communicator: Communicator, action: Callable[[], str]) -> str:
 
 def _gather_text(communicator: Communicator, text: str) -> str:
     """Return the first non-empty text of all ranks, in the order of ranks; each text is one line."""
+    # texts of all ranks arrive as one: a line break says where that of a rank ends
     line = " ".join(text.split()) + "\n" if text else ""
     mine = torch.tensor(list(line.encode(errors="surrogatepass")), dtype=torch.uint8)  # it may have any path in it
     everything = bytes(communicator.allgather_rows(mine).tolist()).decode(errors="surrogatepass")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Asynchronous(Settings):
-    """θ ← θ − γ s(d) · mean of `buffer` uplinks, as they arrive; γ the algorithm's lr, d the delay of an uplink.
+    """θ ← θ − γ s(d) · mean of Q uplinks, as they arrive; γ the algorithm's lr, d the delay of an uplink.
 
     Source: Mishchenko et al., TMLR 2025, Asynchronous FFGG. Buffered arrivals: Nguyen et al., AISTATS 2022 (FedBuff).
     """
@@ -24,13 +24,13 @@ class Asynchronous(Settings):
     engine: Literal["virtual", "messages"]
     """Who decides what arrives when: a virtual clock, or real messages between ranks."""
     concurrency: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
-    """M, clients at work at any time; when fewer than all, the next one is drawn from those that are idle."""
+    """J, clients at work at any time; when fewer than all, the next one is drawn from those that are idle."""
     step: Literal["constant", "delay_adaptive"] = "constant"
-    """s(d): min(1, buffer/M), or 1/max(d, 1)."""
+    """s(d): min(1, Q/J), or 1/max(d, 1)."""
     max_staleness: Annotated[int, Field(ge=0)] | None = None
     """Largest delay that is applied; uplinks with a larger one are dropped. null applies all."""
     buffer: Annotated[int, Field(ge=1)] = 1
-    """K, arrivals whose mean makes one step of the server."""
+    """Q, arrivals whose mean makes one step of the server."""
     replay: DataFile | None = None
     """A result whose arrivals are repeated in their order, instead of an order made by compute times."""
 
@@ -43,9 +43,15 @@ class Asynchronous(Settings):
     def step_factor(self, num_in_flight: int, delay: int) -> float:
         """Return s(d); with a buffer d is the largest delay in it.
 
-        M gradients are under way at any time, so that each is about M/K steps old when it is applied. A delay of τ
-        steps is stable when γ s λ τ stays below about π/2: s = K/M, or s = 1/d, and not s = min(1, M/d), which is 1
-        whenever all are alike (d = M − 1).
+        J gradients are under way at any time, so that each is about J/Q steps old when it is applied. A delay of τ
+        steps is stable when γ s λ τ stays below about π/2: s = Q/J, or s = 1/d, and not s = min(1, J/d), which is 1
+        whenever all are alike (d = J − 1).
+
+        >>> from ppfl.core.asynchronous import Asynchronous
+        >>> Asynchronous(engine="virtual", concurrency=10, buffer=4).step_factor(num_in_flight=10, delay=3)
+        0.4
+        >>> Asynchronous(engine="virtual", step="delay_adaptive").step_factor(num_in_flight=10, delay=4)
+        0.25
         """
         if self.step == "constant":
             return min(1.0, self.buffer / num_in_flight)

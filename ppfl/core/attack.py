@@ -31,21 +31,42 @@ class Block:
     """The same columns of all vectors that an attacker looks at, in float64."""
 
     honest: torch.Tensor
-    """(H, B), of the honest clients, those with NaN or inf left out."""
+    """(H, W), of the honest clients, those with NaN or inf left out."""
     own: torch.Tensor
-    """(A, B), what the attackers would have sent had they been honest."""
+    """(A, W), what the attackers would have sent had they been honest."""
     number: int
     """Of the block, over all ranks."""
 
 
 class Attack(PlugIn):
-    """N client vectors in, the same number out, those of the Byzantine clients replaced. Attackers see everything."""
+    """N client vectors in, the same number out, those of the Byzantine clients replaced. Attackers see everything.
+
+    An attack on vectors sees all columns of all of them, block by block, and says what the attackers send there:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.attack import Attack, Scene
+    >>> from ppfl.core.client_matrix import ClientMatrix
+    >>> from ppfl.core.pre_aggregator import Moment
+    >>> class Opposite(Attack):
+    ...     name: Literal["opposite"]
+    ...
+    ...     def vectors(self, block, scene):
+    ...         return -block.honest.mean(dim=0, keepdim=True)
+    >>> vectors = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 2.0]])
+    >>> is_byzantine = torch.tensor([False, False, True])
+    >>> scene = Scene(Moment(), aggregate=lambda matrix: matrix.combine(torch.full((3,), 1 / 3)))
+    >>> sent = Opposite(name="opposite")(ClientMatrix(SoloCommunicator(), vectors, 2), is_byzantine, scene)
+    >>> sent.coordinatewise(lambda block: block[2])
+    tensor([-2., -0.])
+    """
 
     on_data: ClassVar[bool] = False
     """True when it changes the data of the Byzantine clients, who then send what honest clients would."""
 
     def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
-        """Return what the attackers send, (A, B) or (1, B) for all of them alike."""
+        """Return what the attackers send, (A, W) or (1, W) for all of them alike."""
         raise NotImplementedError(f"{self.name} does not change vectors")
 
     def check(self, num_vectors: int, num_byzantine: int | None) -> None:
@@ -95,6 +116,7 @@ def worst_factor(
         aggregate = scene.aggregate(attack_with(factor).replace(matrix, byzantine, scene))
         return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
 
+    # aggregates have the same bits on every rank, so that all ranks take the same turns without being told
     best, found, step, growing = 0.0, damage(0.0), 1.0, True
     for _ in range(_TRIALS - 1):
         trial = max(best + step, 0.0)

@@ -14,6 +14,7 @@ def balanced_bounds(loads: np.ndarray, num_ranks: int) -> list[int]:
         return [min(rank, len(loads)) for rank in range(num_ranks + 1)]
     ends = np.concatenate([[0], np.cumsum(loads + 1)])  # a client without samples is some work, too
     low, high = int(loads.max()) + 1, int(ends[-1])
+    # whatever capacity suffices, a larger one does, and loads are integers: halving finds the least one exactly
     while low < high:
         middle = (low + high) // 2
         if _fill(ends, num_ranks, middle)[-1] == len(loads):
@@ -40,6 +41,7 @@ def _spread(ends: np.ndarray, num_ranks: int, capacity: int) -> list[int]:
         earliest.insert(0, max(first, rank))
     bounds = [0]
     for rank in range(1, num_ranks + 1):
+        # in integers, without a quotient whose rounding could decide between two bounds
         even = int(np.abs(ends * num_ranks - ends[-1] * rank).argmin())
         latest = min(_reach(ends, bounds[-1], capacity), number - (num_ranks - rank))
         bounds.append(min(max(even, earliest[rank], bounds[-1] + 1), latest))

@@ -48,10 +48,14 @@ class ClientMatrix:
         columns = like.new_empty(sum(of_ranks), bounds[communicator.rank + 1] - bounds[communicator.rank])
         source = iter(rows)
         for start in range(0, max(of_ranks), batch):
+            # a rank that has no rows left takes part with none: the exchange is collective, and made as often as the
+            # rank with most rows needs
             mine = list(islice(source, batch))
             block = torch.stack(mine) if mine else like.new_empty(0, len(like))
             received = communicator.rows_to_columns(block.cpu(), bounds).to(like.device)
             sizes = [min(max(count - start, 0), batch) for count in of_ranks]
+            # the rows of a rank stand behind all rows of the ranks before it, not behind this batch of them: so rows
+            # are in the order of clients whatever a batch holds
             first = start
             for count, part in zip(of_ranks, torch.split(received, sizes), strict=True):
                 columns[first : first + len(part)] = part
@@ -83,6 +87,7 @@ class ClientMatrix:
         if self._mixing is None:
             return around_centre(products, centre)
         coordinates = self._coordinates()
+        # it begins around row 0, so that None, for no centre, never comes here
         return well_centred(lambda row: centred(coordinates, products, row or 0))[0]
 
     def norms(self) -> torch.Tensor:
@@ -94,6 +99,7 @@ class ClientMatrix:
         if self._mixing is None:
             return self._rows.squared_norms()
         coordinates = self._coordinates()
+        # rounding can lead below 0, and the root of that is NaN
         return ((coordinates @ self._rows.factor()[0]) * coordinates).sum(dim=1).clamp_min(0.0)
 
     def squared_distances_to(self, weights: torch.Tensor) -> torch.Tensor:
@@ -123,7 +129,7 @@ class ClientMatrix:
         return self._rows.combine(weights if self._mixing is None else weights @ self._mixing)
 
     def coordinatewise(self, function: Callable[[torch.Tensor], torch.Tensor], exact: bool = False) -> torch.Tensor:
-        """Apply (N, B) -> (B,) to every block of columns; return (D,), the same on every rank.
+        """Apply (N, W) -> (W,) to every block of columns; return (D,), the same on every rank.
 
         Blocks are copies that the function may overwrite, and that change as soon as it has returned.
         Mixed rows are summed in float64 and then rounded to the number type of those that came, as a client would that
@@ -133,7 +139,7 @@ class ClientMatrix:
         return self._rows.gather(function(block) for block in self._blocks(dtype))
 
     def map_blocks(self, function: Callable[[torch.Tensor, int], torch.Tensor]) -> ClientMatrix:
-        """Apply (N, B), number of the block -> (N, B) to every block of columns; blocks are numbered over all ranks."""
+        """Apply (N, W), number of the block -> (N, W) to every block of columns; blocks are numbered over all ranks."""
         rows, start = self._rows, 0
         changed = rows.columns.new_empty(self.num_vectors, rows.columns.shape[1])
         dtype = rows.columns.dtype if self._mixing is None else torch.float64
@@ -144,7 +150,7 @@ class ClientMatrix:
         return ClientMatrix(rows.communicator, changed, rows.dimension)
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        """Yield copies of (N, B) blocks, each in the place of the one before it."""
+        """Yield copies of (N, W) blocks, each in the place of the one before it."""
         if self._mixing is None:
             return copied(self._rows.blocks(), dtype)
         blocks = mixed(self._mixing.to(self._rows.columns.device), self._rows.blocks())
@@ -154,11 +160,14 @@ class ClientMatrix:
         """Rows in terms of z of `ClientRows.factor`, (N, n)."""
         centre, number = self._rows.factor()[1], self._rows.number
         mixing = torch.eye(number, dtype=torch.float64) if self._mixing is None else self._mixing.clone()
+        # Σ a_i x_i = Σ_{i≠c} a_i z_i + (Σ a_i) z_c, since every other z_i lacks one x_c, and z_c is x_c
         if centre is not None:
             mixing[:, centre] = mixing.sum(dim=1)
         return mixing
 
     def _derived(self, rows: ClientRows, mixing: torch.Tensor | None) -> ClientMatrix:
+        # not by the constructor, which would begin rows anew: products and norms that were found would be found once
+        # more
         derived = ClientMatrix.__new__(ClientMatrix)
         derived._rows, derived._mixing = rows, mixing
         return derived

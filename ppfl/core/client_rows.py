@@ -28,6 +28,7 @@ _SURELY_FINITE = 1e200
 
 def column_bounds(dimension: int, num_ranks: int) -> list[int]:
     """Return P + 1 bounds: rank r owns columns bounds[r]:bounds[r + 1], whole blocks, spread evenly."""
+    # whole blocks: what a kernel sees, and with it how it rounds, is the same on any number of ranks
     num_blocks = -(-dimension // BLOCK_COLUMNS)
     return [min(num_blocks * rank // num_ranks * BLOCK_COLUMNS, dimension) for rank in range(num_ranks)] + [dimension]
 
@@ -55,7 +56,7 @@ class ClientRows:
         self._factor: tuple[torch.Tensor, int | None] | None = None
 
     def blocks(self, together: int = 1) -> Iterator[torch.Tensor]:
-        """Yield (n, B) pieces of the columns, perhaps views: copy them before anything that rounds.
+        """Yield (n, W) pieces of the columns, perhaps views: copy them before anything that rounds.
 
         Kernels round differently for other alignments and strides. together: so many blocks in one piece.
         """
@@ -78,6 +79,7 @@ class ClientRows:
             squares = None
             if reads != "entries":
                 squares = self._first_products()[0].diagonal() if reads == "products" else self.norms().square()
+            # NaN is not below anything either, so that such a row is looked at entry by entry
             if squares is not None and bool((squares <= _SURELY_FINITE).all()):
                 self._finite = torch.ones(self.number, dtype=torch.bool)
             else:
@@ -113,12 +115,15 @@ class ClientRows:
         Summed in float64; for float32 rows on a CPU eight rows at a time in float32, to 6e-7 · Σ_i |a_i x_i|.
         """
         used = weights.nonzero()[:, 0]
+        # a rule that chose one vector returns its very bits
         if len(used) == 1 and weights[used[0]] == 1.0:
             return self.gather(block[0] for block in self.choose(used).blocks())
         if self._is_quick and len(used) > 1:
             numbers = used if self.chosen is None else self.chosen[used]
             mine = sum_by_eights(self.columns, numbers.tolist(), weights[used].tolist())
+            # None on all ranks or on none, since it is so by the weights alone: nobody gathers by himself
             total = None if mine is None else self.communicator.allgather_rows(mine)
+            # float32 may have overflowed where float64 does not; the sum is over all columns, so that all ranks agree
             if total is not None and math.isfinite(float(total.sum())):
                 return total
         # to gather a few rows takes less time than to multiply all
@@ -127,7 +132,7 @@ class ClientRows:
         return self.gather(torch.mv(wide.T, of_rows) for wide in copied(rows.blocks(), torch.float64))
 
     def gather(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Return (D,) on every rank, of pieces (B,) of this rank's columns in their order. Collective."""
+        """Return (D,) on every rank, of pieces (W,) of this rank's columns in their order. Collective."""
         mine = self.columns.new_empty(self.columns.shape[1])
         start = 0
         for piece in pieces:
@@ -150,6 +155,7 @@ class ClientRows:
         """Return products around the centre that the first block of columns suggests. Collective."""
         if self._first is None:
             few = torch.zeros(self.number, self.number, dtype=torch.float64)
+            # one block of the whole matrix, whoever has it: more would cost the pass that a good guess saves
             if self.first_block == 0 and self.columns.shape[1]:
                 wide = next(copied(self.blocks(), torch.float64))
                 few = (wide @ wide.T).cpu()

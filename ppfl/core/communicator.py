@@ -111,6 +111,7 @@ class GuardedCommunicator:
 
     def check(self, tensor: torch.Tensor) -> None:
         """Raise LocalParameterError when `tensor` shares memory with a protected parameter."""
+        # the memory, not the tensor: a slice or a transpose of a parameter has another address in the same memory
         name = self._owner.local_name_at(tensor.untyped_storage().data_ptr()) if self._owner else None
         if name is not None:
             raise LocalParameterError(

@@ -18,7 +18,25 @@ if TYPE_CHECKING:
 
 
 class ComputeTimes(PlugIn):
-    """Virtual seconds from the moment a client is sent θ to the arrival of its uplink, job by job."""
+    """Virtual seconds from the moment a client is sent θ to the arrival of its uplink, job by job.
+
+    Times are asked for in any order, on any rank, and again after a checkpoint, hence no state:
+
+    >>> from typing import Literal
+    >>> from ppfl.core.compute_times import ComputeTimes
+    >>> class Ramp(ComputeTimes):
+    ...     name: Literal["ramp"]
+    ...     slope: float
+    ...
+    ...     def seconds(self, seed, client, job):
+    ...         return 1.0 + self.slope * client
+    ...
+    ...     def check(self, clients):
+    ...         if 1.0 + self.slope * max(clients) <= 0.0:
+    ...             raise ValueError(f"slope: {self.slope:g} leaves client {max(clients)} no time")
+    >>> Ramp(name="ramp", slope=0.5).seconds(seed=0, client=3, job=17)
+    2.5
+    """
 
     @abstractmethod
     def seconds(self, seed: int, client: int, job: int) -> float:
@@ -34,7 +52,23 @@ _KEPT_DRAWS = 1 << 14
 
 
 class RandomComputeTimes(ComputeTimes):
-    """t = mean · x, x independent with mean 1; the first `stragglers` clients take `straggler_factor` times as long."""
+    """t = mean · x, x independent with mean 1; the first `stragglers` clients take `straggler_factor` times as long.
+
+    A law says how x is drawn:
+
+    >>> from typing import Literal
+    >>> from ppfl.core.compute_times import RandomComputeTimes
+    >>> class Uniform(RandomComputeTimes):
+    ...     name: Literal["uniform"]
+    ...
+    ...     def draw(self, generator, size):
+    ...         return generator.uniform(0.5, 1.5, size)
+    >>> times = Uniform(name="uniform", mean_seconds=2.0, stragglers=1, straggler_factor=10.0)
+    >>> 10.0 <= times.seconds(seed=0, client=0, job=0) <= 30.0
+    True
+    >>> times.seconds(seed=0, client=1, job=7) == times.seconds(seed=0, client=1, job=7) <= 3.0
+    True
+    """
 
     mean_seconds: PositiveFloat = 1.0
     """Mean time of a job of a client that is no straggler."""

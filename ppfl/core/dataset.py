@@ -45,7 +45,7 @@ class ClientSamples(NamedTuple):
 
 @dataclass(frozen=True)
 class FederatedSamples:
-    """The part of a federated data set that one rank holds, and what every rank knows of all N clients."""
+    """The part of a federated data set that one rank holds, and what every rank knows of all M clients."""
 
     client_names: tuple[str, ...]
     num_train_samples: tuple[int, ...]
@@ -62,7 +62,32 @@ class FederatedSamples:
 
 
 class Dataset(PlugIn):
-    """A data set whose samples belong to clients, with training, validation and test parts for each."""
+    """A data set whose samples belong to clients, with training, validation and test parts for each.
+
+    It names all clients on every rank, and reads the samples of this rank's clients alone:
+
+    >>> from typing import Literal
+    >>> import numpy as np
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.dataset import ClientSamples, Dataset, FederatedSamples, Parts, Samples
+    >>> from ppfl.core.problem import Placement
+    >>> class Coins(Dataset):
+    ...     name: Literal["coins"]
+    ...     flips: int
+    ...
+    ...     def load(self, placement, clients_per_chunk):
+    ...         train, validation, test = Parts(test=0.5, validation=0.0).num_samples(self.flips)
+    ...         mine = placement.clients_of_rank([train, train], clients_per_chunk)
+    ...         y = np.arange(self.flips) % 2
+    ...         coin = Samples(y[:, None].astype(np.float32), y)
+    ...         cut = {m: Parts(0.5, 0.0).cut(coin, placement.data_seed, m) for m in mine}
+    ...         return FederatedSamples(("a", "b"), (train,) * 2, (validation,) * 2, (test,) * 2, mine, cut, (1,), 1.0)
+    >>> here = Placement(SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"))
+    >>> samples = Coins(name="coins", flips=10).load(here, clients_per_chunk=1)
+    >>> samples.clients, [len(part) for part in samples.samples[1]]
+    (range(0, 2), [5, 0, 5])
+    """
 
     @abstractmethod
     def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
@@ -70,10 +95,28 @@ class Dataset(PlugIn):
 
 
 class Partition(PlugIn):
-    """A way to give the samples of a centralized data set to clients."""
+    """A way to give the samples of a centralized data set to clients.
+
+    It sees labels and a seed:
+
+    >>> from typing import Literal
+    >>> import numpy as np
+    >>> from ppfl.core.dataset import Partition
+    >>> class InTurn(Partition):
+    ...     name: Literal["in_turn"]
+    ...
+    ...     def assign(self, labels, seed):
+    ...         self.check(len(labels))
+    ...         return [np.arange(client, len(labels), self.clients) for client in range(self.clients)]
+    >>> InTurn(name="in_turn", clients=2).assign(np.array([7, 8, 9]), seed=0)
+    [array([0, 2]), array([1])]
+    >>> InTurn(name="in_turn", clients=4).assign(np.array([7, 8, 9]), seed=0)
+    Traceback (most recent call last):
+    ValueError: the partition in_turn with 4 clients needs at least 4 samples, there are 3; take fewer clients
+    """
 
     clients: PositiveInt
-    """Number of clients, N."""
+    """Number of clients, M."""
 
     @property
     def num_samples_needed(self) -> int:

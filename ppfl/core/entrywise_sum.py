@@ -38,13 +38,16 @@ class EntrywiseSum:
         self._units = torch.tensor([math.ldexp(1.0, k * BIN_BITS) for k in bins], dtype=torch.float64, device=device)
 
     def add(self, terms: torch.Tensor) -> None:
-        """Add the rows of (M, L), float64."""
+        """Add the rows of (T, L), float64."""
         self._num_terms += len(terms)
         spoiled = ~terms.isfinite().all(dim=0)
         self._spoiled |= spoiled
+        # NaN and inf have no integer: what a conversion makes of them depends on the machine
         rest = torch.where(spoiled, 0.0, terms)
         largest = rest.abs().amax(dim=0)
         exponent = torch.frexp(largest).exponent.to(torch.int64) - 1
+        # frexp(0) has the exponent 0, as if it were about 1: bins would be raised for nothing, and small terms
+        # forgotten
         needed = torch.div(exponent, BIN_BITS, rounding_mode="floor").masked_fill_(largest == 0.0, _LOWEST_TOP)
         self._raise_top(torch.maximum(needed, self._top))
         for row in range(NUM_BINS):
@@ -62,6 +65,7 @@ class EntrywiseSum:
         num_terms = int(communicator.allreduce(torch.tensor([self._num_terms]), "sum"))
         if num_terms > MAX_TERMS:
             raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
+        # one message for both: a reduction of so few numbers costs its latency
         facts = torch.stack([self._top, self._spoiled.to(torch.int64)]).cpu()
         top, spoiled = communicator.allreduce(facts, "max")
         self._raise_top(top.to(self._top.device))

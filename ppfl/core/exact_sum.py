@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BIN_BITS = 40
 NUM_BINS = 3
+# 2**22 slices of at most 2**40 fit into the 63 bits of an int64
 MAX_TERMS = 1 << 22
 LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
 _NOTHING = -(1 << 30)
@@ -33,6 +34,7 @@ _NON_FINITE = 1 << 30
 BUCKET_BYTES = 8 << 20
 """Of one message of a reduction."""
 _ON_THEIR_WAY = 2
+# 2**12 slices of at most 2**40 are at most 2**52: float64 still counts by ones there
 _MAX_RECENT = 1 << 12
 _CHUNK = 1 << 17
 """Coordinates that are sliced at once on a CPU: 2 MB that stay in the cache, and are not handed out page by page."""
@@ -66,6 +68,7 @@ class ExactSum:
             self._top = _NON_FINITE
         if largest == 0.0 or self._top == _NON_FINITE:
             return
+        # frexp has mantissas in [1/2, 1), so that the highest bit is worth 2**(exponent − 1)
         needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_BIN + NUM_BINS - 1)
         self._raise_top(max(needed, self._top))
         self._make_room(1)
@@ -108,6 +111,7 @@ class ExactSum:
         """Add the slices of some coordinates, from row `first` on; what is given is written over."""
         for row in range(first, NUM_BINS):
             unit = math.ldexp(1.0, (self._top - row) * BIN_BITS)
+            # a unit is a power of two: its inverse and the product are exact, and only `round_` rounds
             torch.mul(rest, 1.0 / unit, out=integers).round_()
             self._recent[row, start : start + len(rest)].add_(integers)
             rest.sub_(integers, alpha=unit)  # exact, and of less than half a unit
@@ -141,6 +145,8 @@ class ExactSum:
         the lowest bins do not when they are empty on all ranks, as the third one most often is for float32.
         Raises OverflowError beyond 2**22 terms in all.
         """
+        # one message for a maximum and a minimum; what follows depends on sums over all ranks alone, so that all of
+        # them leave by the same door and nobody waits in a collective for one that has returned
         top, above = communicator.allreduce(torch.tensor([self._top, -self._lowest]), "max").tolist()
         num_terms = int(communicator.allreduce(torch.tensor([self._num_terms]), "sum"))
         if num_terms > MAX_TERMS:
@@ -190,6 +196,7 @@ class ExactSum:
         if self._top != _NOTHING:
             for bins in (self._recent, self._earlier):
                 if bins is not None:
+                    # copied first: its new place overlaps with the old one
                     kept = bins[: max(NUM_BINS - shift, 0)].clone()
                     bins.zero_()
                     bins[NUM_BINS - len(kept) :] = kept
@@ -197,7 +204,7 @@ class ExactSum:
 
 
 def exact_sums(terms: torch.Tensor) -> torch.Tensor:
-    """Return what `ExactSum` makes of the terms of each of R sums, (R, M, D) -> (R, D): the same bits, all at once."""
+    """Return what `ExactSum` makes of the terms of each of R sums, (R, T, D) -> (R, D): the same bits, all at once."""
     num_sums, num_terms, length = terms.shape
     if num_terms > MAX_TERMS:
         raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
@@ -235,6 +242,7 @@ def rounded(bins: torch.Tensor, units: Sequence[float | torch.Tensor]) -> torch.
     """
     for row in range(len(bins) - 1, 0, -1):
         if bins.is_floating_point():
+            # ⌊x + ½⌋ as the shift of integers below: `round` goes to even, and the two kinds of bins would differ
             carry = (bins[row] * 2.0**-BIN_BITS).add_(0.5).floor_()
             bins[row].sub_(carry, alpha=2.0**BIN_BITS)
         else:

@@ -18,7 +18,7 @@ _MAX_PASSES = 8
 
 
 def with_row(matrix: torch.Tensor, row: int, value: torch.Tensor | float) -> torch.Tensor:
-    """Return the (N, M) matrix with one row replaced, and where the value is a number one column, too."""
+    """Return the (N, N') matrix with one row replaced, and where the value is a number one column, too."""
     changed = matrix.clone()
     changed[row] = value
     if not isinstance(value, torch.Tensor):
@@ -28,6 +28,8 @@ def with_row(matrix: torch.Tensor, row: int, value: torch.Tensor | float) -> tor
 
 def centred(coordinates: torch.Tensor, products: torch.Tensor, centre: int) -> torch.Tensor:
     """(A − 1a_cᵀ) K (A − 1a_cᵀ)ᵀ, exactly 0 in row and column c."""
+    # the mean below: a product of three matrices is symmetric but for rounding, and the distance from i to j must not
+    # differ from that from j to i
     moved = coordinates - coordinates[centre]
     between = moved @ products @ moved.T
     return (between + between.T) / 2
@@ -55,6 +57,7 @@ def well_centred(
     than 4 where it is None.
     """
     centre = first
+    # each is a pass over all columns
     for _ in range(_MAX_PASSES):
         products = products_around(centre)
         best, limit = _far_off(products, centre)
@@ -66,6 +69,7 @@ def well_centred(
 
 def first_centre(products: torch.Tensor) -> int | None:
     """Guess a centre from ⟨x_i, x_j⟩ of a few coordinates: None where rows differ about as much as they are long."""
+    # which rows are damaged is found out from products around 0; a damaged centre would spoil those of all others
     if not bool(products.isfinite().all()):
         return None
     best, limit = _far_off(products, None)
@@ -120,6 +124,7 @@ def mean_of(marked: torch.Tensor) -> torch.Tensor:
 
 def krum_scores(gram: torch.Tensor, f: int) -> torch.Tensor:
     """Return the sums of squared distances from each vector to its N − f − 2 nearest others, (N,)."""
+    # at distance 0 every vector would be its own nearest neighbour
     others = squared_distances(gram).fill_diagonal_(torch.inf)
     return others.sort(dim=1).values[:, : len(gram) - f - 2].sum(dim=1)
 

@@ -32,6 +32,26 @@ class LocalTraining(Algorithm):
     and lr 1 the new θ is the aggregate of the θ_m. A step sees a mini-batch of B samples of the data of the round, or
     all of it. Mini-batches go through the data in a freshly drawn order, ⌈S/B⌉ of them an epoch, the last one possibly
     smaller.
+
+    Such a method says what its steps are; mini-batches, epochs and the server's step are there:
+
+    >>> from typing import Literal
+    >>> from ppfl.core.local_training import LocalTraining
+    >>> from ppfl.core.params import add_scaled, subtract
+    >>> class SignTraining(LocalTraining):
+    ...     name: Literal["sign_training"]
+    ...
+    ...     def client(self, problem, message, state, data, draws):
+    ...         shared = message
+    ...         for batch in self.batches(problem, data, draws):
+    ...             gradient = problem.shared_gradient(shared, state["local"], batch)
+    ...             shared = add_scaled(shared, {name: g.sign() for name, g in gradient.items()}, -self.lr)
+    ...         return subtract(message, shared), state
+    >>> method = SignTraining(name="sign_training", lr=0.1, epochs=2, batch_size=8)
+    >>> method.num_passes(num_samples=20)
+    2.0
+    >>> method.model_copy(update={"epochs": None, "local_steps": 4}).num_passes(num_samples=20)
+    1.4
     """
 
     needs_rounds: ClassVar[str] = ""
@@ -63,6 +83,7 @@ class LocalTraining(Algorithm):
     def batches(self, problem: Problem, data: Data, draws: Draws) -> Iterator[Data]:
         """Yield the data of every step."""
         if self.batch_size == "all":
+            # a step is an epoch here, however many samples there are
             for _ in range(self._num_steps(1)):
                 yield data
             return
@@ -87,6 +108,7 @@ class LocalTraining(Algorithm):
             return float(self._num_steps(1))
         num_samples = draws[_ORDER].shape[1]
         epochs, rest = divmod(self._num_steps(num_samples), self._steps_an_epoch(num_samples))
+        # mini-batches of an epoch that is not finished are full ones: the smaller one comes last
         return epochs + (rest * self.batch_size / num_samples if rest else 0.0)
 
     def report(self, draws: Draws, of_shared: float = 0.0, of_local: float | torch.Tensor = 0.0) -> Report:

@@ -64,7 +64,33 @@ class Tuned(NamedTuple):
 
 
 class FineTuner(PlugIn):
-    """(θ, w, data) -> w: improves the local parameters of one client with θ frozen."""
+    """(θ, w, data) -> w: improves the local parameters of one client with θ frozen.
+
+    A fine-tuner is one function of one client; what begins it, and what is drawn for it, is the engine's business:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.method import FineTuner
+    >>> class SignDescent(FineTuner):
+    ...     name: Literal["sign_descent"]
+    ...     steps: int
+    ...     lr: float
+    ...
+    ...     def tune(self, problem, shared, local, data, draws):
+    ...         for _ in range(self.steps):
+    ...             gradient = problem.local_gradient(shared, local, data)
+    ...             local = {name: w - self.lr * gradient[name].sign() for name, w in local.items()}
+    ...         return local
+    ...
+    ...     def num_gradients(self, num_samples):
+    ...         return float(self.steps)
+    >>> class Parabola:  # all of a problem that this one asks for
+    ...     def local_gradient(self, shared, local, data):
+    ...         return {"w": local["w"] - data["goal"]}
+    >>> tuner = SignDescent(name="sign_descent", steps=3, lr=0.5)
+    >>> tuner.tune(Parabola(), {}, {"w": torch.zeros(2)}, {"goal": torch.tensor([4.0, -4.0])}, {})
+    {'w': tensor([ 1.5000, -1.5000])}
+    """
 
     solves_exactly: ClassVar[bool] = False
     """True when the result is w*(θ), which allows the larger step 1/L."""
@@ -102,7 +128,30 @@ class FineTuner(PlugIn):
 
 
 class ServerOptimizer(PlugIn):
-    """Turns an aggregated gradient into a direction: θ ← θ − γ·direction, γ the algorithm's own lr."""
+    """Turns an aggregated gradient into a direction: θ ← θ − γ·direction, γ the algorithm's own lr.
+
+    What it remembers between rounds is a state of named groups, which checkpoints know how to keep:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.method import ServerOptimizer
+    >>> class Sum(ServerOptimizer):
+    ...     name: Literal["sum"]
+    ...
+    ...     def init(self, shared):
+    ...         return {"total": {name: torch.zeros_like(x) for name, x in shared.items()}}
+    ...
+    ...     def direction(self, state, gradient):
+    ...         total = {name: x + gradient[name] for name, x in state["total"].items()}
+    ...         return {name: self.lr * x for name, x in total.items()}, {"total": total}
+    >>> optimizer = Sum(name="sum", lr=0.5)
+    >>> theta, gradient = {"theta": torch.zeros(2)}, {"theta": torch.ones(2)}
+    >>> server = {"shared": theta, **optimizer.groups(optimizer.init(theta))}
+    >>> for _ in range(2):
+    ...     server = optimizer.step(server, gradient, lr=0.1)
+    >>> server["shared"]
+    {'theta': tensor([-0.1500, -0.1500])}
+    """
 
     memoryless: ClassVar[bool] = False
     """True when the direction is the gradient itself, for which the step bounds of gradient descent hold."""
@@ -131,7 +180,36 @@ class ServerOptimizer(PlugIn):
 
 class Algorithm(PlugIn):
     """A federated method as pure functions. The server's state is a dict with at least the group "shared" (θ); a
-    client's state at least the group "local" (w)."""
+    client's state at least the group "local" (w).
+
+    What one client does, and what the server does with the aggregate, is all that a method must say:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.method import Algorithm
+    >>> from ppfl.server_optimizers.sgd import Sgd
+    >>> class GradientDescent(Algorithm):
+    ...     name: Literal["gradient_descent"]
+    ...     lr: float
+    ...
+    ...     def client(self, problem, message, state, data, draws):
+    ...         return problem.shared_gradient(message, state["local"], data), state
+    ...
+    ...     def server(self, state, aggregate, optimizer, round):
+    ...         return optimizer.step(state, aggregate, self.lr)
+    ...
+    ...     def num_gradients(self, num_samples):
+    ...         return 1.0, 0.0
+    >>> class Parabola:  # all of a problem that this one asks for
+    ...     def shared_gradient(self, shared, local, data):
+    ...         return {"theta": shared["theta"] - data["goal"]}
+    >>> method, sgd = GradientDescent(name="gradient_descent", lr=0.5), Sgd(name="sgd")
+    >>> server = method.init_server({"theta": torch.zeros(1)}, sgd)
+    >>> client = method.init_client(server["shared"], {})
+    >>> uplink, client = method.client(Parabola(), method.downlink(server, 0), client, {"goal": torch.ones(1)}, {})
+    >>> method.server(server, uplink, sgd, 0)
+    {'shared': {'theta': tensor([0.5000])}}
+    """
 
     needs_rounds: ClassVar[str] = "its server step is defined for the aggregate of a cohort"
     """Why it cannot run asynchronously; "" when it can: the server takes single uplinks, gradients or changes of θ,
@@ -214,7 +292,7 @@ class Algorithm(PlugIn):
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Algorithm:
         """Return this method with `theory` step sizes filled in.
 
-        participation: N of the cohort over all clients with samples; 1 when all of them take part in every round.
+        participation: clients of a cohort over all that have samples; 1 when all of them take part in every round.
         Raises ValueError, beginning with the key, for steps that must diverge (naming the legal bound), for a split
         that the method is not made for, and for a server optimizer that it has no use for.
         """

@@ -49,6 +49,31 @@ class MiniBatchFineTuner(FineTuner):
     """Epochs over the data of one call in mini-batches of B samples, in a freshly drawn order each epoch.
 
     An epoch has ⌈S/B⌉ steps: the last mini-batch is used also when it is smaller.
+
+    Such a fine-tuner says what a step is:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.mini_batches import MiniBatchFineTuner
+    >>> from ppfl.core.params import add_scaled
+    >>> class Sgd(MiniBatchFineTuner):
+    ...     name: Literal["sgd"]
+    ...
+    ...     def tune(self, problem, shared, local, data, draws):
+    ...         for batch in self.batches(problem, data, draws):
+    ...             local = add_scaled(local, problem.local_gradient(shared, local, batch), -self.lr)
+    ...         return local
+    >>> class Mean:  # all of a problem that this one asks for
+    ...     seed = 0
+    ...
+    ...     def select(self, data, samples):
+    ...         return {"x": data["x"][samples]}
+    ...
+    ...     def local_gradient(self, shared, local, data):
+    ...         return {"w": local["w"] - data["x"].mean()}
+    >>> tuner, data = Sgd(name="sgd", lr=1.0, batch_size=3), {"x": torch.full((4,), 2.0)}
+    >>> tuner.tune(Mean(), {}, {"w": torch.zeros(())}, data, tuner.draws(Mean(), client=0, round=0, num_samples=4))
+    {'w': tensor(2.)}
     """
 
     lr: PositiveFloat

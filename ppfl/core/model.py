@@ -47,12 +47,38 @@ class Stage:
         drawn: Params = {}
         for name, parameter in self.parameters.items():
             low, high = parameter.centre - parameter.half_width, parameter.centre + parameter.half_width
+            # float64 whatever the precision, so that runs in float32 begin where those in float64 do; by name, so
+            # that one layer more does not change how the others begin
             drawn[name] = torch.from_numpy(generator(name).uniform(low, high, parameter.shape))
         return drawn
 
 
 class Model(PlugIn):
-    """A classifier: samples (S, channels, height, width) or (S, features) to logits (S, num_classes)."""
+    """A classifier: samples (S, channels, height, width) or (S, features) to logits (S, num_classes).
+
+    Stages with the names of their parameters are all that the split and the shared pass need to know:
+
+    >>> from typing import Literal
+    >>> import numpy as np
+    >>> import torch
+    >>> from ppfl.core.model import Model, Stage, linear_stage, names_of
+    >>> class Squares(Model):
+    ...     name: Literal["squares"]
+    ...
+    ...     def parameter_names(self):
+    ...         return names_of("head")
+    ...
+    ...     def stages(self, input_shape, num_classes):
+    ...         squares = Stage("squares", {}, lambda params, x: torch.cat([x, x * x], dim=1))
+    ...         return squares, linear_stage("head", 2 * input_shape[0], num_classes, relu=False)
+    >>> stages = Squares(name="squares").stages(input_shape=(3,), num_classes=2)
+    >>> params = stages[1].init(lambda name: np.random.default_rng(0))
+    >>> {name: tuple(value.shape) for name, value in params.items()}
+    {'head.weight': (2, 6), 'head.bias': (2,)}
+    >>> x = torch.ones(5, 3, dtype=torch.float64)
+    >>> stages[1].apply(params, stages[0].apply(params, x)).shape
+    torch.Size([5, 2])
+    """
 
     @abstractmethod
     def parameter_names(self) -> tuple[str, ...]:

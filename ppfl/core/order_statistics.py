@@ -1,4 +1,4 @@
-"""Order statistics of each column of a block (N, B): what coordinate-wise rules are made of. Sums are in float64."""
+"""Order statistics of each column of a block (N, W): what coordinate-wise rules are made of. Sums are in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ppfl.core.sorting_network import sorted_rows
 
 
 def median(block: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
-    """Return the middle value of each column, (B,) float64; of an even number the mean of the two in the middle.
+    """Return the middle value of each column, (W,) float64; of an even number the mean of the two in the middle.
 
     With `overwrite` the block is used as memory, here and below.
     """
@@ -17,14 +17,14 @@ def median(block: torch.Tensor, overwrite: bool = False) -> torch.Tensor:
 
 
 def trimmed_mean(block: torch.Tensor, trimmed: int, overwrite: bool = False) -> torch.Tensor:
-    """Return the mean of each column without its `trimmed` smallest and its `trimmed` largest values, (B,) float64."""
+    """Return the mean of each column without its `trimmed` smallest and its `trimmed` largest values, (W,) float64."""
     kept = sorted_rows(block, trimmed, len(block) - trimmed, overwrite)
     # added in float64 without a copy in float64
     return kept.sum(dim=0, dtype=torch.float64).div_(len(kept))
 
 
 def mean_around_median(block: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the mean of the `count` values nearest to the median of each column, (B,) float64; count >= N/2.
+    """Return the mean of the `count` values nearest to the median of each column, (W,) float64; count >= N/2.
 
     Ties go to the lowest row. The nearest values are neighbours when sorted: from the `count` smallest on, the
     smallest one is given up for the next larger one as long as that is nearer to the median.

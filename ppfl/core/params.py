@@ -62,6 +62,7 @@ def largest_entry(x: torch.Tensor) -> float:
 
 def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     """Return numerator / denominator, 0 where the denominator is 0; without control flow on values."""
+    # twice `where`: the branch that is not taken would be NaN, and a gradient multiplies NaN by 0
     nothing = denominator == 0
     return torch.where(nothing, 0.0, numerator / torch.where(nothing, 1.0, denominator))
 

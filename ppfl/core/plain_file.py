@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def open_plain(path: Path) -> BufferedReader:
     """Open a file for reading, also behind a symbolic link. Raises OSError, also for what is no plain file."""
+    # O_NONBLOCK, or opening a pipe would wait for somebody to write into it; plain files do not care
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # asked of what is open, not of the name, which somebody may have given to another file meanwhile
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")

@@ -49,7 +49,26 @@ def few_neighbours(f: int) -> Bound:
 
 
 class PreAggregator(PlugIn):
-    """N client vectors in, N' out, each a weighted sum of the old ones."""
+    """N client vectors in, N' out, each a weighted sum of the old ones.
+
+    It says with which weights, and costs no pass over the vectors:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.client_matrix import ClientMatrix
+    >>> from ppfl.core.pre_aggregator import Moment, PreAggregator
+    >>> class Neighbours(PreAggregator):
+    ...     name: Literal["neighbours"]
+    ...
+    ...     def mixing(self, matrix, moment):
+    ...         one = torch.eye(matrix.num_vectors, dtype=torch.float64)
+    ...         return (one + one.roll(1, dims=1)) / 2
+    >>> vectors = torch.tensor([[0.0], [2.0], [6.0]])
+    >>> mixed = Neighbours(name="neighbours")(ClientMatrix(SoloCommunicator(), vectors, 1), Moment())
+    >>> mixed.norms()
+    tensor([1., 4., 3.], dtype=torch.float64)
+    """
 
     reads: ClassVar[Reads] = "entries"
     """Whether it asks for inner products (distances), or for norms."""

@@ -53,7 +53,7 @@ class PureScores:
     gradient: Callable[[Params, Data], torch.Tensor]
     """(θ, data) -> (D,), whose exact mean over clients `of_shared` wants."""
     of_shared: Callable[[Params, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
-    """(θ, mean gradient, norms of the clients' gradients (N,)) -> `shared_metrics`."""
+    """(θ, mean gradient, norms of the clients' gradients (M,)) -> `shared_metrics`."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,45 @@ class JointPass(ABC):
 
 
 class Problem(ABC):
-    """min over θ, w_1..w_N of (1/N) Σ_m f_m(θ, w_m), seen one client at a time.
+    """min over θ, w_1..w_M of (1/M) Σ_m f_m(θ, w_m), seen one client at a time.
 
     Functions that take `data` are pure and free of control flow on values, so that they may be vectorized over
     clients. `shared` and `local` are Params with disjoint names.
+
+    Whatever a method asks for follows from the loss of one client, where a problem knows nothing faster:
+
+    >>> import torch
+    >>> from ppfl.core.problem import Problem
+    >>> class Meeting(Problem):
+    ...     client_names, num_train_samples, clients, seed = ("a", "b"), (1, 1), range(2), 0
+    ...
+    ...     def init_shared(self):
+    ...         return {"theta": torch.zeros(1)}
+    ...
+    ...     def init_local(self, client):
+    ...         return {"w": torch.zeros(1)}
+    ...
+    ...     def redraw_local(self, client, round):
+    ...         return self.init_local(client)
+    ...
+    ...     def data(self, client, round):
+    ...         return {"goal": torch.tensor([4.0 * client])}
+    ...
+    ...     def training_epoch(self, client, epoch):
+    ...         return [self.data(client, epoch)]
+    ...
+    ...     def loss(self, shared, local, data):
+    ...         miss = shared["theta"] + local["w"] - data["goal"]
+    ...         return (miss.square().sum() + local["w"].square().sum()) / 2
+    ...
+    ...     def client_metrics(self, shared, local, client):
+    ...         return {"loss": float(self.loss(shared, local, self.data(client, 0)))}
+    >>> problem = Meeting()
+    >>> theta, w, data = problem.init_shared(), problem.init_local(1), problem.data(1, round=0)
+    >>> problem.gradients(theta, w, data)
+    ({'theta': tensor([-4.])}, {'w': tensor([-4.])})
+    >>> problem.descend(theta, w, data, lr=0.5, steps=1)
+    {'w': tensor([2.])}
     """
 
     client_names: tuple[str, ...]
@@ -144,7 +179,7 @@ class Problem(ABC):
 
     @property
     def num_clients(self) -> int:
-        """N, all clients of all ranks."""
+        """M, all clients of all ranks."""
         return len(self.client_names)
 
     @property
@@ -275,7 +310,7 @@ class Problem(ABC):
         return {}
 
     def client_facts(self) -> dict[str, np.ndarray]:
-        """Return facts about every client of all ranks, (N,) or (N, labels), e.g. a histogram of labels."""
+        """Return facts about every client of all ranks, (M,) or (M, labels), e.g. a histogram of labels."""
         return {}
 
     @abstractmethod
@@ -295,12 +330,37 @@ class Problem(ABC):
         return None
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
-        """Scores of θ over all clients: scalars (), or (N,) with one number a client. Collective."""
+        """Scores of θ over all clients: scalars (), or (M,) with one number a client. Collective."""
         return {}
 
 
 class ProblemSettings(PlugIn):
-    """Base of the sections `problem:`; builds the problem on every rank."""
+    """Base of the sections `problem:`; builds the problem on every rank.
+
+    The section is cheap to read, and what it stands for is built where it is computed:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.problem import Placement, ProblemSettings
+    >>> from ppfl.problems.quadratic import QuadraticSettings
+    >>> class Easy(ProblemSettings):
+    ...     name: Literal["easy"]
+    ...     clients: int
+    ...
+    ...     @property
+    ...     def known_clients(self):
+    ...         return self.clients
+    ...
+    ...     def build(self, placement, clients_per_chunk):
+    ...         sizes = {"clients": self.clients, "shared_dimension": 2, "local_dimension": 1, "rows": 4}
+    ...         section = {"name": "quadratic", "generator": "comparison", "zeta": 1.0, **sizes}
+    ...         return QuadraticSettings.model_validate(section).build(placement, clients_per_chunk)
+    >>> here = Placement(SoloCommunicator(), data_seed=0, seed=0, dtype=torch.float64, device=torch.device("cpu"))
+    >>> problem = Easy(name="easy", clients=3).build(here, clients_per_chunk=1)
+    >>> problem.num_clients, problem.clients, problem.local_names
+    (3, range(0, 3), ('w',))
+    """
 
     has_labels: ClassVar[bool] = False
     """True when data have class labels `y`."""

@@ -23,6 +23,7 @@ _PIECE = 64
 """Columns whose squares are added up in float32."""
 _LEAST_SQUARE = 1e-20
 """Squared norm above which entries whose square is lost in float32, below 1e-38, do not count."""
+# a term is rounded eight times in float32, 4.8e-7, and what comes of all once more: within the 6e-7 that is promised
 _EIGHT = 8
 _LEAST_WEIGHT = 1e-30
 _WIDE = 1 << 18
@@ -30,7 +31,7 @@ _WIDE = 1 << 18
 
 
 def copied(blocks: Iterable[torch.Tensor], dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """Yield copies of the (n, B) blocks, each in the place of the one before it: use it before asking for the next.
+    """Yield copies of the (n, W) blocks, each in the place of the one before it: use it before asking for the next.
 
     Memory that is used again is not handed to us page by page, which took half the time of a mixture. Strides depend
     on the shape of a block alone, since kernels round differently for other ones.
@@ -43,7 +44,7 @@ def copied(blocks: Iterable[torch.Tensor], dtype: torch.dtype) -> Iterator[torch
 
 
 def mixed(mixing: torch.Tensor, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Yield mixing @ block, in float64, each in the place of the one before it; (N', n) times (n, B)."""
+    """Yield mixing @ block, in float64, each in the place of the one before it; (N', n) times (n, W)."""
     buffer = None
     for wide in copied(blocks, torch.float64):
         if buffer is None or buffer.shape[1] != wide.shape[1]:
@@ -73,6 +74,7 @@ def products_around(
             if centre is not None:
                 origin = wide[centre].clone()
                 wide.sub_(origin)
+                # row c stays: the square of its norm is where its own NaN and inf show
                 wide[centre] = origin
             for left, right, place in bands:
                 torch.mm(left, right, out=place)
@@ -90,6 +92,7 @@ def squared_distances_to(
 
     `like`, (n,), has the device, also on a rank without blocks. NaN and inf in a row are found in its own norm.
     """
+    # asked before they go to the device, where every look at a value waits for all that is under way
     is_somewhere = bool(weights.any())
     weights = weights.to(like.device, torch.float64)
 

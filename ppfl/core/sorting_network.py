@@ -1,4 +1,4 @@
-"""Sorting the columns of an (N, B) block by whole-row minima and maxima, without branches.
+"""Sorting the columns of an (N, W) block by whole-row minima and maxima, without branches.
 
 Batcher's merge exchange (Knuth, The Art of Computer Programming 3, Algorithm 5.2.2M) compares rows in an order that
 does not depend on the values, so that each comparison is one vectorized minimum and one maximum of two rows. What does
@@ -27,7 +27,7 @@ class _Comparison(NamedTuple):
 
 
 def sorted_rows(block: torch.Tensor, first: int, last: int, overwrite: bool = False) -> torch.Tensor:
-    """Return rows first … last − 1 of the block (N, B) with each column sorted in ascending order.
+    """Return rows first … last − 1 of the block (N, W) with each column sorted in ascending order.
 
     Values are finite. The same values as `block.sort(dim=0).values[first:last]`. With `overwrite` the block is used as
     memory.
@@ -38,6 +38,8 @@ def sorted_rows(block: torch.Tensor, first: int, last: int, overwrite: bool = Fa
     spare = torch.empty_like(buffers[0])
     for low, high, wants_minimum, wants_maximum in _network(len(block), first, last):
         a, b = buffers[low], buffers[high]
+        # the minimum goes to a spare row, since the maximum needs both as they were; then rows change their names,
+        # and none is copied
         if wants_minimum and wants_maximum:
             torch.minimum(a, b, out=spare)
             torch.maximum(a, b, out=b)
@@ -52,6 +54,7 @@ def sorted_rows(block: torch.Tensor, first: int, last: int, overwrite: bool = Fa
 @lru_cache(maxsize=64)
 def _network(number: int, first: int, last: int) -> tuple[_Comparison, ...]:
     """Return the comparisons that lead to rows first … last − 1 of `number`."""
+    # from the end to the beginning: what a comparison has to deliver is what later ones read
     wanted = set(range(first, last))
     kept: list[_Comparison] = []
     for low, high in reversed(_merge_exchange(number)):
@@ -64,6 +67,7 @@ def _network(number: int, first: int, last: int) -> tuple[_Comparison, ...]:
 def _merge_exchange(number: int) -> list[tuple[int, int]]:
     """Return pairs of rows to be compared, in their order."""
     pairs = []
+    # p, q, r and d are those of Knuth's Algorithm M, to be compared line by line
     largest = 1 << max(number - 1, 0).bit_length() >> 1
     p = largest
     while p:

@@ -80,6 +80,13 @@ def resolve_training_lr(lr: float | Literal["theory"], curvature: float | None, 
     """Return 1/curvature when `lr` is `theory`; a curvature of None is not known, one of 0 has no largest step.
 
     Raises ValueError for `theory` where the curvature is not known; warns of steps above 2/curvature.
+
+    >>> from ppfl.core.step_sizes import resolve_training_lr
+    >>> resolve_training_lr("theory", curvature=4.0), resolve_training_lr(0.1, curvature=None)
+    (0.25, 0.1)
+    >>> resolve_training_lr("theory", curvature=None)
+    Traceback (most recent call last):
+    ValueError: lr: 'theory' needs a problem that knows its curvature (quadratic); give a number
     """
     if lr == "theory":
         if curvature is None:

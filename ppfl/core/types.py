@@ -1,5 +1,8 @@
-"""The few shapes of data that everything else speaks of. Letters: C clients on this rank, N clients in the cohort,
-D shared coordinates, S samples, B batch, K clients in a chunk."""
+"""The few shapes of data that everything else speaks of.
+
+Letters of shapes, one meaning each (docs/architecture.md has all of them): M clients in all, C of them on this rank, K
+in a chunk, N vectors in a round, D shared coordinates, S samples of a client, B in a mini-batch.
+"""
 
 from __future__ import annotations
 

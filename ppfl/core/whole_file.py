@@ -58,8 +58,11 @@ def whole_path(path: Path) -> Iterator[Path]:
     partial = hidden_name(target)
     try:
         yield partial
+        # content before name: a power cut between the two would else leave the right name on an empty file. Within
+        # one folder a rename is atomic; between file systems it would be a copy
         _flush(partial)
         partial.replace(target)
+    # KeyboardInterrupt and SystemExit must not leave a partial file either
     except BaseException:
         with suppress(OSError):
             partial.unlink()
@@ -78,6 +81,7 @@ class _Everything:
         rest = memoryview(content).cast("B")
         size = len(rest)
         while len(rest):
+            # one call writes what it can: at most 2 GiB on Linux, and less where the disk is nearly full
             rest = rest[self._raw.write(rest) :]
         return size
 
@@ -89,6 +93,7 @@ class _Everything:
 
 
 def _flush(path: Path) -> None:
+    # for reading, which folders can be opened for as well; fsync does not mind
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

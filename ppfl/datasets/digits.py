@@ -52,6 +52,7 @@ class Digits(Dataset):
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
+        # grey levels are 0 to 16, and a byte holds them exactly
         everything = Samples(images.reshape(-1, 1, 8, 8).astype(np.uint8), labels.astype(np.int64))
         parts = Parts(self.test, self.validation)
         hands = self.partition.assign(everything.y, placement.data_seed)

@@ -72,6 +72,7 @@ class FederatedHDF5(Dataset):
             test = _Reader.open(self.test, "test", stack) if isinstance(self.test, DataFile) else None
             if test is not None:
                 train.check_agrees(test)
+            # by name, not in the order of the file, so that a copy written in another order is the same problem
             names = sorted({*train.num_samples, *(test.num_samples if test else ())})
             parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
             sizes = [parts.num_samples(train.num_samples.get(name, 0)) for name in names]
@@ -151,6 +152,7 @@ class _Reader:
 
         if self.sample_dtype == np.uint8:
             return
+        # a finite float64 may be inf in the float32 of a run
         largest = min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
         for part, samples in parts.items():
             good = np.abs(samples.x) <= largest  # NaN is not

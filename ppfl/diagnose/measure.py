@@ -68,6 +68,7 @@ def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_
     for client in clients:
         whole = problem.join(problem.training_epoch(client, 0))
         local = tuned_local(setup, shared, start(client), client, whole)
+        # two halves with noise of their own: the square of one estimate would count its variance as a pull on θ
         pair = gradient_pair(problem, shared, local, client, first_draw)
         for half, gradient in zip(halves, pair, strict=True):
             if gradient:
@@ -85,6 +86,7 @@ def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: 
     problem, tuner = setup.problem, setup.tuned_fine_tuner
     if not local:
         return local
+    # θ is fixed while w is tuned, so that the shared stages run once
     data = problem.advance(shared, data)
     if not problem.needs_iterations:
         return problem.exact_local(shared, data)
@@ -119,6 +121,7 @@ def gradient_pair(
 def _mean_gradient(problem: Problem, shared: Params, local: Params, client: int, draws: range) -> Params:
     total = _gradient(problem, shared, local, client, draws[0])
     for draw in draws[1:]:
+        # in float64 and in the order of draws, whatever the precision of the run
         total = map_params(torch.add, total, _gradient(problem, shared, local, client, draw))
     return map_params(lambda value: value / len(draws), total)
 
@@ -141,6 +144,7 @@ def _gathered(
 ) -> Measurement:
     """Put together what the ranks have found. Collective."""
     communicator = setup.communicator
+    # a rank whose clients have no training samples has no row, and does not know how long one is
     widths = communicator.allgather_rows(torch.tensor([len(row) for row in rows[:1]], dtype=torch.int64))
     mine = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), int(widths[0]))
     everyone = communicator.allgather_rows(mine).numpy()

@@ -129,6 +129,7 @@ def show_ratio(rho: Ratio) -> str:
         return f"{rho.value:.3g} (exact)"
     if rho.standard_error == 0.0:
         return f"{rho.value:.2g} ± 0"
+    # the place of the first digit of the error: more digits of ρ would say what is not known
     place = math.floor(math.log10(rho.standard_error))
     if place < -4:
         return f"{rho.value:.2g} ± {rho.standard_error:.1g}"
@@ -150,6 +151,7 @@ def _expectation(found: Diagnosis) -> str:
 
 
 def _memorized(found: Diagnosis) -> str:
+    # so written for NaN: where nothing is tested, nothing is said
     if not found.gap > found.memorized_gap:
         return ""
     losses = f"train loss {found.train_loss:.2g}, test loss {found.test_loss:.2g}"

@@ -41,6 +41,7 @@ class Adam(MiniBatchFineTuner):
         return Tuned(local, float(self.epochs))
 
     def _step(self, local: Params, mean: Params, square: Params, step: int) -> Params:
+        # numbers of Python: the same for every client, however they are vectorized
         mean_correction, square_correction = 1.0 - self.beta1**step, 1.0 - self.beta2**step
 
         def move(w: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,7 @@ class ConjugateGradient(FineTuner):
             curvature = inner(direction, product)
             steepest = torch.maximum(steepest, ratio(curvature, inner(direction, direction)))
             solved = square <= rounding**2 * (start_square + steepest**2 * local_square)
+            # a step of 0 instead of a `break`: vectorized clients take the same number of steps, each ends by itself
             step = torch.where(solved | (curvature <= 0), 0.0, ratio(square, curvature))
             move = add_scaled(move, direction, step)
             residual = add_scaled(residual, product, -step)

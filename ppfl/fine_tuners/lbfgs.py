@@ -75,6 +75,7 @@ class LBFGS(FineTuner):
             w = _line_search(loss, point, -_apply_inverse_hessian(point.gradient, pairs, gamma))
             new = _Point(w, *torch.func.grad_and_value(loss)(w))
             pair = _pair(new.w - point.w, new.gradient - point.gradient)
+            # the last good one: a step that did not move says nothing about curvature
             gamma = torch.where(pair.rho > 0, pair.gamma, gamma)
             pairs = [*pairs, pair][-self.history :]
             point = new

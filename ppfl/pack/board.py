@@ -51,7 +51,7 @@ class RunOfCell:
 
 
 @dataclass(frozen=True)
-class Way:
+class Executor:
     """How runs are done: by which work function, and what it is given for a cell and the file of its result."""
 
     make_work: str
@@ -60,7 +60,7 @@ class Way:
     """True when the work function can do several runs together."""
 
 
-ONE_RANK = Way(
+ONE_RANK = Executor(
     "ppfl.pack.cells:make_work", lambda cell, out: RunOfCell(cell.config, out, show_varying(cell.varying)), True
 )
 
@@ -77,7 +77,7 @@ class _Entry:
     """True when the files' names do not tell whether the result is complete."""
 
 
-class Board:
+class RunQueue:
     """The runs of this pack: waiting, given to a child, at work elsewhere, and counts of the others."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Board:
         folder: Path,
         jobs: int,
         beginning: float,
-        way: Way,
+        executor: Executor,
         *,
         waits: bool = True,
         began_at: float | None = None,
@@ -103,9 +103,12 @@ class Board:
         self._looked_at = 0.0
         self._doubted: set[str] = set()
         self._watch = Watch()
-        entries = {digest: _entry(cell, folder / f"{digest}.h5", way) for digest, cell in cells.items()}
+        entries = {digest: _entry(cell, folder / f"{digest}.h5", executor) for digest, cell in cells.items()}
+        # neighbours in this order share a problem, or go into one batch; the sort is stable, so that the rest is as
+        # in the grid
         order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
         first = int(beginning * len(order))
+        # packs begin at different places: they meet, and find each other's claims, when most is done
         self._waiting = {digest: entries[digest] for digest in order[first:] + order[:first]}
         self._entries = entries
         try:
@@ -144,6 +147,7 @@ class Board:
         while self._waiting:
             chosen = self._choose(affinity, elsewhere)
             fresh = {digest: self._waiting[digest] for digest in chosen}
+            # looked at again: since the folder was listed another pack may have taken them
             self._sort_out(fresh)
             free = [digest for digest in chosen if digest in self._waiting]
             if free:
@@ -170,6 +174,7 @@ class Board:
             return [first]
         same = [digest for digest, entry in entries.items() if entry.batch == entries[first].batch]
         start = same.index(first)
+        # no more than leaves something for every child
         size = min(MAX_BATCH, -(-len(same) // self._jobs), MAX_CLIENT_ROUNDS // entries[first].client_rounds)
         return (same[start:] + same[:start])[: max(1, size)]
 
@@ -217,14 +222,15 @@ class Board:
             return False
 
 
-def _entry(cell: Cell, out: Path, way: Way) -> _Entry:
+def _entry(cell: Cell, out: Path, executor: Executor) -> _Entry:
     config = cell.config
+    # all that a problem is built from: of two runs with the same, the second finds it built
     affinity = repr(config.model_dump(mode="json", include={"problem", "byzantine", "seed", "precision", "engine"}))
     client_rounds = (getattr(config.problem, "clients", None) or 0) * config.rounds
     is_small = config.problem.name == "quadratic" and 0 < client_rounds <= MAX_CLIENT_ROUNDS // 2
     has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1 and not config.algorithm.branches_on_server
-    batch = _batch(config) if way.has_batches and has_lanes else ""
-    return _Entry(out, way.payload(cell, out), affinity, batch, client_rounds, config.save.local)
+    batch = _batch(config) if executor.has_batches and has_lanes else ""
+    return _Entry(out, executor.payload(cell, out), affinity, batch, client_rounds, config.save.local)
 
 
 def _batch(config: Config) -> str:

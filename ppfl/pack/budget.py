@@ -26,6 +26,7 @@ class Budget:
         """`wants_stop` says when to end earlier: a signal has come, with which schedulers announce the end."""
         now = time.monotonic()
         self._end = None if seconds is None else now + seconds
+        # by the clock of this process, which nobody sets back
         self._stop = None if seconds is None else now + seconds - min(STOP_SECONDS, seconds / 5)
         self._longest = 0.0
         self._wants_stop = wants_stop
@@ -60,6 +61,7 @@ def seconds_left_of_job(environment: Mapping[str, str] = os.environ) -> float | 
         return None
     end = whole_number(environment.get("SLURM_JOB_END_TIME", ""))
     if end is not None:
+        # Slurm says the time of day; what is over already still gets a second, to save
         return max(1.0, end - time.time())
     asked = _time_of_job(job, "%e")
     return None if asked is None else max(1.0, asked - time.time())

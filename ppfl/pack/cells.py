@@ -38,6 +38,7 @@ class LastProblem:
         facts = [getattr(placement, field.name) for field in fields(placement) if field.name != "communicator"]
         key = (content(settings), *facts, clients_per_chunk)
         if self._problem is None or key != self._key:
+            # the communicator is left out of the comparison: in here there is but one process
             self._problem = None  # two large problems need not fit into memory
             self._problem = settings.build(placement, clients_per_chunk)
             self._key = key

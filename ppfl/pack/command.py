@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ppfl.core.errors import UserError
 from ppfl.core.numbers import whole_number
 from ppfl.grid import show_varying
-from ppfl.pack.board import CLAIMED, Board
+from ppfl.pack.board import CLAIMED, RunQueue
 from ppfl.pack.budget import beginning_of_array, place_in_array
 from ppfl.pack.scheduler import run_tasks
 from ppfl.results.failures import Failure, remove_failure, write_failure
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ppfl.grid import Cell
     from ppfl.launcher import LaunchedAs
-    from ppfl.pack.board import Way
+    from ppfl.pack.board import Executor
     from ppfl.pack.budget import Budget
     from ppfl.pack.scheduler import Outcome
 
@@ -76,7 +76,7 @@ def pack(
     tell: Callable[[str], None],
     budget: Budget,
     launched: LaunchedAs,
-    way: Way,
+    executor: Executor,
     *,
     waits: bool = True,
 ) -> Packed:
@@ -91,37 +91,38 @@ def pack(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot make this folder: {error.strerror}") from error
+    # once a pack, not once a run: it reads the whole folder
     clear_folder(folder)
     size = launched.size or 1
     beginning = launched.rank / size if size > 1 else place_in_array()
-    board = Board(cells, folder, jobs, beginning, way, waits=waits, began_at=beginning_of_array())
-    requests = PackRequests(folder, board.began_at)
+    queue = RunQueue(cells, folder, jobs, beginning, executor, waits=waits, began_at=beginning_of_array())
+    requests = PackRequests(folder, queue.began_at)
     budget.heed(requests)
-    progress = _Progress(board, len(cells), tell)
-    for outcome in run_tasks(board, jobs, way.make_work, budget, progress.show_waiting):
-        _settle(board, cells[outcome.key], folder, outcome, tell)
+    progress = _Progress(queue, len(cells), tell)
+    for outcome in run_tasks(queue, jobs, executor.make_work, budget, progress.show_waiting):
+        _settle(queue, cells[outcome.key], folder, outcome, tell)
         progress.show()
-    board.settle()
-    return Packed(board.counts, requests.found is not None and not requests.found.requeue)
+    queue.settle()
+    return Packed(queue.counts, requests.found is not None and not requests.found.requeue)
 
 
-def _settle(board: Board, cell: Cell, folder: Path, outcome: Outcome, tell: Callable[[str], None]) -> None:
+def _settle(queue: RunQueue, cell: Cell, folder: Path, outcome: Outcome, tell: Callable[[str], None]) -> None:
     """Count an outcome; note a failure unless whoever failed did."""
     out = folder / f"{cell.digest}.h5"
     if outcome.answer == CLAIMED:  # whoever claimed it first may have finished it by now
-        board.put_back(cell.digest)
+        queue.put_back(cell.digest)
         return
     if outcome.answer is not None:
         if outcome.answer in (*FINISHED, "already done"):
             remove_failure(out)
-        board.counts[outcome.answer] += 1
+        queue.counts[outcome.answer] += 1
         return
     kind = state_of(out).kind
     # a claim may also be what our own dead attempt has left on another host: believed once
-    if kind == "running" and board.doubts(cell.digest):
-        board.put_back(cell.digest)
+    if kind == "running" and queue.doubts(cell.digest):
+        queue.put_back(cell.digest)
         return
-    board.counts["failed"] += 1
+    queue.counts["failed"] += 1
     if kind != "done":  # a complete result may still lack what was asked for, and has not failed for that
         varying = show_varying(cell.varying)
         write_failure(out, Failure(digest=cell.digest, cell=varying, reason=outcome.reason, log_tail=outcome.log_tail))
@@ -131,22 +132,22 @@ def _settle(board: Board, cell: Cell, folder: Path, outcome: Outcome, tell: Call
 class _Progress:
     """Tells how far a pack is, at most every 5 seconds."""
 
-    def __init__(self, board: Board, total: int, tell: Callable[[str], None]) -> None:
-        self._board = board
+    def __init__(self, queue: RunQueue, total: int, tell: Callable[[str], None]) -> None:
+        self._queue = queue
         self._total = total
         self._tell = tell
-        self._done_before = board.counts.total()
+        self._done_before = queue.counts.total()
         self._started_at = self._last_line_at = time.monotonic()
         self._waits_for: set[Path] = set()
 
     def show(self) -> None:
         """Tell, unless the last line is too recent; runs that others did tell nothing about the time that is left."""
-        now, done = time.monotonic(), self._board.counts.total()
+        now, done = time.monotonic(), self._queue.counts.total()
         if now - self._last_line_at < LINE_INTERVAL_SECONDS or done == self._total:
             return
         self._last_line_at = now
-        computed, elsewhere = done - self._done_before, len(self._board.elsewhere)
-        words = [f"{done}/{self._total} runs", f"{self._board.counts['failed']} failed"]
+        computed, elsewhere = done - self._done_before, len(self._queue.elsewhere)
+        words = [f"{done}/{self._total} runs", f"{self._queue.counts['failed']} failed"]
         words += [f"{elsewhere} at work elsewhere"] if elsewhere else []
         if computed:
             words.append(f"{(now - self._started_at) / computed * (self._total - done):.0f} s left")
@@ -154,7 +155,7 @@ class _Progress:
 
     def show_waiting(self) -> None:
         """Tell, each time that it has become so, that all runs that are left are others' and who they are."""
-        others = set(self._board.elsewhere)
+        others = set(self._queue.elsewhere)
         if others and others != self._waits_for:
             who = sorted({_owner(state.facts) for state in states_of(others).values() if state.kind == "running"})
             named = f" ({', '.join(who[:3])})" if who else ""

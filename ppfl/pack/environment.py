@@ -51,6 +51,7 @@ def default_jobs(ranks_per_run: int = 1, environment: Mapping[str, str] = os.env
     cpus = whole_number(environment.get("SLURM_CPUS_PER_TASK", ""))
     if cpus:
         return cpus
+    # the cores that this process may use, not those of the machine: batch systems and containers give some of them
     return max(1, len(os.sched_getaffinity(0)) // _processes_on_this_host(environment))
 
 

@@ -83,26 +83,26 @@ def run_tasks(
     children get SIGUSR1, and what they still are at when the time is over is given up without an outcome. `idle` is
     called again and again while there is nothing to do but to wait for tasks.
     """
-    crew = _Crew(source, jobs, make_work)
+    pool = _Pool(source, jobs, make_work)
     try:
         while (phase := budget.phase) != "end":
             if phase == "work" and budget.has_time():
-                crew.hand_out()
+                pool.hand_out()
             elif phase == "stop":
-                crew.tell_to_stop()  # again and again: a child that has just been started does not listen yet
-            if not crew.busy and (phase == "stop" or not budget.has_time() or crew.is_done()):
+                pool.tell_to_stop()  # again and again: a child that has just been started does not listen yet
+            if not pool.busy and (phase == "stop" or not budget.has_time() or pool.is_done()):
                 return
-            if not crew.busy:
+            if not pool.busy:
                 idle()
                 time.sleep(_LOOK_AGAIN_SECONDS)
-            for child in crew.ready():
+            for child in pool.ready():
                 budget.took(child.seconds)
-                yield from crew.collect(child)
+                yield from pool.collect(child)
     finally:
-        crew.dismiss()
+        pool.dismiss()
 
 
-class _Crew:
+class _Pool:
     """The children, and the items that are to be tried once more."""
 
     def __init__(self, source: Source, jobs: int, make_work: str) -> None:
@@ -151,6 +151,7 @@ class _Crew:
         if isinstance(answer, str):  # how it died
             self._children.remove(child)
         for key, payload in task.items:
+            # one by one, so that an item which kills its process takes no other along a second time
             if self._attempts[key] < MAX_ATTEMPTS:
                 self._again.append(Task(task.affinity, ((key, payload),)))
             else:
@@ -166,6 +167,7 @@ class _Crew:
 
     def _start(self) -> _Child:
         if self._context is None:
+            # only when the first child is needed: a pack that finds everything done never loads torch
             self._context = _context(self._make_work.partition(":")[0])
         return _Child(self._context, self._make_work)
 
@@ -184,6 +186,7 @@ class _Child:
         self.connection, theirs = self.context.Pipe()
         self._process = self.context.Process(target=_serve, args=(theirs, self.make_work), daemon=True)
         self._process.start()
+        # our copy of the child's end: while it is open, the death of the child would not end the stream
         theirs.close()
         self._given_at = 0.0
 
@@ -220,6 +223,7 @@ class _Child:
         self.connection.close()
         if self.task is not None:
             self._process.kill()
+        # a child that waits for tasks sees the closed end and leaves by itself, its files written
         self._process.join(_STOP_SECONDS)
         if self._process.is_alive():
             self._process.kill()
@@ -228,6 +232,7 @@ class _Child:
 
 def _context(preload: str) -> ForkServerContext:
     """Return how children start: forked from a server that has loaded what they need and has one thread."""
+    # not `fork`: the parent of a pack would have to load torch; not `spawn`: every child would load it anew
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([preload])
     with _environment_of_children():
@@ -271,6 +276,7 @@ def _serve(tasks: Connection, make_work: str) -> None:
             return
         keys = [key for key, _ in task.items]
         try:
+            # whatever it raises is an answer; what kills the process is seen by the parent as the end of the stream
             answers = work([payload for _, payload in task.items])
         except Exception as error:  # noqa: BLE001, a broken task must not take the others along
             tasks.send([_outcome(keys[0], error)] if len(keys) == 1 else None)
@@ -291,5 +297,6 @@ def _outcome(key: str, answer: str | Exception) -> Outcome:
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
+    # it ends when the parent's end of a pipe closes, however the parent died
     parent.join()
     os._exit(1)

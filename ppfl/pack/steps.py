@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import USER_ERROR, UserError
-from ppfl.pack.board import CLAIMED, Way
+from ppfl.pack.board import CLAIMED, Executor
 from ppfl.results.claim import CLAIMED_WORDS
 from ppfl.results.failures import describe_exit
 from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
@@ -44,13 +44,13 @@ class Step:
     num_ranks: int
 
 
-def in_steps(config: Path, overrides: tuple[str, ...], num_ranks: int) -> Way:
-    """Return the way to do the runs of a file on several ranks each."""
+def in_steps(config: Path, overrides: tuple[str, ...], num_ranks: int) -> Executor:
+    """Return what does the runs of a file on several ranks each."""
 
     def payload(cell: Cell, out: Path) -> Step:
         return Step(config, overrides, cell.digest, out, num_ranks)
 
-    return Way("ppfl.pack.steps:make_work", payload, has_batches=False)
+    return Executor("ppfl.pack.steps:make_work", payload, has_batches=False)
 
 
 def launcher(num_ranks: int, environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -80,6 +80,7 @@ def make_work() -> Work:
 
 def _run(step: Step, wants_stop: Callable[[], bool]) -> str:
     overrides = [argument for override in step.overrides for argument in ("--set", override)]
+    # by way of mpi4py, which aborts all ranks when one of them raises
     ppfl = [sys.executable, "-m", "mpi4py", "-m", "ppfl", "run", str(step.config), "--cell", step.digest, *overrides]
     command = [*launcher(step.num_ranks), *ppfl, "--out", str(step.out)]
     try:
@@ -125,6 +126,7 @@ def _follow(process: subprocess.Popen[str], wants_stop: Callable[[], bool]) -> l
         try:
             return process.communicate(timeout=_LOOK_AGAIN_SECONDS)[0].splitlines()
         except subprocess.TimeoutExpired:
+            # once: it is asked five times a second, and a launcher hands every signal on to all ranks
             if wants_stop() and not told:
                 process.send_signal(signal.SIGUSR1)
                 told = True

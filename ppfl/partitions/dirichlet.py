@@ -12,7 +12,7 @@ from ppfl.core.rng import generator
 
 
 class Dirichlet(Partition):
-    """For each class draw p ~ Dirichlet(α·1_N) and give client m the fraction p_m of its samples.
+    """For each class draw p ~ Dirichlet(α·1_M) and give client m the fraction p_m of its samples.
 
     Source: Hsu, Qi, Brown, arXiv 1909.06335, in the form by class of Yurochkin et al., ICML 2019. No draw is ever
     rejected: as long as a client has fewer than `min_samples`, the smallest client (the first of equals) takes one
@@ -38,6 +38,7 @@ class Dirichlet(Partition):
         for label in np.unique(labels):
             members = random.permutation(np.flatnonzero(labels == label))
             proportions = random.dirichlet(np.full(self.clients, self.alpha))
+            # cumulated before rounding, so that the pieces have all members whatever the proportions add up to
             cuts = np.rint(np.cumsum(proportions)[:-1] * len(members)).astype(np.int64)
             for hand, piece in zip(hands, np.split(members, cuts), strict=True):
                 hand.extend(piece.tolist())

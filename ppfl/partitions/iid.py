@@ -11,7 +11,7 @@ from ppfl.core.rng import generator
 
 
 class IID(Partition):
-    """A random permutation of the samples cut into N pieces whose sizes differ by at most one."""
+    """A random permutation of the samples cut into M pieces whose sizes differ by at most one."""
 
     name: Literal["iid"]
 

@@ -12,7 +12,7 @@ from ppfl.core.rng import generator
 
 
 class Shards(Partition):
-    """Sort by label, cut into N·k shards whose sizes differ by at most one, deal k shards to each client at random.
+    """Sort by label, cut into M·k shards whose sizes differ by at most one, deal k shards to each client at random.
 
     Source: McMahan et al., AISTATS 2017, Section 3 (there k = 2).
     """
@@ -29,6 +29,7 @@ class Shards(Partition):
     def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
         """Return for each client the ascending indices of its samples."""
         self.check(len(labels))
+        # stable: other sorts order equal labels by whatever their algorithm does
         shards = np.array_split(np.argsort(labels, kind="stable"), self.num_samples_needed)
         dealt = generator(seed, "partition").permutation(len(shards)).reshape(self.clients, self.shards_per_client)
         return [np.sort(np.concatenate([shards[shard] for shard in hand])) for hand in dealt]

@@ -34,6 +34,7 @@ class ARC(PreAggregator):
         """Return the factors, on the diagonal."""
         number = matrix.num_vectors
         norms = matrix.norms()
+        # in integers: f/N as a float could floor to one less
         num_clipped = 2 * self.f * (number - self.f) // number
         threshold = norms.sort(descending=True).values[num_clipped]
         return torch.diag(torch.where(norms > threshold, ratio(threshold, norms), 1.0))

@@ -32,6 +32,7 @@ class Bucketing(PreAggregator):
     def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
         """Return 1/(vectors in the bucket) for each of them."""
         number = matrix.num_vectors
+        # every rank draws it by itself, from the same key
         order = torch.from_numpy(generator(moment.seed, "bucketing", round=moment.round).permutation(number))
         weights = torch.zeros(self.num_outputs(number), number, dtype=torch.float64)
         for bucket, members in enumerate(torch.split(order, self.size)):

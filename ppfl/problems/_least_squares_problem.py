@@ -96,8 +96,10 @@ def ridge_regression(
     num_samples, width = features.shape
     v = torch.ones_like(features[:, 0]) if weight is None else weight
     root = (v.double() / v.double().sum()).sqrt()[:, None]
+    # double whatever the precision: the condition number of a Gram matrix is the square of that of its factor
     A = root * torch.cat([features.double(), torch.ones_like(root)], dim=1)
     T = root * (labels[:, None] == torch.arange(num_classes, device=labels.device)).double()
+    # few samples make AAᵀ the smaller system
     if num_samples <= width:
         return (A.T @ _solve(A @ A.T, ridge, T)).T
     return _solve(A.T @ A, ridge, A.T @ T).T
@@ -105,6 +107,8 @@ def ridge_regression(
 
 def _solve(gram: torch.Tensor, ridge: float, right: torch.Tensor) -> torch.Tensor:
     """(gram + ridge I)⁻¹ right; NaN where rounding is not far below the ridge, without control flow on values."""
+    # `_ex` reports failure in a tensor, where `cholesky` would raise: control flow on values, and one client would
+    # end all
     factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
     rounding = torch.finfo(gram.dtype).eps * gram.diagonal().amax()
     return torch.where((failed == 0) & (1e3 * rounding <= ridge), torch.cholesky_solve(right, factor), torch.nan)

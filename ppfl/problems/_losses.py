@@ -71,6 +71,7 @@ class SquaredError(Loss):
 
     def of_samples(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """½‖z_s − e_{y_s}‖²."""
+        # the derivative is the difference z − e_y itself
         return self.derivative(logits, one_hot(labels, logits)).square().sum(dim=1) / 2
 
     def derivative(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -80,4 +81,5 @@ class SquaredError(Loss):
 
 def one_hot(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """e_y, (S, classes), in the number type of the logits."""
+    # by comparison: torch's own function looks at values, which vectorized functions cannot
     return (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)

@@ -59,11 +59,14 @@ class Network:
         y: torch.Tensor | Blocked = x
         for number in numbers:
             stage = self.stages[number]
+            # the last stage, the cheapest, stays as it is: in bfloat16 a logit of 10 is known to 0.03 alone, which
+            # the loss sees
             if self.body_dtype is not None and number < len(self.stages) - 1:
                 short = {name: params[name].to(self.body_dtype) for name in stage.parameters}
                 y = _apply(stage, short, y, self.body_dtype)
             else:
                 y = _apply(stage, params, y, x.dtype)
+        # features leave in the precision of the run, so that fine-tuners do not know of another
         return as_dense(y).to(x.dtype)
 
     def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
@@ -125,10 +128,12 @@ class Network:
             return None
         weight, bias = (params[name] for name in names)
         (num_classes, width), num_samples = weight.shape, len(features)
+        # multiplications of both forms: F Fᵀ once and S² · classes a step, against S · width · classes twice a step
         if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
             return None
         logits = torch.nn.functional.linear(features, weight, bias)
         targets, rates = one_hot(data["y"], logits), lr * self.loss.shares(data, logits)
+        # + 1 is the bias, a column of ones beside F
         moves = (features @ features.T + 1.0) * rates
         total, kappa = torch.zeros_like(logits), 1.0 - lr * ridge
         for step in range(steps):
@@ -136,6 +141,7 @@ class Network:
             if ridge:
                 logits, total = kappa * logits, kappa * total
             total = total + derivative
+            # nobody reads the logits after the last step
             if step < steps - 1:
                 logits = logits - moves @ derivative
         if ridge:
@@ -177,8 +183,10 @@ class SupervisedPass(SharedPass):
         return {name: of_prefix[name] if name in self._prefix else found[name] for name in variables}
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        # beyond that no graph is kept, and `pull` runs the piece once more
         if self._kept_bytes >= KEPT_BYTES:
             return self._network.prefix(self._shared, x)
+        # one piece is kept in any case, so that there is nothing to count
         if len(self._pieces) == 1:
             features, pull = self._linearize(x)
         else:
@@ -194,10 +202,12 @@ class SupervisedPass(SharedPass):
     def pull(self, of_features: torch.Tensor) -> Params:
         """Return the gradients of the shared stages, given those of the features; for one use."""
         total: Params = {}
+        # in the order of pieces: sums of floats depend on it, and with them the bits of a result
         for number, (x, direction) in enumerate(zip(self._pieces, torch.split(of_features, PIECE_ROWS), strict=True)):
             pull = self._pulls[number] if number < len(self._pulls) else self._linearize(x)[1]
             found = pull(direction)
             total = add_scaled(total, found, 1.0) if total else found
+        # graphs hold up to KEPT_BYTES: given back before the next client begins
         self._pulls = []
         return total
 
@@ -211,6 +221,8 @@ class SupervisedJointPass(JointPass):
         self._pass = SupervisedPass(network, shared, {"x": torch.cat([data["x"] for data in datas])})
         parts = torch.split(self._pass.data["features"], [len(data["x"]) for data in datas])
         self.datas = [
+            # in memory of its own: kernels round differently for other alignments, and a client's would depend on its
+            # neighbours
             {"features": part.clone(), **{name: value for name, value in data.items() if name != "x"}}
             for part, data in zip(parts, datas, strict=True)
         ]

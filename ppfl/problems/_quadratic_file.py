@@ -49,6 +49,7 @@ def open_clients(path: Path) -> Iterator[tuple[Layout, Callable[[str], Matrices]
         names = () if clients is None else clients.names()
         if clients is None or not names:
             raise UserError(f"{path}: no clients; wanted a group 'clients' with one group per client")
+        # all clients are looked at on every rank, and the numbers read of some: wrong files are refused by all alike
         yield _layout(path, clients, names), partial(_read, path, clients)
 
 

@@ -45,7 +45,7 @@ class Recipe:
     """
 
     clients: int
-    """N."""
+    """M."""
     shared_dimension: int
     """d_θ."""
     local_dimension: int
@@ -67,12 +67,14 @@ class Recipe:
     def _client(self, seed: int, common: list[NDArray[np.float64]] | None, client: int) -> Matrices:
         H, A, B = own = self._uniform(generator(seed, "quadratic matrices of a client", client=client))
         if common is not None and self.zeta is not None:
+            # in place: these are the largest arrays of a start
             for change, base in zip(own, common, strict=True):
                 change *= self.zeta
                 change += base
         H /= self.shared_dimension
         A /= self.shared_dimension
         B /= self.local_dimension
+        # a common θ* is the first client's draw, so that both laws have it there
         theta_key = client if self.targets == "own" else 0
         theta = generator(seed, "quadratic shared target", client=theta_key).standard_normal(self.shared_dimension)
         w = generator(seed, "quadratic local target", client=client).standard_normal(self.local_dimension)

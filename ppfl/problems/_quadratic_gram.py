@@ -36,6 +36,7 @@ class Gram:
         Q, c = both.T @ both, both.T @ y
         Q[:d, :d] += H.T @ H
         c[:d] += H.T @ b
+        # a product of a matrix with itself is symmetric only up to the order in which a kernel adds
         return cls((Q + Q.T) / 2, c, (b @ b + y @ y) / 2)
 
 
@@ -68,6 +69,7 @@ def gram_of(blocks: Data, is_local: torch.Tensor) -> Gram:
 
 def pseudo_inverse(matrix: torch.Tensor) -> torch.Tensor:
     values, vectors = torch.linalg.eigh(matrix)
+    # a slice, not an index: of an empty matrix there is no largest eigenvalue
     kept = values > RANK_CUTOFF * values[-1:]
     inverses = torch.where(kept, ratio(torch.ones_like(values), values), 0.0)
     return torch.mm(vectors * inverses, vectors.T)

@@ -18,7 +18,7 @@ RANK_CUTOFF = 1e-12
 
 
 class PersonalizedOperator:
-    """F(θ) = (1/N) Σ_m ∇_θ f_m(θ, w_m*(θ)) = S̄θ − r̄, in float64; D coordinates of θ come first in every system.
+    """F(θ) = (1/M) Σ_m ∇_θ f_m(θ, w_m*(θ)) = S̄θ − r̄, in float64; D coordinates of θ come first in every system.
 
     systems: (Q, c) of ½ xᵀQx − cᵀx, x = (θ, w), of the clients of this rank. Building is collective.
     """
@@ -28,6 +28,7 @@ class PersonalizedOperator:
     ) -> None:
         hessian, linear, number = ExactSum(length**2), ExactSum(length), 0
         for Q, c in systems:
+            # cloned: a slice has the strides of the whole, for which kernels round differently
             inverse = torch.linalg.pinv(Q[length:, length:].clone(), rtol=RANK_CUTOFF, hermitian=True)
             projected = Q[:length, length:].clone() @ inverse
             hessian.add((Q[:length, :length] - projected @ Q[length:, :length].clone()).reshape(-1))

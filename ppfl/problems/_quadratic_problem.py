@@ -28,7 +28,7 @@ class Quadratic(Problem):
     Everything below is for shared coordinates s and local ones l, whichever of θ and w they are: Q_ss, Q_sl, Q_ll are
     blocks of Q, and c_s, c_l those of c. S_m = Q_ss − Q_sl Q_ll⁺ Q_ls is the Hessian of F_m; with everything shared it
     is Q itself. Pseudo-inverses are cut at RANK_CUTOFF. Known constants: `theta_star` (the minimizer of the mean of
-    F_m, of least norm), `sigma_star_squared` = (1/N) Σ_m ‖∇_1 f_m(θ*, w_m*(θ*))‖², and `constants()`; curvatures of an
+    F_m, of least norm), `sigma_star_squared` = (1/M) Σ_m ‖∇_1 f_m(θ*, w_m*(θ*))‖², and `constants()`; curvatures of an
     empty side are 0. Byzantine clients do not count in any of them. Building is collective.
     """
 
@@ -171,7 +171,7 @@ class Quadratic(Problem):
         return PureScores(self._blocks.__getitem__, self._scores, self._gradient_at_exact_local, self._shared_scores)
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
-        """‖F(θ)‖, ‖θ − θ*‖ and, (N,), ‖∇_1 f_m(θ, w_m*(θ))‖, all at w_m*(θ) and in float64. Collective."""
+        """‖F(θ)‖, ‖θ − θ*‖ and, (M,), ‖∇_1 f_m(θ, w_m*(θ))‖, all at w_m*(θ) and in float64. Collective."""
         theta = _exactly(shared)
         total = ExactSum(sum(self._shared_lengths.values()))
         norms = []
@@ -218,6 +218,7 @@ class Quadratic(Problem):
             blocks = self._blocks[client]
             projected = blocks["cross"] @ blocks["local_inverse"]
             hessian = blocks["shared_curvature"] - projected @ blocks["cross"].T
+            # symmetric but for rounding, which `eigvalsh` would hide by reading one triangle alone
             hessian = (hessian + hessian.T) / 2
             hessian_sum.add(hessian.reshape(-1))
             linear_sum.add(blocks["shared_linear"] - projected @ blocks["local_linear"])
@@ -231,17 +232,21 @@ class Quadratic(Problem):
         self._constants = Constants(
             smoothness, joint_smoothness, mean_smoothness, strong_convexity, local_smoothness, whole_smoothness
         )
+        # the mean of all clients may be singular where θ has directions that nobody's data see: then the one of least
+        # norm
         theta_star = pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / self.num_honest)
         self.theta_star = _cut(theta_star, self._shared_lengths)
         gradients = [
             self._gradient_at_exact_local(self.theta_star, self._blocks[client]) for client in self.honest_clients
         ]
+        # gathered, and summed by everybody in the order of clients: a reduction would depend on the number of ranks
         squares = communicator.allgather_rows(_column([gradient @ gradient for gradient in gradients]))
         self.sigma_star_squared = float(squares.sum()) / self.num_honest
 
 
 def _extreme_eigenvalues(matrix: torch.Tensor) -> tuple[float, float]:
     """Return (λ_min, λ_max) of a positive semi-definite matrix; (0, 0) of an empty one."""
+    # with everything local, or everything shared, one side is empty
     if not matrix.numel():
         return 0.0, 0.0
     values = torch.linalg.eigvalsh(matrix).clamp_min(0.0)
@@ -255,6 +260,7 @@ def _join(params: Params, like: torch.Tensor) -> torch.Tensor:
 
 def _cut(vector: torch.Tensor, lengths: dict[str, int]) -> Params:
     """Return named pieces of a vector that nobody else keeps; they own their memory."""
+    # the vector itself: nobody else has it
     if len(lengths) < 2:
         return dict.fromkeys(lengths, vector)
     pieces = torch.split(vector, list(lengths.values()))

@@ -117,6 +117,7 @@ class Supervised(Problem):
 
     def all_local(self) -> Supervised:
         """Return the same f_m with all parameters of the model local."""
+        # shallow: samples are shared, and only what the split decides is made anew
         view = copy.copy(self)
         view._initial_local = None
         view._local_names = frozenset(self.parameter_names())
@@ -133,6 +134,7 @@ class Supervised(Problem):
         rows: torch.Tensor | slice = slice(None)
         if size < len(train):
             draw = generator(self.seed, "batch", round=round, client=client).choice(len(train), size, replace=False)
+            # in the order drawn, not sorted: the order of samples is part of the bits of a batch
             rows = torch.from_numpy(draw).to(self.device)
         data = self._decode(train, rows)
         if self._attack is None or client not in self.byzantine:
@@ -143,6 +145,7 @@ class Supervised(Problem):
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""
         train = self._train[client]
         order = generator(self.seed, "tuned epoch", round=epoch, client=client).permutation(len(train))
+        # a client without samples has a step of 1 over an empty range
         size = max(self._size_of_batch(len(train)), 1)
         rows = torch.from_numpy(order).to(self.device)
         return [self._decode(train, rows[start : start + size]) for start in range(0, len(train), size)]
@@ -201,7 +204,7 @@ class Supervised(Problem):
         }
 
     def client_facts(self) -> dict[str, np.ndarray]:
-        """Return the label histogram over all three parts, (N, classes), and the sizes of the parts, (N,)."""
+        """Return the label histogram over all three parts, (M, classes), and the sizes of the parts, (M,)."""
         return {
             "label_histogram": self.label_histogram,
             "num_train_samples": np.array(self.num_train_samples, dtype=np.int64),
@@ -265,6 +268,7 @@ class Supervised(Problem):
             for data in self._scoring_batches(stored):
                 logits = self._logits(shared, local, data)
                 loss += float(self._loss.total(logits, data["y"]))
+                # argmax takes NaN for the largest, and would call a diverged model a guess
                 hits = int((logits.argmax(dim=1) == data["y"]).sum())
                 correct += hits if bool(logits.isfinite().all()) else math.nan
         return loss / len(stored), correct / len(stored)
@@ -287,13 +291,14 @@ class _Stored:
 
 def _agree_on_num_classes(samples: FederatedSamples, placement: Placement) -> int:
     """Return 1 + the largest label of any part of any client. Collective."""
+    # of all ranks: the model must have the same logits everywhere, also where a rank's clients lack a class
     largest = [int(part.y.max()) for parts in samples.samples.values() for part in parts if len(part)]
     mine = torch.tensor([max(largest, default=0)])
     return int(placement.communicator.allreduce(mine, "max")) + 1
 
 
 def _label_histogram(samples: FederatedSamples, num_classes: int, placement: Placement) -> np.ndarray:
-    """Count the labels of every client over its three parts, (N, classes) int64. Collective."""
+    """Count the labels of every client over its three parts, (M, classes) int64. Collective."""
     mine = np.zeros((len(samples.clients), num_classes), dtype=np.int64)
     for row, client in zip(mine, samples.clients, strict=True):
         labels = np.concatenate([part.y for part in samples.samples[client]])

@@ -45,7 +45,7 @@ class QuadraticSettings(ProblemSettings):
     file: DataFile | None = None
     """HDF5 with clients/<id>/{H,b,A,B,y}, float64."""
     clients: PositiveInt | None = None
-    """N."""
+    """M."""
     shared_dimension: PositiveInt | None = None
     """d_θ, length of the parameter `theta`."""
     local_dimension: PositiveInt | None = None
@@ -68,6 +68,7 @@ class QuadraticSettings(ProblemSettings):
         chosen = values.get("generator") if isinstance(values, dict) else None
         if not isinstance(chosen, str) or chosen not in DEFAULTS:
             return values
+        # null is the same as leaving out, also in the digest
         given = {key: value for key, value in values.items() if value is not None}
         return {"noise": 0.0, **DEFAULTS[chosen], **given}
 
@@ -129,6 +130,7 @@ class QuadraticSettings(ProblemSettings):
         gram = Gram.of(matrices(name))
         largest = max(float(part.abs().max()) for part in (gram.curvature, gram.linear, gram.constant))
         limit = min(torch.finfo(precision).max, _LARGEST)
+        # NaN is not within it either
         if not largest <= limit:
             where = f"problem: client {name}" if self.file is None else f"{self.file.path}: clients/{name}"
             raise UserError(

@@ -46,6 +46,7 @@ def write_entry(path: Path, entry: Mapping[str, Any]) -> None:
 def read_entry(path: Path) -> dict[str, Any]:
     """Return an entry. Raises OSError, and DamagedError with the reason when it is not as it was written."""
     with _open_plain(path) as file:
+        # what is cut off here fails as JSON, or by its checksum
         text = file.read(_MAX_ENTRY_BYTES)
     try:
         entry = json.loads(text)
@@ -63,6 +64,7 @@ def examine_part(folder: Path, part: Mapping[str, Any]) -> None:
     """Compare a part with what its entry says. Raises DamagedError."""
     path = folder / part["name"]
     try:
+        # O_NOFOLLOW looks at the last part of a path alone
         if folder.is_symlink():
             raise DamagedError(f"is damaged: {folder.name} is a symbolic link")
         with _open_plain(path) as file:
@@ -154,6 +156,7 @@ def _grouped(named: Params) -> State:
 
 def _open_plain(path: Path) -> BufferedReader:
     """Open a file that lies there itself: a link would lead out of the folder, a pipe would not end."""
+    # the folder may be one that others write to, and what they put there must not be read as if it were ours
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 

@@ -66,10 +66,14 @@ class Checkpoints:
             before_switch()
             return ""
 
+        # before anything is written: a job that has lost its claim must not touch the folder, which is another job's
+        # now
         on_first_rank(communicator, check)
+        # every rank has flushed its part before any rank gets beyond this line, and only then is the checkpoint named
         described = on_every_rank(communicator, lambda: _write_part(folder, communicator.rank, snapshot))
         parts = communicator.allgather_rows(torch.tensor([described], dtype=torch.int64)).tolist()
 
+        # the claim is looked at once more: parts may have taken minutes to write
         def switch() -> str:
             before_switch()
             entry = {
@@ -117,15 +121,20 @@ class Checkpoints:
         self._warn(f"checkpoint of round {round}", why)
 
     def _switch(self, entry: dict[str, Any]) -> None:
+        # the one before is named as such first: at no moment does no good checkpoint have a name
         if self._good is not None and self._good["folder"] != entry["folder"]:
             write_entry(self.folder / _PREVIOUS, self._good)
         else:
             (self.folder / _PREVIOUS).unlink(missing_ok=True)
+        # from here on this is the checkpoint; folders are removed after it, and a kill leaves one too many, not one
+        # too few
         write_entry(self.folder / _CURRENT, entry)
         kept = {entry["folder"], self._good["folder"] if self._good else entry["folder"]}
         self._good = entry
         for path in self.folder.glob("round-*"):
             if path.name not in kept:
+                # what cannot be removed now, as on a file system that keeps files that are open, is tried again by
+                # the next one
                 shutil.rmtree(path, ignore_errors=True)
 
     def _read_entry(self, name: str) -> str:
@@ -150,6 +159,7 @@ class Checkpoints:
     def _examine(self, entry: Mapping[str, Any]) -> None:
         """Compare some parts with their checksums, each on one rank."""
         rank, size = self._communicator.rank, self._communicator.size
+        # dealt over ranks, whichever wrote them: all together read every byte once
         for part in entry["parts"][rank::size]:
             examine_part(self.folder / entry["folder"], part)
 
@@ -159,6 +169,7 @@ class Checkpoints:
         needed = []
         for part in entry["parts"]:
             first, stop = part["clients"]
+            # rank 0 wrote what all need; of the others only those whose clients are now ours, on any number of ranks
             if part["rank"] == 0 or range(max(first, clients.start), min(stop, clients.stop)):
                 needed.append(folder / part["name"])
         return read_snapshot(entry["round"], clients, needed)
@@ -178,6 +189,7 @@ def _write_part(folder: Path, rank: int, snapshot: Snapshot) -> list[int]:
         size, digits = write_snapshot(path, snapshot, with_numbers=rank == 0)
     except OSError as error:
         raise _refused(path, error) from error
+    # numbers alone, so that one gather of integers tells rank 0 of all parts
     return [size, snapshot.clients.start, snapshot.clients.stop, rank, *bytes.fromhex(digits)]
 
 

@@ -32,6 +32,7 @@ from ppfl.results.owner import Owner, Watch, age_of, is_gone, read_owner
 BEAT_SECONDS = 5.0
 DOUBTFUL_SECONDS = 15.0
 """Age after which a claim may be a dead one: whoever wants the run waits to see."""
+# short beside what it is waited for (a beat, a taker), long beside a request to a file server
 _POLL_SECONDS = 0.5
 _TURN_SECONDS = 0.05
 _HELD: set[str] = set()
@@ -77,11 +78,13 @@ class Claim:
         self._rounds = rounds
         self._round = 0
         self._began = (time.monotonic(), 0)
+        # the thread that computes: when it ends without `release`, the beats end, and the claim becomes stale
         self._owner = threading.current_thread()
         self._released = threading.Event()
         self._writing = threading.Lock()
         self._take()
         _HELD.add(self.token)
+        # a daemon, or a process whose main thread has failed would live as long as its claim
         threading.Thread(target=self._beat, name="claim", daemon=True).start()
 
     def begin(self, round: int) -> None:
@@ -117,6 +120,7 @@ class Claim:
     def release(self) -> None:
         """Let others have the result; a claim that is not one's own any more stays."""
         self._released.set()
+        # a beat that is just being written would put the claim back after its removal
         with self._writing:
             _HELD.discard(self.token)
             found = read_owner(self.path)
@@ -131,6 +135,7 @@ class Claim:
             watch = Watch()
             while not self._put(mine, self.path):
                 found = read_owner(self.path)
+                # it went between the two looks: try again at once
                 if found is None:
                     continue
                 life = self._life_of(found, mine, watch)
@@ -149,8 +154,11 @@ class Claim:
         """Say what is known of whoever has the claim; it is looked at again when that is not enough."""
         if self._is_former_self(found) or self._is_dead(found):
             return "dead"
+        # by the date of our own file, touched a moment ago: so both dates are of the clock of the file system
         age = age_of(found, mine.stat().st_mtime)
         if age is None:
+            # a clock that was set back, or a file system with another one: an age says nothing, a change while we
+            # look does
             is_second_look = watch.has_been_seen("future")
             seconds = watch.look("future", found)
             if is_second_look and not seconds:
@@ -160,6 +168,8 @@ class Claim:
             return "dead"
         is_second_look = watch.has_been_seen("past")
         watch.look("past", found)
+        # one look is not enough: a job that was killed a moment ago has left a claim that is as young as that of a
+        # live one
         return "alive" if age < DOUBTFUL_SECONDS and is_second_look else "doubtful"
 
     def _is_former_self(self, found: Owner) -> bool:
@@ -168,6 +178,7 @@ class Claim:
         return bool(mine["job"]) and found.job == mine["job"] and found.restart < mine["restart"]
 
     def _is_dead(self, found: Owner) -> bool:
+        # numbers of processes are given again: a claim with our number that is not ours is of somebody before us
         if found.pid == os.getpid() and found.host == self._facts["host"]:
             return found.token not in _HELD
         return is_gone(found)
@@ -177,9 +188,12 @@ class Claim:
 
     def _take_over(self, dead: Owner, mine: Path) -> None:
         """Remove a dead claim unless it has gone; return without when another taker is at it."""
+        # two who have seen the same dead claim: the slower one would remove the new claim of the faster one
         turn = self.path.with_name(f".{self.path.name}.turn")
         if not self._put(mine, turn):
             taker = read_owner(turn)
+            # two may see this at once, and one remove the turn of the other: then both go on, and `_remove` puts back
+            # what is no dead claim
             if taker is not None and (self._is_dead(taker) or self._is_old(taker, mine)):  # it was killed
                 try:
                     turn.unlink(missing_ok=True)
@@ -190,6 +204,7 @@ class Claim:
             return
         try:
             found = read_owner(self.path)
+            # looked at once more in our turn, since it was judged before that
             if found is not None and found.token == dead.token:
                 self._remove(found)
                 self.has_taken_over = True
@@ -200,6 +215,8 @@ class Claim:
         """Remove a dead claim with what its owner was writing, and put back what turns out to be another one."""
         aside = hidden_name(self.path, "stale")
         try:
+            # moved, not removed: between the look and this call it may have become another one, which can be put back
+            # from there
             self.path.rename(aside)
         except FileNotFoundError:
             return
@@ -252,6 +269,7 @@ class Claim:
                 found = None if self._released.is_set() else read_owner(self.path)
                 if found is None or found.token != self.token:
                     return
+                # a rename: whoever reads sees the beat before or this one, never half of one
                 self._write_own().replace(self.path)
 
 

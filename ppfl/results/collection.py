@@ -109,6 +109,7 @@ class CollectionWriter:
     ) -> None:
         """Make room for a variable over the grid and further dimensions; `write_block` fills it."""
         extent = tuple(self._size(dimension) for dimension in beyond)
+        # a chunk is what is written at once: HDF5 compresses each once, and none is read back to be filled up
         first = next(iter(self.blocks()))[0]
         chunk = tuple(part.stop - part.start for part in first) + extent
         data = self._file.create_dataset(

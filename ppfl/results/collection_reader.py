@@ -82,6 +82,7 @@ def _settings(file: h5py.File) -> tuple[dict[str, Any], ...]:
     for name, data in file.items():
         path = data.attrs.get("path")
         if path:
+            # several keys may vary together: one of them names the dimension, the others lie along it
             dimension = name if name in grid else data.dims[0][0].name.removeprefix("/")
             columns[path] = (np.indices(shape)[grid.index(dimension)].ravel(), _values(data))
     found = []

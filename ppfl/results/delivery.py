@@ -35,11 +35,14 @@ def deliver(here: Path, result: Path, digest: str) -> bool:
     if found == "already done":
         return False
     try:
+        # θ and w before the result: whoever sees a finished result finds its parameters there, and after a kill in
+        # between the result is still apart, and delivered once more
         for path in parameters_of(here):
             _move(path, result.with_name(path.name))
         if found in ("unfinished", "damaged"):
             _move(here, result)
             return True
+        # another job may deliver the same run at this moment: one of the two gets the name
         return _move_once(here, result)
     except OSError as error:
         raise UserError(f"{result}: cannot put the result there: {error.strerror}; it is complete in {here}") from error
@@ -85,6 +88,7 @@ def _move(source: Path, target: Path) -> None:
     try:
         source.replace(target)
     except OSError as error:
+        # a rename does not leave a file system, and `running` may be a mount of its own
         if error.errno != errno.EXDEV:
             raise
         with whole_path(target) as partial:

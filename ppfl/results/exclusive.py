@@ -30,6 +30,8 @@ def put_once(source: Path, target: Path) -> bool:
 
 
 def _create(source: Path, target: Path) -> bool:
+    # without links the name comes first and the content second: whoever reads in between finds a note that says
+    # nothing, and looks again
     content = source.read_bytes()
     try:
         file = target.open("xb")

@@ -86,6 +86,7 @@ def describe_exit(code: int) -> str:
     """Say in words how a process ended, given its code as `subprocess` and `os.waitstatus_to_exitcode` tell it."""
     if code >= 0:
         return f"the process ended with exit code {code}"
+    # the kernel ends a process that takes too much memory by SIGKILL, and so does Slurm: nobody else tells
     name = signal.Signals(-code).name
     return f"the process was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
 

@@ -45,6 +45,8 @@ def opened(path: Path) -> Iterator[tuple[h5py.h5f.FileID, bool]]:
         head = plain.read(HEAD_BYTES)
         seal = seal_in(head)
         is_small = os.fstat(plain.fileno()).st_size <= _IN_MEMORY_BYTES
+        # read once for the checksum and for HDF5, so that both see the same bytes, whatever happens to the file
+        # meanwhile
         content = head + plain.read() if is_small else b""
         if seal is not None and not (matches(content, seal) if is_small else digits_of(plain, seal) == seal.digits):
             raise damaged(path)
@@ -83,6 +85,7 @@ def open_unlocked(path: Path) -> h5py.File:
 def check_attributes(path: Path, attributes: Mapping[str, Any], has_seal: bool) -> None:
     """Refuse what a newer ppfl has written, and files that had a checksum once. Raises UserError."""
     version = attributes.get("results_version", 0)
+    # a damaged seal is not found by its pattern: then the attributes tell that there was one
     if not has_seal and (CHECKSUM in attributes or version >= _FIRST_SEALED):
         raise damaged(path)
     refuse_newer(path, version)
@@ -99,5 +102,6 @@ def refuse_newer(path: Path, version: int) -> None:
 
 def _open_unlocked(path: Path) -> h5py.h5f.FileID:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    # the second: do so also where file locks are not supported
     access.set_file_locking(False, True)
     return h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=access)

@@ -56,9 +56,12 @@ def _remove(path: Path, after_seconds: float) -> None:
 
 def _is_nobodys(path: Path, after_seconds: float) -> bool:
     host, pid = _writer_of(path)
+    # no owner in its name, as of older versions: only who has the claim on the result asks about these
     if pid is None:
         return not path.name.endswith(".turn") or _age(path) > after_seconds
+    # on this host the kernel knows; of another one nothing is known but the age of the file
     if host == platform.node():
+        # a file of our own may be written by another thread at this moment
         return pid != os.getpid() and has_ended(pid)
     return _age(path) > after_seconds
 

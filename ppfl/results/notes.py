@@ -66,6 +66,7 @@ def _content(descriptor: int, there: os.stat_result, max_bytes: int) -> bytes:
     if not stat.S_ISREG(there.st_mode) or there.st_size > max_bytes:
         return b""
     content = b""
+    # it may grow while it is read, hence the limit here, too
     while len(content) <= max_bytes and (part := os.read(descriptor, max_bytes + 1 - len(content))):
         content += part
     return content if len(content) <= max_bytes else b""
@@ -95,6 +96,7 @@ def lines(value: Any) -> tuple[str, ...] | None:
 
 def count(value: Any) -> int | None:
     """Return a whole number ≥ 0 that a float holds exactly."""
+    # true and false are whole numbers to Python
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_NUMBER
     return value if is_count else None
 
@@ -111,4 +113,5 @@ def number(value: Any) -> float | None:
 
 
 def _printable(line: str) -> str:
+    # escapes would be commands to the terminal on which the note is shown
     return "".join(c if c.isprintable() else " " for c in line[:_MAX_TEXT])

@@ -78,6 +78,7 @@ def has_ended(pid: int) -> bool:
     if pid <= 0:  # to the system these are groups of processes
         return True
     try:
+        # signal 0 is not sent: the system only says whether there is such a process
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except ProcessLookupError:
@@ -110,6 +111,7 @@ class Clocks:
             return True
         if folder not in self._times:
             try:
+                # a folder may hold thousands of claims, and each time costs a file on a server
                 self._times[folder] = time_in(folder)
             except OSError:
                 self._times[folder] = None
@@ -126,6 +128,7 @@ class Watch:
 
     def look(self, name: str, looks: object) -> float:
         """Return the seconds for which `name` has looked like this; 0 the first time, and whenever it has changed."""
+        # not the time of day, which somebody may set while a claim is watched
         now = time.monotonic()
         before, since = self._seen.get(name, (None, now))
         if before != looks:

@@ -103,6 +103,7 @@ def is_finished(path: Path) -> bool:
     """Say whether a good result lies there that says that its run has ended."""
     try:
         stat = path.stat()
+        # results are replaced as a whole, so that a new one has another inode
         identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         if _finished.get(path) == identity:
             return True
@@ -213,6 +214,7 @@ def _attributes(location: h5py.h5g.GroupID, wanted: Collection[str] | None = Non
 
 def _attribute(location: h5py.h5g.GroupID, name: bytes) -> Any:
     attribute = h5py.h5a.open(location, name)
+    # read into memory of our own: h5py's higher interface takes ten times as long, and there are thousands of files
     value = np.empty(attribute.shape, attribute.dtype)
     attribute.read(value)
     item = value.item() if value.ndim == 0 else value

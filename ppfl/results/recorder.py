@@ -74,6 +74,7 @@ def look(out: Path, digest: str) -> Found:
 
 def set_aside(out: Path) -> Path:
     """Give a damaged result another name, which no reader takes for a result; return that."""
+    # never over an older one: two damaged results may tell more than one
     number = 1
     while (aside := out.with_name(f"{out.name}.damaged-{number}")).exists():
         number += 1
@@ -112,7 +113,7 @@ class Recorder:
         self._written_round: int | None = None
 
     def describe_problem(self, facts: Mapping[str, Any], clients: Mapping[str, np.ndarray]) -> None:
-        """Store what is known before the first round; `clients` has arrays (N, …), names under "client"."""
+        """Store what is known before the first round; `clients` has arrays (M, …), names under "client"."""
         self._groups["problem"] = facts
         self._clients.update(clients)
 
@@ -148,7 +149,7 @@ class Recorder:
         provenance: Mapping[str, Any],
         costs: Mapping[str, np.ndarray],
     ) -> None:
-        """Write the final state; `summary` has arrays (stage, statistic), `costs` (stage,), `clients` (N,)."""
+        """Write the final state; `summary` has arrays (stage, statistic), `costs` (stage,), `clients` (M,)."""
         self._status = status
         self._clients.update(clients)
         self._summary = dict(summary)
@@ -159,6 +160,7 @@ class Recorder:
 
     def write(self) -> None:
         """Write all that is known now, atomically. Raises UserError when the disk refuses; the old file stays."""
+        # before each write, not once: a claim can be lost at any time, and what another job has written must stay
         self._before_write()
         started = time.monotonic()
         try:
@@ -211,6 +213,7 @@ def _write_dataset_group(
     """Write variables whose first dimensions are the coordinates, as dimension scales: xarray sees named dimensions."""
     group = file.create_group(group_name)
     for name, values in coordinates.items():
+        # scales first, since variables are attached to them
         _write_coordinate(group, name, values)
     for name, array in variables.items():
         if name in coordinates:

@@ -45,6 +45,7 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
             before = tries_in(folder)
             self.number = max(before, default=0) + 1
+            # "x": two attempts of one number, by a shared folder that lists late, must not write into one log
             self._file = (folder / f"try-{self.number}.log").open("x", encoding="utf-8", errors="backslashreplace")
             for path in list(before.values())[: -(KEPT_TRIES - 1)]:
                 path.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ CHECKSUM = "checksum"
 HEAD_BYTES = 4096
 """It ends within so many bytes from the beginning of a file."""
 _DIGITS = b"0" * 64
+# any 64 bytes, not only digits: a damaged digit must read as a wrong checksum, not as a file that has none
 _SEAL = re.compile(rb"(ppfl (?:result|collection|parameters)) sha256 (.{64})", re.DOTALL)
 _PIECE_BYTES = 2**20
 _HDF5_WITH_FLAGS, _FLAGS = b"\x89HDF\r\n\x1a\n\0", slice(20, 24)
@@ -76,6 +77,7 @@ def matches(content: bytes, seal: Seal) -> bool:
 def digits_of(file: BinaryIO, seal: Seal) -> bytes:
     """Return what the digits of a file must be; it is read from its beginning, in pieces."""
     file.seek(0)
+    # in pieces: a collection may be larger than memory
     found = hashlib.sha256(_neutral(file.read(HEAD_BYTES), seal))
     while piece := file.read(_PIECE_BYTES):
         found.update(piece)

@@ -73,6 +73,8 @@ def results_in(folder: Path) -> list[Path]:
 
 def _state(result: Path, names: set[str], clocks: Clocks, watch: Watch | None = None) -> RunState:
     running, failed = running_path(result), failed_path(result)
+    # the name is looked for in the listing first: opening thousands of files that are not there takes a shared file
+    # system long
     if result.name in names and is_finished(result):
         return RunState("done")  # what is left beside it is of a process that was killed right after, or came too late
     owner = read_owner(running) if running.name in names else None

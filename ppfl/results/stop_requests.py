@@ -85,6 +85,7 @@ class RunRequests:
 
     def __call__(self) -> bool:
         """Look, at most once a second."""
+        # a look is a request to a file server, and a round may take a millisecond
         if self.found is None and time.monotonic() - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = time.monotonic()
             found = request_for(self._result)
@@ -101,6 +102,7 @@ class PackRequests:
         self._paths = {packs_stop_path(folder), packs_stop_path(folder, job)}
         self._began_at = began_at
         for path in self._paths:
+            # an old one may be removed by any pack: packs that it meant began before it, and have seen it since
             if _written_at(path) < began_at - _FORGOTTEN_SECONDS:
                 _remove(path)
 

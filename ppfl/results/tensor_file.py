@@ -46,6 +46,7 @@ def write_tensors(
     kind: of the checksum inside the file; none without. The SHA-256 returned is that of a file without one.
     Raises OSError when the disk refuses.
     """
+    # the sort is stable, so that names of one width keep their order, and equal states give equal files
     names = sorted(like, key=lambda name: -like[name].element_size())
     header = _header(like, names, {CHECKSUM: blank(kind), **metadata} if kind else metadata)
     found, size = hashlib.sha256(header), len(header)
@@ -161,6 +162,7 @@ def _header(like: Params, names: list[str], metadata: Mapping[str, str]) -> byte
         entries[name] = {"dtype": _NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    # spaces, which JSON allows, up to a multiple of 8: numbers begin aligned, as the format asks for
     text = text.ljust(-(-len(text) // _LENGTH_BYTES) * _LENGTH_BYTES)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text
 
@@ -168,6 +170,7 @@ def _header(like: Params, names: list[str], metadata: Mapping[str, str]) -> byte
 def _write_tensor(file: Any, value: torch.Tensor, like: torch.Tensor, found: Any) -> int:
     """Write a tensor in pieces, which a checksum is told; return its size. Nothing of it is held afterwards."""
     assert (value.shape, value.dtype) == (like.shape, like.dtype)
+    # a copy where it is not contiguous, of one tensor at a time
     flat = value.detach().reshape(-1)
     for piece in torch.split(flat, _PIECE_BYTES // flat.element_size()) if flat.numel() else ():
         content = piece.cpu().contiguous().view(torch.uint8).numpy().data
@@ -195,6 +198,8 @@ def _places(entries: Mapping[str, Any], start: int, size: int) -> dict[str, _Pla
         ends[name] = start + end
     at = start
     for name in sorted(places, key=lambda name: (places[name].begin, ends[name])):
+        # no gaps and no overlaps, as the format demands: else two names could share memory, or bytes be hidden
+        # between them
         if places[name].begin != at:
             raise ValueError(f"{name}: does not begin where the one before ends")
         at = ends[name]

@@ -42,5 +42,6 @@ class Adaptive(ServerOptimizer):
         """Return (η m / (√v + τ), state with the new m and v)."""
         mean = map_params(lambda m, g: self.beta1 * m + (1.0 - self.beta1) * g, state["mean"], gradient)
         square = map_params(lambda v, g: self.second_moment(v, g * g), state["square"], gradient)
+        # τ outside of the root, as the source has it; Adam on clients has its ε there, too
         direction = map_params(lambda m, v: self.lr * m / (torch.sqrt(v) + self.tau), mean, square)
         return direction, {"mean": mean, "square": square}

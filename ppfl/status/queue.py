@@ -62,6 +62,7 @@ class Queue:
         return self._jobs
 
     def _job(self, line: str) -> Job | None:
+        # the folder is last, and may hold a separator
         parts = line.split("|", _FORMAT.count("|"))
         if len(parts) <= _FORMAT.count("|"):
             return None
@@ -74,6 +75,7 @@ class Queue:
 
 def _same(one: Path, other: Path) -> bool:
     try:
+        # the same folder may have two names: by links, or by mounts of a site
         return one.resolve() == other.resolve()
     except (OSError, ValueError, RuntimeError):  # a loop of links
         return False

@@ -45,6 +45,7 @@ class Runs:
             **state.facts,
         }
         told = state.facts.get("round")
+        # a claim says 0 until the first round after a start is done
         if state.kind == "running" and not (isinstance(told, int) and told > from_round):
             facts["round"] = from_round
         return RunState(state.kind, facts)
@@ -110,6 +111,7 @@ def find_runs(source: Path, results: Path | None, overrides: Sequence[str] = ())
         return Runs(source, dict.fromkeys(results_in(source), ""), queue=Queue(source))
     plan = planned(source, overrides, results)
     folder = next(iter(plan)).parent
+    # whoever looks at a folder tidies it up as well: nobody else may ever come by
     clear_folder(folder)
     rounds = {out: cell.config.rounds for out, cell in plan.items()}
     return Runs(folder, {out: str(cell) for out, cell in plan.items()}, rounds, Queue(folder))

@@ -23,6 +23,7 @@ def watch(runs: Runs, console: Console) -> None:
 
     On a terminal one live picture; elsewhere a line whenever the counts have changed, and the tables at the end.
     """
+    # a live picture is made of commands to a terminal, which would fill a log file
     if not sys.stdout.isatty():
         console.print(render(_follow(runs, _lines(console))))
         return

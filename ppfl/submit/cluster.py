@@ -60,6 +60,7 @@ def partition(name: str | None, environment: Mapping[str, str]) -> Partition:
     """Return a partition, or the default one. Raises UserError when there is no such partition."""
     answer = ask(["sinfo", "--noheader", "--exact", f"--format={_FIELDS}"], environment)
     # memory may be missing where a site has a sinfo of its own
+    # lines of another form are what wrappers print beside the answer
     rows = [[*line.split("|"), "0"] for line in answer.splitlines() if line.count("|") in (4, 5)]
     wanted = [row for row in rows if (row[0].rstrip("*") == name if name else row[0].endswith("*"))]
     if not wanted:
@@ -96,6 +97,7 @@ def seconds(time: str) -> float:
 def megabytes(size: str) -> int:
     """Return the MiB of `900`, `900M`, `4G`, `2T` or `1048576K`, as Slurm reads them. Raises UserError for others."""
     match = re.fullmatch(r"(\d+)([KMGT]?)", size.strip().upper(), re.ASCII)
+    # rounded up, and of bounded length: a power of ten thousand digits takes long
     found = -(-int(match[1]) * 1024 ** "KMGT".index(match[2] or "M") // 1024) if match and len(size) < 20 else 0
     if not found:
         raise UserError(f"--mem {size}: allowed: a whole number of MB, or one with K, M, G or T, e.g. 900M or 4G")
@@ -133,6 +135,7 @@ def _with_memory(asked: Request, found: Partition, kinds: Sequence[NodeKind], pe
     """Return the nodes with memory for their ranks."""
     needed = per_node * (asked.mem_mb or 0)
     most = max(kind.memory_mb for kind in kinds)
+    # 1 is what Slurm says where nobody has told it the memory of a node
     if 1 < most < needed:
         raise UserError(
             f"{per_node} rank(s) a node with {asked.mem_mb} MB each: nodes of partition {found.name} have {most} MB; "
@@ -149,6 +152,7 @@ def _check_total(asked: Request, found: Partition, kinds: Sequence[NodeKind]) ->
                 f"{asked.nodes} nodes: partition {found.name} has {nodes} that fit; at most --nodes {nodes}"
             )
         return
+    # of an empty partition: whether nodes are free now is for Slurm to know, and jobs wait
     room = sum(kind.count * _room(asked, kind) for kind in kinds)
     if asked.ranks > room:
         is_for_memory = room < sum(kind.count * _room(replace(asked, mem_mb=None), kind) for kind in kinds)

@@ -75,6 +75,7 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
     # sbatch prefers its environment to the script, which is to win in what it says
     said = {_variable(option) for option, value in asked.directives().items() if value is not None}
     said |= _OF_THE_SCRIPTS | (_MEMORY if asked.mem_mb is not None else set())
+    # the lines of env.sh win over the caller's environment, as they do inside of the job
     environment = {key: value for key, value in {**os.environ, **site}.items() if key not in said}
     try:
         found = cluster.partition(asked.partition, environment)
@@ -91,6 +92,7 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
     text = script(folder, "grid.sbatch" if is_grid else "run.sbatch", directives, work.arguments())
     if dry_run:
         return text
+    # by standard input: no file is left over, and sbatch keeps a copy of the script itself
     return ask(["sbatch", "--parsable"], environment, text).strip().partition(";")[0]
 
 

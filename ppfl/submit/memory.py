@@ -60,7 +60,9 @@ def _rank_bytes(config: Config, ranks: int) -> float:
 def _quadratic_bytes(problem: Any, ranks: int) -> float:
     """Matrices are drawn or read client by client; what is kept has the size of the model, squared."""
     if problem.file is not None:
+        # on the safe side: one rank may get all clients that are large, read, copied and as Gram matrices
         return 3.0 * float(problem.file.path.stat().st_size)
+    # H and A have the width of θ, B that of w
     width = 2 * problem.shared_dimension + problem.local_dimension
     one = 8 * problem.rows * width
     kept = 8 * (problem.shared_dimension + problem.local_dimension) ** 2
@@ -79,6 +81,7 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     }
     total = sum(parameters.values())
     local = sum(parameters[name] for name in problem.split.local_names(problem.model.parameter_names()))
+    # a method with a state of its own may keep a vector as long as all parameters for every client
     keeps_more = type(config.algorithm).init_client is not Algorithm.init_client
     of_client = 0 if config.engine.client_state == "file" else total if keeps_more else local
     states = _STATES * math.ceil(sizes.clients / ranks) * of_client * number
@@ -121,6 +124,7 @@ def _look_at(path: Path) -> _Sizes:
     with open_data(path, where) as file:
         clients = _there(file.group("examples", where))
         names = clients.names()
+        # an estimate must not take as long as the job: a file may have a million clients
         seen = [_there(clients.group(name, where)) for name in names[:_LOOK_AT]]
         samples = [_there(client.array("pixels", where) or client.array("image", where)) for client in seen]
         labels = [_there(client.array("label", where)).read() for client in seen]

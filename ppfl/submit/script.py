@@ -32,7 +32,9 @@ def script(folder: Path, name: str, directives: Mapping[str, str | None], argume
     """Return slurm/<name> with `#SBATCH --option=value` lines replaced, and its arguments written into it."""
     lines = (folder / name).read_text(encoding="utf-8").splitlines()
     start = lines.index(_STRICT)
+    # only before the first command: sbatch reads no line behind it
     head = [line for line in lines[:start] if not (match := _DIRECTIVE.match(line)) or match[1] not in directives]
     head += [f"#SBATCH --{option}={value}" for option, value in directives.items() if value is not None]
+    # quoted, since folders and values of --set may have spaces, and Slurm runs the text elsewhere, without our shell
     fixed = [f"PPFL_SLURM={shlex.quote(str(folder))}", f"set -- {shlex.join(arguments)}"]
     return "\n".join([*head, _STRICT, *fixed, *lines[start + 1 :], ""])

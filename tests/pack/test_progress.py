@@ -13,7 +13,7 @@ import pytest
 from ppfl.grid import Cell, load_cells
 from ppfl.launcher import launched_as
 from ppfl.pack import command
-from ppfl.pack.board import ONE_RANK, Board
+from ppfl.pack.board import ONE_RANK, RunQueue
 from ppfl.pack.budget import Budget
 from ppfl.results.layout import running_path
 from tests.pack.test_sharing import write
@@ -50,11 +50,11 @@ def test_no_time_is_told_before_there_is_one_to_go_by(tmp_path: Path, monkeypatc
     cells, outs = grid(tmp_path, 3)
     claim(outs[0])
     lines: list[str] = []
-    board = Board(cells, tmp_path, 1, 0.0, ONE_RANK)
-    progress = command._Progress(board, 3, lines.append)
+    queue = RunQueue(cells, tmp_path, 1, 0.0, ONE_RANK)
+    progress = command._Progress(queue, 3, lines.append)
     progress.show()
     assert lines == ["0/3 runs, 0 failed, 1 at work elsewhere"]
-    board.counts["complete"] += 1
+    queue.counts["complete"] += 1
     progress.show()
     assert lines[1].startswith("1/3 runs, 0 failed, 1 at work elsewhere, ")
     assert lines[1].endswith(" s left")
