@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Self
 
-from ppfl.algorithms._families import Alternating
+from ppfl.algorithms._alternating import Alternating
 from ppfl.core.local_training import require_local_side
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Self
 
-from ppfl.algorithms._families import PenalizedMixture
+from ppfl.algorithms._penalized_mixture import PenalizedMixture
 from ppfl.core.local_training import refuse_local_parameters
 
 if TYPE_CHECKING:

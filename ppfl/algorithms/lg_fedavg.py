@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Self
 
-from ppfl.algorithms._families import Simultaneous
+from ppfl.algorithms._simultaneous import Simultaneous
 from ppfl.core.local_training import require_local_side
 
 if TYPE_CHECKING:
