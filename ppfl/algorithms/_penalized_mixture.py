@@ -6,11 +6,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PrivateAttr
+from pydantic import Field, PositiveFloat
 
 from ppfl.core.local_training import refuse_server_optimizer
 from ppfl.core.method import Algorithm, ServerOptimizer
 from ppfl.core.params import add_scaled, map_params, subtract
+from ppfl.core.plugins import Resolved
 from ppfl.core.rng import generator
 from ppfl.core.step_sizes import resolve_training_lr, step_size
 
@@ -45,9 +46,12 @@ class PenalizedMixture(Algorithm):
     """λ."""
     probability: Annotated[float, Field(gt=0, lt=1)]
     """p, of an averaging round."""
-    _seed: int = PrivateAttr(default=0)  # filled in by `resolve`
-    _move: float = PrivateAttr(default=0.0)  # αλ/(Mp), filled in by `resolve`
-    _mean_stays: bool = PrivateAttr(default=False)  # filled in by `under_plain_mean`
+    seed: Resolved[int] = 0
+    """Of the coins."""
+    move: Resolved[float] = 0.0
+    """αλ/(Mp)."""
+    mean_stays: Resolved[bool] = False
+    """Whether averagings leave x̄ where it is; filled in by `under_plain_mean`."""
 
     def init_server(self, shared: Params, optimizer: ServerOptimizer) -> State:
         """x̄ = θ_0; clients are there, and have nothing to do before the first round."""
@@ -84,7 +88,7 @@ class PenalizedMixture(Algorithm):
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """x̄ ← aggregate of the x_m where they were sent; one move more after an averaging round."""
         moves = 1 if aggregate else 0
-        if self._mean_stays and self._averages(round) and not aggregate:
+        if self.mean_stays and self._averages(round) and not aggregate:
             moves = int(state["averaging"]["moves"])
             moves += moves > 0  # before the first gradient step x_m and x̄ are the same
         averaging = self._averaging(moves, self._sends(round + 1))
@@ -104,9 +108,7 @@ class PenalizedMixture(Algorithm):
 
     def under_plain_mean(self) -> Self:
         """Send only what changes x̄, and x̄ only to those who need it."""
-        quiet = self.model_copy()
-        quiet._mean_stays = True
-        return quiet
+        return self.model_copy(update={"mean_stays": True})
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`; refuse server optimizers; warn of large steps."""
@@ -116,24 +118,22 @@ class PenalizedMixture(Algorithm):
             largest = max(constants.whole_smoothness / (1.0 - self.probability), self.penalty / self.probability)
             curvature = 2.0 * largest / problem.num_clients
         lr = resolve_training_lr(self.lr, curvature)
-        resolved = self.model_copy(update={"lr": lr})
-        resolved._seed = problem.seed
-        resolved._move = lr * self.penalty / (problem.num_clients * self.probability)
-        return resolved
+        move = lr * self.penalty / (problem.num_clients * self.probability)
+        return self.model_copy(update={"lr": lr, "seed": problem.seed, "move": move})
 
     def _averages(self, round: int) -> bool:
         """Return the coin of a round; before the first one nobody averages."""
-        return round >= 0 and _coin(self._seed, round) < self.probability
+        return round >= 0 and _coin(self.seed, round) < self.probability
 
     def _sends(self, round: int) -> bool:
         """Say whether clients send x_m in a round."""
-        if not self._mean_stays:
+        if not self.mean_stays:
             return self._averages(round)
         return round > 0 and self._averages(round) and not self._averages(round - 1)
 
     def _num_moves(self, round: int) -> int:
         """Return how often clients move towards x̄ at the beginning of a round: once for each averaging since it."""
-        if not self._mean_stays:
+        if not self.mean_stays:
             return int(self._averages(round - 1))
         moves = 0
         while not self._averages(round) and self._averages(round - 1 - moves):
@@ -150,7 +150,7 @@ class PenalizedMixture(Algorithm):
             return own
         way = 0.0
         for _ in range(moves):
-            way += self._move * (1.0 - way)
+            way += self.move * (1.0 - way)
         return add_scaled(own, subtract(own, mean), -way)
 
 
