@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from ppfl.core.local_training import LocalTraining
 from ppfl.core.method import FineTuner, ServerOptimizer
@@ -10,6 +10,7 @@ from ppfl.core.params import subtract
 from ppfl.core.plugins import ChosenFrom
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 class Alternating(LocalTraining):
     """w_m ← tune(θ, w_m);  θ_m ← θ_m − η ∇_1 f_B(θ_m, w_m), H times from θ;  uplink θ − θ_m."""
 
+    example: ClassVar[Example] = {
+        **LocalTraining.example,
+        "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1},
+    }
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
     """How a client improves w_m with θ frozen, before its steps on θ."""
 

@@ -16,6 +16,7 @@ from ppfl.core.rng import generator
 from ppfl.core.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -40,6 +41,7 @@ class PenalizedMixture(Algorithm):
 
     needs_rounds: ClassVar[str] = "its coin decides for all clients of a round, and its mean is over them"
     branches_on_server: ClassVar[bool] = True
+    example: ClassVar[Example] = {"lr": 0.5, "penalty": 0.5, "probability": 0.4}
     lr: PositiveFloat | Literal["theory"]
     """α; `theory` is M/(2 max(L/(1−p), λ/p)), L = max_m λ_max(∇² f_m)."""
     penalty: PositiveFloat

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.local_training import LocalTraining
 from ppfl.core.params import subtract
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
     from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -21,14 +21,11 @@ class LocalGD(LocalTraining):
     """
 
     name: Literal["local_gd"]
+    splits: ClassVar[Splits] = "all shared"
+    instead: ClassVar[str] = "fedsim or fedalt"
     batch_size: Literal["all"] = "all"
     """All data of the round in each step."""
 
     def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> tuple[Params, State]:
         """Return (θ − θ_m, nothing local)."""
         return subtract(message, self.shared_steps(problem, message, state["local"], data, draws)), state
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""
-        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
-        return super().resolve(problem, participation, optimizer)

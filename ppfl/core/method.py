@@ -16,6 +16,7 @@ from ppfl.core.plugins import PlugIn
 
 if TYPE_CHECKING:
     from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 _PREFIX = "optimizer."
@@ -94,6 +95,12 @@ class ServerOptimizer(PlugIn):
 class Algorithm(PlugIn):
     """A federated method as pure functions. The server's state is a dict with at least the group "shared" (θ); a
     client's state at least the group "local" (w)."""
+
+    splits: ClassVar[Splits] = "any"
+    """Which splits into shared and local parameters it is made for; others are refused."""
+
+    instead: ClassVar[str] = ""
+    """Methods for other splits, named where one is refused."""
 
     needs_rounds: ClassVar[str] = "its server step is defined for the aggregate of a cohort"
     """Why it cannot run asynchronously; "" when it can: the server takes single uplinks, gradients or changes of θ,
@@ -185,7 +192,7 @@ class Algorithm(PlugIn):
         """Return this method with `theory` step sizes filled in.
 
         participation: N of the cohort over all clients with samples; 1 when all of them take part in every round.
-        Raises ValueError, beginning with the key, for steps that must diverge (naming the legal bound), for a split
-        that the method is not made for, and for a server optimizer that it has no use for.
+        Raises ValueError, beginning with the key, for steps that must diverge (naming the legal bound) and for a server
+        optimizer that it has no use for. The split has been checked.
         """
         return self

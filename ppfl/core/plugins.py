@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
+Example: TypeAlias = Mapping[str, Any]
+"""Settings that some plug-in can be tried out with."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
 
@@ -51,6 +54,9 @@ class PlugIn(Settings):
     """A section chosen by its `name` key; the subclass in `<folder>/<name>.py` says `name: Literal["<name>"]`."""
 
     name: str
+
+    example: ClassVar[Example] = {}
+    """Settings beside the name with which it can be tried out; the tests of a folder use those of its plug-ins."""
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ppfl.core.mini_batches import MiniBatchFineTuner
 from ppfl.core.params import add_scaled
@@ -10,6 +10,7 @@ from ppfl.core.step_sizes import resolve_local_lr
 
 if TYPE_CHECKING:
     from ppfl.core.method import FineTuner
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
@@ -21,6 +22,7 @@ class SGD(MiniBatchFineTuner):
     """
 
     name: Literal["sgd"]
+    example: ClassVar[Example] = {"lr": 0.05, "batch_size": "all", "epochs": 2}
 
     def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
         """Return w after all epochs."""

@@ -13,6 +13,7 @@ from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
 
 
 class ARC(PreAggregator):
@@ -23,6 +24,7 @@ class ARC(PreAggregator):
 
     reads: ClassVar[Reads] = "norms"
     name: Literal["arc"]
+    example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt
     """Byzantine vectors at most; the rule's when left out."""
 

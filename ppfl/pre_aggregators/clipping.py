@@ -13,6 +13,7 @@ from ppfl.core.pre_aggregator import Moment, PreAggregator
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
 
 
 class Clipping(PreAggregator):
@@ -23,6 +24,7 @@ class Clipping(PreAggregator):
 
     reads: ClassVar[Reads] = "norms"
     name: Literal["clipping"]
+    example: ClassVar[Example] = {"threshold": 2.5}
     threshold: PositiveFloat
     """Largest norm."""
 
