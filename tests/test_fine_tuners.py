@@ -20,19 +20,16 @@ from ppfl.fine_tuners.gradient_descent import GradientDescent
 from ppfl.fine_tuners.lbfgs import LBFGS, NUM_TRIALS
 from ppfl.fine_tuners.sgd import SGD
 from ppfl.problems.quadratic import QuadraticSettings
+from tests import examples
 from tests.softmax_problem import Softmax
 
 torch.set_num_threads(1)
 
 FOUND = discover("ppfl.fine_tuners")
-EXAMPLES = {"steps": 3, "lr": 0.05, "batch_size": "all", "epochs": 2, "history": 2}
-"""Values for the required fields of any fine-tuner; a new required field needs one here."""
 
 
-def example(name: str, **fields):
-    cls = FOUND[name]
-    required = {key: EXAMPLES[key] for key, field in cls.model_fields.items() if field.is_required() and key != "name"}
-    return cls.model_validate({"name": name, **required, **fields})
+def example(name, **fields):
+    return examples.make("fine_tuners", name, **fields)
 
 
 def quadratic(**fields) -> Problem:

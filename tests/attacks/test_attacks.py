@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,13 @@ import torch
 from ppfl.core import client_rows
 from ppfl.core.attack import Scene
 from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.plugins import discover
 from ppfl.core.pre_aggregator import Moment
-from tests.aggregators.tables import ATTACKS, RULES, attack, matrix_of, rule, vectors
+from tests.aggregators.tables import ON_VECTORS, RULES, attack, matrix_of, rule, settings_for, vectors
+from tests.attacks import formulas
 from tests.ranks import on_ranks
 
 DIMENSION = 229
 HOSTILE = (0, 3, 4)
-ON_VECTORS = sorted(name for name in ATTACKS if not discover("ppfl.attacks")[name].on_data)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
@@ -52,29 +50,15 @@ def attacked(
     return found[0]
 
 
-def formula(name: str, honest: np.ndarray, own: np.ndarray) -> np.ndarray:
-    mean, spread = honest.mean(axis=0), honest.std(axis=0)
-    num_vectors = len(honest) + len(own)
-    match name:
-        case "sign_flip":
-            return -4.0 * own
-        case "inner_product":
-            return -0.5 * mean + 0 * own
-        case "little_is_enough":
-            supporters = num_vectors // 2 + 1 - len(own)
-            return mean - NormalDist().inv_cdf((len(honest) - supporters) / len(honest)) * spread + 0 * own
-        case "mimic":
-            return honest[1] + 0 * own
-    raise KeyError(name)
-
-
 @pytest.mark.parametrize("num_ranks", [1, 3])
-@pytest.mark.parametrize("name", ["sign_flip", "inner_product", "little_is_enough", "mimic"])
+@pytest.mark.parametrize("name", [name for name in ON_VECTORS if hasattr(formulas, name)])
 def test_formulas(name: str, num_ranks: int) -> None:
     x = vectors(11, DIMENSION, "generic").astype(np.float64)
-    honest = np.delete(x, HOSTILE, axis=0)
-    got = attacked(attack(name), x, num_ranks)
-    np.testing.assert_allclose(got[list(HOSTILE)], formula(name, honest, x[list(HOSTILE)]), rtol=1e-12, atol=1e-12)
+    honest, own = np.delete(x, HOSTILE, axis=0), x[list(HOSTILE)]
+    chosen = attack(name)
+    want = getattr(formulas, name)(honest, own, **chosen.model_dump(exclude={"name"}))
+    got = attacked(chosen, x, num_ranks)[list(HOSTILE)]
+    np.testing.assert_allclose(got, np.broadcast_to(want, own.shape), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ON_VECTORS)
@@ -116,10 +100,10 @@ LEAST_SHARE = {("multi_krum", "little_is_enough"): 0.85, ("centered_clipping", "
 
 
 @pytest.mark.parametrize("name", ["inner_product", "little_is_enough"])
-@pytest.mark.parametrize("rule_name", sorted(RULES))
+@pytest.mark.parametrize("rule_name", RULES)
 def test_the_optimal_factor_does_nearly_the_most_damage(name: str, rule_name: str) -> None:
     x = vectors(11, DIMENSION, "generic").astype(np.float64)
-    aggregator = rule(rule_name, 11, **({"f": 3} if "f" in RULES[rule_name](11) else {}))
+    aggregator = rule(rule_name, 11, **({"f": 3} if "f" in settings_for(rule_name, 11) else {}))
     mean = np.delete(x, HOSTILE, axis=0).mean(axis=0)
 
     def damage(factor: Any) -> float:

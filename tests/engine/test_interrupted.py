@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ppfl.core.plugins import discover
+from tests import examples
 from tests.algorithms.cases import PROBLEMS, QUADRATIC, sections
 from tests.engine.build import EXACT, ffgg
 from tests.engine.interrupted import go_on, merged
@@ -48,7 +49,7 @@ def test_every_algorithm_goes_on_with_the_same_bits(tmp_path: Path, name: str, p
 
 @pytest.mark.parametrize("optimizer", [name for name in discover("ppfl.server_optimizers") if name != "sgd"])
 def test_every_server_optimizer_goes_on_with_the_same_bits(tmp_path: Path, optimizer: str) -> None:
-    settings = {"name": optimizer} | ({} if optimizer == "momentum" else {"lr": 0.05})
+    settings = examples.section("server_optimizers", optimizer)
     document = {**sections("fedavg", "quadratic"), "server_optimizer": settings, "rounds": 5, "evaluate": EVALUATE}
     whole, pieces = whole_and_pieces(tmp_path, [(1, 2), (2, 3), (1, None)], **document)
     assert whole == pieces
