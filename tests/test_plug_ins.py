@@ -61,13 +61,13 @@ def literals(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def tables(path: Path) -> list[str]:
-    """Return where a file has a table by the names of plug-ins: more than half of a folder, and more than a few."""
+    """Return where a file names more than half of a folder, and more than a few, each once: as a table does."""
     folders = {folder: set(discover(f"ppfl.{folder}")) for folder in examples.FOLDERS}
     return [
         f"{path}:{line} lists {folder}"
         for line, words in literals(path)
         for folder, names in folders.items()
-        if len(names & set(words)) > max(FEW, len(names) / 2)
+        if len(names & set(words)) > max(FEW, len(names) / 2) and len(words) == len(set(words))
     ]
 
 
