@@ -41,7 +41,7 @@ class PenalizedMixture(Algorithm):
 
     needs_rounds: ClassVar[str] = "its coin decides for all clients of a round, and its mean is over them"
     branches_on_server: ClassVar[bool] = True
-    example: ClassVar[Example] = {"lr": 0.5, "penalty": 0.5, "probability": 0.4}
+    example: ClassVar[Example] = {"lr": 0.5, "penalty": 0.5, "probability": 0.6}
     lr: PositiveFloat | Literal["theory"]
     """α; `theory` is M/(2 max(L/(1−p), λ/p)), L = max_m λ_max(∇² f_m)."""
     penalty: PositiveFloat
