@@ -75,16 +75,17 @@ def cases() -> dict[str, Case]:
     others = {"centered_clipping": Case({"radius": 1000.0})}
     for name, rule in discover("ppfl.aggregators").items():
         if name not in targets and name not in others:
-            others[name] = Case(_settings(rule))
+            others[name] = Case(_example(rule))
     for name, step in discover("ppfl.pre_aggregators").items():
         if name != "nnm":
             # rows of a million standard normal numbers are about 1000 long
-            arguments = {"threshold": 1000.0} if name == "clipping" else _settings(step)
+            arguments = {"threshold": 1000.0} if name == "clipping" else _example(step)
             others[f"{name} + mean"] = Case({}, [{"name": name, **arguments}])
     return {**targets, **others}
 
 
-def _settings(kind: type[PlugIn]) -> dict[str, Any]:
+def _example(kind: type[PlugIn]) -> dict[str, Any]:
+    """Return its example, for ten Byzantine vectors."""
     return {**kind.example, **({"f": _F} if "f" in kind.model_fields else {})}
 
 
