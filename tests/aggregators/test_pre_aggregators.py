@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from ppfl.comm.solo import SoloCommunicator
 from ppfl.core import client_rows
+from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.pre_aggregator import Moment
 from tests import examples
 from tests.aggregators.tables import BEFORE, matrix_of, step, vectors
@@ -20,6 +22,10 @@ EACH = pytest.mark.parametrize("name", BEFORE)
 @pytest.fixture(autouse=True)
 def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 64)
+
+
+def matrix(x: np.ndarray) -> ClientMatrix:
+    return matrix_of(SoloCommunicator(), x)
 
 
 def mixing(name: str, x: np.ndarray, num_ranks: int = 1, moment: Moment | None = None) -> list[torch.Tensor]:
@@ -37,13 +43,19 @@ def mixing(name: str, x: np.ndarray, num_ranks: int = 1, moment: Moment | None =
 @EACH
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("num_vectors", [3, 10, 11])
-def test_new_vectors_are_weighted_sums_no_longer_than_the_old_ones(name: str, num_vectors: int, dtype: type) -> None:
-    (found,) = mixing(name, vectors(num_vectors, 333, "generic").astype(dtype))
-    assert found.dtype == torch.float64
-    assert found.device.type == "cpu"
-    assert (found >= 0).all()
-    assert (found.sum(dim=1) > 0).all()
-    assert (found.sum(dim=1) <= 1 + 1e-12).all()
+def test_new_vectors_are_the_weighted_sums_of_the_old_ones(name: str, num_vectors: int, dtype: type) -> None:
+    x = vectors(num_vectors, 333, "generic").astype(dtype)
+    (weights,) = mixing(name, x)
+    assert weights.dtype == torch.float64
+    assert weights.device.type == "cpu"
+    want = weights.numpy() @ x
+    assert np.isfinite(want).all()
+    assert (np.abs(want).max(axis=1) > 0).all()
+    new = examples.kind("pre_aggregators", name).model_validate(step(name, num_vectors))(matrix(x), Moment(3, 5))
+    for row, unit in enumerate(torch.eye(new.num_vectors, dtype=torch.float64)):
+        np.testing.assert_allclose(new.combine(unit), want[row], rtol=0, atol=1e-6 * np.abs(want).max())
+    lengths = np.linalg.norm(want, axis=1)
+    np.testing.assert_allclose(new.exact_norms(), lengths, rtol=1e-6)
 
 
 @EACH
