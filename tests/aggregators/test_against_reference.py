@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import ppfl
 from ppfl.core import client_rows
 from ppfl.core.plugins import discover
 from ppfl.core.pre_aggregator import Moment
 from ppfl.core.rng import generator
+from tests import examples
 from tests.aggregators import dense_reference
 from tests.aggregators.tables import BEFORE, RULES, aggregate, most, rule, settings_for, vectors
 from tests.ranks import on_ranks
@@ -33,8 +32,8 @@ BEFORE_WITH_REFERENCE = [name for name in BEFORE if hasattr(dense_reference, nam
 
 def test_every_rule_that_comes_with_ppfl_has_a_reference() -> None:
     for folder, compared in (("aggregators", WITH_REFERENCE), ("pre_aggregators", BEFORE_WITH_REFERENCE)):
-        files = (Path(ppfl.__file__).parent / folder).glob("[!_]*.py")
-        assert sorted(path.stem for path in files) == sorted(compared)
+        missing = examples.names_of_files(folder) - set(compared)
+        assert not missing, f"write {', '.join(missing)} in tests/aggregators/dense_reference.py"
 
 
 def prepared(wide: np.ndarray, before: str) -> np.ndarray:

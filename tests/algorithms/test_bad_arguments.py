@@ -82,6 +82,13 @@ def test_splits_that_do_not_fit(name: str, local: list[str]) -> None:
         engine(**{**valid, "problem": {**valid["problem"], "split": {"local": local}}})
 
 
+def test_a_split_is_refused_also_by_who_knows_no_other_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples.kind("algorithms", "fedavg"), "instead", "")
+    valid = sections("fedavg", "digits")
+    with pytest.raises(UserError, match=r"keeps head.weight, head.bias local; set problem\.split: {local: \[\]}$"):
+        engine(**{**valid, "problem": {**valid["problem"], "split": {"local": OUTPUT}}})
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if splits_of(name) == "any"])
 @pytest.mark.parametrize("local", [[], ["*"], ["*.bias"], ["hidden1.*"]])
 def test_others_take_any_split(name: str, local: list[str]) -> None:

@@ -30,11 +30,12 @@ def rows() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_table_says_which_splits_a_method_is_made_for(name: str) -> None:
-    assert re.match(splits_of(name) + r"\b", rows()[name])
+    said = rows().get(name, "")
+    assert re.match(splits_of(name) + r"\b", said), f"the row of {name} in docs/methods.md says {said!r}"
 
 
 def test_the_table_has_no_others() -> None:
-    assert sorted(rows()) == NAMES
+    assert rows().keys() <= set(NAMES)
 
 
 def test_the_page_says_who_runs_asynchronously() -> None:

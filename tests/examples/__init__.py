@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ppfl.config  # noqa: F401  (which knows every folder)
+import ppfl.config  # which knows every folder
 from ppfl.core.plugins import PlugIn, discover
 
 
@@ -36,6 +36,11 @@ EACH = [(folder, name) for folder in FOLDERS for name in discover(f"ppfl.{folder
 def names(folder: str) -> list[str]:
     """Return what a folder holds."""
     return sorted(discover(f"ppfl.{folder}"))
+
+
+def names_of_files(folder: str) -> set[str]:
+    """Return what of it comes with ppfl, whatever else was found."""
+    return {path.stem for path in (Path(ppfl.__file__).parent / folder).glob("[!_]*.py")}
 
 
 def kind(folder: str, name: str) -> Any:
