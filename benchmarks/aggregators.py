@@ -23,7 +23,7 @@ from benchmarks.options import Options, Report
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.aggregator import Aggregator
 from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.plugins import discover
+from ppfl.core.plugins import PlugIn, discover
 from ppfl.core.pre_aggregator import Moment
 from ppfl.device import keep_freed_memory
 
@@ -75,13 +75,18 @@ def cases() -> dict[str, Case]:
     others = {"centered_clipping": Case({"radius": 1000.0})}
     for name, rule in discover("ppfl.aggregators").items():
         if name not in targets and name not in others:
-            others[name] = Case({"f": _F} if "f" in rule.model_fields else {})
-    settings: dict[str, dict[str, Any]] = {"bucketing": {"size": 2}, "clipping": {"threshold": 1000.0}}
+            others[name] = Case(_example(rule))
     for name, step in discover("ppfl.pre_aggregators").items():
         if name != "nnm":
-            arguments = {"f": _F} if "f" in step.model_fields else settings[name]
+            # rows of a million standard normal numbers are about 1000 long
+            arguments = {"threshold": 1000.0} if name == "clipping" else _example(step)
             others[f"{name} + mean"] = Case({}, [{"name": name, **arguments}])
     return {**targets, **others}
+
+
+def _example(kind: type[PlugIn]) -> dict[str, Any]:
+    """Return its example, for ten Byzantine vectors."""
+    return {**kind.example, **({"f": _F} if "f" in kind.model_fields else {})}
 
 
 def measure(options: Options) -> Report:

@@ -11,6 +11,7 @@ from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
 from ppfl.core.problem import Placement
+from ppfl.core.split import refuse_split
 from ppfl.device import choose_device, set_tf32
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.cohort import CohortSampler
@@ -101,6 +102,7 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     # one uplink at a time is a cohort of one client
     participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
     optimizer = config.server_optimizer
+    _named("algorithm.", lambda: refuse_split(config.algorithm, problem))
     algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
     if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()

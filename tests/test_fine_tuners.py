@@ -20,19 +20,16 @@ from ppfl.fine_tuners.gradient_descent import GradientDescent
 from ppfl.fine_tuners.lbfgs import LBFGS, NUM_TRIALS
 from ppfl.fine_tuners.sgd import SGD
 from ppfl.problems.quadratic import QuadraticSettings
+from tests import examples
 from tests.softmax_problem import Softmax
 
 torch.set_num_threads(1)
 
 FOUND = discover("ppfl.fine_tuners")
-EXAMPLES = {"steps": 3, "lr": 0.05, "batch_size": "all", "epochs": 2, "history": 2}
-"""Values for the required fields of any fine-tuner; a new required field needs one here."""
 
 
-def example(name: str, **fields):
-    cls = FOUND[name]
-    required = {key: EXAMPLES[key] for key, field in cls.model_fields.items() if field.is_required() and key != "name"}
-    return cls.model_validate({"name": name, **required, **fields})
+def example(name, **fields):
+    return examples.make("fine_tuners", name, **fields)
 
 
 def quadratic(**fields) -> Problem:
@@ -76,7 +73,7 @@ def distance(x, y) -> float:
 def configurations():
     """Every fine-tuner on every problem that it can be used on."""
     for name, cls in sorted(FOUND.items()):
-        for make in (quadratic,) if name == "exact" else (quadratic, Softmax):
+        for make in (quadratic,) if cls.solves_exactly else (quadratic, Softmax):
             yield make, name, {}
             yield make, name, {"start": "redraw"}
         if "batch_size" in cls.model_fields:
@@ -114,7 +111,7 @@ def test_improves(name):
         assert scored[0] < scored[1]
 
 
-@pytest.mark.parametrize("name", sorted(set(FOUND) - {"exact"}))
+@pytest.mark.parametrize("name", [name for name in sorted(FOUND) if not FOUND[name].solves_exactly])
 def test_start(name):
     """`zero` and `redraw` forget the client's last w; `warm` begins there."""
     problem = Softmax()
@@ -141,7 +138,7 @@ def test_counts_gradients_and_unknown_keys_are_refused(name):
     inputs = problem.init_shared(), problem.redraw_local(0, 9), problem.data(0, 0), tuner.draws(problem, 0, 0, 10)
     count = tuner(problem, *inputs).num_gradients
     assert count >= 0
-    assert (count == 0) == (name == "exact") == example(name).solves_exactly
+    assert (count == 0) == example(name).solves_exactly
     with pytest.raises(ValidationError):
         example(name, tau=3)
     with pytest.raises(ValidationError):

@@ -13,12 +13,13 @@ from ppfl.core.model import Model, Stage
 from ppfl.core.plugins import discover
 from ppfl.core.rng import generator
 from ppfl.core.types import Params
+from tests import examples
 
 torch.set_num_threads(1)
 
 SMALL = (1, 18, 18)
 GROUP_NORM = {"name": "cnn", "channels": [4, 8], "hidden": 16, "normalization": "group", "groups": 2}
-VARIANTS = [{"name": name} for name in discover("ppfl.models")] + [
+VARIANTS = [examples.section("models", name) for name in examples.names("models")] + [
     GROUP_NORM,
     {"name": "cnn", "channels": [3, 5], "kernel_size": 3, "padding": 1, "hidden": 7},
     {"name": "mlp", "hidden": [9, 6]},

@@ -12,29 +12,37 @@ from pydantic import ValidationError
 
 from ppfl.core.dataset import Partition
 from ppfl.core.plugins import discover
+from tests import examples
 
-OWN_KEYS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    "iid": st.just({}),
-    "dirichlet": st.fixed_dictionaries(
-        {"alpha": st.sampled_from([1e-3, 0.01, 0.3, 1.0, 100.0, 1e6]), "min_samples": st.integers(1, 3)}
-    ),
-    "shards": st.fixed_dictionaries({"shards_per_client": st.integers(1, 4)}),
-}
+NAMES = examples.names("partitions")
 
 
 def make(name: str, **keys: Any) -> Partition:
     return discover("ppfl.partitions")[name].model_validate({"name": name, **keys})
 
 
-def test_every_partition_has_its_properties_tested() -> None:
-    assert set(OWN_KEYS) == set(discover("ppfl.partitions"))
+def own_keys(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Return values for the keys beside `clients`: small counts; the example, and the ends of an interval."""
+    kind = examples.kind("partitions", name)
+    drawn: dict[str, st.SearchStrategy[Any]] = {}
+    for key, node in kind.model_json_schema()["properties"].items():
+        if key in ("name", "clients"):
+            continue
+        if node.get("type") == "integer":
+            low = node.get("minimum", node.get("exclusiveMinimum", 0) + 1)
+            drawn[key] = st.integers(low, min(low + 3, node.get("maximum", low + 3)))
+        else:
+            known = {**node, **({"example": kind.example[key]} if key in kind.example else {})}
+            words = [word for word in ("example", "default", "minimum", "maximum") if word in known]
+            drawn[key] = st.sampled_from([known[word] for word in words])
+    return st.fixed_dictionaries(drawn)
 
 
-@pytest.mark.parametrize("name", discover("ppfl.partitions"))
+@pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_sample_once_and_no_client_empty(name: str, data: st.DataObject) -> None:
-    partition = make(name, clients=data.draw(st.integers(1, 40)), **data.draw(OWN_KEYS[name]))
+    partition = make(name, clients=data.draw(st.integers(1, 40)), **data.draw(own_keys(name)))
     more = data.draw(st.integers(0, 300))
     num_classes = data.draw(st.integers(1, 12))
     seed = data.draw(st.integers(0, 2**32 - 1))
@@ -50,9 +58,9 @@ def test_every_sample_once_and_no_client_empty(name: str, data: st.DataObject) -
     assert all(np.array_equal(one, other) for one, other in zip(hands, again, strict=True))
 
 
-@pytest.mark.parametrize("name", discover("ppfl.partitions"))
+@pytest.mark.parametrize("name", NAMES)
 def test_another_seed_gives_another_partition(name: str) -> None:
-    partition = make(name, clients=5, **({"alpha": 0.5} if name == "dirichlet" else {}))
+    partition = examples.make("partitions", name, clients=5)
     labels = np.arange(200) % 10
     one, other = partition.assign(labels, 0), partition.assign(labels, 1)
     assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -14,6 +14,7 @@ from ppfl.core.params import ratio
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
 
 
 class CenteredClipping(Aggregator):
@@ -24,6 +25,7 @@ class CenteredClipping(Aggregator):
     """
 
     name: Literal["centered_clipping"]
+    example: ClassVar[Example] = {"radius": 1.5, "steps": 4}
     radius: PositiveFloat | Literal["infinite"]
     """Farthest that one vector pulls; `infinite` makes it the mean."""
     steps: PositiveInt = 3

@@ -17,6 +17,7 @@ from ppfl.core.pre_aggregator import Bound, majority
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
 
 MAX_SUBSETS = 50_000
 """Subsets that are enumerated at most."""
@@ -33,6 +34,7 @@ class MDA(Aggregator):
 
     reads: ClassVar[Reads] = "products"
     name: Literal["mda"]
+    example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt
     """Byzantine vectors at most."""
 

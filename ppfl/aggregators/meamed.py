@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.plugins import Example
 
 
 class Meamed(Aggregator):
@@ -23,6 +24,7 @@ class Meamed(Aggregator):
     """
 
     name: Literal["meamed"]
+    example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt
     """Byzantine vectors at most."""
 

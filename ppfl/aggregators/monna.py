@@ -14,6 +14,7 @@ from ppfl.core.pre_aggregator import Bound, majority
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
 
 
 class MoNNA(Aggregator):
@@ -26,6 +27,7 @@ class MoNNA(Aggregator):
 
     reads: ClassVar[Reads] = "products"
     name: Literal["monna"]
+    example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt
     """Byzantine vectors at most."""
 

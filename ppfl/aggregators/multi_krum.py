@@ -14,6 +14,7 @@ from ppfl.core.pre_aggregator import Bound, few_neighbours
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
 
 
 class MultiKrum(Aggregator):
@@ -24,6 +25,7 @@ class MultiKrum(Aggregator):
 
     reads: ClassVar[Reads] = "products"
     name: Literal["multi_krum"]
+    example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt
     """Byzantine vectors at most."""
     keep: PositiveInt | None = None

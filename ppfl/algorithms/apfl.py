@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
 
-from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.local_training import LocalTraining
 from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, inner, map_params, subtract
 from ppfl.core.step_sizes import step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -27,6 +28,9 @@ class APFL(LocalTraining):
     """
 
     name: Literal["apfl"]
+    splits: ClassVar[Splits] = "all shared"
+    instead: ClassVar[str] = "fedsim or fedalt"
+    example: ClassVar[Example] = {**LocalTraining.example, "mixing": 0.4, "mixing_lr": 0.05}
     mixing: Annotated[float, Field(ge=0, le=1)] = 0.5
     """α to begin with."""
     mixing_lr: NonNegativeFloat
@@ -52,11 +56,6 @@ class APFL(LocalTraining):
     def view(self, server: State, state: State) -> tuple[Params, Params]:
         """α v_m + (1 − α) θ."""
         return _mix(state["personal"], server["shared"], state["mixing"]["alpha"]), state["local"]
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""
-        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
-        return super().resolve(problem, participation, optimizer)
 
 
 def _mix(personal: Params, shared: Params, alpha: torch.Tensor) -> Params:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ppfl.algorithms._families import Alternating
+from ppfl.algorithms._alternating import Alternating
 
 
 class FedAlt(Alternating):

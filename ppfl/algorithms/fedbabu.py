@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from ppfl.core.local_training import LocalTraining, require_local_side
+from ppfl.core.local_training import LocalTraining
 from ppfl.core.method import ClientStep, FineTuner
 from ppfl.core.params import subtract
 from ppfl.core.plugins import ChosenFrom
 
 if TYPE_CHECKING:
     from ppfl.core.method import ServerOptimizer
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -23,6 +25,12 @@ class FedBABU(LocalTraining):
     """
 
     name: Literal["fedbabu"]
+    splits: ClassVar[Splits] = "output side"
+    instead: ClassVar[str] = "fedalt"
+    example: ClassVar[Example] = {
+        **LocalTraining.example,
+        "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1},
+    }
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
     """How the heads are tuned in the final stage; the rounds do not use it."""
 
@@ -37,7 +45,6 @@ class FedBABU(LocalTraining):
         return ClientStep(moved, state, self.report(draws, of_shared=1))
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`, 1/max_m λ_max(∇²_11 f_m); refuse splits whose local layers are not at the output side."""
-        require_local_side(self.name, problem, "output", "fedalt")
+        """Fill in `theory`, 1/max_m λ_max(∇²_11 f_m) for the steps on θ and in the fine-tuner."""
         tuned = self.model_copy(update={"fine_tuner": self.fine_tuner.resolve(problem)})
         return super(FedBABU, tuned).resolve(problem, participation, optimizer)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.algorithms._families import Simultaneous
-from ppfl.core.local_training import require_local_side
+from ppfl.algorithms._simultaneous import Simultaneous
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
 
 
 class FedPer(Simultaneous):
@@ -19,8 +17,5 @@ class FedPer(Simultaneous):
     """
 
     name: Literal["fedper"]
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`; refuse splits whose local layers are not at the output side."""
-        require_local_side(self.name, problem, "output", "fedsim")
-        return super().resolve(problem, participation, optimizer)
+    splits: ClassVar[Splits] = "output side"
+    instead: ClassVar[str] = "fedsim"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 
-from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.local_training import LocalTraining
 from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Constants, Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -25,6 +26,9 @@ class FedProx(LocalTraining):
     """
 
     name: Literal["fedprox"]
+    splits: ClassVar[Splits] = "all shared"
+    instead: ClassVar[str] = "fedsim or fedalt"
+    example: ClassVar[Example] = {**LocalTraining.example, "penalty": 0.3}
     penalty: NonNegativeFloat
     """μ, weight of ½‖θ_m − θ‖²."""
 
@@ -40,8 +44,3 @@ class FedProx(LocalTraining):
     def curvature(self, constants: Constants) -> float:
         """max_m λ_max(∇² f_m) + μ."""
         return constants.joint_smoothness + self.penalty
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`, 1/(max_m λ_max(∇² f_m) + μ); refuse local parameters."""
-        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
-        return super().resolve(problem, participation, optimizer)

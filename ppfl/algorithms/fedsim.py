@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ppfl.algorithms._families import Simultaneous
+from ppfl.algorithms._simultaneous import Simultaneous
 
 
 class FedSim(Simultaneous):

@@ -11,6 +11,7 @@ from ppfl.core.plugins import ChosenFrom
 from ppfl.core.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -22,6 +23,7 @@ class FFGG(Algorithm):
     """
 
     name: Literal["ffgg"]
+    example: ClassVar[Example] = {"lr": 0.1, "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1}}
     needs_rounds: ClassVar[str] = ""
     server_settings: ClassVar[frozenset[str]] = frozenset({"lr"})
     sums_clients: ClassVar[bool] = True

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.algorithms._families import PenalizedMixture
-from ppfl.core.local_training import require_local_parameters
+from ppfl.algorithms._penalized_mixture import PenalizedMixture
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
 
 
 class L2GDTheta(PenalizedMixture):
@@ -20,8 +18,5 @@ class L2GDTheta(PenalizedMixture):
     """
 
     name: Literal["l2gd_theta"]
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`; refuse problems where everything is shared, and server optimizers."""
-        require_local_parameters(self.name, problem, "l2gd")
-        return super().resolve(problem, participation, optimizer)
+    splits: ClassVar[Splits] = "something local"
+    instead: ClassVar[str] = "l2gd"

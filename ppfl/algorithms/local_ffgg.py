@@ -14,6 +14,7 @@ from ppfl.core.step_sizes import resolve_shared_lr, step_size
 if TYPE_CHECKING:
     import torch
 
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -26,6 +27,11 @@ class LocalFFGG(Algorithm):
     """
 
     name: Literal["local_ffgg"]
+    example: ClassVar[Example] = {
+        "lr": 0.1,
+        "local_steps": 2,
+        "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1, "start": "redraw"},
+    }
     needs_rounds: ClassVar[str] = ""
     lr: PositiveFloat | Literal["theory"]
     """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""

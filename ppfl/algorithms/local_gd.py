@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.local_training import LocalTraining
 from ppfl.core.method import ClientStep
 from ppfl.core.params import subtract
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
     from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -22,6 +22,8 @@ class LocalGD(LocalTraining):
     """
 
     name: Literal["local_gd"]
+    splits: ClassVar[Splits] = "all shared"
+    instead: ClassVar[str] = "fedsim or fedalt"
     batch_size: Literal["all"] = "all"
     """All data of the round in each step."""
 
@@ -29,8 +31,3 @@ class LocalGD(LocalTraining):
         """Return (θ − θ_m, nothing local)."""
         moved = subtract(message, self.shared_steps(problem, message, state["local"], data, draws))
         return ClientStep(moved, state, self.report(draws, of_shared=1))
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`, 1/max_m λ_max(∇² f_m); refuse local parameters."""
-        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
-        return super().resolve(problem, participation, optimizer)

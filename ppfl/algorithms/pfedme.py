@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.local_training import LocalTraining, refuse_local_parameters
+from ppfl.core.local_training import LocalTraining
 from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
     from ppfl.core.method import ServerOptimizer
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -25,6 +27,9 @@ class PFedMe(LocalTraining):
     """
 
     name: Literal["pfedme"]
+    splits: ClassVar[Splits] = "all shared"
+    instead: ClassVar[str] = "fedsim or fedalt"
+    example: ClassVar[Example] = {**LocalTraining.example, "penalty": 2.0, "inner_steps": 2, "inner_lr": 0.1}
     lr: PositiveFloat | Literal["theory"]
     """η; `theory` is 1/λ: a Moreau envelope curves by at most λ."""
     penalty: PositiveFloat
@@ -56,8 +61,7 @@ class PFedMe(LocalTraining):
         return state["personal"], state["local"]
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`; refuse local parameters."""
-        refuse_local_parameters(self.name, problem, "fedsim or fedalt")
+        """Fill in `theory`."""
         resolved = super().resolve(problem, participation, optimizer)
         constants = problem.constants()
         curvature = None if constants is None else constants.joint_smoothness + self.penalty

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ppfl.algorithms._families import ControlVariates
+from ppfl.algorithms._control_variates import ControlVariates
 
 
 class Scaffold(ControlVariates):

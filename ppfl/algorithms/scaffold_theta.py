@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.algorithms._families import ControlVariates
-from ppfl.core.local_training import require_local_parameters
+from ppfl.algorithms._control_variates import ControlVariates
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
 
 
 class ScaffoldTheta(ControlVariates):
@@ -20,8 +18,5 @@ class ScaffoldTheta(ControlVariates):
     """
 
     name: Literal["scaffold_theta"]
-
-    def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
-        """Fill in `theory`; refuse problems where everything is shared."""
-        require_local_parameters(self.name, problem, "scaffold")
-        return super().resolve(problem, participation, optimizer)
+    splits: ClassVar[Splits] = "something local"
+    instead: ClassVar[str] = "scaffold"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
 
 from ppfl.core.attack import Attack, Block, Scene
 from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
 
 _PURPOSE = "gaussian attack"
 _MAX_BLOCKS = 2**32
@@ -22,6 +25,7 @@ class Gaussian(Attack):
     """
 
     name: Literal["gaussian"]
+    example: ClassVar[Example] = {"standard_deviation": 3.0}
     standard_deviation: PositiveFloat
     """Of every entry."""
 

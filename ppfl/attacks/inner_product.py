@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.plugins import Example
 
 
 class InnerProduct(Attack):
@@ -22,6 +23,7 @@ class InnerProduct(Attack):
     """
 
     name: Literal["inner_product"]
+    example: ClassVar[Example] = {"factor": 0.5}
     factor: PositiveFloat | Literal["optimal"]
     """ε; a small one passes for honest, a large one turns the mean around."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
@@ -10,6 +10,8 @@ from ppfl.core.attack import Attack, Block, Scene
 
 if TYPE_CHECKING:
     import torch
+
+    from ppfl.core.plugins import Example
 
 
 class Mimic(Attack):
@@ -19,6 +21,7 @@ class Mimic(Attack):
     """
 
     name: Literal["mimic"]
+    example: ClassVar[Example] = {"client": 1}
     client: NonNegativeInt = 0
     """j: number among the honest clients of a round, modulo how many there are."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
@@ -10,6 +10,8 @@ from ppfl.core.attack import Attack, Block, Scene
 
 if TYPE_CHECKING:
     import torch
+
+    from ppfl.core.plugins import Example
 
 
 class SignFlip(Attack):
@@ -20,6 +22,7 @@ class SignFlip(Attack):
     """
 
     name: Literal["sign_flip"]
+    example: ClassVar[Example] = {"factor": 4.0}
     factor: PositiveFloat = 1.0
     """Length of what is sent, in terms of the honest vector."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from ppfl.core.data_file import DataFile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ppfl.core.plugins import Example
+
 
 class Trace(ComputeTimes):
     """t of job k of a client: what its k-th arrival in the recorded log took, from the beginning again after the last.
@@ -23,6 +25,7 @@ class Trace(ComputeTimes):
     """
 
     name: Literal["trace"]
+    example: ClassVar[Example] = {"file": "arrivals.h5"}
     file: DataFile
     """The result, HDF5 with arrivals/client and arrivals/turnaround_seconds."""
 

@@ -33,6 +33,7 @@ class ClientMatrix:
     ) -> None:
         self._rows = ClientRows(communicator, columns, None, dimension)
         self._mixing = mixing
+        self._known_norms: Callable[[], torch.Tensor] | None = None
 
     @classmethod
     def from_stream(
@@ -91,8 +92,16 @@ class ClientMatrix:
         return well_centred(lambda row: centred(coordinates, products, row or 0))[0]
 
     def norms(self) -> torch.Tensor:
-        """‖x_i‖, (N,), of float32 rows to 8e-7. Collective."""
+        """‖x_i‖, (N,), of float32 rows to 8e-7: good for what is continuous in them. Collective."""
         return self._rows.norms() if self._mixing is None else self.squared_norms().sqrt()
+
+    def exact_norms(self) -> torch.Tensor:
+        """‖x_i‖, (N,), to the rounding of float64: what to choose by. Collective.
+
+        Rows that were clipped to the same bound are equally long, although what they were clipped by, `norms`, makes
+        the numbers in them differ.
+        """
+        return self.squared_norms().sqrt() if self._known_norms is None else self._known_norms()
 
     def squared_norms(self) -> torch.Tensor:
         """‖x_i‖², (N,). Collective."""
@@ -111,14 +120,30 @@ class ClientMatrix:
 
     def select(self, rows: torch.Tensor) -> ClientMatrix:
         """Return the rows (N',) int64, some left out or repeated."""
-        if self._mixing is not None:
-            return self._derived(self._rows, self._mixing.index_select(0, rows))
-        return self._derived(self._rows.choose(rows), None)
+        if self._mixing is None:
+            return self._derived(self._rows.choose(rows), None)
+        selected = self._derived(self._rows, self._mixing.index_select(0, rows))
+        selected._known_norms = lambda: self.exact_norms().index_select(0, rows.cpu())
+        return selected
 
-    def mix(self, matrix: torch.Tensor) -> ClientMatrix:
-        """Return matrix @ X for a (N', N) matrix: each new row is a weighted sum of old ones."""
+    def mix(self, matrix: torch.Tensor, norms: Callable[[], torch.Tensor] | None = None) -> ClientMatrix:
+        """Return matrix @ X for a (N', N) matrix: each new row is a weighted sum of old ones.
+
+        norms: what `exact_norms` is to be, (N',), for who knows it better than the numbers in the new rows tell.
+        """
         wide = matrix.to("cpu", torch.float64)
-        return self._derived(self._rows, wide if self._mixing is None else wide @ self._mixing)
+        mixed = self._derived(self._rows, wide if self._mixing is None else wide @ self._mixing)
+        multiples = (wide != 0).sum(dim=1) <= 1
+
+        def of_multiples() -> torch.Tensor:
+            """‖a x_j‖ = |a| ‖x_j‖: rows that were equally long remain so."""
+            if not bool(multiples.any()):
+                return mixed.squared_norms().sqrt()
+            found = wide.abs() @ self.exact_norms()
+            return found if bool(multiples.all()) else torch.where(multiples, found, mixed.squared_norms().sqrt())
+
+        mixed._known_norms = norms or of_multiples
+        return mixed
 
     def combine(self, weights: torch.Tensor) -> torch.Tensor:
         """Return weightsᵀ X, shape (D,), the same on every rank; weights (N,).
@@ -169,5 +194,5 @@ class ClientMatrix:
         # not by the constructor, which would begin rows anew: products and norms that were found would be found once
         # more
         derived = ClientMatrix.__new__(ClientMatrix)
-        derived._rows, derived._mixing = rows, mixing
+        derived._rows, derived._mixing, derived._known_norms = rows, mixing, None
         return derived

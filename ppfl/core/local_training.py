@@ -1,4 +1,4 @@
-"""What methods have in common whose clients take several gradient steps in a round, and what they ask of a split."""
+"""What methods have in common whose clients take several gradient steps in a round."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.method import Report, ServerOptimizer
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Constants, Problem
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -55,6 +56,7 @@ class LocalTraining(Algorithm):
     """
 
     needs_rounds: ClassVar[str] = ""
+    example: ClassVar[Example] = {"lr": 0.1, "local_steps": 3}
 
     lr: PositiveFloat | Literal["theory"]
     """η, a client's step; `theory` is 1/max_m λ_max of the Hessian of what the steps descend."""
@@ -137,41 +139,6 @@ class LocalTraining(Algorithm):
         return self.epochs * self._steps_an_epoch(num_samples)
 
 
-def refuse_local_parameters(name: str, problem: Problem, instead: str) -> None:
-    """Raise ValueError unless everything is shared; `instead` names methods that train local parameters."""
-    if problem.local_names:
-        raise ValueError(
-            f"name: {name!r} shares every parameter, but problem.split keeps {', '.join(problem.local_names)} local; "
-            f"set problem.split: {{local: []}}, or use {instead}"
-        )
-
-
-def require_local_parameters(name: str, problem: Problem, instead: str) -> None:
-    """Raise ValueError when nothing is local; `instead` names methods that share everything."""
-    if not problem.local_names:
-        raise ValueError(
-            f"name: {name!r} is for clients with local parameters, but problem.split shares everything; name some in "
-            f"problem.split.local, or use {instead}"
-        )
-
-
-def require_local_side(name: str, problem: Problem, side: Literal["input", "output"], instead: str) -> None:
-    """Raise ValueError unless the local parameters are those of whole layers at one end of the model, and some shared.
-
-    Layers are what parameter names begin with, e.g. `head` of `head.weight`.
-    """
-    layers = list(dict.fromkeys(_layer(parameter) for parameter in problem.parameter_names()))
-    local = {_layer(parameter) for parameter in problem.local_names}
-    shared = {_layer(parameter) for parameter in problem.init_shared()}
-    end = layers[-len(local) :] if side == "output" else layers[: len(local)]
-    if not local or not shared or local & shared or local != set(end):
-        raise ValueError(
-            f"name: {name!r} keeps whole layers at the {side} side local and shares the others; problem.split keeps "
-            f"{', '.join(problem.local_names) or 'nothing'} local, and the layers are {', '.join(layers)}, from input "
-            f"to output; mend problem.split.local, or use {instead}"
-        )
-
-
 def refuse_server_optimizer(name: str, optimizer: ServerOptimizer) -> None:
     """Raise ValueError unless the server optimizer is the default, for methods whose server takes no steps."""
     if not optimizer.memoryless or optimizer.lr != 1.0:
@@ -179,7 +146,3 @@ def refuse_server_optimizer(name: str, optimizer: ServerOptimizer) -> None:
             f"name: the server of {name!r} takes no steps: leave server_optimizer out, or set it to "
             f"{{name: sgd, lr: 1}}; it is {optimizer.name} with lr {optimizer.lr:g}"
         )
-
-
-def _layer(parameter: str) -> str:
-    return parameter.rsplit(".", 1)[0]

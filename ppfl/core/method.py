@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.problem import Problem
+    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
 _PREFIX = "optimizer."
@@ -211,6 +212,12 @@ class Algorithm(PlugIn):
     {'shared': {'theta': tensor([0.5000])}}
     """
 
+    splits: ClassVar[Splits] = "any"
+    """Which splits into shared and local parameters it is made for; others are refused."""
+
+    instead: ClassVar[str] = ""
+    """Methods for other splits, named where one is refused."""
+
     needs_rounds: ClassVar[str] = "its server step is defined for the aggregate of a cohort"
     """Why it cannot run asynchronously; "" when it can: the server takes single uplinks, gradients or changes of θ,
     computed at an older θ, and nothing else that the server or a client keeps belongs to a round."""
@@ -293,7 +300,7 @@ class Algorithm(PlugIn):
         """Return this method with `theory` step sizes filled in.
 
         participation: clients of a cohort over all that have samples; 1 when all of them take part in every round.
-        Raises ValueError, beginning with the key, for steps that must diverge (naming the legal bound), for a split
-        that the method is not made for, and for a server optimizer that it has no use for.
+        Raises ValueError, beginning with the key, for steps that must diverge (naming the legal bound) and for a server
+        optimizer that it has no use for. The split has been checked.
         """
         return self

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
+Example: TypeAlias = Mapping[str, Any]
+"""Settings that some plug-in can be tried out with."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
 
@@ -33,10 +37,26 @@ def refusal(where: str, allowed: str) -> PydanticCustomError:
     return PydanticCustomError("refusal", "{allowed}", {"where": where, "allowed": allowed})
 
 
+def _is_no_setting(given: Any) -> Any:
+    raise PydanticKnownError("extra_forbidden")  # what any key that is not known gets
+
+
+Constant = TypeVar("Constant")
+Resolved = Annotated[Constant, Field(exclude=True), SkipJsonSchema(), BeforeValidator(_is_no_setting)]
+"""A field that `resolve` fills in: `kappa: Resolved[float] = 0.0`, then `self.model_copy(update={"kappa": ...})`.
+
+It is part of the value, so that values which differ in it are told apart, but no setting: a configuration that names it
+is refused, and neither the schema nor the digest of a run knows of it.
+"""
+
+
 class PlugIn(Settings):
     """A section chosen by its `name` key; the subclass in `<folder>/<name>.py` says `name: Literal["<name>"]`."""
 
     name: str
+
+    example: ClassVar[Example] = {}
+    """Settings beside the name with which it can be tried out; the tests of a folder use those of its plug-ins."""
 
 
 @cache

@@ -6,11 +6,12 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
+from ppfl.core.params import ratio
 from ppfl.core.plugins import PlugIn
 
 if TYPE_CHECKING:
-    import torch
-
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
 
@@ -88,3 +89,28 @@ class PreAggregator(PlugIn):
     def __call__(self, matrix: ClientMatrix, moment: Moment) -> ClientMatrix:
         """Return the new vectors. Collective."""
         return matrix.mix(self.mixing(matrix, moment))
+
+
+class NormClipping(PreAggregator):
+    """y_i = x_i · min(1, c/‖x_i‖), c the largest norm that is left."""
+
+    reads: ClassVar[Reads] = "norms"
+
+    @abstractmethod
+    def largest(self, norms: torch.Tensor) -> torch.Tensor:
+        """Return c, (), given the norms of all vectors, (N,)."""
+
+    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        """Return the factors, on the diagonal."""
+        norms = matrix.norms()
+        largest = self.largest(norms)
+        return torch.diag(torch.where(norms > largest, ratio(largest, norms), 1.0))
+
+    def __call__(self, matrix: ClientMatrix, moment: Moment) -> ClientMatrix:
+        """Return the new vectors, which know that all that were clipped are equally long. Collective."""
+
+        def norms() -> torch.Tensor:
+            exact = matrix.exact_norms()
+            return exact.minimum(self.largest(exact))
+
+        return matrix.mix(self.mixing(matrix, moment), norms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +11,7 @@ from ppfl.core.dataset import Dataset, FederatedSamples, Partition, Parts, Sampl
 from ppfl.core.plugins import ChosenFrom, refusal
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Placement
 
 NUM_SAMPLES = 1797
@@ -25,6 +26,7 @@ class Digits(Dataset):
     """
 
     name: Literal["digits"]
+    example: ClassVar[Example] = {"partition": {"name": "iid", "clients": 6}}
     partition: Annotated[Partition, ChosenFrom("ppfl.partitions")]
     """Which client gets which images."""
     test: float = Field(default=0.2, ge=0, lt=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Placement
     from ppfl.hdf5 import DataArray, DataGroup
 
@@ -43,6 +44,7 @@ class FederatedHDF5(Dataset):
     """
 
     name: Literal["federated_hdf5"]
+    example: ClassVar[Example] = {"train": "train.h5", "test": "test.h5"}
     train: DataFile
     """File of the samples to train on, from which validation samples are taken."""
     test: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -12,6 +12,7 @@ from ppfl.core.mini_batches import MiniBatchFineTuner
 from ppfl.core.params import map_params, zeros_like
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
@@ -23,6 +24,9 @@ class Adam(MiniBatchFineTuner):
     """
 
     name: Literal["adam"]
+    example: ClassVar[Example] = {
+        "lr": 0.05, "batch_size": "all", "epochs": 2, "beta1": 0.8, "beta2": 0.9, "epsilon": 0.01,
+    }  # fmt: skip
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """Decay of the running mean m."""
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -12,6 +12,7 @@ from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.params import add_scaled, inner, ratio, zeros_like
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
@@ -28,6 +29,7 @@ class ConjugateGradient(FineTuner):
     """
 
     name: Literal["conjugate_gradient"]
+    example: ClassVar[Example] = {"steps": 3}
     steps: PositiveInt
     """Products with the Hessian a call."""
 

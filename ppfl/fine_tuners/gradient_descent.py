@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
@@ -10,6 +10,7 @@ from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.step_sizes import resolve_local_lr, step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
@@ -21,6 +22,7 @@ class GradientDescent(FineTuner):
     """
 
     name: Literal["gradient_descent"]
+    example: ClassVar[Example] = {"steps": 3, "lr": 0.05}
     steps: PositiveInt
     """τ, gradients of w a call."""
     lr: PositiveFloat | Literal["theory"]

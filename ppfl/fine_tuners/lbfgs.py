@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -13,6 +13,7 @@ from ppfl.core.params import flatten, ratio, unflatten
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
@@ -49,6 +50,7 @@ class LBFGS(FineTuner):
     """
 
     name: Literal["lbfgs"]
+    example: ClassVar[Example] = {"steps": 3, "history": 1}
     steps: PositiveInt
     """Steps a call."""
     history: PositiveInt = 10

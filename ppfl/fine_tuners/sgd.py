@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ppfl.core.method import Tuned
 from ppfl.core.mini_batches import MiniBatchFineTuner
@@ -11,6 +11,7 @@ from ppfl.core.step_sizes import resolve_local_lr
 
 if TYPE_CHECKING:
     from ppfl.core.method import FineTuner
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
@@ -22,6 +23,7 @@ class SGD(MiniBatchFineTuner):
     """
 
     name: Literal["sgd"]
+    example: ClassVar[Example] = {"lr": 0.05, "batch_size": "all", "epochs": 2}
 
     def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after all epochs."""

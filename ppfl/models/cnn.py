@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -14,6 +14,7 @@ from ppfl.core.plugins import refusal
 
 if TYPE_CHECKING:
     from ppfl.core.blocked import Blocked
+    from ppfl.core.plugins import Example
     from ppfl.core.types import Params
 
 
@@ -26,6 +27,7 @@ class CNN(Model):
     """
 
     name: Literal["cnn"]
+    example: ClassVar[Example] = {"channels": [4, 8], "padding": 2, "hidden": 16}
     channels: tuple[PositiveInt, PositiveInt] = Field(default=(32, 64), strict=False)
     """Output channels of the two convolutions."""
     kernel_size: PositiveInt = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -12,12 +12,14 @@ from ppfl.core.model import Model, linear_stage, names_of
 
 if TYPE_CHECKING:
     from ppfl.core.model import Stage
+    from ppfl.core.plugins import Example
 
 
 class MLP(Model):
     """x ← ReLU(W_k x + b_k) for each hidden layer, then logits = W x + b; stages hidden1, hidden2, …, head."""
 
     name: Literal["mlp"]
+    example: ClassVar[Example] = {"hidden": [8]}
     hidden: tuple[PositiveInt, ...] = Field(default=(128,), strict=False, min_length=1)
     """Widths of the hidden layers, e.g. [128] or [256, 64]."""
 

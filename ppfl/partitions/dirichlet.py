@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from ppfl.core.dataset import Partition
 from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
 
 
 class Dirichlet(Partition):
@@ -20,6 +23,7 @@ class Dirichlet(Partition):
     """
 
     name: Literal["dirichlet"]
+    example: ClassVar[Example] = {"clients": 6, "alpha": 0.5}
     alpha: float = Field(ge=1e-3, le=1e6)
     """α; small: few classes a client and unequal sizes, large: close to iid."""
     min_samples: PositiveInt = 1

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from ppfl.core.dataset import Partition
 from ppfl.core.rng import generator
 
+if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
+
 
 class IID(Partition):
     """A random permutation of the samples cut into M pieces whose sizes differ by at most one."""
 
     name: Literal["iid"]
+    example: ClassVar[Example] = {"clients": 6}
 
     def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
         """Return for each client the ascending indices of its samples."""

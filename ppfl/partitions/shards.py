@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import PositiveInt
 
 from ppfl.core.dataset import Partition
 from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
 
 
 class Shards(Partition):
@@ -18,6 +21,7 @@ class Shards(Partition):
     """
 
     name: Literal["shards"]
+    example: ClassVar[Example] = {"clients": 6}
     shards_per_client: PositiveInt = 2
     """k; the fewer, the fewer classes a client sees."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -12,6 +12,7 @@ from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.plugins import Example
 
 
 class Bucketing(PreAggregator):
@@ -22,6 +23,7 @@ class Bucketing(PreAggregator):
     """
 
     name: Literal["bucketing"]
+    example: ClassVar[Example] = {"size": 2}
     size: PositiveInt
     """Vectors of a bucket, s."""
 

@@ -13,6 +13,7 @@ from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
 
 
 class NNM(PreAggregator):
@@ -23,6 +24,7 @@ class NNM(PreAggregator):
 
     reads: ClassVar[Reads] = "products"
     name: Literal["nnm"]
+    example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt
     """Byzantine vectors at most; the rule's when left out."""
 

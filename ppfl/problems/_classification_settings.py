@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveInt, ValidationInfo, field_validator
 
@@ -12,12 +12,21 @@ from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.core.problem import ProblemSettings
 from ppfl.core.split import Split
 
+if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
+
 
 class ClassificationSettings(ProblemSettings):
     """A model, a data set with class labels, and which parameters of the model are local."""
 
     has_labels: ClassVar[bool] = True
     has_body: ClassVar[bool] = True
+    example: ClassVar[Example] = {
+        "dataset": {"name": "digits", "partition": {"name": "iid", "clients": 6}},
+        "model": {"name": "mlp", "hidden": [8]},
+        "split": {"local": ["head.*"]},
+        "batch_size": 16,
+    }
 
     dataset: Annotated[Dataset, ChosenFrom("ppfl.datasets")]
     """Where the samples come from and which client has which."""

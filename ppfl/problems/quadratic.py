@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ppfl.core.plugins import Example
     from ppfl.core.problem import Placement
     from ppfl.problems._quadratic_generators import Matrices
 
@@ -40,6 +41,14 @@ class QuadraticSettings(ProblemSettings):
     """
 
     name: Literal["quadratic"]
+    example: ClassVar[Example] = {
+        "generator": "comparison",
+        "zeta": 1,
+        "clients": 5,
+        "shared_dimension": 6,
+        "local_dimension": 4,
+        "rows": 20,
+    }
     generator: Generator | None = None
     """Law of random matrices: comparison, asynchronous or byzantine."""
     file: DataFile | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ppfl.server_optimizers._adaptive import Adaptive, Decay
 
 if TYPE_CHECKING:
     import torch
+
+    from ppfl.core.plugins import Example
 
 
 class Adagrad(Adaptive):
@@ -17,6 +19,7 @@ class Adagrad(Adaptive):
     """
 
     name: Literal["adagrad"]
+    example: ClassVar[Example] = {"lr": 0.3, "beta1": 0.2, "tau": 0.01}
     beta1: Decay = 0.0
     """β₁, share of the last mean m that is kept."""
 

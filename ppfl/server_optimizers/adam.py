@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ppfl.server_optimizers._adaptive import Adaptive, Decay
 
 if TYPE_CHECKING:
     import torch
+
+    from ppfl.core.plugins import Example
 
 
 class Adam(Adaptive):
@@ -17,6 +19,7 @@ class Adam(Adaptive):
     """
 
     name: Literal["adam"]
+    example: ClassVar[Example] = {"lr": 0.1, "beta1": 0.8, "beta2": 0.95, "tau": 0.01}
     beta2: Decay = 0.99
     """β₂, share of the last v that is kept."""
 

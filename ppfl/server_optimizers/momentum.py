@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from ppfl.core.method import ServerOptimizer
 from ppfl.core.params import map_params, zeros_like
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.types import Params, State
 
 
@@ -20,6 +21,7 @@ class Momentum(ServerOptimizer):
     """
 
     name: Literal["momentum"]
+    example: ClassVar[Example] = {"lr": 0.3, "beta": 0.7}
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Share of the last velocity that is kept."""
 

@@ -8,6 +8,7 @@ from ppfl.core.method import ServerOptimizer
 from ppfl.core.params import map_params
 
 if TYPE_CHECKING:
+    from ppfl.core.plugins import Example
     from ppfl.core.types import Params, State
 
 
@@ -18,6 +19,7 @@ class Sgd(ServerOptimizer):
     """
 
     name: Literal["sgd"]
+    example: ClassVar[Example] = {"lr": 0.6}
     memoryless: ClassVar[bool] = True
 
     def init(self, shared: Params) -> State:

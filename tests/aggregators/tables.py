@@ -1,21 +1,21 @@
-"""Sensible arguments for every aggregator, pre-aggregator and attack: a new plug-in needs a line here."""
+"""Every aggregator, pre-aggregator and attack with the settings of its example, made fit for N vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.plugins import discover
 from ppfl.core.pre_aggregator import Moment
+from tests import examples
 from tests.ranks import client_matrix_of
 
 torch.set_num_threads(1)
 
-Arguments = dict[str, Any]
+RULES, BEFORE, ATTACKS = (examples.names(folder) for folder in ("aggregators", "pre_aggregators", "attacks"))
+ON_VECTORS = [name for name in ATTACKS if not examples.kind("attacks", name).on_data]
 
 
 def most(num_vectors: int) -> int:
@@ -23,52 +23,33 @@ def most(num_vectors: int) -> int:
     return min((num_vectors - 1) // 2, 1 + num_vectors // 20)
 
 
-def most_of_krum(num_vectors: int) -> int:
-    return max(min((num_vectors - 3) // 2, most(num_vectors)), 0)
+def settings_for(name: str, num_vectors: int, folder: str = "aggregators") -> dict[str, Any]:
+    """Return what it is called with; f, where it has one, is as large as N allows, up to `most`."""
+    example = dict(examples.kind(folder, name).example)
+    if "f" in example:
+        sizes = range(most(num_vectors), 0, -1)
+        fitting = (f for f in sizes if examples.make(folder, name, f=f).bound().fewest <= num_vectors)
+        example["f"] = next(fitting, 0)
+    return example
 
 
-RULES: dict[str, Callable[[int], Arguments]] = {
-    "caf": lambda n: {"f": most(n)},
-    "centered_clipping": lambda n: {"radius": 1.5, "steps": 4},
-    "geometric_median": lambda n: {},
-    "krum": lambda n: {"f": most_of_krum(n)},
-    "mda": lambda n: {"f": most(n)},
-    "mean": lambda n: {},
-    "meamed": lambda n: {"f": most(n)},
-    "median": lambda n: {},
-    "monna": lambda n: {"f": most(n)},
-    "multi_krum": lambda n: {"f": most_of_krum(n)},
-    "trimmed_mean": lambda n: {"f": most(n)},
-}
-BEFORE: dict[str, Callable[[int], Arguments]] = {
-    "arc": lambda n: {"f": most(n)},
-    "bucketing": lambda n: {"size": 2},
-    "clipping": lambda n: {"threshold": 2.5},
-    "nnm": lambda n: {"f": most(n)},
-}
-ATTACKS: dict[str, Arguments] = {
-    "gaussian": {"standard_deviation": 3.0},
-    "inf": {},
-    "inner_product": {"factor": 0.5},
-    "label_flip": {},
-    "little_is_enough": {},
-    "mimic": {"client": 1},
-    "sign_flip": {"factor": 4.0},
-}
+def step(name: str, num_vectors: int) -> dict[str, Any]:
+    """Return an entry of `before` fit for N vectors."""
+    return {"name": name, **settings_for(name, num_vectors, "pre_aggregators")}
 
 
-def rule(name: str, num_vectors: int, before: str | None = None, **arguments: Any) -> Any:
+def rule(name: str, num_vectors: int, before: str | None = None, **others: Any) -> Any:
     """Return an aggregator fit for N vectors, with or without something before it."""
     steps, left = [], num_vectors
     if before is not None:
-        steps = [{"name": before, **BEFORE[before](num_vectors)}]
-        left = discover("ppfl.pre_aggregators")[before].model_validate(steps[0]).num_outputs(num_vectors)
-    document = {"name": name, **RULES[name](left), **arguments, "before": steps}
-    return discover("ppfl.aggregators")[name].model_validate(document)
+        steps = [step(before, num_vectors)]
+        left = examples.kind("pre_aggregators", before).model_validate(steps[0]).num_outputs(num_vectors)
+    document = {"name": name, **settings_for(name, left), **others, "before": steps}
+    return examples.kind("aggregators", name).model_validate(document)
 
 
-def attack(name: str, **arguments: Any) -> Any:
-    return discover("ppfl.attacks")[name].model_validate({"name": name, **ATTACKS[name], **arguments})
+def attack(name: str, **others: Any) -> Any:
+    return examples.make("attacks", name, **others)
 
 
 def matrix_of(communicator: Any, x: np.ndarray) -> ClientMatrix:

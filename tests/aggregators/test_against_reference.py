@@ -11,8 +11,9 @@ from ppfl.core import client_rows
 from ppfl.core.plugins import discover
 from ppfl.core.pre_aggregator import Moment
 from ppfl.core.rng import generator
+from tests import examples
 from tests.aggregators import dense_reference
-from tests.aggregators.tables import ATTACKS, BEFORE, RULES, aggregate, most, rule, vectors
+from tests.aggregators.tables import BEFORE, RULES, aggregate, most, rule, settings_for, vectors
 from tests.ranks import on_ranks
 
 DIMENSION = 333
@@ -25,20 +26,29 @@ def _narrow_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_rows, "BLOCK_COLUMNS", 64)
 
 
-def test_the_tables_cover_every_plug_in() -> None:
-    assert RULES.keys() == discover("ppfl.aggregators").keys()
-    assert BEFORE.keys() == discover("ppfl.pre_aggregators").keys()
-    assert ATTACKS.keys() == discover("ppfl.attacks").keys()
+WITH_REFERENCE = [name for name in RULES if hasattr(dense_reference, name)]
+BEFORE_WITH_REFERENCE = [name for name in BEFORE if hasattr(dense_reference, name)]
+
+
+def test_every_rule_that_comes_with_ppfl_has_a_reference() -> None:
+    for folder, compared in (("aggregators", WITH_REFERENCE), ("pre_aggregators", BEFORE_WITH_REFERENCE)):
+        missing = examples.names_of_files(folder) - set(compared)
+        assert not missing, f"write {', '.join(missing)} in tests/aggregators/dense_reference.py"
+
+
+def prepared(wide: np.ndarray, before: str) -> np.ndarray:
+    settings = settings_for(before, len(wide), "pre_aggregators")
+    if before == "bucketing":
+        settings["order"] = generator(3, "bucketing", round=5).permutation(len(wide))
+    result: np.ndarray = getattr(dense_reference, before)(wide, **settings)
+    return result
 
 
 def expected(name: str, x: np.ndarray, before: str | None = None) -> np.ndarray:
     wide = x.astype(np.float64)
     if before is not None:
-        arguments = BEFORE[before](len(wide))
-        if before == "bucketing":
-            arguments = {**arguments, "order": generator(3, "bucketing", round=5).permutation(len(wide))}
-        wide = getattr(dense_reference, before)(wide, **arguments)
-    result: np.ndarray = getattr(dense_reference, name)(wide, **RULES[name](len(wide)))
+        wide = prepared(wide, before)
+    result: np.ndarray = getattr(dense_reference, name)(wide, **settings_for(name, len(wide)))
     return result
 
 
@@ -50,7 +60,7 @@ def assert_close(got: np.ndarray, want: np.ndarray) -> None:
 @pytest.mark.parametrize("num_ranks", [1, 3])
 @pytest.mark.parametrize("kind", ["generic", "ties"])
 @pytest.mark.parametrize("num_vectors", [3, 10, 50])
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", WITH_REFERENCE)
 def test_rules(name: str, num_vectors: int, kind: str, num_ranks: int) -> None:
     x = vectors(num_vectors, DIMENSION, kind)
     chosen = rule(name, num_vectors)
@@ -60,8 +70,8 @@ def test_rules(name: str, num_vectors: int, kind: str, num_ranks: int) -> None:
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
 @pytest.mark.parametrize("num_vectors", [10, 50])
-@pytest.mark.parametrize("before", sorted(BEFORE))
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("before", BEFORE_WITH_REFERENCE)
+@pytest.mark.parametrize("name", WITH_REFERENCE)
 def test_rules_after_something(name: str, before: str, num_vectors: int, num_ranks: int) -> None:
     x = vectors(num_vectors, DIMENSION, "generic")
     chosen = rule(name, num_vectors, before)
@@ -75,18 +85,17 @@ def test_rules_after_something(name: str, before: str, num_vectors: int, num_ran
 @pytest.mark.parametrize("before", [None, "bucketing", "clipping", "nnm"])
 def test_centered_clipping_from_zero(before: str | None, num_vectors: int, steps: int, num_ranks: int) -> None:
     x = vectors(num_vectors, DIMENSION, "generic")
-    arguments = {"radius": float(np.linalg.norm(x, axis=1).mean()), "steps": steps, "start": "zero"}
-    chosen = rule("centered_clipping", num_vectors, before, **arguments)
+    settings = {"radius": float(np.linalg.norm(x, axis=1).mean()), "steps": steps, "start": "zero"}
+    chosen = rule("centered_clipping", num_vectors, before, **settings)
     wide = x.astype(np.float64)
     if before is not None:
-        draw = {"order": generator(3, "bucketing", round=5).permutation(num_vectors)} if before == "bucketing" else {}
-        wide = getattr(dense_reference, before)(wide, **BEFORE[before](num_vectors), **draw)
+        wide = prepared(wide, before)
     for got in on_ranks(num_ranks, lambda communicator: aggregate(communicator, chosen, x)):
-        assert_close(got, dense_reference.centered_clipping(wide, **arguments))
+        assert_close(got, dense_reference.centered_clipping(wide, **settings))
 
 
-@pytest.mark.parametrize("before", [None, *sorted(BEFORE)])
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("before", [None, *BEFORE_WITH_REFERENCE])
+@pytest.mark.parametrize("name", WITH_REFERENCE)
 def test_float64_keeps_its_digits(name: str, before: str | None) -> None:
     x = vectors(20, DIMENSION, "generic").astype(np.float64) / 3
     got = on_ranks(2, lambda communicator: aggregate(communicator, rule(name, 20, before), x))[0]
@@ -94,7 +103,7 @@ def test_float64_keeps_its_digits(name: str, before: str | None) -> None:
     assert np.abs(got - want).max() <= 1e-10 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("name", sorted(set(RULES) - {"caf", "mda"}))  # whose references take too long
+@pytest.mark.parametrize("name", sorted(set(WITH_REFERENCE) - {"caf", "mda"}))  # whose references take too long
 def test_blocks_of_the_width_that_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     x = vectors(30, 2 * client_rows.BLOCK_COLUMNS + 100, "generic")
@@ -142,8 +151,8 @@ def test_the_geometric_median_minimizes() -> None:
     assert np.linalg.norm((away / np.linalg.norm(away, axis=1, keepdims=True)).sum(axis=0)) <= 1e-8
 
 
-@pytest.mark.parametrize("before", [None, *sorted(BEFORE)])
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("before", [None, *BEFORE])
+@pytest.mark.parametrize("name", RULES)
 def test_ranks_do_not_change_a_bit(name: str, before: str | None) -> None:
     x = vectors(11, DIMENSION, "generic")
     chosen = rule(name, 11, before)
@@ -153,9 +162,7 @@ def test_ranks_do_not_change_a_bit(name: str, before: str | None) -> None:
             assert got.tobytes() == alone.tobytes()
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(RULES) - {"caf", "mda"})
-)  # whose references take too long  # whose subsets of least diameter tie as a rule
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"mda"}))  # whose subsets of least diameter tie as a rule
 def test_the_order_of_clients_does_not_matter(name: str) -> None:
     x = vectors(11, DIMENSION, "generic")
     chosen = rule(name, 11)
@@ -164,7 +171,7 @@ def test_the_order_of_clients_does_not_matter(name: str) -> None:
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", [name for name in RULES if rule(name, 11).first_look() != "norms"])
 def test_a_common_shift_is_followed(name: str) -> None:
     x = vectors(11, DIMENSION, "generic").astype(np.float64)
     chosen = rule(name, 11)

@@ -15,21 +15,21 @@ import torch
 import ppfl
 from ppfl.core.rng import generator
 from tests.aggregators import dense_reference
-from tests.aggregators.tables import RULES, vectors
+from tests.aggregators.tables import RULES, settings_for, vectors
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", [name for name in RULES if hasattr(dense_reference, name)])
 def test_arrays_and_tensors(name: str, dtype: type) -> None:
     x = vectors(10, 20, "generic").astype(dtype)
     before = x.copy()
-    got = ppfl.aggregate(name, x, **RULES[name](10))
-    want = getattr(dense_reference, name)(x.astype(np.float64), **RULES[name](10))
+    got = ppfl.aggregate(name, x, **settings_for(name, 10))
+    want = getattr(dense_reference, name)(x.astype(np.float64), **settings_for(name, 10))
     assert isinstance(got, np.ndarray)
     assert got.dtype == dtype
     assert got.shape == (20,)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 * np.abs(want).max())
-    of_tensor = ppfl.aggregate(name, torch.from_numpy(x), **RULES[name](10))
+    of_tensor = ppfl.aggregate(name, torch.from_numpy(x), **settings_for(name, 10))
     assert isinstance(of_tensor, torch.Tensor)
     assert of_tensor.numpy().tobytes() == got.tobytes()
     assert (x == before).all()
@@ -57,7 +57,7 @@ def test_arrays_that_nobody_may_write_to() -> None:
 def test_the_result_is_no_view_of_the_vectors(name: str, kind: Any) -> None:
     x = vectors(3, 20, "generic")
     given = kind(x.copy())
-    ppfl.aggregate(name, given, **RULES[name](3))[:] = 7.0
+    ppfl.aggregate(name, given, **settings_for(name, 3))[:] = 7.0
     assert (np.asarray(given) == x).all()
 
 

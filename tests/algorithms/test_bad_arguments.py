@@ -8,7 +8,8 @@ import pytest
 
 from ppfl.config import ConfigError
 from ppfl.core.errors import UserError
-from tests.algorithms.cases import NAMES, SETTINGS, sections
+from tests import examples
+from tests.algorithms.cases import NAMES, sections, settings_of, splits_of
 from tests.engine.build import engine
 
 
@@ -21,7 +22,7 @@ def test_wrong_keys_and_values(name: str, wrong: dict[str, Any]) -> None:
 
 
 COUNTS = {"local_steps", "epochs", "batch_size", "inner_steps"}
-WITH_COUNTS = [(name, key) for name in NAMES for key in sorted(COUNTS & SETTINGS[name][1].keys())]
+WITH_COUNTS = [(name, key) for name in NAMES for key in sorted(COUNTS & settings_of(name, "digits").keys())]
 
 
 @pytest.mark.parametrize(("name", "key"), WITH_COUNTS)
@@ -32,7 +33,8 @@ def test_counts_are_positive_integers(name: str, key: str) -> None:
             engine(**{**valid, "algorithm": {**valid["algorithm"], key: wrong}})
 
 
-TRAINING = [name for name in NAMES if "epochs" in SETTINGS[name][1]]
+TRAINING = [name for name in NAMES if "epochs" in settings_of(name, "digits")]
+KNOW_CURVATURE = [name for name in NAMES if "theory" in settings_of(name, "quadratic").values()]
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -51,32 +53,43 @@ def test_mini_batches_need_samples(name: str) -> None:
         engine(**{**valid, "algorithm": {**valid["algorithm"], "batch_size": 5}})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KNOW_CURVATURE)
 def test_theory_needs_a_known_curvature(name: str) -> None:
     valid = sections(name, "digits")
-    key = "inner_lr" if name == "pfedme" else "lr"  # pfedme's lr depends on the penalty alone
-    with pytest.raises(UserError, match=rf"algorithm\.{key}: 'theory' needs a problem that knows its curvature"):
-        engine(**{**valid, "algorithm": {**valid["algorithm"], key: "theory"}})
+    theory = {key: value for key, value in settings_of(name, "quadratic").items() if value == "theory"}
+    with pytest.raises(UserError, match=r"algorithm\.\w+: 'theory' needs a problem that knows its curvature"):
+        engine(**{**valid, "algorithm": {**valid["algorithm"], **theory}})
 
 
 OUTPUT, INPUT = ["head.*"], ["hidden1.*"]
-WRONG_SPLITS = {
-    **{name: [OUTPUT, INPUT, ["*"]] for name in ("apfl", "ditto", "fedavg", "fedprox", "l2gd", "local_gd", "pfedme")},
-    **{name: [[], INPUT, ["*"], ["head.bias"], ["*.bias"]] for name in ("fedbabu", "fedper", "fedrep")},
-    "lg_fedavg": [[], OUTPUT, ["*"], ["hidden1.weight"]],
-    "l2gd_theta": [[]],
-    "scaffold_theta": [[]],
+WRONG_SPLITS: dict[str, list[list[str]]] = {
+    "any": [],
+    "all shared": [OUTPUT, INPUT, ["*"]],
+    "something local": [[]],
+    "output side": [[], INPUT, ["*"], ["head.bias"], ["*.bias"]],
+    "input side": [[], OUTPUT, ["*"], ["hidden1.weight"]],
 }
 
 
-@pytest.mark.parametrize(("name", "local"), [(name, local) for name in WRONG_SPLITS for local in WRONG_SPLITS[name]])
+@pytest.mark.parametrize(
+    ("name", "local"), [(name, local) for name in NAMES for local in WRONG_SPLITS[splits_of(name)]]
+)
 def test_splits_that_do_not_fit(name: str, local: list[str]) -> None:
     valid = sections(name, "digits")
-    with pytest.raises(UserError, match=rf"^algorithm\.name: '{name}' .*problem\.split.* or use \w+"):
+    instead = examples.kind("algorithms", name).instead
+    remedy = f", or use {instead}" if instead else ""
+    with pytest.raises(UserError, match=rf"^algorithm\.name: '{name}' .*problem\.split.*{remedy}$"):
         engine(**{**valid, "problem": {**valid["problem"], "split": {"local": local}}})
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - WRONG_SPLITS.keys()))
+def test_a_split_is_refused_also_by_who_knows_no_other_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples.kind("algorithms", "fedavg"), "instead", "")
+    valid = sections("fedavg", "digits")
+    with pytest.raises(UserError, match=r"keeps head.weight, head.bias local; set problem\.split: {local: \[\]}$"):
+        engine(**{**valid, "problem": {**valid["problem"], "split": {"local": OUTPUT}}})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if splits_of(name) == "any"])
 @pytest.mark.parametrize("local", [[], ["*"], ["*.bias"], ["hidden1.*"]])
 def test_others_take_any_split(name: str, local: list[str]) -> None:
     valid = sections(name, "digits", rounds=2)
@@ -96,11 +109,15 @@ def test_a_step_that_must_diverge_alone() -> None:
         engine(**{**valid, "algorithm": {**valid["algorithm"], "lr": 50.0}})
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"local_only", "ffgg"}))
-def test_a_large_step_is_warned_of(name: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", [name for name in KNOW_CURVATURE if settings_of(name, "quadratic")["lr"] == "theory"])
+def test_a_large_step_is_warned_of_or_refused(name: str, caplog: pytest.LogCaptureFixture) -> None:
     valid = sections(name, "quadratic")
-    engine(**{**valid, "algorithm": {**valid["algorithm"], "lr": 1000.0}})
-    assert "algorithm.lr: 1000 is large" in caplog.text
+    try:
+        engine(**{**valid, "algorithm": {**valid["algorithm"], "lr": 1000.0}})
+    except UserError as error:
+        assert str(error).startswith("algorithm.lr: 1000 must diverge")  # noqa: PT017  (some methods warn)
+    else:
+        assert "algorithm.lr: 1000 is large" in caplog.text
 
 
 @pytest.mark.parametrize(("key", "values"), {"probability": [0.0, 1.0], "penalty": [0.0, -1.0]}.items())

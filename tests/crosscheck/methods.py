@@ -1,13 +1,12 @@
 """Every method once more, from the formulas of the papers that docs/methods.md names: plain NumPy, a few lines each.
 
-A method is a function of a World and of its own settings, and yields what stands after every round. What it costs is
-counted by hand: gradients in units of one over all samples of a client, vectors as long as θ.
+A method is a function with its name, of a World and of its own settings, and yields what stands after every round.
+What it costs is counted by hand: gradients in units of one over all samples of a client, vectors as long as θ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -236,9 +235,11 @@ def l2gd(world: World, *, lr: float, penalty: float, probability: float) -> Roun
         yield Round(mean, deployed, count, count, size * sent, size * fetched)
 
 
-METHODS: dict[str, Callable[..., Any]] = {
-    "apfl": apfl, "ditto": ditto, "fedalt": fedalt, "fedavg": fedavg, "fedbabu": fedbabu, "fedper": fedsim,
-    "fedprox": fedprox, "fedrep": fedalt, "fedsim": fedsim, "ffgg": ffgg, "l2gd": l2gd, "l2gd_theta": l2gd,
-    "lg_fedavg": fedsim, "local_ffgg": local_ffgg, "local_gd": fedavg, "local_only": local_only, "pfedme": pfedme,
-    "scaffold": scaffold, "scaffold_theta": scaffold,
-}  # fmt: skip
+# --- the same formulas for other splits, and without mini-batches
+
+
+fedper = lg_fedavg = fedsim
+fedrep = fedalt
+l2gd_theta = l2gd
+local_gd = fedavg
+scaffold_theta = scaffold

@@ -8,44 +8,38 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppfl.core.plugins import discover
 from ppfl.core.rng import generator
+from tests import examples
+from tests.crosscheck import servers, tuners
 from tests.crosscheck.methods import ffgg
 from tests.crosscheck.problem import TRAIN
 from tests.crosscheck.runs import RIDGE, SAMPLED, SEED, compare, document, near, run, world_of
 from tests.crosscheck.tuners import tune
 
 LEAST_SQUARES: dict[str, Any] = {"name": "least_squares", "ridge": RIDGE}
-SERVERS: dict[str, dict[str, Any]] = {
-    "adagrad": {"lr": 0.3, "beta1": 0.2, "tau": 0.01},
-    "adam": {"lr": 0.1, "beta1": 0.8, "beta2": 0.95, "tau": 0.01},
-    "momentum": {"lr": 0.3, "beta": 0.7},
-    "sgd": {"lr": 0.6},
-    "yogi": {"lr": 0.1, "beta1": 0.8, "beta2": 0.95, "tau": 0.01},
-}
 _GD: dict[str, Any] = {"name": "gradient_descent", "steps": 2, "lr": 0.3}
-TUNERS: dict[str, dict[str, Any]] = {
-    "adam": {"lr": 0.05, "batch_size": "all", "epochs": 3, "beta1": 0.8, "beta2": 0.9, "epsilon": 0.01},
-    "conjugate_gradient": {"steps": 3},
-    "exact": {},
-    "gradient_descent": {"steps": 3, "lr": 0.3},
-    "lbfgs": {"steps": 3, "history": 1},
-    "sgd": {"lr": 0.3, "batch_size": "all", "epochs": 3},
-}
+SERVERS = [name for name in examples.names("server_optimizers") if hasattr(servers, name)]
+TUNERS = [name for name in examples.names("fine_tuners") if hasattr(tuners, name)]
 
 
-@pytest.mark.parametrize("name", sorted(discover("ppfl.server_optimizers")))
+def test_all_that_come_with_ppfl_have_a_formula() -> None:
+    for folder, compared, file in (("server_optimizers", SERVERS, "servers"), ("fine_tuners", TUNERS, "tuners")):
+        missing = examples.names_of_files(folder) - set(compared)
+        assert not missing, f"write {', '.join(missing)} in tests/crosscheck/{file}.py"
+
+
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_server_optimizer_is_its_formula(name: str, tmp_path: Path) -> None:
     settings = {"lr": 0.4, "fine_tuner": _GD}
-    server = {"name": name, **SERVERS[name]}
+    server = examples.section("server_optimizers", name)
     config = document(tmp_path, "head", {"name": "ffgg", **settings}, server_optimizer=server, **SAMPLED)
     world = world_of(config)
     compare(run(tmp_path, config), world, ffgg(world, **settings))
 
 
-@pytest.mark.parametrize("name", sorted(discover("ppfl.fine_tuners")))
+@pytest.mark.parametrize("name", TUNERS)
 def test_a_fine_tuner_is_its_formula(name: str, tmp_path: Path) -> None:
-    settings = {"lr": 0.2, "fine_tuner": {"name": name, **TUNERS[name]}}
+    settings = {"lr": 0.2, "fine_tuner": examples.section("fine_tuners", name)}
     config = document(tmp_path, "head", {"name": "ffgg", **settings}, problem=LEAST_SQUARES, **SAMPLED)
     world = world_of(config)
     compare(run(tmp_path, config), world, ffgg(world, **settings))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ppfl.core.plugins import discover
+from tests import examples
 from tests.algorithms.cases import PROBLEMS, QUADRATIC, sections
 from tests.engine.build import EXACT, ffgg
 from tests.engine.interrupted import go_on, merged
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ppfl.engine.messages import Messages
 
 EVALUATE = {"every": 2, "tuned": {"epochs": 0}}
-ALGORITHMS = list(discover("ppfl.algorithms"))
+ALGORITHMS = examples.names("algorithms")
 
 
 def whole_and_pieces(folder: Path, plan: list[tuple[int, int | None]], **document: Any) -> tuple[Any, Any]:
@@ -46,9 +46,9 @@ def test_every_algorithm_goes_on_with_the_same_bits(tmp_path: Path, name: str, p
     assert whole == pieces
 
 
-@pytest.mark.parametrize("optimizer", [name for name in discover("ppfl.server_optimizers") if name != "sgd"])
+@pytest.mark.parametrize("optimizer", [name for name in examples.names("server_optimizers") if name != "sgd"])
 def test_every_server_optimizer_goes_on_with_the_same_bits(tmp_path: Path, optimizer: str) -> None:
-    settings = {"name": optimizer} | ({} if optimizer == "momentum" else {"lr": 0.05})
+    settings = examples.section("server_optimizers", optimizer)
     document = {**sections("fedavg", "quadratic"), "server_optimizer": settings, "rounds": 5, "evaluate": EVALUATE}
     whole, pieces = whole_and_pieces(tmp_path, [(1, 2), (2, 3), (1, None)], **document)
     assert whole == pieces

@@ -20,7 +20,8 @@ from ppfl.engine.mapping.lanes import Lanes, as_lanes, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.grid import load_cells
-from tests.algorithms.cases import EVERYTHING_SHARED, NAMES, sections
+from tests import examples
+from tests.algorithms.cases import NAMES, sections, splits_of
 
 CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
 BASE: dict[str, Any] = {
@@ -33,7 +34,11 @@ BASE: dict[str, Any] = {
     "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2], "algorithm.lr": ["theory", 0.01]},
 }
 SHARED = {**BASE["problem"], "split": {"local": []}}
-BRANCH_ON_SERVER = {"l2gd", "l2gd_theta"}
+TOGETHER = [
+    name
+    for name in NAMES
+    if splits_of(name) != "all shared" and not examples.kind("algorithms", name).branches_on_server
+]
 CASES: dict[str, dict[str, Any]] = {
     "conjugate gradients": {},
     "single precision": {"precision": "float32"},
@@ -103,7 +108,7 @@ def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_pa
     assert_bits_of_single_runs(setups(tmp_path, **CASES[case]))
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - EVERYTHING_SHARED - BRANCH_ON_SERVER))
+@pytest.mark.parametrize("name", TOGETHER)
 def test_every_method_that_does_not_branch_on_its_server_has_the_bits_of_single_runs(name: str, tmp_path: Path) -> None:
     """One that does and does not say so fails here."""
     document = sections(name, "quadratic", grid={"seed": [0, 1], "problem.zeta": [0.5, 2]})

@@ -14,11 +14,11 @@ from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config_errors import ConfigError
 from ppfl.core.agree import SharedUserError
-from ppfl.core.plugins import discover
 from ppfl.engine.choose import open_engine
 from ppfl.engine.virtual_clock import VirtualClock
 from ppfl.experiment import run
 from ppfl.progress import Silent
+from tests import examples
 from tests.algorithms import cases
 from tests.engine.build import COMPARISON, EXACT, config, ffgg
 from tests.numpy_reference import Array, Client, best_local, operator, random_clients, shared_gradient, write_clients
@@ -36,9 +36,8 @@ COMMON = {**COMPARISON, "targets": "common"}
 EXPONENTIAL = {"name": "exponential"}
 STRAGGLER = {"name": "fixed", "stragglers": 1}
 CG = {"name": "conjugate_gradient", "steps": 2, "start": "redraw"}
-NEED_ROUNDS = {"l2gd", "l2gd_theta", "local_only", "scaffold", "scaffold_theta"}
 L2GD = {"name": "l2gd", "lr": 0.1, "penalty": 1.0, "probability": 0.5}
-ASYNCHRONOUS = [name for name in discover("ppfl.algorithms") if name not in NEED_ROUNDS]
+ASYNCHRONOUS = [name for name in cases.NAMES if not examples.kind("algorithms", name).needs_rounds]
 WARM = {"name": "gradient_descent", "steps": 2, "lr": "theory"}
 TIMING = {"seconds", "communication_seconds"}
 

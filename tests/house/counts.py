@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=inspect.cleandoc(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, default=ROOT / "configs/test/digits.yaml", help="what is run")
     for what, figure in counts(ROOT / "ppfl", parser.parse_args().config).items():
-        print(f"| {what} | {figure} |")  # noqa: T201
+        print(f"| {what} | {figure} |")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from ppfl.core.plugins import discover
-from tests.aggregators.tables import ATTACKS, BEFORE, RULES
+from tests import examples
+from tests.aggregators.tables import BEFORE, ON_VECTORS, RULES, settings_for, step
 from tests.algorithms.cases import sections
 
 pytestmark = pytest.mark.mpi
@@ -36,16 +36,15 @@ def ffgg(lr: object, fine_tuner: dict[str, object]) -> dict[str, object]:
 
 def robust_cases() -> dict[str, dict[str, object]]:
     """Every aggregator, each after the next pre-aggregator and up against the next attack on vectors."""
-    kinds = discover("ppfl.attacks").items()
-    attacks = [{"name": name, **ATTACKS[name]} for name, kind in kinds if not vars(kind).get("on_data")]
-    steps = [{"name": name, **BEFORE[name](7)} for name in discover("ppfl.pre_aggregators")]
+    attacks = [examples.section("attacks", name) for name in ON_VECTORS]
+    steps = [step(name, 7) for name in BEFORE]
     cases: dict[str, dict[str, object]] = {}
-    for rule, step, attack in zip(discover("ppfl.aggregators"), cycle(steps), cycle(attacks), strict=False):
-        arguments = RULES[rule](4 if step["name"] == "bucketing" else 7)
-        cases[f"{attack['name']}-{step['name']}-{rule}"] = {
+    for rule, first, attack in zip(RULES, cycle(steps), cycle(attacks), strict=False):
+        left = examples.kind("pre_aggregators", first["name"]).model_validate(first).num_outputs(7)
+        cases[f"{attack['name']}-{first['name']}-{rule}"] = {
             "problem": QUADRATIC,
             "algorithm": ffgg("theory", CG),
-            "aggregator": {"name": rule, **arguments, "before": [step]},
+            "aggregator": {"name": rule, **settings_for(rule, left), "before": [first]},
             "byzantine": {"attack": attack, "clients": 2, "placement": "beside"},
         }
     return cases
@@ -114,8 +113,8 @@ CASES: dict[str, dict[str, object]] = {
             "precision": "float64",
             "aggregator": {"name": aggregator},
         }
-        for algorithm, kind in discover("ppfl.algorithms").items()
-        for aggregator in ("mean", *(() if kind.needs_mean else ("median",)))
+        for algorithm in examples.names("algorithms")
+        for aggregator in ("mean", *(() if examples.kind("algorithms", algorithm).needs_mean else ("median",)))
     },
     **robust_cases(),
     # two ranks and more have columns of their own

@@ -1,4 +1,4 @@
-"""A method that somebody adds, which keeps a constant of its problem to itself: packed runs have their own one."""
+"""A method that somebody adds, with a constant that `resolve` fills in: packed runs have their own one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ PLUG_IN = '''\
 
 from typing import Literal
 
-from pydantic import PrivateAttr
-
 from ppfl.core.local_training import LocalTraining
 from ppfl.core.params import add_scaled, subtract
+from ppfl.core.plugins import Resolved
 from ppfl.core.step_sizes import step_size
 
 
@@ -31,19 +30,18 @@ class Damped(LocalTraining):
     """θ_m ← θ_m − η (∇_1 f(θ_m, w_m) + κ θ_m), κ = L/100."""
 
     name: Literal["damped"]
-    _kappa: float = PrivateAttr(default=0.0)
+    kappa: Resolved[float] = 0.0
 
     def client(self, problem, message, state, data, draws):
         shared, lr = message, step_size(self.lr)
         for batch in self.batches(problem, data, draws):
-            gradient = add_scaled(problem.shared_gradient(shared, state["local"], batch), shared, self._kappa)
+            gradient = add_scaled(problem.shared_gradient(shared, state["local"], batch), shared, self.kappa)
             shared = add_scaled(shared, gradient, -lr)
         return subtract(message, shared), state
 
     def resolve(self, problem, participation, optimizer):
         resolved = super().resolve(problem, participation, optimizer)
-        resolved._kappa = problem.constants().joint_smoothness / 100
-        return resolved
+        return resolved.model_copy(update={"kappa": problem.constants().joint_smoothness / 100})
 '''
 DOCUMENT: dict[str, Any] = {
     "name": "damped", "rounds": 5, "precision": "float64",

@@ -1,0 +1,41 @@
+"""Comparative gradient elimination."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import NonNegativeInt
+
+from ppfl.core.aggregator import Aggregator
+from ppfl.core.gram import mean_of, smallest
+from ppfl.core.pre_aggregator import Bound, majority
+
+if TYPE_CHECKING:
+    import torch
+
+    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.core.client_rows import Reads
+    from ppfl.core.plugins import Example
+
+
+class CGE(Aggregator):
+    """Mean of the N − f vectors of smallest norm.
+
+    Source: Gupta, Liu, Vaidya, arXiv 2008.04699 (2020), the gradient filter CGE. Ties go to the lowest index, and
+    vectors that `before` clips to the same norm are tied.
+    """
+
+    reads: ClassVar[Reads] = "norms"
+    name: Literal["cge"]
+    example: ClassVar[Example] = {"f": 1}
+    f: NonNegativeInt
+    """Byzantine vectors at most."""
+
+    def bound(self) -> Bound:
+        """f < N/2."""
+        return majority(self.f)
+
+    def rule(self, matrix: ClientMatrix) -> torch.Tensor:
+        """Return the mean, shape (D,)."""
+        kept = smallest(matrix.exact_norms()[None, :], matrix.num_vectors - self.f)
+        return matrix.combine(mean_of(kept[0]))

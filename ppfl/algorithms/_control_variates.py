@@ -1,0 +1,84 @@
+"""Control variates at both ends: what methods share that differ in their splits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ppfl.core.local_training import LocalTraining
+from ppfl.core.method import ClientStep
+from ppfl.core.params import add_scaled, map_params, subtract, zeros_like
+from ppfl.core.step_sizes import step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+_CONTROL = "control/"
+
+
+class ControlVariates(LocalTraining):
+    """θ_m ← θ_m − η (∇_1 f_B(θ_m, w_m) − c_m + c), w_m ← w_m − η ∇_2 f_B(θ_m, w_m), H times from (θ, w_m);
+    c_m ← c_m − c + (θ − θ_m)/(Hη);  uplink (θ − θ_m, Δc_m = new c_m − old c_m);  c ← c + Σ_S n_m Δc_m / Σ n_m, S the
+    cohort and n the weights of the mean, so that c = Σ p_m c_m over all clients after every round."""
+
+    needs_rounds: ClassVar[str] = "its control variates follow the cohort of a round"
+    needs_mean: ClassVar[str] = (
+        "its c has to stay the mean of all c_m, which no robust rule keeps: it would rest away from the solution"
+    )
+
+    def init_server(self, shared: Params, optimizer: ServerOptimizer) -> State:
+        """Return θ and c = 0."""
+        return {**super().init_server(shared, optimizer), "control": zeros_like(shared)}
+
+    def init_client(self, shared: Params, local: Params) -> State:
+        """Return w_m and c_m = 0."""
+        return {"local": local, "control": zeros_like(shared)}
+
+    def downlink(self, server: State, round: int) -> Params:
+        """θ and c."""
+        return _with_control(server["shared"], server["control"])
+
+    def uplink_like(self, server: State) -> Params:
+        """Return the shapes of θ and c."""
+        return self.downlink(server, 0)
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+        """Return ((θ − θ_m, change of c_m), (w_m, c_m))."""
+        theta, of_server = _without_control(message)
+        of_client, shared, local, lr = state["control"], theta, state["local"], step_size(self.lr)
+        num_steps = 0
+        for batch in self.batches(problem, data, draws):
+            of_shared, of_local = problem.gradients(shared, local, batch)
+            corrected = map_params(lambda g, c_m, c: g - c_m + c, of_shared, of_client, of_server)
+            shared, local = add_scaled(shared, corrected, -lr), add_scaled(local, of_local, -lr)
+            num_steps += 1
+        moved = subtract(theta, shared)
+        change = add_scaled(map_params(lambda c: -c, of_server), moved, 1.0 / (num_steps * lr))
+        new_state = {"local": local, "control": add_scaled(of_client, change, 1.0)}
+        return ClientStep(_with_control(moved, change), new_state, self.report(draws, of_shared=1, of_local=1))
+
+    def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
+        """Return the next state after a round with all clients."""
+        return self.server_of_cohort(state, aggregate, optimizer, round, 1.0)
+
+    def server_of_cohort(
+        self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int, share: float
+    ) -> State:
+        """Step with θ's part; c moves by the cohort's part of the mean over all clients, the others' Δc_m being 0."""
+        moved, change = _without_control(aggregate)
+        control = add_scaled(state["control"], change, share)
+        return {**optimizer.step(state, moved, 1.0), "control": control}
+
+    def curvature(self, constants: Constants) -> float:
+        """max_m λ_max(∇² f_m), θ and w taken together."""
+        return constants.whole_smoothness
+
+
+def _with_control(shared: Params, control: Params) -> Params:
+    return {**shared, **{_CONTROL + name: value for name, value in control.items()}}
+
+
+def _without_control(params: Params) -> tuple[Params, Params]:
+    shared = {name: value for name, value in params.items() if not name.startswith(_CONTROL)}
+    return shared, {name: params[_CONTROL + name] for name in shared}

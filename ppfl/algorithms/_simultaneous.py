@@ -1,0 +1,30 @@
+"""Steps on θ and w together: what methods share that differ in their splits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ppfl.core.local_training import LocalTraining
+from ppfl.core.method import ClientStep
+from ppfl.core.params import add_scaled, subtract
+from ppfl.core.step_sizes import step_size
+
+if TYPE_CHECKING:
+    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.types import Data, Draws, Params, State
+
+
+class Simultaneous(LocalTraining):
+    """(θ_m, w_m) ← (θ_m, w_m) − η ∇f_B(θ_m, w_m), H times from (θ, w_m);  uplink θ − θ_m."""
+
+    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+        """Return (θ − θ_m, w_m)."""
+        shared, local, lr = message, state["local"], step_size(self.lr)
+        for batch in self.batches(problem, data, draws):
+            of_shared, of_local = problem.gradients(shared, local, batch)
+            shared, local = add_scaled(shared, of_shared, -lr), add_scaled(local, of_local, -lr)
+        return ClientStep(subtract(message, shared), {"local": local}, self.report(draws, of_shared=1, of_local=1))
+
+    def curvature(self, constants: Constants) -> float:
+        """max_m λ_max(∇² f_m), θ and w taken together."""
+        return constants.whole_smoothness
