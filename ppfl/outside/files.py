@@ -82,8 +82,7 @@ class PlugInFiles:
         try:
             return importlib.import_module(f"{self.package}.{self.room}.{self.name}")
         except SyntaxError as error:
-            path = error.filename or self.path
-            raise UserError(f"{path}: line {error.lineno}: not Python: {error.msg}") from error
+            raise UserError(_not_python(error.filename or self.path, error)) from error
         except (Exception, SystemExit) as error:
             raise UserError(self._why(error)) from error
 
@@ -135,12 +134,15 @@ def read_plug_in(path: Path, folder: Path) -> PlugInFiles:
             tree = ast.parse(contents[name], str(one))
         except OSError as error:
             raise UserError(f"{one}: cannot be read: {error.strerror}") from error
-        except SyntaxError as error:
-            raise UserError(f"{one}: line {error.lineno}: not Python: {error.msg}") from error
-        except ValueError as error:  # a null byte
-            raise UserError(f"{one}: not Python: {error}") from error
+        except (SyntaxError, ValueError) as error:  # a ValueError: null bytes, in Python before 3.11.4
+            raise UserError(_not_python(one, error)) from error
         left += [found for found in _imported(tree, one, folder) if found.is_relative_to(folder)]
     return PlugInFiles(folder, path.parent.name, path.stem, contents)
+
+
+def _not_python(path: Path | str, error: SyntaxError | ValueError) -> str:
+    line = getattr(error, "lineno", None)
+    return f"{path}: {f'line {line}: ' if line else ''}not Python: {getattr(error, 'msg', error)}"
 
 
 def _imported(tree: ast.Module, path: Path, folder: Path) -> Iterator[Path]:

@@ -1,0 +1,162 @@
+"""Folders of plug-ins: what they offer, and one line for whatever is wrong in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ppfl
+from ppfl.config import load, schema
+from ppfl.config_errors import ConfigError
+from ppfl.core.plugins import discover, joined_by
+from ppfl.grid import load_cells
+from ppfl.outside.origin import ROOMS
+from ppfl.outside.scope import scope_of
+from tests.grids import ppfl as command
+from tests.outside.sources import CGE, DOCUMENT, project, rule_called
+
+LITERAL = 'name: Literal["cge"]'
+
+
+def refusal(config: Path) -> str:
+    """Return the one line of the error, which all commands that read the file end with."""
+    done = command("grid", config)
+    assert (done.exit_code, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"ppfl: error: {config}: ")
+    return line.removeprefix(f"ppfl: error: {config}: ")
+
+
+def test_rooms_are_the_folders_that_sections_choose_from() -> None:
+    root = Path(ppfl.__file__).parent
+    named = {
+        room
+        for path in root.rglob("*.py")
+        for room in re.findall(r'(?:ChosenFrom\(|_PRE_AGGREGATORS = )"ppfl\.(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert named == set(ROOMS)
+    for room, base in ROOMS.items():
+        assert all(issubclass(kind, base) for kind in discover(f"ppfl.{room}").values())
+
+
+def test_a_plug_in_of_a_folder_is_a_choice_of_this_configuration_alone(tmp_path: Path) -> None:
+    config = project(tmp_path, aggregator={"name": "cge", "f": 1, "before": [{"name": "nnm"}]})
+    loaded = load(config)
+    assert (type(loaded.aggregator).__name__, loaded.aggregator.model_dump()["before"][0]["f"]) == ("CGE", 1)
+    assert loaded.plugins == (tmp_path / "rules",)
+    assert "cge" not in discover("ppfl.aggregators")
+    assert "cge" not in str(schema())
+    with joined_by(scope_of(DOCUMENT, tmp_path, "test")):
+        assert discover("ppfl.aggregators")["cge"] is type(loaded.aggregator)
+    with pytest.raises(ConfigError, match=r"aggregator.name: unknown name \(given 'cge'\)"):
+        load(config, ["plugins=[]"])
+
+
+def test_keys_of_a_plug_in_are_checked_like_others(tmp_path: Path) -> None:
+    config = project(tmp_path, aggregator={"name": "cge", "g": 1})
+    done = command("grid", config)
+    missing, unknown = done.stderr.splitlines()
+    assert missing.endswith("aggregator.f: missing key; allowed: a whole number of at least 0")
+    assert unknown.endswith("aggregator.g: unknown key (given 1); allowed: before, f, name")
+    misspelt = refusal(project(tmp_path, aggregator={"name": "cgf", "f": 1}))
+    assert "aggregator.name: unknown name (given 'cgf'); allowed: " in misspelt
+    assert misspelt.endswith("did you mean 'cge'?")
+
+
+def test_every_room_takes_plug_ins(tmp_path: Path) -> None:
+    """Each plug-in of the package, copied under another name, is one from outside."""
+    root, files = Path(ppfl.__file__).parent, {}
+    for room in ROOMS:
+        name = next(name for name in discover(f"ppfl.{room}") if "_families" not in _text(root, room, name))
+        text = re.sub(rf'name: Literal\["{name}"\]', f'name: Literal["own_{name}"]', _text(root, room, name))
+        for helper in (root / room).glob("_*.py"):
+            if helper.stem != "__init__":
+                text = text.replace(f"from ppfl.{room}.{helper.stem} ", f"from .{helper.stem} ")
+                files[f"{room}/{helper.name}"] = re.sub(
+                    rf"from ppfl\.{room}\.(_\w+) ", r"from .\1 ", helper.read_text(encoding="utf-8")
+                )
+        files[f"{room}/own_{name}.py"] = text
+    config = project(tmp_path, files)
+    with joined_by(scope_of(DOCUMENT, config.parent, "test")):
+        for room in ROOMS:
+            assert [name for name in discover(f"ppfl.{room}") if name.startswith("own_")], room
+
+
+def _text(root: Path, room: str, name: str) -> str:
+    return (root / room / f"{name}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"aggregators/cge.py": CGE.replace("import NonN", "import Nonn")},
+         "aggregators/cge.py: line 5: cannot import name 'NonnegativeInt' from 'pydantic'"),
+        ({"aggregators/cge.py": "import no_such_thing\n" + CGE},
+         "aggregators/cge.py: line 1: No module named 'no_such_thing'; install it, or take the import out"),
+        ({"aggregators/cge.py": "import _choice\n" + CGE}, "aggregators/cge.py: line 1: No module named '_choice'; `from . import _choice` imports the file beside it"),
+        ({"aggregators/cge.py": CGE.replace("._choice", "._chosen")}, "aggregators/cge.py: line 9: no aggregators/_chosen.py in "),
+        ({"aggregators/_choice.py": "import no_such_thing"}, "aggregators/_choice.py: line 1: No module named 'no_such_thing'"),
+        ({"aggregators/_choice.py": "one = 1"}, "aggregators/cge.py: line 9: cannot import name 'weights_of_smallest' from 'aggregators._choice'"),
+        ({"aggregators/cge.py": CGE + "1 / 0\n"}, "aggregators/cge.py: line 22: cannot be imported: ZeroDivisionError: division by zero"),
+        ({"aggregators/cge.py": CGE + "raise SystemExit(3)\n"}, "aggregators/cge.py: line 22: cannot be imported: SystemExit: 3"),
+        ({"aggregators/cge.py": CGE.replace("class CGE(", "class CGE((")}, "aggregators/cge.py: line 12: not Python: "),
+        ({"aggregators/_choice.py": "def f(:\n"}, "aggregators/_choice.py: line 1: not Python: invalid syntax"),
+        ({"aggregators/cge.py": b"\xff\xfe"}, "aggregators/cge.py: line 1: not Python: "),
+        ({"aggregators/cge.py": b"x = 1\0"}, "aggregators/cge.py: not Python: source code string cannot contain null bytes"),
+        ({"aggregators/cge.py": CGE + "    return 1\nreturn 2\n"}, "aggregators/cge.py: line 22: not Python: 'return' outside function"),
+        ({"aggregators/krum.py": rule_called("krum")}, "aggregators/krum.py: aggregators has one called 'krum', which comes with ppfl; allowed: another name"),
+        ({"aggregators/cge.py": CGE.replace(LITERAL, "eps: float = 0.0")},
+         f"a plug-in file defines exactly one class with `{LITERAL}`, found CGE (without name)"),
+        ({"aggregators/cge.py": CGE.replace(LITERAL, "name: str")}, "found CGE (without name)"),
+        ({"aggregators/cge.py": CGE.replace(LITERAL, 'name: Literal["cga"]')}, "found CGE (cga)"),
+        ({"aggregators/cge.py": CGE + rule_called("other")}, "found CGE (cge), Other (other)"),
+        ({"aggregators/cge.py": "x = 1\n"}, "found none"),
+        ({"aggregators/cge.py": CGE.replace("    def rule", "    def rules")}, "aggregators/cge.py: CGE has no rule, which every Aggregator has to define"),
+        ({"algorithms/cge.py": CGE.replace("._choice", "..aggregators._choice")}, "algorithms/cge.py: CGE is no Algorithm, which is what algorithms/ has"),
+        ({"aggregator/cge.py": CGE}, "rules/aggregator: no room for plug-ins; allowed: aggregators, algorithms, "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_told_in_one_line(
+    tmp_path: Path, files: dict[str, str | bytes], expected: str
+) -> None:
+    line = refusal(project(tmp_path, files))
+    assert line.startswith(f"plugins[0]: {tmp_path}")
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("plugins", "expected"),
+    [
+        (["nowhere"], "plugins[0]: {0}/nowhere: no such folder; allowed: an existing one, relative to the configuration"),
+        (["rules", "run.yaml"], "plugins[1]: {0}/run.yaml: no such folder"),
+        (["rules", "empty"], "plugins[1]: {0}/empty: has no plug-ins; allowed: a folder with files in aggregators, "),
+        (["rules", "rules"], "plugins[1]: {0}/rules/aggregators/cge.py: aggregators has one called 'cge', which is {0}/rules"),
+        ("rules", "plugins: wrong value (given 'rules'); allowed: a list of folders, e.g. [plugins]"),
+        ([3], "plugins: wrong value (given [3]); allowed: a list of folders"),
+        ([""], "plugins: wrong value (given [''])"),
+        (None, "plugins: wrong value (given null)"),
+        (["~nosuchuser/rules"], "plugins: ~nosuchuser/rules: there is no home ~nosuchuser"),
+        (["x" * 300], "cannot be read: File name too long"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_list_of_folders_is_told_in_one_line(
+    tmp_path: Path, plugins: object, expected: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert expected.format(tmp_path) in refusal(project(tmp_path, plugins=plugins))
+
+
+def test_a_grid_has_one_list_of_folders(tmp_path: Path) -> None:
+    line = refusal(project(tmp_path, grid={"plugins": [["rules"], []]}))
+    assert line == ("grid.plugins: cannot vary (given [[rules], []]); allowed: the same folders for all runs of a file")
+    assert len(load_cells(project(tmp_path, grid={"aggregator": [{"name": "mean"}, {"name": "cge", "f": 1}]}))) == 2
+
+
+def test_helpers_and_what_is_no_python_file_are_no_plug_ins(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "_shared/things.py": "import no_such_thing", ".git/hook.py": "(", "notes/read.me": "(", "setup.py": "(",
+        "aggregators/.hidden.py": "(", "aggregators/notes.txt": "(", "aggregators/__init__.py": "",
+    }  # fmt: skip
+    assert load(project(tmp_path, files)).aggregator.name == "cge"
