@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,6 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import load
 from ppfl.experiment import run
 from ppfl.grid import load_cells
-from ppfl.pack.budget import Budget
-from ppfl.pack.scheduler import Task, run_tasks
 from ppfl.place import Caller
 from ppfl.progress import Silent
 from ppfl.submit.memory import memory_mb
@@ -135,24 +132,6 @@ def test_packs_of_files_that_load_torch_start_their_processes_by_spawn_and_say_s
     assert arrays(out) == reference(config, tmp_path)
     said = f"ppfl: {tmp_path}/rules/models/linear.py loads torch when it is imported: processes are started by spawn"
     assert said in done.stderr
-
-
-@pytest.mark.parametrize("spawns", [False, True])
-def test_children_that_are_spawned_are_our_own(spawns: bool) -> None:
-    class One:
-        tasks = [Task("", (("key", None),))]
-
-        def take(self, affinity: str | None, elsewhere: set[str]) -> Task | None:
-            return self.tasks.pop() if self.tasks else None
-
-        def is_exhausted(self) -> bool:
-            return not self.tasks
-
-    One.tasks = [Task("", (("key", None),))]
-    (found,) = run_tasks(One(), 1, "tests.pack.work:make_parent", Budget(None), spawns=spawns)
-    parent, threads, blocked = str(found.answer).split()
-    assert (parent == str(os.getpid())) == spawns
-    assert (threads, blocked) == ("1", "0")
 
 
 def test_jobs_are_submitted_without_an_estimate_of_what_nobody_knows(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def test_a_file_and_what_it_imports_decide_the_digest(tmp_path: Path, file: tupl
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("aggregators/__init__.py", "from . import _all"), ("__init__.py", ""), ("aggregators/_choice/__init__.py", CHOICE),
+        ("aggregators/__init__.py", "from . import _all"), ("__init__.py", ""),
+        ("aggregators/_choice/__init__.py", CHOICE),
         ("aggregators/_all.py", "import os"),
     ],
 )  # fmt: skip
@@ -103,7 +104,8 @@ def test_a_process_that_never_read_the_folder_has_its_plug_ins(tmp_path: Path) -
     config = load(project(tmp_path))
     (tmp_path / "config.bin").write_bytes(pickle.dumps(config))
     (tmp_path / "rules" / "aggregators" / "cge.py").unlink()
-    script = "import pickle, sys; c = pickle.load(open(sys.argv[1], 'rb')); print(c.digest, c.aggregator.f, c.scientific()['plugins'])"
+    read = "import pickle, sys; c = pickle.load(open(sys.argv[1], 'rb'))"
+    script = f"{read}; print(c.digest, c.aggregator.f, c.scientific()['plugins'])"
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "config.bin")], capture_output=True, text=True, check=True
     )

@@ -88,51 +88,64 @@ def _text(root: Path, room: str, name: str) -> str:
     return (root / room / f"{name}.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"aggregators/cge.py": CGE.replace("import NonN", "import Nonn")},
-         "aggregators/cge.py: line 5: cannot import name 'NonnegativeInt' from 'pydantic'"),
-        ({"aggregators/cge.py": "import no_such_thing\n" + CGE},
-         "aggregators/cge.py: line 1: No module named 'no_such_thing'; install it, or take the import out"),
-        ({"aggregators/cge.py": "import _choice\n" + CGE}, "aggregators/cge.py: line 1: No module named '_choice'; `from . import _choice` imports the file beside it"),
-        ({"aggregators/cge.py": CGE.replace("._choice", "._chosen")}, "aggregators/cge.py: line 9: no aggregators/_chosen.py in "),
-        ({"aggregators/_choice.py": "import no_such_thing"}, "aggregators/_choice.py: line 1: No module named 'no_such_thing'"),
-        ({"aggregators/_choice.py": "one = 1"}, "aggregators/cge.py: line 9: cannot import name 'weights_of_smallest' from 'aggregators._choice'"),
-        ({"aggregators/cge.py": CGE + "1 / 0\n"}, "aggregators/cge.py: line 22: cannot be imported: ZeroDivisionError: division by zero"),
-        ({"aggregators/cge.py": CGE + "raise SystemExit(3)\n"}, "aggregators/cge.py: line 22: cannot be imported: SystemExit: 3"),
-        ({"aggregators/cge.py": CGE.replace("class CGE(", "class CGE((")}, "aggregators/cge.py: line 12: not Python: "),
-        ({"aggregators/_choice.py": "def f(:\n"}, "aggregators/_choice.py: line 1: not Python: invalid syntax"),
-        ({"aggregators/cge.py": b"\xff\xfe"}, "aggregators/cge.py: line 1: not Python: "),
-        ({"aggregators/cge.py": b"x = 1\0"}, "aggregators/cge.py: not Python: source code string cannot contain null bytes"),
-        ({"aggregators/cge.py": CGE + "    return 1\nreturn 2\n"}, "aggregators/cge.py: line 22: not Python: 'return' outside function"),
-        ({"aggregators/krum.py": rule_called("krum")}, "aggregators/krum.py: aggregators has one called 'krum', which comes with ppfl; allowed: another name"),
-        ({"aggregators/cge.py": CGE.replace(LITERAL, "eps: float = 0.0")},
-         f"a plug-in file defines exactly one class with `{LITERAL}`, found CGE (without name)"),
-        ({"aggregators/cge.py": CGE.replace(LITERAL, "name: str")}, "found CGE (without name)"),
-        ({"aggregators/cge.py": CGE.replace(LITERAL, 'name: Literal["cga"]')}, "found CGE (cga)"),
-        ({"aggregators/cge.py": CGE + rule_called("other")}, "found CGE (cge), Other (other)"),
-        ({"aggregators/cge.py": "x = 1\n"}, "found none"),
-        ({"aggregators/cge.py": CGE.replace("    def rule", "    def rules")}, "aggregators/cge.py: CGE has no rule, which every Aggregator has to define"),
-        ({"algorithms/cge.py": CGE.replace("._choice", "..aggregators._choice")}, "algorithms/cge.py: CGE is no Algorithm, which is what algorithms/ has"),
-        ({"aggregator/cge.py": CGE}, "rules/aggregator: no room for plug-ins; allowed: aggregators, algorithms, "),
-    ],
-)  # fmt: skip
+RULE, HELPER = "aggregators/cge.py", "aggregators/_choice.py"
+EXACTLY_ONE = f"a plug-in file defines exactly one class with `{LITERAL}`, found "
+WRONG: list[tuple[str, str | bytes, str]] = [
+    (RULE, CGE.replace("import NonN", "import Nonn"), "line 5: cannot import name 'NonnegativeInt' from 'pydantic'"),
+    (RULE, "import no_such\n" + CGE, "line 1: No module named 'no_such'; install it, or take the import out"),
+    (RULE, "import _choice\n" + CGE, "named '_choice'; `from . import _choice` imports the file beside it"),
+    (RULE, CGE.replace("._choice", "._chosen"), "line 9: no aggregators/_chosen.py in "),
+    (HELPER, "import no_such", "line 1: No module named 'no_such'"),
+    (
+        RULE,
+        CGE.replace("weights_of_smallest", "weight"),
+        "line 9: cannot import name 'weight' from 'aggregators._choice'",
+    ),
+    (RULE, CGE + "1 / 0\n", "line 22: cannot be imported: ZeroDivisionError: division by zero"),
+    (RULE, CGE + "raise SystemExit(3)\n", "line 22: cannot be imported: SystemExit: 3"),
+    (RULE, CGE.replace("class CGE(", "class CGE(("), "line 12: not Python: "),
+    (RULE, CGE + "    return 1\nreturn 2\n", "line 22: not Python: 'return' outside function"),
+    (HELPER, "def f(:\n", "line 1: not Python: invalid syntax"),
+    (RULE, b"\xff\xfe", "line 1: not Python: "),
+    (RULE, b"x = 1\0", "not Python: source code string cannot contain null bytes"),
+    (RULE, CGE.replace(LITERAL, "eps: float = 0.0"), f"{EXACTLY_ONE}CGE (without name)"),
+    (RULE, CGE.replace(LITERAL, "name: str"), f"{EXACTLY_ONE}CGE (without name)"),
+    (RULE, CGE.replace(LITERAL, 'name: Literal["cga"]'), f"{EXACTLY_ONE}CGE (cga)"),
+    (RULE, CGE + rule_called("other"), f"{EXACTLY_ONE}CGE (cge), Other (other)"),
+    (RULE, "x = 1\n", f"{EXACTLY_ONE}none"),
+    (RULE, CGE.replace("def rule", "def rules"), "CGE has no rule, which every Aggregator has to define"),
+    (
+        "aggregators/krum.py",
+        rule_called("krum"),
+        "aggregators has one called 'krum', which comes with ppfl; allowed: another",
+    ),
+    ("attacks/one.py", rule_called("one"), "One is no Attack, which is what attacks/ has"),
+    ("aggregator", CGE, "no room for plug-ins; allowed: aggregators, algorithms, "),
+]
+
+
+@pytest.mark.parametrize(("file", "text", "expected"), WRONG)
 def test_what_is_wrong_with_a_file_is_told_in_one_line(
-    tmp_path: Path, files: dict[str, str | bytes], expected: str
+    tmp_path: Path, file: str, text: str | bytes, expected: str
 ) -> None:
-    line = refusal(project(tmp_path, files))
-    assert line.startswith(f"plugins[0]: {tmp_path}")
+    line = refusal(project(tmp_path, {file if "/" in file else f"{file}/cge.py": text}))
+    assert line.startswith(f"plugins[0]: {tmp_path}/rules/{file}: ")
     assert expected in line
+
+
+NO_FOLDER = "no such folder; allowed: an existing one, relative to the configuration"
 
 
 @pytest.mark.parametrize(
     ("plugins", "expected"),
     [
-        (["nowhere"], "plugins[0]: {0}/nowhere: no such folder; allowed: an existing one, relative to the configuration"),
-        (["rules", "run.yaml"], "plugins[1]: {0}/run.yaml: no such folder"),
+        (["nowhere"], "plugins[0]: {0}/nowhere: " + NO_FOLDER),
+        (["rules", "run.yaml"], "plugins[1]: {0}/run.yaml: " + NO_FOLDER),
         (["rules", "empty"], "plugins[1]: {0}/empty: has no plug-ins; allowed: a folder with files in aggregators, "),
-        (["rules", "rules"], "plugins[1]: {0}/rules/aggregators/cge.py: aggregators has one called 'cge', which is {0}/rules"),
+        (
+            ["rules", "rules"],
+            "plugins[1]: {0}/rules/aggregators/cge.py: aggregators has one called 'cge', which is {0}/",
+        ),
         ("rules", "plugins: wrong value (given 'rules'); allowed: a list of folders, e.g. [plugins]"),
         ([3], "plugins: wrong value (given [3]); allowed: a list of folders"),
         ([""], "plugins: wrong value (given [''])"),
@@ -140,7 +153,7 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(
         (["~nosuchuser/rules"], "plugins: ~nosuchuser/rules: there is no home ~nosuchuser"),
         (["x" * 300], "cannot be read: File name too long"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_list_of_folders_is_told_in_one_line(
     tmp_path: Path, plugins: object, expected: str
 ) -> None:
