@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config import Config, validate
-from ppfl.config_errors import ConfigError, Finding, error_of
+from ppfl.config_errors import ConfigError, Finding, error_of, show_value
 from ppfl.config_schema import schema_of
 from ppfl.core.aggregator import Aggregator
 from ppfl.core.client_matrix import ClientMatrix
@@ -72,7 +72,8 @@ def _document(config: Mapping[str, Any] | Path | str) -> tuple[dict[str, Any], P
         return read_yaml(Path(config)), Path(config).parent, text
     value = parse_yaml(text, "the text")
     if not isinstance(value, dict):
-        raise ConfigError("the text", Finding("the text", value, "a mapping of keys to values, e.g. `rounds: 200`"))
+        what = f"a mapping of keys to values is wanted, e.g. `rounds: 200` (given {show_value(value)})"
+        raise ConfigError("the text", Finding.text(what))
     return value, Path(), "the text"
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-CGE = '''\
-"""Comparative gradient elimination."""
+SMALLEST = '''\
+"""The mean without the vectors of largest norm."""
 
 from typing import Literal
 
@@ -19,10 +19,10 @@ from ppfl.core.aggregator import Aggregator
 from ._choice import weights_of_smallest
 
 
-class CGE(Aggregator):
+class Smallest(Aggregator):
     """mean of the N - f vectors of smallest norm."""
 
-    name: Literal["cge"]
+    name: Literal["smallest"]
     f: NonNegativeInt
     """Byzantine vectors at most."""
 
@@ -54,7 +54,7 @@ DOCUMENT: dict[str, Any] = {
     "problem": {"name": "quadratic", "generator": "comparison", "clients": 5, "rows": 40, "shared_dimension": 5,
                 "local_dimension": 2},
     "algorithm": {"name": "ffgg", "lr": "theory", "fine_tuner": {"name": "exact"}},
-    "aggregator": {"name": "cge", "f": 1},
+    "aggregator": {"name": "smallest", "f": 1},
     "evaluate": {"every": 2, "tuned": {"epochs": 0}},
     "save": {"local": True},
     "plugins": ["rules"],
@@ -71,7 +71,7 @@ def write(folder: Path, files: dict[str, str | bytes]) -> None:
 
 def project(folder: Path, files: dict[str, str | bytes] | None = None, **sections: Any) -> Path:
     """Write the rule, perhaps other files, and a configuration; return the configuration."""
-    rule = {"aggregators/cge.py": CGE, "aggregators/_choice.py": CHOICE, "numbers.py": NUMBERS}
+    rule = {"aggregators/smallest.py": SMALLEST, "aggregators/_choice.py": CHOICE, "numbers.py": NUMBERS}
     write(folder / "rules", {**rule, **(files or {})})
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump({**DOCUMENT, **sections}), encoding="utf-8")

@@ -119,8 +119,10 @@ def test_what_is_no_plug_in_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_cannot_take_a_registered_name(tmp_path: Path) -> None:
-    ppfl.register(run_cell(rule(name="cge").replace("class Cge", "class Mine"))["Mine"])
-    with pytest.raises(ConfigError, match=r"cge.py: aggregators has one called 'cge', which is class Mine, registered"):
+    ppfl.register(run_cell(rule(name="smallest").replace("class Smallest", "class Mine"))["Mine"])
+    with pytest.raises(
+        ConfigError, match=r"smallest.py: aggregators has one called 'smallest', which is class Mine, registered"
+    ):
         load(project(tmp_path))
 
 

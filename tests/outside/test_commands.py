@@ -106,7 +106,7 @@ def test_another_content_is_another_run(tmp_path: Path) -> None:
 
 
 def test_grids_list_and_packs_run_them(tmp_path: Path) -> None:
-    rules = [{"name": "cge", "f": 1}, {"name": "cge", "f": 2}, {"name": "mean"}]
+    rules = [{"name": "smallest", "f": 1}, {"name": "smallest", "f": 2}, {"name": "mean"}]
     config = project(tmp_path, grid={"aggregator": rules})
     cells = load_cells(config)
     listed = command("grid", config)

@@ -22,7 +22,7 @@ from ppfl.progress import Silent
 from ppfl.results.reader import open_result
 from tests.aggregators.tables import vectors
 from tests.grids import ppfl as command
-from tests.outside.sources import CGE, CHOICE, NUMBERS, project, rule_called
+from tests.outside.sources import CHOICE, NUMBERS, SMALLEST, project, rule_called
 from tests.ranks import client_matrix_of
 
 
@@ -31,7 +31,7 @@ def changed(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "file", [("aggregators/cge.py", CGE), ("aggregators/_choice.py", CHOICE), ("numbers.py", NUMBERS)]
+    "file", [("aggregators/smallest.py", SMALLEST), ("aggregators/_choice.py", CHOICE), ("numbers.py", NUMBERS)]
 )
 def test_a_file_and_what_it_imports_decide_the_digest(tmp_path: Path, file: tuple[str, str]) -> None:
     name, text = file
@@ -65,7 +65,7 @@ def test_what_a_run_does_not_use_leaves_its_digest(tmp_path: Path) -> None:
     assert load(config).digest == used.digest
     assert unused.digest == load(config, ["aggregator={name: mean}", "plugins=[]"]).digest
     assert "plugins" not in unused.scientific()
-    assert used.scientific()["plugins"].keys() == {"aggregators/cge"}
+    assert used.scientific()["plugins"].keys() == {"aggregators/smallest"}
 
 
 def test_where_a_folder_is_does_not_matter(tmp_path: Path) -> None:
@@ -103,14 +103,14 @@ def test_a_process_that_never_read_the_folder_has_its_plug_ins(tmp_path: Path) -
     """As children of packs do; the files may be gone by then."""
     config = load(project(tmp_path))
     (tmp_path / "config.bin").write_bytes(pickle.dumps(config))
-    (tmp_path / "rules" / "aggregators" / "cge.py").unlink()
+    (tmp_path / "rules" / "aggregators" / "smallest.py").unlink()
     read = "import pickle, sys; c = pickle.load(open(sys.argv[1], 'rb'))"
     script = f"{read}; print(c.digest, c.aggregator.f, c.scientific()['plugins'])"
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "config.bin")], capture_output=True, text=True, check=True
     )
-    identity = origins_in(config)["aggregators/cge"].identity
-    assert done.stdout.split(" ", 2) == [config.digest, "1", f"{{'aggregators/cge': {identity}}}\n"]
+    identity = origins_in(config)["aggregators/smallest"].identity
+    assert done.stdout.split(" ", 2) == [config.digest, "1", f"{{'aggregators/smallest': {identity}}}\n"]
     assert copy.copy(config) == copy.deepcopy(config) == config
 
 
@@ -121,14 +121,14 @@ def test_results_tell_their_plug_ins_and_are_read_without_them(tmp_path: Path) -
         config = load(path)
         assert run(config, tmp_path / "results" / f"{config.digest}.h5", Silent(), SoloCommunicator()) == "complete"
     result = open_result(tmp_path / "results" / f"{config.digest}.h5")
-    sha256 = origins_in(config)["aggregators/cge"].identity["sha256"]
-    assert result.provenance["plug_ins"] == f"aggregators/cge ({sha256})"
+    sha256 = origins_in(config)["aggregators/smallest"].identity["sha256"]
+    assert result.provenance["plug_ins"] == f"aggregators/smallest ({sha256})"
     for file in sorted((tmp_path / "rules").rglob("*.py")):
         file.unlink()
     assert sha256 in command("show", result.path).stdout
     table = command("table", tmp_path / "results")
     assert "2 complete" in table.stdout
-    assert "the results are of different versions of plug-in aggregators/cge, do not compare" in table.stderr
+    assert "the results are of different versions of plug-in aggregators/smallest, do not compare" in table.stderr
     collected = command("collect", tmp_path / "results", "--out", tmp_path / "all.h5")
     assert collected.stderr.endswith("two of these runs have the same configuration; collect them apart\n")
     gone = command("diagnose", result.path)

@@ -15,9 +15,9 @@ from ppfl.grid import load_cells
 from ppfl.outside.origin import ROOMS
 from ppfl.outside.scope import scope_of
 from tests.grids import ppfl as command
-from tests.outside.sources import CGE, DOCUMENT, project, rule_called
+from tests.outside.sources import DOCUMENT, SMALLEST, project, rule_called
 
-LITERAL = 'name: Literal["cge"]'
+LITERAL = 'name: Literal["smallest"]'
 
 
 def refusal(config: Path) -> str:
@@ -42,27 +42,27 @@ def test_rooms_are_the_folders_that_sections_choose_from() -> None:
 
 
 def test_a_plug_in_of_a_folder_is_a_choice_of_this_configuration_alone(tmp_path: Path) -> None:
-    config = project(tmp_path, aggregator={"name": "cge", "f": 1, "before": [{"name": "nnm"}]})
+    config = project(tmp_path, aggregator={"name": "smallest", "f": 1, "before": [{"name": "nnm"}]})
     loaded = load(config)
-    assert (type(loaded.aggregator).__name__, loaded.aggregator.model_dump()["before"][0]["f"]) == ("CGE", 1)
+    assert (type(loaded.aggregator).__name__, loaded.aggregator.model_dump()["before"][0]["f"]) == ("Smallest", 1)
     assert loaded.plugins == (tmp_path / "rules",)
-    assert "cge" not in discover("ppfl.aggregators")
-    assert "cge" not in str(schema())
+    assert "smallest" not in discover("ppfl.aggregators")
+    assert "'smallest'" not in str(schema())
     with joined_by(scope_of(DOCUMENT, tmp_path, "test")):
-        assert discover("ppfl.aggregators")["cge"] is type(loaded.aggregator)
-    with pytest.raises(ConfigError, match=r"aggregator.name: unknown name \(given 'cge'\)"):
+        assert discover("ppfl.aggregators")["smallest"] is type(loaded.aggregator)
+    with pytest.raises(ConfigError, match=r"aggregator.name: unknown name \(given 'smallest'\)"):
         load(config, ["plugins=[]"])
 
 
 def test_keys_of_a_plug_in_are_checked_like_others(tmp_path: Path) -> None:
-    config = project(tmp_path, aggregator={"name": "cge", "g": 1})
+    config = project(tmp_path, aggregator={"name": "smallest", "g": 1})
     done = command("grid", config)
     missing, unknown = done.stderr.splitlines()
     assert missing.endswith("aggregator.f: missing key; allowed: a whole number of at least 0")
     assert unknown.endswith("aggregator.g: unknown key (given 1); allowed: before, f, name")
-    misspelt = refusal(project(tmp_path, aggregator={"name": "cgf", "f": 1}))
-    assert "aggregator.name: unknown name (given 'cgf'); allowed: " in misspelt
-    assert misspelt.endswith("did you mean 'cge'?")
+    misspelt = refusal(project(tmp_path, aggregator={"name": "smalest", "f": 1}))
+    assert "aggregator.name: unknown name (given 'smalest'); allowed: " in misspelt
+    assert misspelt.endswith("did you mean 'smallest'?")
 
 
 def test_every_room_takes_plug_ins(tmp_path: Path) -> None:
@@ -88,39 +88,43 @@ def _text(root: Path, room: str, name: str) -> str:
     return (root / room / f"{name}.py").read_text(encoding="utf-8")
 
 
-RULE, HELPER = "aggregators/cge.py", "aggregators/_choice.py"
+RULE, HELPER = "aggregators/smallest.py", "aggregators/_choice.py"
 EXACTLY_ONE = f"a plug-in file defines exactly one class with `{LITERAL}`, found "
 WRONG: list[tuple[str, str | bytes, str]] = [
-    (RULE, CGE.replace("import NonN", "import Nonn"), "line 5: cannot import name 'NonnegativeInt' from 'pydantic'"),
-    (RULE, "import no_such\n" + CGE, "line 1: No module named 'no_such'; install it, or take the import out"),
-    (RULE, "import _choice\n" + CGE, "named '_choice'; `from . import _choice` imports the file beside it"),
-    (RULE, CGE.replace("._choice", "._chosen"), "line 9: no aggregators/_chosen.py in "),
+    (
+        RULE,
+        SMALLEST.replace("import NonN", "import Nonn"),
+        "line 5: cannot import name 'NonnegativeInt' from 'pydantic'",
+    ),
+    (RULE, "import no_such\n" + SMALLEST, "line 1: No module named 'no_such'; install it, or take the import out"),
+    (RULE, "import _choice\n" + SMALLEST, "named '_choice'; `from . import _choice` imports the file beside it"),
+    (RULE, SMALLEST.replace("._choice", "._chosen"), "line 9: no aggregators/_chosen.py in "),
     (HELPER, "import no_such", "line 1: No module named 'no_such'"),
     (
         RULE,
-        CGE.replace("weights_of_smallest", "weight"),
+        SMALLEST.replace("weights_of_smallest", "weight"),
         "line 9: cannot import name 'weight' from 'aggregators._choice'",
     ),
-    (RULE, CGE + "1 / 0\n", "line 22: cannot be imported: ZeroDivisionError: division by zero"),
-    (RULE, CGE + "raise SystemExit(3)\n", "line 22: cannot be imported: SystemExit: 3"),
-    (RULE, CGE.replace("class CGE(", "class CGE(("), "line 12: not Python: "),
-    (RULE, CGE + "    return 1\nreturn 2\n", "line 22: not Python: 'return' outside function"),
+    (RULE, SMALLEST + "1 / 0\n", "line 22: cannot be imported: ZeroDivisionError: division by zero"),
+    (RULE, SMALLEST + "raise SystemExit(3)\n", "line 22: cannot be imported: SystemExit: 3"),
+    (RULE, SMALLEST.replace("class Smallest(", "class Smallest(("), "line 12: not Python: "),
+    (RULE, SMALLEST + "    return 1\nreturn 2\n", "line 22: not Python: 'return' outside function"),
     (HELPER, "def f(:\n", "line 1: not Python: invalid syntax"),
     (RULE, b"\xff\xfe", "line 1: not Python: "),
     (RULE, b"x = 1\0", "not Python: source code string cannot contain null bytes"),
-    (RULE, CGE.replace(LITERAL, "eps: float = 0.0"), f"{EXACTLY_ONE}CGE (without name)"),
-    (RULE, CGE.replace(LITERAL, "name: str"), f"{EXACTLY_ONE}CGE (without name)"),
-    (RULE, CGE.replace(LITERAL, 'name: Literal["cga"]'), f"{EXACTLY_ONE}CGE (cga)"),
-    (RULE, CGE + rule_called("other"), f"{EXACTLY_ONE}CGE (cge), Other (other)"),
+    (RULE, SMALLEST.replace(LITERAL, "eps: float = 0.0"), f"{EXACTLY_ONE}Smallest (without name)"),
+    (RULE, SMALLEST.replace(LITERAL, "name: str"), f"{EXACTLY_ONE}Smallest (without name)"),
+    (RULE, SMALLEST.replace(LITERAL, 'name: Literal["least"]'), f"{EXACTLY_ONE}Smallest (least)"),
+    (RULE, SMALLEST + rule_called("other"), f"{EXACTLY_ONE}Smallest (smallest), Other (other)"),
     (RULE, "x = 1\n", f"{EXACTLY_ONE}none"),
-    (RULE, CGE.replace("def rule", "def rules"), "CGE has no rule, which every Aggregator has to define"),
+    (RULE, SMALLEST.replace("def rule", "def rules"), "Smallest has no rule, which every Aggregator has to define"),
     (
         "aggregators/krum.py",
         rule_called("krum"),
         "aggregators has one called 'krum', which comes with ppfl; allowed: another",
     ),
     ("attacks/one.py", rule_called("one"), "One is no Attack, which is what attacks/ has"),
-    ("aggregator", CGE, "no room for plug-ins; allowed: aggregators, algorithms, "),
+    ("aggregator", SMALLEST, "no room for plug-ins; allowed: aggregators, algorithms, "),
 ]
 
 
@@ -128,7 +132,7 @@ WRONG: list[tuple[str, str | bytes, str]] = [
 def test_what_is_wrong_with_a_file_is_told_in_one_line(
     tmp_path: Path, file: str, text: str | bytes, expected: str
 ) -> None:
-    line = refusal(project(tmp_path, {file if "/" in file else f"{file}/cge.py": text}))
+    line = refusal(project(tmp_path, {file if "/" in file else f"{file}/smallest.py": text}))
     assert line.startswith(f"plugins[0]: {tmp_path}/rules/{file}: ")
     assert expected in line
 
@@ -144,7 +148,7 @@ NO_FOLDER = "no such folder; allowed: an existing one, relative to the configura
         (["rules", "empty"], "plugins[1]: {0}/empty: has no plug-ins; allowed: a folder with files in aggregators, "),
         (
             ["rules", "rules"],
-            "plugins[1]: {0}/rules/aggregators/cge.py: aggregators has one called 'cge', which is {0}/",
+            "plugins[1]: {0}/rules/aggregators/smallest.py: aggregators has one called 'smallest', which is {0}/",
         ),
         ("rules", "plugins: wrong value (given 'rules'); allowed: a list of folders, e.g. [plugins]"),
         ([3], "plugins: wrong value (given [3]); allowed: a list of folders"),
@@ -164,7 +168,9 @@ def test_what_is_wrong_with_a_list_of_folders_is_told_in_one_line(
 def test_a_grid_has_one_list_of_folders(tmp_path: Path) -> None:
     line = refusal(project(tmp_path, grid={"plugins": [["rules"], []]}))
     assert line == ("grid.plugins: cannot vary (given [[rules], []]); allowed: the same folders for all runs of a file")
-    assert len(load_cells(project(tmp_path, grid={"aggregator": [{"name": "mean"}, {"name": "cge", "f": 1}]}))) == 2
+    assert (
+        len(load_cells(project(tmp_path, grid={"aggregator": [{"name": "mean"}, {"name": "smallest", "f": 1}]}))) == 2
+    )
 
 
 def test_helpers_and_what_is_no_python_file_are_no_plug_ins(tmp_path: Path) -> None:
@@ -172,4 +178,4 @@ def test_helpers_and_what_is_no_python_file_are_no_plug_ins(tmp_path: Path) -> N
         "_shared/things.py": "import no_such_thing", ".git/hook.py": "(", "notes/read.me": "(", "setup.py": "(",
         "aggregators/.hidden.py": "(", "aggregators/notes.txt": "(", "aggregators/__init__.py": "",
     }  # fmt: skip
-    assert load(project(tmp_path, files)).aggregator.name == "cge"
+    assert load(project(tmp_path, files)).aggregator.name == "smallest"

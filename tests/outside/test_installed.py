@@ -15,7 +15,7 @@ import ppfl
 from ppfl.config import load
 from ppfl.core.errors import UserError
 from ppfl.outside import installed
-from tests.outside.sources import CGE, CHOICE, NUMBERS, project, rule_called, write
+from tests.outside.sources import CHOICE, NUMBERS, SMALLEST, project, rule_called, write
 
 Install = Callable[..., None]
 
@@ -51,15 +51,19 @@ def install(tmp_path: Path) -> Iterator[Install]:
     forget()
 
 
-RULE: dict[str, str | bytes] = {"aggregators/cge.py": CGE, "aggregators/_choice.py": CHOICE, "numbers.py": NUMBERS}
+RULE: dict[str, str | bytes] = {
+    "aggregators/smallest.py": SMALLEST,
+    "aggregators/_choice.py": CHOICE,
+    "numbers.py": NUMBERS,
+}
 
 
 def test_a_package_offers_what_a_folder_does(tmp_path: Path, install: Install) -> None:
     install("fedthings", {**RULE, "aggregators/never.py": "raise SystemExit", "other/x.py": "("})
     config = project(tmp_path, plugins=[])
     first = load(config)
-    assert type(first.aggregator).__module__ == "fedthings.aggregators.cge"
-    assert first.scientific()["plugins"] == {"aggregators/cge": {"package": "fedthings", "version": "1.0"}}
+    assert type(first.aggregator).__module__ == "fedthings.aggregators.smallest"
+    assert first.scientific()["plugins"] == {"aggregators/smallest": {"package": "fedthings", "version": "1.0"}}
     install("fedthings", RULE, "1.1")
     second = load(config)
     assert second.digest != first.digest
@@ -73,22 +77,22 @@ def test_a_package_offers_what_a_folder_does(tmp_path: Path, install: Install) -
 def test_its_rules_are_there_for_aggregate(install: Install) -> None:
     install("fedthings", RULE)
     x = np.array([[1.0, 2.0], [3.0, 4.0], [50.0, 60.0]])
-    assert (ppfl.aggregate("cge", x, f=1) == [2.0, 3.0]).all()
-    with pytest.raises(ValueError, match=r"no aggregator is called 'cgf'; there are .*krum.*cge"):
-        ppfl.aggregate("cgf", x)
+    assert (ppfl.aggregate("smallest", x, f=1) == [2.0, 3.0]).all()
+    with pytest.raises(ValueError, match=r"no aggregator is called 'smalest'; there are .*krum.*smallest"):
+        ppfl.aggregate("smalest", x)
 
 
 CANNOT = "package fedthings 1.0: its plug-ins{} cannot be used: "
-OF_CGE = CANNOT.format(" aggregators/cge")
+OF_SMALLEST = CANNOT.format(" aggregators/smallest")
 
 
 @pytest.mark.parametrize(
     ("files", "module", "expected"),
     [
         (RULE, "fedthings.no", CANNOT.format("") + "No module named 'fedthings.no'; mend it or uninstall it"),
-        ({"aggregators/cge.py": "import no_such_thing"}, "", OF_CGE + "No module named 'no_such_thing'"),
-        ({"aggregators/cge.py": "1 / 0"}, "", OF_CGE + "ZeroDivisionError: division by zero"),
-        ({"aggregators/cge.py": "x = 1"}, "", OF_CGE + "a plug-in file defines exactly one class with "),
+        ({"aggregators/smallest.py": "import no_such_thing"}, "", OF_SMALLEST + "No module named 'no_such_thing'"),
+        ({"aggregators/smallest.py": "1 / 0"}, "", OF_SMALLEST + "ZeroDivisionError: division by zero"),
+        ({"aggregators/smallest.py": "x = 1"}, "", OF_SMALLEST + "a plug-in file defines exactly one class with "),
         (
             {"aggregators/krum.py": rule_called("krum")}, "",
             "package fedthings 1.0: aggregators has one called 'krum', which comes with ppfl",
@@ -108,8 +112,8 @@ def test_a_broken_package_is_named(
 
 def test_two_of_one_name_are_refused(tmp_path: Path, install: Install) -> None:
     install("fedthings", RULE)
-    with pytest.raises(UserError, match=r"aggregators has one called 'cge', which is package fedthings 1.0"):
+    with pytest.raises(UserError, match=r"aggregators has one called 'smallest', which is package fedthings 1.0"):
         load(project(tmp_path))
     install("another", RULE)
-    with pytest.raises(UserError, match=r"package fedthings 1.0: .* 'cge', which comes with package another 1.0"):
+    with pytest.raises(UserError, match=r"package fedthings 1.0: .* 'smallest', which comes with package another 1.0"):
         load(project(tmp_path, plugins=[]))
