@@ -50,7 +50,14 @@ class PlugIn(Settings):
 
 
 class Outside(Protocol):
-    """Plug-ins that do not come with the package; `package` is the folder that they would be in, "ppfl.algorithms"."""
+    """Plug-ins that do not come with the package; `package` is the folder that they would be in, "ppfl.algorithms".
+
+    One never changes: schemas are kept for it.
+    """
+
+    def __hash__(self) -> int:
+        """Return what tells it apart from others."""
+        ...
 
     def names(self, package: str) -> Collection[str]:
         """Return what they are called."""
@@ -154,12 +161,11 @@ class ChosenFrom:
             return given
         if not isinstance(given, dict):
             raise PydanticCustomError("no_section", "no section")
-        if "name" not in given:
-            raise PydanticCustomError("no_name", "no name")
-        name = given["name"]
+        name = given.get("name")
         kind = find(self.package, name) if isinstance(name, str) else None
         if kind is None:
-            raise PydanticCustomError("unknown_name", "unknown name")
+            kind_of_error = "unknown_name" if "name" in given else "no_name"
+            raise PydanticCustomError(kind_of_error, "no plug-in")
         found: PlugIn = kind.__pydantic_validator__.validate_python(given, context=info.context)
         return found
 

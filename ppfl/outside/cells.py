@@ -69,12 +69,9 @@ def _source(kind: type[PlugIn]) -> str:
 def _source_around(kind: type[PlugIn]) -> str | None:
     """Return the source of a class by the code of one of its methods: notebooks keep the text of a cell, but Python
     before 3.13 asks for the file of the class's module, which a notebook has not."""
-    for function in vars(kind).values():
-        if (
-            not isinstance(function, FunctionType)
-            or function.__qualname__ != f"{kind.__qualname__}.{function.__name__}"
-        ):
-            continue
+    functions = [value for value in vars(kind).values() if isinstance(value, FunctionType)]
+    # others are borrowed: they were defined somewhere else
+    for function in (one for one in functions if one.__qualname__.startswith(f"{kind.__qualname__}.")):
         text = "".join(linecache.getlines(function.__code__.co_filename))
         try:
             tree = ast.parse(text)
@@ -82,7 +79,8 @@ def _source_around(kind: type[PlugIn]) -> str | None:
             continue
         line = function.__code__.co_firstlineno
         for node in ast.walk(tree):
-            is_it = isinstance(node, ast.ClassDef) and node.name == kind.__name__
-            if is_it and node.lineno <= line <= (node.end_lineno or node.lineno):
+            if not isinstance(node, ast.ClassDef) or node.name != kind.__name__:
+                continue
+            if node.lineno <= line <= (node.end_lineno or node.lineno):
                 return ast.get_source_segment(text, node, padded=True)
     return None

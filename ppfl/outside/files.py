@@ -99,11 +99,9 @@ class PlugInFiles:
         name = error.name or ""
         if name.startswith(self.package):
             return f"{where}: no {name.removeprefix(self.package).strip('.').replace('.', '/')}.py in {self.folder}"
-        beside = (self.folder / self.room / f"{name}.py").is_file()
-        remedy = (
-            f"`from . import {name}` imports the file beside it" if beside else "install it, or take the import out"
-        )
-        return f"{where}: {reason}; {remedy}"
+        if (self.folder / self.room / f"{name}.py").is_file():
+            return f"{where}: {reason}; `from . import {name}` imports the file beside it"
+        return f"{where}: {reason}; install it, or take the import out"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be loaded as a plug-in wherever this is sent to: what is sent after it may be of its class."""
@@ -127,9 +125,9 @@ def read_plug_in(path: Path, folder: Path) -> PlugInFiles:
     while left:
         one = left.pop()
         name = one.relative_to(folder).as_posix()
-        if name in contents or not one.is_file():
-            continue
         try:
+            if name in contents or not one.is_file():
+                continue
             contents[name] = one.read_bytes()
             tree = ast.parse(contents[name], str(one))
         except OSError as error:
@@ -190,11 +188,12 @@ class _Finder(MetaPathFinder):
         if files is None:
             return None
         place = PurePosixPath(*rest.split(".")) if rest else PurePosixPath()
-        if (name := f"{place}.py") in files.contents:
-            return spec_from_loader(fullname, _Loader(files, name), is_package=False)
+        module, package = f"{place}.py", str(place / "__init__.py")
+        if module in files.contents and package not in files.contents:
+            return spec_from_loader(fullname, _Loader(files, module), is_package=False)
         if not any(PurePosixPath(one).is_relative_to(place) for one in files.contents):
             return None
-        spec = spec_from_loader(fullname, _Loader(files, str(place / "__init__.py")), is_package=True)
+        spec = spec_from_loader(fullname, _Loader(files, package), is_package=True)
         if spec is not None:
             spec.submodule_search_locations = []  # nobody else is to look into the folder itself
         return spec
