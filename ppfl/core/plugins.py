@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -156,8 +156,8 @@ class ChosenFrom:
     def __init__(self, package: str) -> None:
         self.package = package
 
-    def _choose(self, given: Any, info: ValidationInfo) -> PlugIn:
-        if isinstance(given, PlugIn):
+    def _choose(self, base: type[PlugIn], given: Any, info: ValidationInfo) -> PlugIn:
+        if isinstance(given, base):
             return given
         if not isinstance(given, dict):
             raise PydanticCustomError("no_section", "no section")
@@ -170,7 +170,7 @@ class ChosenFrom:
         return found
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(self._choose)
+        return core_schema.with_info_plain_validator_function(partial(self._choose, source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         choices = {name: kind.__pydantic_core_schema__ for name, kind in discover(self.package).items()}

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 import ppfl
-from ppfl.config import load, schema
+from ppfl.config import Config, load, schema
 from ppfl.config_errors import ConfigError
 from ppfl.core.plugins import discover, joined_by
 from ppfl.grid import load_cells
@@ -63,6 +64,14 @@ def test_keys_of_a_plug_in_are_checked_like_others(tmp_path: Path) -> None:
     misspelt = refusal(project(tmp_path, aggregator={"name": "smalest", "f": 1}))
     assert "aggregator.name: unknown name (given 'smalest'); allowed: " in misspelt
     assert misspelt.endswith("did you mean 'smallest'?")
+
+
+def test_an_instance_is_taken_where_it_belongs(tmp_path: Path) -> None:
+    config = load(project(tmp_path))
+    fields = {name: getattr(config, name) for name in Config.model_fields}
+    assert Config(**fields) == config
+    with pytest.raises(ValidationError, match="aggregator"):
+        Config(**{**fields, "aggregator": config.algorithm})
 
 
 def test_every_room_takes_plug_ins(tmp_path: Path) -> None:
