@@ -130,7 +130,7 @@ def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.nda
 def _refuse_cells(config: Config, communicator: Communicator) -> None:
     """Refuse plug-ins that other ranks may not have, or have otherwise."""
     if communicator.size > 1 and (refused := of_this_process(origins_in(config))):
-        raise SharedUserError(f"{refused}, and there are {communicator.size} ranks")
+        raise SharedUserError(f"{refused}; here are {communicator.size} ranks")
 
 
 def _check_ranks(problem: Problem, communicator: Communicator, clients_per_chunk: int) -> None:

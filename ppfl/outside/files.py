@@ -98,7 +98,10 @@ class PlugInFiles:
             return f"{where}: {reason}"
         name = error.name or ""
         if name.startswith(self.package):
-            return f"{where}: no {name.removeprefix(self.package).strip('.').replace('.', '/')}.py in {self.folder}"
+            file = f"{name.removeprefix(self.package).strip('.').replace('.', '/')}.py"
+            if (self.folder / file).is_file():
+                return f"{where}: {file} is imported so that the source does not show it; `from . import ...` does"
+            return f"{where}: no {file} in {self.folder}"
         if (self.folder / self.room / f"{name}.py").is_file():
             return f"{where}: {reason}; `from . import {name}` imports the file beside it"
         return f"{where}: {reason}; install it, or take the import out"

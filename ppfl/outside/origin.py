@@ -78,8 +78,8 @@ def of_this_process(origins: Mapping[str, Origin]) -> str:
     found = [origin for origin in origins.values() if origin.is_of_this_process]
     if not found:
         return ""
-    keys = ", ".join(origin.key for origin in found)
-    return f"{found[0].where} is known to one process alone: put it into a file ({keys}.py in a folder of `plugins:`)"
+    files = ", ".join(f"{origin.key}.py" for origin in found)
+    return f"{found[0].where}, is not in others: put it into a file ({files} in a folder of `plugins:`)"
 
 
 def room_of(kind: type[PlugIn]) -> str | None:

@@ -91,7 +91,7 @@ def pack(
     """
     origins = {key: origin for cell in cells.values() for key, origin in origins_in(cell.config).items()}
     if refused := of_this_process(origins):
-        raise UserError(f"{refused}, and a pack has several processes")
+        raise UserError(f"{refused}; a pack has several processes")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -132,8 +132,8 @@ def test_packs_refuse_it_and_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         pack(found, tmp_path / "packed", 1, lambda line: None, Budget(None), launched_as({}), ONE_RANK)
     assert str(refused.value) == (
-        "class Mine, registered in this process is known to one process alone: put it into a file (aggregators/mine.py "
-        "in a folder of `plugins:`), and a pack has several processes"
+        "class Mine, registered in this process, is not in others: put it into a file (aggregators/mine.py in a folder "
+        "of `plugins:`); a pack has several processes"
     )
     assert not (tmp_path / "packed").exists()
 
@@ -147,6 +147,6 @@ def test_ranks_refuse_it_and_say_what_to_do(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert (
-        "SharedUserError: class Mine, registered in this process is known to one process alone: put it" in done.stderr
+        "SharedUserError: class Mine, registered in this process, is not in others: put it into a file" in done.stderr
     )
     assert subprocess.run([sys.executable, str(script)], cwd=tmp_path).returncode == 0

@@ -120,6 +120,7 @@ def test_grids_list_and_packs_run_them(tmp_path: Path) -> None:
         assert arrays(tmp_path / "packed" / alone.name) == arrays(alone)
 
 
+@pytest.mark.slow
 def test_packs_of_files_that_load_torch_start_their_processes_by_spawn_and_say_so(tmp_path: Path) -> None:
     sections = {"problem": DIGITS, "algorithm": {"name": "fedavg", "lr": 0.1, "local_steps": 1}, "rounds": 2}
     config = project(tmp_path, {"models/linear.py": LINEAR}, aggregator={"name": "mean"}, **sections)

@@ -146,6 +146,12 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(
     assert expected in line
 
 
+def test_what_was_not_hashed_cannot_be_imported(tmp_path: Path) -> None:
+    hidden = 'import importlib\nimportlib.import_module("..hidden", __package__)\n' + SMALLEST
+    line = refusal(project(tmp_path, {RULE: hidden, "hidden.py": ""}))
+    assert line.endswith("line 2: hidden.py is imported so that the source does not show it; `from . import ...` does")
+
+
 NO_FOLDER = "no such folder; allowed: an existing one, relative to the configuration"
 
 
