@@ -6,20 +6,24 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppfl.aggregation import aggregate
+    from ppfl.api import aggregate, load, open_result, register, rounds, run
 
 # MKL picks its kernel by the alignment of an array unless told otherwise, so the same sum could have other bits on
 # another number of ranks. It reads this once, when torch loads, hence here.
 os.environ.setdefault("MKL_CBWR", "AVX2")
 
 __version__ = "0.1.0"
-__all__ = ["aggregate"]
+__all__ = ["aggregate", "load", "open_result", "register", "rounds", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `aggregate` when it is first asked for: it loads torch."""
-    if name == "aggregate":
-        from ppfl.aggregation import aggregate
+    """Import the face for Python when it is first asked for: it loads torch."""
+    if name in __all__:
+        import ppfl.api
 
-        return aggregate
+        return getattr(ppfl.api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,6 +17,8 @@ from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_byt
 from ppfl.engine.cohort import CohortSampler
 from ppfl.engine.exchange.attackers import check_cohort
 from ppfl.engine.setup import Setup, adds_up
+from ppfl.outside.origin import of_this_process
+from ppfl.outside.scope import origins_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +45,7 @@ def build_problem(settings: ProblemSettings, placement: Placement, clients_per_c
 
 def build(config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem) -> Setup:
     """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
+    _refuse_cells(config, communicator)
     device = choose_device(config.engine.device, communicator)
     set_tf32(config.precision == "tf32", device, communicator)
     guarded = GuardedCommunicator(communicator)
@@ -125,6 +128,12 @@ def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.nda
         return log
 
     return on_every_rank(communicator, read)
+
+
+def _refuse_cells(config: Config, communicator: Communicator) -> None:
+    """Refuse plug-ins that other ranks may not have, or have otherwise."""
+    if communicator.size > 1 and (refused := of_this_process(origins_in(config))):
+        raise SharedUserError(f"{refused}; here are {communicator.size} ranks")
 
 
 def _check_ranks(problem: Problem, communicator: Communicator, clients_per_chunk: int) -> None:

@@ -19,16 +19,17 @@ from ppfl.core.asynchronous import Asynchronous
 from ppfl.core.byzantine import Byzantine
 from ppfl.core.compute_times import ComputeTimes
 from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
-from ppfl.core.plugins import ChosenFrom, Seed, Settings, refusal
+from ppfl.core.plugins import ChosenFrom, Seed, Settings, joined_by, refusal
 from ppfl.core.problem import ProblemSettings
 from ppfl.core.results_version import RESULTS_VERSION as RESULTS_VERSION
+from ppfl.outside.scope import Scope, carried, origins_in, scope_of
 from ppfl.yaml_file import apply_overrides, read_yaml
 from ppfl.yaml_text import dump_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint"}
+_NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint", "plugins"}
 _MAX_SEED = 2**32
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 _SGD: Any = {"name": "sgd"}
@@ -123,6 +124,8 @@ class Config(Settings):
     """When the state of the run is saved."""
     engine: Engine = Engine()
     """How to compute."""
+    plugins: tuple[Path, ...] = Field(default=(), strict=False)
+    """Folders with plug-ins of one's own, relative to the file; of those that are used the content is in the digest."""
 
     @model_validator(mode="before")
     @classmethod
@@ -186,6 +189,8 @@ class Config(Settings):
         # null and the method's own fine-tuner written out are the same run
         if tuned["fine_tuner"] is None:
             tuned["fine_tuner"] = content["algorithm"].get("fine_tuner")
+        if origins := origins_in(self):
+            content["plugins"] = {key: origin.identity for key, origin in origins.items()}
         return content
 
     @cached_property
@@ -204,7 +209,11 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the whole configuration with defaults filled in; `load` reads it back."""
-        return dump_text(self.model_dump(mode="json"))
+        return dump_text(self.model_dump(mode="json", exclude=None if self.plugins else {"plugins"}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Bring the files of plug-ins along to another process."""
+        return carried(self)
 
     def default_out(self) -> Path:
         """Return where the result goes when nothing else is said."""
@@ -225,15 +234,18 @@ def _canonical(value: Any) -> Any:
     return value + 0.0 if isinstance(value, float) else value
 
 
-def validate(document: Mapping[str, Any], folder: Path, source: str) -> Config:
-    """Return the configuration that a document without grid describes; relative data paths start at `folder`.
+def validate(document: Mapping[str, Any], folder: Path, source: str, scope: Scope | None = None) -> Config:
+    """Return the configuration that a document without grid describes; relative paths start at `folder`.
 
-    Raises ConfigError with everything that is wrong.
+    `scope`: plug-ins that the document may name, where they are known already. Raises ConfigError with everything that
+    is wrong.
     """
-    try:
-        config = Config.model_validate(dict(document), context={"folder": folder})
-    except ValidationError as error:
-        raise error_of(source, error, dict(document), schema_of(Config)) from error
+    scope = scope or scope_of(document, folder, source)
+    with joined_by(scope):
+        try:
+            config = Config.model_validate({**document, "plugins": scope.folders}, context={"folder": folder})
+        except ValidationError as error:
+            raise error_of(source, error, dict(document), schema_of(Config)) from error
     if (unfit := _unfit_for_clients(config)) is not None:
         raise ConfigError(source, unfit)
     return config

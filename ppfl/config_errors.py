@@ -158,7 +158,7 @@ def _finding(details: ErrorDetails, document: dict[str, Any], schema: Schema) ->
         given = place.value
         hint = _hint(place, schema.owners(place))
         return Finding(where, given, ", ".join(keys), "unknown key", place.key, keys, hint), False
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
+    if kind in ("unknown_name", "no_name"):
         where = f"{where}.name"
         given = place.value.get("name", NOTHING) if isinstance(place.value, dict) else NOTHING
         names = schema.names(place.node)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from ppfl.core.plugins import plug_ins_from_outside
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from ppfl.core.plugins import Outside
 
 Node = dict[str, Any]
 _ANYTHING: Node = {}
@@ -49,19 +53,11 @@ class Schema:
         """
         node, value, path, key = self._root, document, "", None
         siblings: tuple[str, ...] = ()
-        tag_is_next = True
         union: Union | None = None
         for index, part in enumerate(position):
             choices = node
-            node, tagged = self._resolve(node, value)
-            # pydantic puts the name of the branch into the position, where the document has nothing
-            if tagged and tag_is_next:
-                tag_is_next = False
-                union = Union(path, value["name"], choices)
-                continue
-            if tag_is_next:
-                union = None
-            tag_is_next = True
+            node, is_chosen = self._resolve(node, value)
+            union = Union(path, value["name"], choices) if is_chosen else None
             is_last_key = last_is_key and index == len(position) - 1
             if isinstance(value, dict) and (part in value or is_last_key):
                 properties = node.get("properties", {})
@@ -152,9 +148,13 @@ class Schema:
         return node, False
 
 
-@cache
 def schema_of(model: type[BaseModel]) -> Schema:
-    """Return the schema of a settings class, made once."""
+    """Return the schema of a settings class, with the plug-ins that it may name now; made once for these."""
+    return _schema(model, plug_ins_from_outside())
+
+
+@lru_cache(maxsize=4)
+def _schema(model: type[BaseModel], outside: Outside | None) -> Schema:
     return Schema(model.model_json_schema())
 
 

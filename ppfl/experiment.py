@@ -18,11 +18,12 @@ from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
 from ppfl.engine.synchronous import Synchronous
 from ppfl.keeper import CheckpointKeeper
 from ppfl.launcher import open_communicator
+from ppfl.outside.scope import origins_in
 from ppfl.place import NOBODY, Place
 from ppfl.progress import Both, Lines, WarningsTo
 from ppfl.provenance import describe_process, now
 from ppfl.results.checkpoints import Checkpoints
-from ppfl.results.layout import SECONDS_SHARED_BY
+from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY
 from ppfl.results.parameters import save_local, save_shared
 from ppfl.results.recorder import Recorder
 
@@ -148,6 +149,9 @@ def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder
         "device": describe_device(setup.device),
         "client_state": describe_states(setup),
     }
+    if origins := origins_in(config):
+        told = (f"{key} ({' '.join(origin.identity.values())})" for key, origin in sorted(origins.items()))
+        provenance[PLUG_INS] = ", ".join(told)
     if num_together > 1:
         provenance[SECONDS_SHARED_BY] = num_together
     recorder = Recorder(place.here, attributes, provenance, place.check)

@@ -25,15 +25,23 @@ from ppfl.collector import without_collector
 from ppfl.config import Config, validate
 from ppfl.config_errors import ConfigError, Finding, show_value
 from ppfl.core.errors import UserError
+from ppfl.outside.scope import scope_of
 from ppfl.yaml_file import NoSuchPathError, apply_overrides, read_yaml, set_path
 from ppfl.yaml_text import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ppfl.outside.scope import Scope
+
 _MAX_LISTED = 20
 _MAX_RUNS = 100_000
 """Of a file: each is checked before the first one starts, and all are held in memory."""
+_OF_THE_FILE = {
+    "name": "one name for all runs of a file: results are filed under it, and a run is told apart by its digest",
+    "plugins": "the same folders for all runs of a file",
+}
+"""Keys that cannot vary."""
 _MAX_WRONG = 1000
 """Different mistakes after which no more runs are looked at."""
 
@@ -89,7 +97,8 @@ def cells_of(document: Mapping[str, Any], folder: Path, source: str, overrides: 
     _refuse_size(factors, source)
     with without_collector():
         choices = [dict(itertools.chain.from_iterable(map(dict.items, parts))) for parts in itertools.product(*factors)]
-        return _distinct(_validated(base, choices, folder, source), source)
+        scope = scope_of(base, folder, source)
+        return _distinct(_validated(base, choices, folder, source, scope), source)
 
 
 def planned(path: Path, overrides: Sequence[str] = (), results: Path | None = None) -> dict[Path, Cell]:
@@ -201,8 +210,8 @@ def _is_list(where: str, values: Any, findings: list[Finding]) -> bool:
 def _is_path(path: str, where: str, value: Any, findings: list[Finding]) -> bool:
     known = sorted(Config.model_fields)
     head, *rest = path.split(".", MAX_DEPTH)
-    if head == "name":
-        allowed = "one name for all runs of a file: results are filed under it, and a run is told apart by its digest"
+    if head in _OF_THE_FILE:
+        allowed = _OF_THE_FILE[head]
         findings.append(Finding(where, value, allowed, "cannot vary"))
         return False
     if head in known and all(rest) and len(rest) < MAX_DEPTH:
@@ -229,7 +238,7 @@ def _refuse_size(factors: list[list[_Choice]], source: str) -> None:
         raise ConfigError(source, Finding.text(f"grid: {what}; allowed: at most {_MAX_RUNS} in one file"))
 
 
-def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, source: str) -> list[Cell]:
+def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, source: str, scope: Scope) -> list[Cell]:
     cells: list[Cell] = []
     counts: Counter[tuple[str, ...]] = Counter()
     first: dict[tuple[str, ...], tuple[Finding, _Choice]] = {}
@@ -237,7 +246,7 @@ def _validated(base: dict[str, Any], choices: list[_Choice], folder: Path, sourc
     for choice in choices:
         varying = {path: entry.value for path, entry in choice.items()}
         try:
-            config = validate(_filled(base, choice, source), folder, source)
+            config = validate(_filled(base, choice, source), folder, source, scope)
             cells.append(Cell(config.digest, config, varying))
         except ConfigError as error:
             more = max(more, error.more)

@@ -17,7 +17,7 @@ from ppfl.core.errors import UserError
 from ppfl.grid import planned, refuse_for_results
 from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
-from ppfl.results.layout import FILE_KIND, FINISHED
+from ppfl.results.layout import FILE_KIND, FINISHED, PLUG_INS
 from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers, why_unreadable
 from ppfl.results.seal import DamagedError
 from ppfl.results.stored_config import stored_config
@@ -94,6 +94,7 @@ class Source:
         for what in ("commit", "version_ppfl", "version_torch"):
             values = {str(run.provenance[what]) for run in self.outlines if what in run.provenance}
             lines += [f"the results are of different {what}: {_some(sorted(values))}"] if len(values) > 1 else []
+        lines += _different_plug_ins(self.outlines)
         versions = {str(run.attrs["results_version"]) for run in self.outlines if "results_version" in run.attrs}
         if len(versions) > 1:
             lines.append(f"the results are of different results_version, do not compare: {_some(sorted(versions))}")
@@ -104,6 +105,17 @@ class Source:
         failures = [(digest, run.reason) for digest, run in zip(self.digests, self.outlines, strict=True) if run.reason]
         lines += [f"failed: {digest}: {reason}" for digest, reason in failures[:_MAX_LISTED]]
         return lines
+
+
+def _different_plug_ins(runs: Iterable[Outline]) -> list[str]:
+    """Tell plug-ins from outside that have changed from one run to another: settings do not show it."""
+    told = {one for run in runs for one in str(run.provenance.get(PLUG_INS, "")).split(", ") if one}
+    counts = Counter(one.partition(" ")[0] for one in told)
+    return [
+        f"the results are of different versions of plug-in {key}, do not compare"
+        for key, count in sorted(counts.items())
+        if count > 1
+    ]
 
 
 def _fits(value: Any, wanted: Any, key: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 import torch
 from pydantic import Field, model_validator
 
-from ppfl.core.plugins import ChosenFrom, PlugIn, discover
+from ppfl.core.plugins import ChosenFrom, PlugIn, find
 from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ class NotFiniteError(ValueError):
     def __init__(self, rows: list[int]) -> None:
         super().__init__(f"vectors {', '.join(map(str, rows))} have NaN or inf, which the mean does not survive")
         self.rows = rows
+
+
+def _takes_f(step: Any) -> bool:
+    name = step.get("name") if isinstance(step, dict) else None
+    kind = find(_PRE_AGGREGATORS, name) if isinstance(name, str) else None
+    return kind is not None and "f" in kind.model_fields
 
 
 class Aggregator(PlugIn):
@@ -71,11 +77,7 @@ class Aggregator(PlugIn):
         """Hand f on to what comes before and does not say its own, so that equal rules have equal settings."""
         if not isinstance(values, dict) or "f" not in values or not isinstance(values.get("before"), list | tuple):
             return values
-        takes_f = {name for name, kind in discover(_PRE_AGGREGATORS).items() if "f" in kind.model_fields}
-        before = [
-            {"f": values["f"], **step} if isinstance(step, dict) and step.get("name") in takes_f else step
-            for step in values["before"]
-        ]
+        before = [{"f": values["f"], **step} if _takes_f(step) else step for step in values["before"]]
         return {**values, "before": before}
 
     @property

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ppfl.core.errors import UserError
 from ppfl.core.numbers import whole_number
 from ppfl.grid import show_varying
+from ppfl.outside.origin import of_this_process
+from ppfl.outside.scope import origins_in
 from ppfl.pack.board import CLAIMED, RunQueue
 from ppfl.pack.budget import beginning_of_array, place_in_array
 from ppfl.pack.scheduler import run_tasks
@@ -87,6 +89,9 @@ def pack(
     unless it waits, when no run is free. `tell` is given lines of progress. Raises UserError for a folder that cannot
     be made.
     """
+    origins = {key: origin for cell in cells.values() for key, origin in origins_in(cell.config).items()}
+    if refused := of_this_process(origins):
+        raise UserError(f"{refused}; a pack has several processes")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,7 +104,11 @@ def pack(
     requests = PackRequests(folder, queue.began_at)
     budget.heed(requests)
     progress = _Progress(queue, len(cells), tell)
-    for outcome in run_tasks(queue, jobs, executor.make_work, budget, progress.show_waiting):
+    loads_torch = [origin.where for origin in origins.values() if origin.loads_torch]
+    if loads_torch:
+        tell(f"{loads_torch[0]} loads torch when it is imported: processes are started by spawn, which takes longer")
+    spawns = bool(loads_torch)
+    for outcome in run_tasks(queue, jobs, executor.make_work, budget, progress.show_waiting, spawns=spawns):
         _settle(queue, cells[outcome.key], folder, outcome, tell)
         progress.show()
     queue.settle()

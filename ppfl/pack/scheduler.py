@@ -28,9 +28,11 @@ from ppfl.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import ForkServerContext
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
     from ppfl.pack.budget import Budget
+
+    AnyContext = ForkServerContext | SpawnContext
 
 MAX_ATTEMPTS = 2
 _TRACEBACK_LINES = 40
@@ -74,16 +76,23 @@ class Source(Protocol):
 
 
 def run_tasks(
-    source: Source, jobs: int, make_work: str, budget: Budget, idle: Callable[[], None] = lambda: None
+    source: Source,
+    jobs: int,
+    make_work: str,
+    budget: Budget,
+    idle: Callable[[], None] = lambda: None,
+    *,
+    spawns: bool = False,
 ) -> Iterator[Outcome]:
     """Do all tasks in at most `jobs` child processes; yield each outcome as it comes.
 
     `make_work` is "module:function": it is called once in every child and returns the work function. The module is
     loaded once for all children, and never by the parent. When the budget says so, nothing is handed out any more,
     children get SIGUSR1, and what they still are at when the time is over is given up without an outcome. `idle` is
-    called again and again while there is nothing to do but to wait for tasks.
+    called again and again while there is nothing to do but to wait for tasks. `spawns`: each child is a fresh Python
+    that loads everything itself, instead of a fork of one that has.
     """
-    pool = _Pool(source, jobs, make_work)
+    pool = _Pool(source, jobs, make_work, spawns=spawns)
     try:
         while (phase := budget.phase) != "end":
             if phase == "work" and budget.has_time():
@@ -105,11 +114,12 @@ def run_tasks(
 class _Pool:
     """The children, and the items that are to be tried once more."""
 
-    def __init__(self, source: Source, jobs: int, make_work: str) -> None:
+    def __init__(self, source: Source, jobs: int, make_work: str, *, spawns: bool) -> None:
         self._source = source
+        self._spawns = spawns
         self._jobs = jobs
         self._make_work = make_work
-        self._context: ForkServerContext | None = None
+        self._context: AnyContext | None = None
         self._children: list[_Child] = []
         self._again: deque[Task] = deque()
         self._attempts: Counter[str] = Counter()
@@ -168,15 +178,19 @@ class _Pool:
     def _start(self) -> _Child:
         if self._context is None:
             # only when the first child is needed: a pack that finds everything done never loads torch
-            self._context = _context(self._make_work.partition(":")[0])
-        return _Child(self._context, self._make_work)
+            module = self._make_work.partition(":")[0]
+            self._context = multiprocessing.get_context("spawn") if self._spawns else _context(module)
+        if not self._spawns:  # a fork has the environment of the server
+            return _Child(self._context, self._make_work)
+        with _environment_of_children():
+            return _Child(self._context, self._make_work)
 
 
 @dataclass(eq=False)
 class _Child:
     """One child process and the task that it is at."""
 
-    context: ForkServerContext
+    context: AnyContext
     make_work: str
     task: Task | None = None
     affinity: str | None = None

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SECONDS_SHARED_BY = "seconds_shared_by"
 """Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
+PLUG_INS = "plug_ins"
+"""Attribute of the provenance of runs that used plug-ins from outside: which, and what tells them apart."""
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")

@@ -19,7 +19,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.plain_file import open_plain
 from ppfl.results.failures import failure_since
 from ppfl.results.hdf5 import NotHDF5Error, check_attributes, opened
-from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING, SECONDS_SHARED_BY, running_path
+from ppfl.results.layout import FILE_KIND, FINISHED, PLUG_INS, RUNNING, SECONDS_SHARED_BY, running_path
 from ppfl.results.owner import read_owner
 from ppfl.results.seal import CHECKSUM, DamagedError, seal_of
 
@@ -173,7 +173,7 @@ def _outline(file: h5py.h5f.FileID, path: Path, has_seal: bool) -> Outline:
         raise KeyError(f"no attribute {', '.join(sorted(missing))}")
     provenance = {}
     if b"provenance" in root:
-        provenance = _attributes(h5py.h5g.open(root, b"provenance"), (*PROVENANCE, SECONDS_SHARED_BY))
+        provenance = _attributes(h5py.h5g.open(root, b"provenance"), (*PROVENANCE, PLUG_INS, SECONDS_SHARED_BY))
     rounds, clients, series = np.zeros(0, np.int64), None, {}
     if b"rounds" in root:
         group = h5py.h5g.open(root, b"rounds")

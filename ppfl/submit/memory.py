@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppfl.core.errors import UserError
 from ppfl.core.method import Algorithm
+from ppfl.outside.scope import origins_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ _LOOK_AT = 100
 
 
 def memory_mb(configs: Sequence[Config], ranks: int, *, gpus: bool) -> int | None:
-    """Return the MiB that each rank needs for any of these runs; None where a data file does not tell."""
+    """Return the MiB that each rank needs for any of these runs; None where neither a data file nor ppfl tells."""
     try:
         most = max(_rank_bytes(config, ranks) for config in configs)
     except (OSError, UserError, KeyError, ValueError, IndexError):
@@ -72,6 +73,8 @@ def _quadratic_bytes(problem: Any, ranks: int) -> float:
 
 def _supervised_bytes(config: Config, ranks: int) -> float:
     problem: Any = config.problem
+    if any(key.startswith(("problems/", "datasets/")) for key in origins_in(problem)):
+        raise KeyError  # only its author could tell
     sizes = _digits(problem.dataset) if problem.dataset.name == "digits" else _file(problem.dataset)
     number = 8 if config.precision == "float64" else 4
     parameters = {

@@ -168,6 +168,16 @@ class Tasks:
         return chosen
 
 
+@pytest.mark.parametrize("spawns", [False, True])
+def test_children_that_are_spawned_are_our_own(spawns: bool) -> None:
+    (found,) = run_tasks(
+        Tasks([Task("", (("key", None),))]), 1, "tests.pack.work:make_parent", Budget(None), spawns=spawns
+    )
+    parent, threads, blocked = str(found.answer).split()
+    assert (parent == str(os.getpid())) == spawns
+    assert (threads, blocked) == ("1", "0")
+
+
 def outcomes(jobs: int, *payloads: tuple[str, str], affinities: str = "", size: int = 1) -> dict[str, Outcome]:
     names = affinities or "a" * len(payloads)
     items = [(f"{n} {payload[0]}", payload) for n, payload in enumerate(payloads)]

@@ -61,3 +61,9 @@ def make_slowly() -> Callable[[Sequence[str]], Sequence[str]]:
         return ["told" if is_told() else "never told" for _ in payloads]
 
     return work
+
+
+def make_parent() -> Callable[[Sequence[str]], Sequence[str]]:
+    """Return work that tells whose child this process is, its threads, and how many signals are blocked."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return lambda payloads: [f"{os.getppid()} {os.environ['OMP_NUM_THREADS']} {len(blocked)}" for _ in payloads]

@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ppfl.cli import main
+from ppfl.config import load
 from ppfl.submit.cluster import num_gpus, seconds
+from tests.outside.sources import project
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -232,6 +234,17 @@ def test_clients_that_only_a_data_file_knows_are_left_to_the_run(folder: Path) -
     (folder / "data.h5").write_bytes(b"")
     (folder / "file.yaml").write_text(FILE)
     assert submit("file.yaml", "--ranks", "60", "--cpu").exit_code == 0
+
+
+def test_runs_with_plug_ins_of_a_folder_are_submitted_like_others(folder: Path) -> None:
+    digest = load(project(folder)).digest
+    done = submit("run.yaml", "--cpu", "--dry-run")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert f"#SBATCH --comment=ppfl:outside:{digest}\n" in done.stdout
+    assert "set -- run.yaml\n" in done.stdout
+    (folder / "rules" / "aggregators" / "smallest.py").write_text("import no_such_thing")
+    refused = submit("run.yaml", "--cpu", "--dry-run")
+    assert (refused.exit_code, "smallest.py: line 1: No module named 'no_such_thing'" in refused.stderr) == (2, True)
 
 
 def test_packed_runs_do_not_limit_the_ranks_but_an_array_does(folder: Path) -> None:
