@@ -38,6 +38,7 @@ class LocalTraining(Algorithm):
 
     >>> from typing import Literal
     >>> from ppfl.core.local_training import LocalTraining
+    >>> from ppfl.core.method import ClientStep
     >>> from ppfl.core.params import add_scaled, subtract
     >>> class SignTraining(LocalTraining):
     ...     name: Literal["sign_training"]
@@ -47,12 +48,9 @@ class LocalTraining(Algorithm):
     ...         for batch in self.batches(problem, data, draws):
     ...             gradient = problem.shared_gradient(shared, state["local"], batch)
     ...             shared = add_scaled(shared, {name: g.sign() for name, g in gradient.items()}, -self.lr)
-    ...         return subtract(message, shared), state
-    >>> method = SignTraining(name="sign_training", lr=0.1, epochs=2, batch_size=8)
-    >>> method.num_passes(num_samples=20)
-    2.0
-    >>> method.model_copy(update={"epochs": None, "local_steps": 4}).num_passes(num_samples=20)
-    1.4
+    ...         return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
+    >>> SignTraining(name="sign_training", lr=0.1, epochs=2).report(draws={}, of_shared=1)
+    {'shared_gradients': 2.0, 'local_gradients': 0.0}
     """
 
     needs_rounds: ClassVar[str] = ""

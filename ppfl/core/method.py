@@ -71,7 +71,7 @@ class FineTuner(PlugIn):
 
     >>> from typing import Literal
     >>> import torch
-    >>> from ppfl.core.method import FineTuner
+    >>> from ppfl.core.method import FineTuner, Tuned
     >>> class SignDescent(FineTuner):
     ...     name: Literal["sign_descent"]
     ...     steps: int
@@ -81,16 +81,13 @@ class FineTuner(PlugIn):
     ...         for _ in range(self.steps):
     ...             gradient = problem.local_gradient(shared, local, data)
     ...             local = {name: w - self.lr * gradient[name].sign() for name, w in local.items()}
-    ...         return local
-    ...
-    ...     def num_gradients(self, num_samples):
-    ...         return float(self.steps)
+    ...         return Tuned(local, num_gradients=float(self.steps))
     >>> class Parabola:  # all of a problem that this one asks for
     ...     def local_gradient(self, shared, local, data):
     ...         return {"w": local["w"] - data["goal"]}
     >>> tuner = SignDescent(name="sign_descent", steps=3, lr=0.5)
     >>> tuner.tune(Parabola(), {}, {"w": torch.zeros(2)}, {"goal": torch.tensor([4.0, -4.0])}, {})
-    {'w': tensor([ 1.5000, -1.5000])}
+    Tuned(local={'w': tensor([ 1.5000, -1.5000])}, num_gradients=3.0)
     """
 
     solves_exactly: ClassVar[bool] = False
@@ -187,28 +184,26 @@ class Algorithm(PlugIn):
 
     >>> from typing import Literal
     >>> import torch
-    >>> from ppfl.core.method import Algorithm
+    >>> from ppfl.core.method import Algorithm, ClientStep
     >>> from ppfl.server_optimizers.sgd import Sgd
     >>> class GradientDescent(Algorithm):
     ...     name: Literal["gradient_descent"]
     ...     lr: float
     ...
     ...     def client(self, problem, message, state, data, draws):
-    ...         return problem.shared_gradient(message, state["local"], data), state
+    ...         gradient = problem.shared_gradient(message, state["local"], data)
+    ...         return ClientStep(gradient, state, {"shared_gradients": 1.0})
     ...
     ...     def server(self, state, aggregate, optimizer, round):
     ...         return optimizer.step(state, aggregate, self.lr)
-    ...
-    ...     def num_gradients(self, num_samples):
-    ...         return 1.0, 0.0
     >>> class Parabola:  # all of a problem that this one asks for
     ...     def shared_gradient(self, shared, local, data):
     ...         return {"theta": shared["theta"] - data["goal"]}
     >>> method, sgd = GradientDescent(name="gradient_descent", lr=0.5), Sgd(name="sgd")
     >>> server = method.init_server({"theta": torch.zeros(1)}, sgd)
     >>> client = method.init_client(server["shared"], {})
-    >>> uplink, client = method.client(Parabola(), method.downlink(server, 0), client, {"goal": torch.ones(1)}, {})
-    >>> method.server(server, uplink, sgd, 0)
+    >>> step = method.client(Parabola(), method.downlink(server, 0), client, {"goal": torch.ones(1)}, {})
+    >>> method.server(server, step.uplink, sgd, 0)
     {'shared': {'theta': tensor([0.5000])}}
     """
 

@@ -54,6 +54,7 @@ class MiniBatchFineTuner(FineTuner):
 
     >>> from typing import Literal
     >>> import torch
+    >>> from ppfl.core.method import Tuned
     >>> from ppfl.core.mini_batches import MiniBatchFineTuner
     >>> from ppfl.core.params import add_scaled
     >>> class Sgd(MiniBatchFineTuner):
@@ -62,7 +63,7 @@ class MiniBatchFineTuner(FineTuner):
     ...     def tune(self, problem, shared, local, data, draws):
     ...         for batch in self.batches(problem, data, draws):
     ...             local = add_scaled(local, problem.local_gradient(shared, local, batch), -self.lr)
-    ...         return local
+    ...         return Tuned(local, float(self.epochs))
     >>> class Mean:  # all of a problem that this one asks for
     ...     seed = 0
     ...
@@ -73,7 +74,7 @@ class MiniBatchFineTuner(FineTuner):
     ...         return {"w": local["w"] - data["x"].mean()}
     >>> tuner, data = Sgd(name="sgd", lr=1.0, batch_size=3), {"x": torch.full((4,), 2.0)}
     >>> tuner.tune(Mean(), {}, {"w": torch.zeros(())}, data, tuner.draws(Mean(), client=0, round=0, num_samples=4))
-    {'w': tensor(2.)}
+    Tuned(local={'w': tensor(2.)}, num_gradients=1.0)
     """
 
     lr: PositiveFloat

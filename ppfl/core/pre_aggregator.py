@@ -92,7 +92,25 @@ class PreAggregator(PlugIn):
 
 
 class NormClipping(PreAggregator):
-    """y_i = x_i · min(1, c/‖x_i‖), c the largest norm that is left."""
+    """y_i = x_i · min(1, c/‖x_i‖), c the largest norm that is left.
+
+    It says what c is:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.client_matrix import ClientMatrix
+    >>> from ppfl.core.pre_aggregator import Moment, NormClipping
+    >>> class ToTheMedian(NormClipping):
+    ...     name: Literal["to_the_median"]
+    ...
+    ...     def largest(self, norms):
+    ...         return norms.median()
+    >>> vectors = torch.tensor([[1.0], [2.0], [6.0]])
+    >>> clipped = ToTheMedian(name="to_the_median")(ClientMatrix(SoloCommunicator(), vectors, 1), Moment())
+    >>> clipped.exact_norms()
+    tensor([1., 2., 2.], dtype=torch.float64)
+    """
 
     reads: ClassVar[Reads] = "norms"
 

@@ -139,7 +139,7 @@ def test_all_stages_are_scored(name: str, problem: str) -> None:
     tuner = {"name": "gradient_descent", "steps": 3, "lr": "theory" if problem == "quadratic" else 0.1}
     running = engine(**sections(name, problem, evaluate={"every": 100, "tuned": {"epochs": 1, "fine_tuner": tuner}}))
     list(running)
-    stages = score_stages(running.setup, running.group, running.server).scores
+    stages = score_stages([running])[0].scores
     assert list(stages) == ["global", "personal", "tuned"]
     metric = "loss" if problem == "quadratic" else "test_loss"
     assert all(np.isfinite(scores[metric]).all() for scores in stages.values())

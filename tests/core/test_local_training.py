@@ -45,8 +45,7 @@ def test_sizes_and_costs(settings: dict[str, Any], sizes: list[int], passes: flo
     assert [len(batch) for batch in batches(**settings)] == sizes
     algorithm = FedAvg.model_validate({"name": "fedavg", "lr": 0.1, **settings})
     draws = algorithm.draws(PROBLEM, 1, 0, NUM_SAMPLES)
-    step = algorithm.client(PROBLEM, PROBLEM.init_shared(), {"local": {}}, PROBLEM.data(1, 0), draws)
-    assert step.report == {"shared_gradients": pytest.approx(passes), "local_gradients": 0.0}
+    assert algorithm.report(draws, of_shared=1) == {"shared_gradients": pytest.approx(passes), "local_gradients": 0.0}
     assert passes == pytest.approx(sum(sizes) / NUM_SAMPLES)
 
 

@@ -117,7 +117,7 @@ class _Flood:
 
     def send(self, destination: int, header: Any, body: torch.Tensor) -> None:
         _, client, version = header
-        self.waiting.append(Message(destination, (1, client, version, 1), torch.zeros_like(body)))
+        self.waiting.append(Message(destination, (1, client, version, 1, 1), torch.zeros_like(body)))
 
     def receive(self, dtype: torch.dtype, *, wait: bool) -> Message | None:
         return self.waiting.pop(0) if self.waiting else None
@@ -172,7 +172,7 @@ def test_an_uplink_with_local_memory_is_refused(size: int) -> None:
 
         def give_w_away(*arguments: Any) -> Any:
             uplink, state = honest(*arguments)
-            return uplink.__class__(uplink.client, {"theta": state["local"]["w"]}, uplink.num_samples), state
+            return uplink.__class__(uplink.client, {"theta": state["local"]["w"]}, uplink.report), state
 
         engine.group.compute = give_w_away  # type: ignore[method-assign]
         list(engine)

@@ -22,6 +22,7 @@ from typing import Literal
 
 from ppfl.core.local_training import LocalTraining
 from ppfl.core.params import add_scaled, subtract
+from ppfl.core.method import ClientStep
 from ppfl.core.plugins import Resolved
 from ppfl.core.step_sizes import step_size
 
@@ -37,7 +38,7 @@ class Damped(LocalTraining):
         for batch in self.batches(problem, data, draws):
             gradient = add_scaled(problem.shared_gradient(shared, state["local"], batch), shared, self.kappa)
             shared = add_scaled(shared, gradient, -lr)
-        return subtract(message, shared), state
+        return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
 
     def resolve(self, problem, participation, optimizer):
         resolved = super().resolve(problem, participation, optimizer)
