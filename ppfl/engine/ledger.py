@@ -97,11 +97,11 @@ class Ledger:
         """Seconds in collectives and messages so far, whatever they were for."""
         return self._setup.communicator.seconds
 
-    def count_client(self, report: Report) -> None:
-        """Count the gradients that a client tells of in a report; none of a side without parameters."""
+    def count_clients(self, report: Report, num_clients: int = 1) -> None:
+        """Count the gradients that each of some clients tells of in a report; none of a side without parameters."""
         for name in _OF_CLIENTS:
             if name in report and self._has_side[name]:
-                setattr(self.costs, name, getattr(self.costs, name) + summable(report[name]))
+                setattr(self.costs, name, getattr(self.costs, name) + num_clients * summable(report[name]))
 
     def count_messages(self, downlink: Params, uplink: Params, num_clients: int) -> None:
         """Count what was sent to as many clients, and what they sent."""

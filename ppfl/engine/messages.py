@@ -111,7 +111,7 @@ class Messages(AsynchronousEngine):
         for done in range(self._done + 1, self.setup.num_rounds + 1):
             client, version, report, params = self._next_uplink()
             now = self._seconds()
-            self.ledger.count_client(report)
+            self.ledger.count_clients(report)
             finite = self._apply(client, version, params, now, now - self._sent_at_seconds.pop(client))
             self._num_applied[client] += 1
             if done < self.setup.num_rounds:

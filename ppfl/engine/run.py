@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ppfl.core.params import largest_entry
@@ -86,8 +87,10 @@ def _serve(run: Run, combined: Params, cohort: frozenset[int], round: int) -> No
 
 def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:
     for uplink in uplinks:
-        for report in uplink.reports:
-            run.ledger.count_client(report)
+        # numbers are one report for all clients of a mapping
+        for _, alike in groupby(uplink.reports, key=id):
+            first, *others = alike
+            run.ledger.count_clients(first, 1 + len(others))
         yield uplink
 
 

@@ -168,7 +168,7 @@ class VirtualClock(AsynchronousEngine):
             computed = self._compute(client, job.message, job.number)
         uplink, state = computed
         self.group.keep(client, state)
-        self.ledger.count_client(uplink.report)
+        self.ledger.count_clients(uplink.report)
         return uplink
 
     def _compute_ahead(self) -> None:

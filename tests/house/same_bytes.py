@@ -2,9 +2,9 @@
 
     python -m tests.house.same_bytes BEFORE [AFTER]      AFTER: a commit, or by default the files as they lie here
 
-Every run of configs/test on one rank and on two; as packs the small form of the paper's grids, a few rounds of their
-full form, and every method on digits. Whatever a result of BEFORE holds, beside measured times, AFTER must hold as
-well; it may hold more. Ends with 1 where anything differs.
+Every run of configs/test on one rank and on two; as packs the small form of the paper's grids, and every method on
+digits; a sample of the paper's runs. Whatever a result of BEFORE holds, beside measured times, AFTER must hold as well;
+it may hold more. Ends with 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -31,26 +31,33 @@ MEASURED = frozenset({"seconds", "communication_seconds"})
 
 @dataclass(frozen=True)
 class Case:
-    """One command, and the folder that its results go to."""
+    """Some runs of a configuration, computed in one way."""
 
     config: Path
     ranks: int = 1
+    is_packed: bool = False
+    """All of them by one `ppfl pack`; else one after the other by `ppfl run`."""
     rounds: int | None = None
-    """Rounds instead of its own, as a pack; None: as they are, by `ppfl run`, cell by cell."""
+    """Instead of its own; for packs."""
+    at_most: int = 1_000_000
+    """Runs, evenly over the grid; for those that are not packed."""
 
     @property
     def name(self) -> str:
-        how = f"{self.ranks} ranks" if self.rounds is None else f"pack, {self.rounds} rounds"
-        return f"{self.config} ({how})"
+        """Say what it is, in words."""
+        how = "pack" if self.is_packed else f"{self.ranks} ranks"
+        return f"{self.config} ({how}{f', {self.rounds} rounds' if self.rounds else ''})"
 
     def compute(self, tree: Path, out: Path) -> None:
         """Run it with the package that lies in `tree`."""
         start = [sys.executable, "-m", "mpi4py", "-m", "ppfl"]
-        if self.rounds is not None:
-            command(tree, *start, "pack", str(self.config), "--out", str(out), "--set", f"rounds={self.rounds}")
+        if self.is_packed:
+            end = ["--set", f"rounds={self.rounds}"] if self.rounds else []
+            command(tree, *start, "pack", str(self.config), "--out", str(out), *end)
             return
         launcher = [MPIEXEC, "-n", str(self.ranks)] if self.ranks > 1 else []
-        for digest in digests(tree, self.config):
+        runs = digests(tree, self.config)
+        for digest in runs[:: -(-len(runs) // self.at_most)]:
             path = out / f"{digest}.h5"
             command(tree, *launcher, *start, "run", str(self.config), "--cell", digest, "--out", str(path))
 
@@ -63,9 +70,9 @@ def cases(tree: Path) -> list[Case]:
 
     return [
         *(Case(path, ranks) for path in files("configs/test") for ranks in (1, 2)),
-        *(Case(path, rounds=20) for path in files("configs/test/paper")),
-        *(Case(path, rounds=6) for path in files("configs/paper")),
-        Case(Path("configs/methods/digits.yaml"), rounds=3),
+        *(Case(path, is_packed=True) for path in files("configs/test/paper")),
+        *(Case(path, at_most=5) for path in files("configs/paper")),
+        Case(Path("configs/methods/digits.yaml"), is_packed=True, rounds=3),
     ]
 
 
