@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.client_rows import Reads
 
-_PRE_AGGREGATORS = "ppfl.pre_aggregators"
 Chosen = TypeVar("Chosen", bound=PlugIn)
 
 
@@ -33,7 +32,7 @@ class NotFiniteError(ValueError):
 
 def _takes_f(step: Any) -> bool:
     name = step.get("name") if isinstance(step, dict) else None
-    kind = find(_PRE_AGGREGATORS, name) if isinstance(name, str) else None
+    kind = find("ppfl.pre_aggregators", name) if isinstance(name, str) else None
     return kind is not None and "f" in kind.model_fields
 
 
@@ -68,7 +67,7 @@ class Aggregator(PlugIn):
 
     reads: ClassVar[Reads] = "entries"
     """Whether it asks for inner products (distances), or for norms: NaN and inf are found while these are taken."""
-    before: tuple[Annotated[PreAggregator, ChosenFrom(_PRE_AGGREGATORS)], ...] = Field(default=(), strict=False)
+    before: tuple[Annotated[PreAggregator, ChosenFrom("ppfl.pre_aggregators")], ...] = Field(default=(), strict=False)
     """What is done to the vectors first, in this order; an `f` that is left out there is the rule's own."""
 
     @model_validator(mode="before")

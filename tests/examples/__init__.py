@@ -8,27 +8,24 @@ from __future__ import annotations
 import atexit
 import importlib
 import importlib.util
+import re
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ppfl.config  # which knows every folder
-from ppfl.core.plugins import PlugIn, discover
+import ppfl
+from ppfl.core.plugins import discover
 
-
-def _below(kind: type[PlugIn]) -> set[type[PlugIn]]:
-    return {kind}.union(*map(_below, kind.__subclasses__()))
-
-
-FOLDERS = sorted(
-    {
-        kind.__module__.split(".")[1]
-        for kind in _below(PlugIn)
-        if kind.__module__.startswith("ppfl.") and kind.__module__.split(".")[1] != "core"
-    }
-)
+_PACKAGE = Path(ppfl.__file__).parent
+# sections name their folders; classes are imported when somebody names one
+FOLDERS = sorted({
+    folder
+    for path in _PACKAGE.rglob("*.py")
+    for folder in re.findall(r'ChosenFrom\("ppfl\.(\w+)"', path.read_text(encoding="utf-8"))
+    if (_PACKAGE / folder).is_dir()
+})  # fmt: skip
 """algorithms, aggregators, …"""
 EACH = [(folder, name) for folder in FOLDERS for name in discover(f"ppfl.{folder}")]
 
