@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from ppfl.algorithms.ffgg import FFGG
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
@@ -131,3 +134,26 @@ def test_a_method_that_gives_lanes_other_bits_is_not_given_lanes(monkeypatch: py
     monkeypatch.setattr(lanes.Lanes, "sum", lambda self: lanes.Lanes(total(self).values * (1 + 2**-50)))
     cg = {"name": "conjugate_gradient", "steps": 3}
     assert isinstance(engine(problem=SMALL, algorithm=ffgg(cg, 0.01)).group.mapping, Loop)
+
+
+class Late(FFGG):
+    """FFGG that takes an automatic gradient from the third round on, which is no function of lanes."""
+
+    def draws(self, problem: Any, client: int, round: int, num_samples: int) -> Any:
+        return {**super().draws(problem, client, round, num_samples), **({"late": torch.zeros(0)} if round > 1 else {})}
+
+    def client(self, problem: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
+        step = super().client(problem, message, state, data, draws)
+        if "late" not in draws:
+            return step
+        gradient = torch.func.grad(lambda theta: problem.loss(theta, step.state["local"], data))(message)
+        return replace(step, uplink=gradient)
+
+
+def test_what_lanes_cannot_do_in_a_later_round_is_done_one_by_one() -> None:
+    def late() -> Synchronous:
+        setup = build(config(problem=SMALL, algorithm=ffgg({"name": "exact"}), **TUNED), SoloCommunicator())
+        return Synchronous(replace(setup, algorithm=Late(**dict(setup.algorithm))))
+
+    assert isinstance(late().group.mapping, Laned)
+    assert fingerprint(late()) == fingerprint(one_by_one(late()))

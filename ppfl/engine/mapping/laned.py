@@ -12,9 +12,10 @@ import torch
 
 from ppfl.engine.mapping.laned_scores import LanedScores
 from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
+from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
-from ppfl.engine.mapping.uplinks import UplinkRows
+from ppfl.engine.mapping.uplinks import Uplink, UplinkRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ppfl.core.method import Report
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.engine.mapping.uplinks import AnyUplink
     from ppfl.engine.setup import Setup
 
 _NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -60,10 +62,20 @@ class Laned(Mapping):
 
     def __call__(
         self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
-    ) -> tuple[list[UplinkRows], State]:
+    ) -> tuple[Sequence[AnyUplink], State]:
         """See Mapping; for one run."""
-        uplinks, new_states = self.step([message], [states], round)
+        try:
+            uplinks, new_states = self.step([message], [states], round)
+        except _NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
+            return self._one_by_one(message, states, round)
         return uplinks, new_states[0]
+
+    def _one_by_one(self, message: Params, states: State, round: int) -> tuple[list[Uplink], State]:
+        loop = Loop(self.setups[0])
+        steps = [
+            loop.one(client, member(states, row), message, round) for row, client in enumerate(self.problem.clients)
+        ]
+        return [uplink for uplink, _ in steps], stack_states([state for _, state in steps])
 
     def step(
         self, messages: Sequence[Params], states: Sequence[State], round: int
