@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ppfl.engine.run import Run
 
 STARTED = time.monotonic()
 
@@ -37,18 +41,18 @@ class NotesFirstRound(MetaPathFinder):
             self._wrap()
 
     def _wrap(self) -> None:
-        from ppfl.engine.synchronous import Synchronous
+        from ppfl.engine import synchronous
         from ppfl.launcher import launched_as
 
-        original = Synchronous._round
+        original = synchronous.play_round
 
-        def noting(engine: Synchronous, round: int) -> bool:
+        def noting(runs: Sequence[Run], round: int) -> list[bool]:
             if round == 0:
                 seconds = self._age_at_start + time.monotonic() - STARTED
                 (self._folder / f"{launched_as().rank}.seconds").write_text(str(seconds))
-            return original(engine, round)
+            return original(runs, round)
 
-        Synchronous._round = noting  # type: ignore[method-assign, assignment]
+        synchronous.play_round = noting
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ class ClientGroup:
     def restore(self, states: ClientStates) -> None:
         """Replace the states of clients of this rank; those of all others are the initial ones."""
         self.store.forget()
+        self._names_by_address.clear()  # memory of the states before will be that of something else
         given = {client for client in states.clients if client in self.clients}
         for index in sorted({self._chunk_of(client) for client in given}):
             chunk = [self._restored(client, states if client in given else None) for client in self._chunk(index)]

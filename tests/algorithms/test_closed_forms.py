@@ -217,7 +217,7 @@ def test_fedavg_and_fine_tuning(run: Any) -> None:
 
     def stages(tuned: dict[str, Any]) -> Any:
         running = run("fedavg", {"lr": LR, "local_steps": 5}, rounds=5, evaluate={"every": 100, "tuned": tuned})
-        return score_stages(running.setup, running.group, running.server).scores, shared(running)
+        return score_stages([running])[0].scores, shared(running)
 
     tuner = {"name": "gradient_descent", "steps": 2, "lr": "theory"}
     found, x = stages({"epochs": 3, "fine_tuner": tuner})

@@ -150,6 +150,6 @@ def test_fedbabu_leaves_the_heads_until_the_end() -> None:
     for client in running.group.clients:
         initial = running.setup.problem.init_local(client)
         assert all(torch.equal(value, initial[key]) for key, value in running.group.state(client)["local"].items())
-    stages = score_stages(running.setup, running.group, running.server).scores
+    stages = score_stages([running])[0].scores
     assert (stages["personal"]["test_loss"] == stages["global"]["test_loss"]).all()
     assert stages["tuned"]["test_loss"].mean() < stages["personal"]["test_loss"].mean()

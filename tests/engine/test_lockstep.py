@@ -21,7 +21,7 @@ from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.grid import load_cells
 from tests import examples
-from tests.algorithms.cases import NAMES, sections, splits_of
+from tests.algorithms.cases import NAMES, sections
 
 CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
 BASE: dict[str, Any] = {
@@ -33,12 +33,7 @@ BASE: dict[str, Any] = {
     "evaluate": {"every": 3},
     "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2], "algorithm.lr": ["theory", 0.01]},
 }
-SHARED = {**BASE["problem"], "split": {"local": []}}
-TOGETHER = [
-    name
-    for name in NAMES
-    if splits_of(name) != "all shared" and not examples.kind("algorithms", name).branches_on_server
-]
+TOGETHER = [name for name in NAMES if not examples.kind("algorithms", name).branches_on_server]
 CASES: dict[str, dict[str, Any]] = {
     "conjugate gradients": {},
     "single precision": {"precision": "float32"},
@@ -112,7 +107,8 @@ def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_pa
 def test_every_method_that_does_not_branch_on_its_server_has_the_bits_of_single_runs(name: str, tmp_path: Path) -> None:
     """One that does and does not say so fails here."""
     document = sections(name, "quadratic", grid={"seed": [0, 1], "problem.zeta": [0.5, 2]})
-    settings = document["algorithm"] | {"lr": 0.01}  # steps by theory differ between problems
+    steps = {key: 0.01 for key in ("lr", "inner_lr") if key in document["algorithm"]}
+    settings = document["algorithm"] | steps  # those by theory differ between problems
     if "fine_tuner" in settings:
         settings["fine_tuner"] = {**settings["fine_tuner"], "lr": 0.01}
     runs = setups(tmp_path, **document | {"algorithm": settings})
@@ -158,7 +154,6 @@ def test_runs_that_stop_are_left_running(tmp_path: Path) -> None:
         {"cohort": 2},
         {"aggregator": {"name": "median"}},
         {"compute_times": {"name": "fixed", "mean_seconds": 1.0}},
-        {"problem": SHARED, "algorithm": {"name": "fedavg", "lr": 0.01, "epochs": 1}},
         {"algorithm": {"name": "l2gd_theta", "lr": 0.01, "penalty": 0.5, "probability": 0.4}},
     ],
 )
