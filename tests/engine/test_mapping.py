@@ -15,7 +15,7 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.group import ClientGroup
-from ppfl.engine.mapping import lanes
+from ppfl.engine.mapping import laned, lanes
 from ppfl.engine.mapping.choose import choose_mapping
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
@@ -130,6 +130,7 @@ def test_chunks_are_joint_or_vectorized() -> None:
 
 def test_a_method_that_gives_lanes_other_bits_is_not_given_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that lanes know, wrongly: seen in the first round of one client, and left to the loop."""
+    monkeypatch.setattr(laned, "_known", {})
     total = lanes.Lanes.sum
     monkeypatch.setattr(lanes.Lanes, "sum", lambda self: lanes.Lanes(total(self).values * (1 + 2**-50)))
     cg = {"name": "conjugate_gradient", "steps": 3}

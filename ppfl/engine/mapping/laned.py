@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.content import content
 from ppfl.engine.mapping.laned_scores import LanedScores
 from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
 from ppfl.engine.mapping.loop import Loop
@@ -18,7 +19,7 @@ from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import Uplink, UplinkRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from ppfl.core.method import Report
     from ppfl.core.problem import Problem
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What functions raise that do with tensors what lanes cannot."""
+_known: dict[Hashable, bool] = {}
+"""Whether lanes serve clients that do the same on data of the same kind."""
 
 
 class Laned(Mapping):
@@ -56,8 +59,7 @@ class Laned(Mapping):
             and setup.asynchronous is None
             and len(setup.cohort.eligible) == problem.num_clients
             and setup.cohort.is_full
-            and _are_alike(problem)
-            and _has_the_bits_of_one(setup)
+            and _serves(setup)
         )
 
     def __call__(
@@ -144,13 +146,20 @@ class Laned(Mapping):
         return {name: value[first : first + self.num_clients] for name, value in params.items()}
 
 
-def _are_alike(problem: Problem) -> bool:
-    """Say whether the data of all clients of this rank have the same names, shapes and number types."""
+def _serves(setup: Setup) -> bool:
+    """Say whether the data of all clients of this rank are alike, and what clients do can be given lanes."""
+    problem, algorithm = setup.problem, setup.algorithm
     kinds = {
         tuple((name, value.shape, value.dtype) for name, value in problem.data(client, 0).items())
         for client in problem.clients
     }
-    return len(kinds) == 1
+    if len(kinds) != 1:
+        return False
+    # the runs of a pack ask again and again
+    key = (type(problem), content(algorithm, leave_out=algorithm.server_settings), *kinds)
+    if key not in _known:
+        _known[key] = _has_the_bits_of_one(setup)
+    return _known[key]
 
 
 def _has_the_bits_of_one(setup: Setup) -> bool:
