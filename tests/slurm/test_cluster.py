@@ -14,8 +14,10 @@ from tests.slurm.cluster import Cluster, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 START = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from tests.slurm.cluster import running_cluster
+# what a shell starts in the background ignores it, and so does all that it starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with running_cluster() as cluster:
     cluster.wait_for_state(cluster.ask("sbatch", "--parsable", "--wrap", "srun sleep 1000"), "RUNNING")
     pathlib.Path(sys.argv[1]).write_text(str(cluster.folder))
