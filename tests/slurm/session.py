@@ -27,7 +27,7 @@ PAGE = ROOT / "docs" / "cluster.md"
 PATIENCE_SECONDS = 900.0
 RUN = """\
 name: long
-rounds: 2000
+rounds: 20000
 precision: float64
 problem: {name: quadratic, generator: comparison, zeta: 1}
 algorithm: {name: ffgg, lr: theory, fine_tuner: {name: conjugate_gradient, steps: 2, start: redraw}}
@@ -37,8 +37,9 @@ checkpoint: {every_seconds: 5}
 FILES = {
     "run.yaml": RUN,
     "grid.yaml": RUN.replace("long", "grid") + "grid: {problem.zeta: [0, 10], seed: [0, 1]}\n",
-    # one client at a time, as runs that are too large to be computed together
-    "many.yaml": RUN.replace("long", "many") + "engine: {clients_per_chunk: 8}\ngrid: {seed: [0, 1, 2, 3, 4, 5]}\n",
+    # in chunks, as runs that are too large to be computed together, and slower for it
+    "many.yaml": RUN.replace("long", "many").replace("20000", "2000")
+    + "engine: {clients_per_chunk: 8}\ngrid: {seed: [0, 1, 2, 3, 4, 5]}\n",
     "my-workflow.yaml": "experiments: [grid.yaml]\nranks: 2\n",
 }
 SNAKEMAKE = "snakemake --workflow-profile profiles/slurm --configfile my-workflow.yaml --jobs 2"
@@ -93,7 +94,9 @@ class Session:
         """Return the jobs of the runs that are beyond a round, once there are so many of them."""
 
         def beyond() -> list[str]:
-            found = [run for run in self.status(config)["runs"] if run["state"] == "running"]
+            all_runs = self.status(config)["runs"]
+            assert any(run["state"] != "complete" for run in all_runs), f"{config} has ended unseen: more rounds"
+            found = [run for run in all_runs if run["state"] == "running"]
             jobs = [str(run["job"]) for run in found if run.get("round", 0) > more_than]
             return jobs if len(jobs) >= runs else []
 
