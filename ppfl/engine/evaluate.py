@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
 from ppfl.engine.ledger import StageCosts
+from ppfl.engine.mapping.laned import NOT_FOR_LANES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
 
-STAGES = ("global", "personal", "tuned")
+Found = TypeVar("Found")
+
 STATISTICS = ("mean", "weighted_mean", "q10", "q50", "q90")
 
 
@@ -29,7 +31,7 @@ class Stages:
     """What the final stages found, and what their training has cost."""
 
     scores: dict[str, dict[str, np.ndarray]]
-    """{stage: {metric: (N,)}}, as far as there are, in the order of STAGES."""
+    """{stage: {metric: (N,)}}, of the stages global, personal and, where something is tuned, tuned."""
     costs: dict[str, StageCosts]
 
     @property
@@ -46,11 +48,8 @@ def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.n
     """
     servers, setup = [run.server for run in runs], runs[0].setup
     of_clients = [_gather(run.setup, scores) for run, scores in zip(runs, _client_scores(runs, round), strict=True)]
-    lanes = _lanes(runs)
-    if lanes is not None and setup.communicator.size == 1:
-        of_shared = lanes.of_shared(servers)
-    else:
-        of_shared = [run.setup.problem.shared_metrics(run.server["shared"]) for run in runs]
+    in_one = _at_once(runs, lambda lanes: lanes.of_shared(servers)) if setup.communicator.size == 1 else None
+    of_shared = in_one or [run.setup.problem.shared_metrics(run.server["shared"]) for run in runs]
     return [_named(run.setup, mine, shared) for run, mine, shared in zip(runs, of_clients, of_shared, strict=True)]
 
 
@@ -65,17 +64,22 @@ def _named(
     return scores
 
 
-def _lanes(runs: Sequence[Run]) -> LanedScores | None:
-    """Return what scores all clients of the runs at once, where something does."""
+def _at_once(runs: Sequence[Run], score: Callable[[LanedScores], Found]) -> Found | None:
+    """Return what all clients of the runs score as lanes; None where they are no lanes, or a function has no lanes."""
     laned = runs[0].group.laned
-    return None if laned is None else laned.scores
+    if laned is None or laned.scores is None:
+        return None
+    try:
+        return score(laned.scores)
+    except NOT_FOR_LANES:  # a fine-tuner of the final stage, say; a mistake is raised again, one by one
+        return None
 
 
 def _client_scores(runs: Sequence[Run], round: int) -> list[dict[str, torch.Tensor]]:
     """Return {metric: (C,)} of the clients of this rank, for every run."""
-    lanes = _lanes(runs)
-    if lanes is not None:
-        rows = lanes.of_clients([run.server for run in runs], [run.group.lanes for run in runs])
+    servers = [run.server for run in runs]
+    rows = _at_once(runs, lambda lanes: lanes.of_clients(servers, [run.group.lanes for run in runs]))
+    if rows is not None:
         return [{name: values[number] for name, values in rows.items()} for number in range(len(runs))]
     return [_one_by_one(run, lambda *params, run=run: run.setup.problem.round_metrics(*params, round)) for run in runs]
 
@@ -89,9 +93,11 @@ def _one_by_one(run: Run, metrics: Callable[[Params, Params, int], Mapping[str, 
 def score_stages(runs: Sequence[Run]) -> list[Stages]:
     """Score `global` (θ with the client's initial w), `personal` (the client's own w) and `tuned` (after a final
     fine-tuning, of w, or of whole models where nothing is local) of every run. Collective."""
-    lanes, setup = _lanes(runs), runs[0].setup
-    if lanes is not None and setup.tuned_problem is setup.problem:
-        rows, costs = lanes.of_stages([run.server for run in runs], [run.group.lanes for run in runs])
+    setup, servers, found = runs[0].setup, [run.server for run in runs], None
+    if setup.tuned_problem is setup.problem:
+        found = _at_once(runs, lambda lanes: lanes.of_stages(servers, [run.group.lanes for run in runs]))
+    if found is not None:
+        rows, costs = found
         of_runs = [
             ({stage: {name: values[number] for name, values in of.items()} for stage, of in rows.items()}, costs)
             for number in range(len(runs))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
 """`stopped`: before its end, because somebody wished so; the keeper has a snapshot."""
 
+COUNTED = ("shared_gradients", "local_gradients")
+"""What of the reports of clients is a cost."""
+
 EXPLOSION_FACTOR = 1e6
 """A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
 
@@ -99,7 +102,7 @@ class Ledger:
 
     def count_clients(self, report: Report, num_clients: int = 1) -> None:
         """Count the gradients that each of some clients tells of in a report; none of a side without parameters."""
-        for name in _OF_CLIENTS:
+        for name in COUNTED:
             if name in report and self._has_side[name]:
                 setattr(self.costs, name, getattr(self.costs, name) + num_clients * summable(report[name]))
 
@@ -130,7 +133,7 @@ class Ledger:
 
     def numbers(self) -> dict[str, Any]:
         """Return what a snapshot needs to know, the gradients of all ranks together. Collective."""
-        costs = asdict(self.costs) | dict(zip(_OF_CLIENTS, self._gradients_of_all(), strict=True))
+        costs = asdict(self.costs) | dict(zip(COUNTED, self._gradients_of_all(), strict=True))
         return {"limit": self._limit, "costs": costs}
 
     def restore(self, numbers: Mapping[str, Any]) -> None:
@@ -153,13 +156,13 @@ class Ledger:
             **more,
         }
         if self._coordinator is None:
-            return totals | dict(zip(_OF_CLIENTS, self._gradients_of_all(), strict=True))
+            return totals | dict(zip(COUNTED, self._gradients_of_all(), strict=True))
         values = torch.tensor(list(totals.values()), dtype=torch.float64)
         told = self._setup.communicator.broadcast(values, self._coordinator)
         return dict(zip(totals, told.tolist(), strict=True))
 
     def _gradients_of_all(self) -> list[float]:
-        mine = torch.tensor([getattr(self.costs, name) for name in _OF_CLIENTS], dtype=torch.float64)
+        mine = torch.tensor([getattr(self.costs, name) for name in COUNTED], dtype=torch.float64)
         of_all: list[float] = self._setup.communicator.allreduce(mine, "sum").tolist()
         return of_all
 
@@ -167,16 +170,14 @@ class Ledger:
 @contextmanager
 def timed(ledgers: Sequence[Ledger]) -> Iterator[None]:
     """Count the seconds of what is done inside, and those of them spent in communication; several share them."""
-    started, communicated = time.perf_counter(), ledgers[0].communication_seconds
+    started, before = time.perf_counter(), [ledger.communication_seconds for ledger in ledgers]
     yield
-    for ledger in ledgers:
-        ledger.costs.seconds += (time.perf_counter() - started) / len(ledgers)
+    seconds = (time.perf_counter() - started) / len(ledgers)
+    for ledger, communicated in zip(ledgers, before, strict=True):
+        ledger.costs.seconds += seconds
         ledger.costs.communication_seconds += ledger.communication_seconds - communicated
 
 
 def summable(count: float | torch.Tensor) -> float:
     """Return a multiple of 2⁻²⁰: sums of those are exact in any order up to 2³³, the same on any number of ranks."""
     return round(float(count) * 2**20) / 2**20
-
-
-_OF_CLIENTS = ("shared_gradients", "local_gradients")

@@ -12,7 +12,7 @@ import torch
 from ppfl.core.params import flatten, unflatten
 from ppfl.engine.asynchronous import AsynchronousEngine
 from ppfl.engine.checkpoint import name_params, read_params
-from ppfl.engine.ledger import Ledger, summable
+from ppfl.engine.ledger import COUNTED, Ledger, summable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ppfl.engine.setup import Setup
 
 COORDINATOR = 0
-_COUNTED = ("shared_gradients", "local_gradients")
 _UNIT = 2.0**-20
 """Of counts, which travel as whole numbers."""
 
@@ -162,7 +161,7 @@ class Messages(AsynchronousEngine):
                     return
             else:
                 client, version, report, params = self._compute_next()
-                counts = [round(summable(report.get(name, 0.0)) / _UNIT) for name in _COUNTED]
+                counts = [round(summable(report.get(name, 0.0)) / _UNIT) for name in COUNTED]
                 self._send(COORDINATOR, [_Kind.UPLINK, client, version, *counts], params)
 
     def _take_in(self) -> Message | None:
@@ -219,7 +218,7 @@ class Messages(AsynchronousEngine):
             self._asks_to_stop = True
         else:
             _, client, version, *counts = message.header
-            report = {name: count * _UNIT for name, count in zip(_COUNTED, counts, strict=True)}
+            report = {name: count * _UNIT for name, count in zip(COUNTED, counts, strict=True)}
             self._arrived.append(_Uplink(client, version, report, _params(message.body, self._like)))
 
     def _compute_next(self) -> _Uplink:

@@ -16,6 +16,7 @@ from ppfl.core.exact_sum import ExactSum, exact_sums
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.ledger import Scored, StageCosts
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
+from ppfl.engine.mapping.laned import UnlikeRunsError
 from ppfl.engine.mapping.lanes import Lanes, as_lanes, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
@@ -122,7 +123,7 @@ def test_runs_that_send_different_names_are_refused(tmp_path: Path) -> None:
         together = Lockstep(setups(tmp_path, grid={"seed": [0, 1]}))
         server = together.runs[odd].server
         server["shared"] = {**server["shared"], "extra": torch.zeros(3)}
-        with pytest.raises(ValueError, match=r"one run has .*extra"):
+        with pytest.raises(UnlikeRunsError, match=r"one run has .*extra"):
             list(together.run())
 
 

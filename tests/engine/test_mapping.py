@@ -15,18 +15,21 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.group import ClientGroup
+from ppfl.engine.lockstep import Lockstep
 from ppfl.engine.mapping import laned, lanes
 from ppfl.engine.mapping.choose import choose_mapping
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.vectorized import Vectorized
+from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from tests.algorithms.cases import NAMES, QUADRATIC, sections
 from tests.engine.build import config, engine, ffgg
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, CONFIG
 
+MEDIAN = {"name": "median"}
 SMALL = {**QUADRATIC, "clients": 4}
 TUNED = {"evaluate": {"every": 2, "tuned": {"epochs": 2}}}
 FINE_TUNERS: dict[str, dict[str, Any]] = {
@@ -94,6 +97,7 @@ def test_every_kind_of_fine_tuning(tuner: dict[str, Any], precision: str) -> Non
     [
         {"aggregator": {"name": "median"}},
         {"byzantine": {"attack": {"name": "sign_flip"}, "clients": 1, "placement": "beside"}},
+        {"byzantine": {"attack": {"name": "sign_flip"}, "clients": 1, "placement": "among"}, "aggregator": MEDIAN},
         {"weights": "samples"},
     ],
     ids=str,
@@ -158,3 +162,41 @@ def test_what_lanes_cannot_do_in_a_later_round_is_done_one_by_one() -> None:
 
     assert isinstance(late().group.mapping, Laned)
     assert fingerprint(late()) == fingerprint(one_by_one(late()))
+
+
+def test_several_runs_go_on_one_by_one_where_lanes_cannot() -> None:
+    def late(seed: int) -> Setup:
+        small = {"problem": SMALL, "algorithm": ffgg({"name": "exact"}), **TUNED, "seed": seed}
+        setup = build(config(**small), SoloCommunicator())
+        return replace(setup, algorithm=Late(**dict(setup.algorithm)))
+
+    together = Lockstep([late(0), late(1)])
+    found: list[list[Any]] = [[], []]
+    for number, scored in together.run():
+        found[number].append(scored.metrics["loss"])
+    alone = [[scored.metrics["loss"] for scored in one_by_one(Synchronous(late(seed)))] for seed in (0, 1)]
+    assert found == alone
+
+
+def test_a_final_stage_that_lanes_cannot_do_is_done_one_by_one() -> None:
+    tuner = {"name": "lbfgs", "steps": 2}
+    document = {
+        "problem": SMALL, "algorithm": ffgg({"name": "exact"}), "rounds": 4,
+        "evaluate": {"every": 2, "tuned": {"epochs": 1, "fine_tuner": tuner}},
+    }  # fmt: skip
+    running = engine(**document)
+    assert isinstance(running.group.mapping, Laned)
+    assert fingerprint(running) == fingerprint(one_by_one(engine(**document)))
+
+
+def test_lanes_are_one_call_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one a client, which would have the same bits."""
+    calls: list[int] = []
+    running = engine(problem=SMALL, algorithm=ffgg({"name": "exact"}), rounds=3)
+    client = FFGG.client
+    monkeypatch.setattr(FFGG, "client", lambda *arguments: calls.append(1) or client(*arguments))
+    list(running)
+    assert len(calls) == 3
+    del calls[:]
+    list(one_by_one(engine(problem=SMALL, algorithm=ffgg({"name": "exact"}), rounds=3)))
+    assert len(calls) >= 3 * SMALL["clients"]

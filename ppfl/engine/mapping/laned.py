@@ -16,7 +16,7 @@ from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
-from ppfl.engine.mapping.uplinks import Uplink, UplinkRows
+from ppfl.engine.mapping.uplinks import UplinkRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from ppfl.core.method import Report
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
-    from ppfl.engine.mapping.uplinks import AnyUplink
     from ppfl.engine.setup import Setup
 
-_NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What functions raise that do with tensors what lanes cannot."""
 _known: dict[Hashable, bool] = {}
 """Whether lanes serve clients that do the same on data of the same kind."""
+
+
+class UnlikeRunsError(Exception):
+    """Servers of runs that were taken together send different names: their method branches and does not say so."""
 
 
 class Laned(Mapping):
@@ -64,36 +67,38 @@ class Laned(Mapping):
 
     def __call__(
         self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
-    ) -> tuple[Sequence[AnyUplink], State]:
+    ) -> tuple[list[UplinkRows], State]:
         """See Mapping; for one run."""
-        try:
-            uplinks, new_states = self.step([message], [states], round)
-        except _NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
-            return self._one_by_one(message, states, round)
+        uplinks, new_states = self.step([message], [states], round)
         return uplinks, new_states[0]
-
-    def _one_by_one(self, message: Params, states: State, round: int) -> tuple[list[Uplink], State]:
-        loop = Loop(self.setups[0])
-        steps = [
-            loop.one(client, member(states, row), message, round) for row, client in enumerate(self.problem.clients)
-        ]
-        return [uplink for uplink, _ in steps], stack_states([state for _, state in steps])
 
     def step(
         self, messages: Sequence[Params], states: Sequence[State], round: int
     ) -> tuple[list[UplinkRows], list[State]]:
         """Return what the clients of every run send, and their new states, (C, …) each."""
+        repeated = self.repeat(messages)
+        try:
+            return self._side_by_side(repeated, states, round)
+        except NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
+            of_runs = zip(self.setups, messages, states, strict=True)
+            steps = [_one_by_one(setup, message, state, round) for setup, message, state in of_runs]
+            return [rows for rows, _ in steps], [state for _, state in steps]
+
+    def _side_by_side(
+        self, message: Params, states: Sequence[State], round: int
+    ) -> tuple[list[UplinkRows], list[State]]:
         draws = self.drawn(lambda problem, client: self.algorithm.draws(problem, client, round, 1))
-        step = self.algorithm.client(self.problem, self.repeat(messages), self.gather(states), self.data, draws)
-        self._lanes = _values(step.state)
-        self._gathered = [
-            {group: self._of_run(params, run) for group, params in self._lanes.items()} for run in range(len(states))
-        ]
+        step = self.algorithm.client(self.problem, message, self.gather(states), self.data, draws)
+        lanes = _values(step.state)
         sent = {name: values_of(value) for name, value in step.uplink.items()}
         reports = self._reports(step.report)
         rows = [
             UplinkRows(problem.clients, self._of_run(sent, run), reports[run * self.num_clients :][: self.num_clients])
             for run, problem in enumerate(self.problems)
+        ]
+        self._lanes = lanes
+        self._gathered = [
+            {group: self._of_run(params, run) for group, params in lanes.items()} for run in range(len(states))
         ]
         return rows, self._gathered
 
@@ -112,7 +117,7 @@ class Laned(Mapping):
         """Give every client the message of its run; all have the same names."""
         for message in messages:
             if message.keys() != messages[0].keys():
-                raise ValueError(f"one run has {', '.join(message)}, another one {', '.join(messages[0])}")
+                raise UnlikeRunsError(f"one run has {', '.join(message)}, another one {', '.join(messages[0])}")
         stacked = {name: torch.stack([message[name] for message in messages]) for name in messages[0]}
         return {name: as_lanes(values.repeat_interleave(self.num_clients, dim=0)) for name, values in stacked.items()}
 
@@ -146,6 +151,16 @@ class Laned(Mapping):
         return {name: value[first : first + self.num_clients] for name, value in params.items()}
 
 
+def _one_by_one(setup: Setup, message: Params, states: State, round: int) -> tuple[UplinkRows, State]:
+    """Return what `Laned.step` does, for one run, client after client."""
+    loop, clients = Loop(setup), setup.problem.clients
+    steps = [loop.one(client, member(states, row), message, round) for row, client in enumerate(clients)]
+    uplinks = [uplink for uplink, _ in steps]
+    params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
+    rows = UplinkRows(clients, params, [uplink.report for uplink in uplinks])
+    return rows, stack_states([state for _, state in steps])
+
+
 def _serves(setup: Setup) -> bool:
     """Say whether the data of all clients of this rank are alike, and what clients do can be given lanes."""
     problem, algorithm = setup.problem, setup.algorithm
@@ -177,7 +192,7 @@ def _has_the_bits_of_one(setup: Setup) -> bool:
         step = algorithm.client(problem, stack([message]), one_lane, stack([data]), stack([draws]))
         uplink = {name: values_of(value)[0] for name, value in step.uplink.items()}
         found = member(_values(step.state), 0)
-    except _NOT_FOR_LANES:
+    except NOT_FOR_LANES:
         return False
     return _bits({"": uplink, **found}) == _bits({"": alone.uplink, **alone.state})
 

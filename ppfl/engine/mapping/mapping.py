@@ -19,12 +19,7 @@ class Mapping(ABC):
     """Applies an algorithm's `client` to a chunk of clients of one rank.
 
     A kernel sees one chunk only, so that nothing depends on which other clients a rank happens to have. Each mapping
-    says by itself whether it can serve a run; `ppfl.engine.mapping.choose` asks them in turn. To write one:
-
-        class Backwards(Loop):
-            def __call__(self, message, chunk, members, states, round):
-                uplinks, states = super().__call__(message, chunk, members, states, round)
-                return list(reversed(uplinks)), states
+    says by itself whether it can serve a run; `ppfl.engine.mapping.choose` asks them in turn.
     """
 
     def __init__(self, setup: Setup) -> None:
