@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class Dispatcher:
-    """Who is sent θ: M clients at the start, then one for each that arrives.
+    """Who is sent θ: J clients at the start, then one for each that arrives.
 
     With all clients in flight it is the one that arrived. Otherwise draw number k is uniform over the clients that are
-    idle; with M = 1 these are the draws of synchronous rounds with one client.
+    idle; with J = 1 these are the draws of synchronous rounds with one client.
     """
 
     def __init__(self, sampler: CohortSampler) -> None:

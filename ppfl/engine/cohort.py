@@ -40,11 +40,11 @@ class CohortSampler:
 
     @property
     def participation(self) -> float:
-        """N over the number of clients with samples, in (0, 1]."""
+        """Size of the cohort over the number of clients with samples, in (0, 1]."""
         return self.size / len(self._eligible)
 
     def __call__(self, round: int) -> frozenset[int]:
-        """Return the N clients of a round."""
+        """Return the clients of a round."""
         if self.is_full:
             return frozenset(self._eligible)
         draw = generator(self._seed, "cohort", round=round)

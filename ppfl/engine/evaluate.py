@@ -31,7 +31,7 @@ class Stages:
     """What the final stages found, and what their training has cost."""
 
     scores: dict[str, dict[str, np.ndarray]]
-    """{stage: {metric: (N,)}}, of the stages global, personal and, where something is tuned, tuned."""
+    """{stage: {metric: (M,)}}, of the stages global, personal and, where something is tuned, tuned."""
     costs: dict[str, StageCosts]
 
     @property
@@ -44,7 +44,7 @@ class Stages:
 def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
     """Return the scores of every run after `round` rounds: means over clients, and what the problem says of θ.
 
-    Arrays have shape (N,), one number a client. Collective.
+    Arrays have shape (M,), one number a client. Collective.
     """
     servers, setup = [run.server for run in runs], runs[0].setup
     of_clients = [_gather(run.setup, scores) for run, scores in zip(runs, _client_scores(runs, round), strict=True)]
@@ -134,7 +134,7 @@ def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
 
 
 def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]:
-    """Return the statistics of one metric over clients, (N,) -> {mean, weighted_mean, q10, q50, q90}.
+    """Return the statistics of one metric over clients, (M,) -> {mean, weighted_mean, q10, q50, q90}.
 
     Weights are the samples that the metric was computed on; clients without such samples, and Byzantine ones, are
     left out.
@@ -205,6 +205,6 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, torch.Tensor]:
 
 
 def _gather(setup: Setup, mine: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """From {metric: (C,)} on every rank to {metric: (N,)} in client order. Collective."""
+    """From {metric: (C,)} on every rank to {metric: (M,)} in client order. Collective."""
     everyone = setup.communicator.allgather_rows(torch.stack(list(mine.values()), dim=1)).numpy()
     return {name: np.ascontiguousarray(everyone[:, column]) for column, name in enumerate(mine)}
