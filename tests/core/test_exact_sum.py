@@ -29,6 +29,12 @@ def total(terms: list[torch.Tensor]) -> torch.Tensor:
     return sums.reduce(SoloCommunicator())
 
 
+def as_rows(terms: list[torch.Tensor]) -> torch.Tensor:
+    sums = ExactSum(len(terms[0]))
+    sums.add_rows(torch.stack(terms), torch.ones(len(terms), dtype=torch.float64))
+    return sums.reduce(SoloCommunicator())
+
+
 def random_terms(count: int, length: int, spread: float, seed: int = 0) -> list[torch.Tensor]:
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((count, length)) * 10.0 ** rng.uniform(-spread, spread, (count, length))
@@ -265,11 +271,9 @@ def test_bins_that_are_empty_everywhere_do_not_travel(tiny_rank: int | None) -> 
 def test_a_term_below_all_kept_bins_is_left_out_at_once_as_one_by_one() -> None:
     """Its own highest bin is the fourth one, though rounded to the third it would be 1 there."""
     terms = [torch.tensor([value], dtype=torch.float64) for value in (2.0**120, 0.75 * 2.0**40, -(2.0**120))]
-    assert total(terms) == 0.0
-    assert exact_sums(torch.stack(terms)[None])[0] == 0.0
+    assert total(terms) == exact_sums(torch.stack(terms)[None])[0] == as_rows(terms) == 0.0
     terms[1] *= 4.0
-    assert total(terms) == 3.0 * 2.0**40
-    assert exact_sums(torch.stack(terms)[None])[0] == 3.0 * 2.0**40
+    assert total(terms) == exact_sums(torch.stack(terms)[None])[0] == as_rows(terms) == 3.0 * 2.0**40
 
 
 def test_more_terms_than_a_float64_counts_exactly() -> None:
