@@ -18,7 +18,8 @@ from ppfl.grid import planned, refuse_for_results
 from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED, PLUG_INS
-from ppfl.results.quick_reader import MISSING, Outline, kind_of, outline, read_numbers, why_unreadable
+from ppfl.results.outcome import outline
+from ppfl.results.quick_reader import MISSING, Outline, kind_of, read_numbers, why_unreadable
 from ppfl.results.seal import DamagedError
 from ppfl.results.stored_config import stored_config
 from ppfl.yaml_file import parse_yaml

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,8 @@ import numpy.typing as npt
 
 from ppfl.core.errors import UserError
 from ppfl.core.plain_file import open_plain
-from ppfl.results.failures import failure_since
 from ppfl.results.hdf5 import NotHDF5Error, check_attributes, opened
-from ppfl.results.layout import FILE_KIND, FINISHED, PLUG_INS, RUNNING, SECONDS_SHARED_BY, running_path
-from ppfl.results.owner import read_owner
+from ppfl.results.layout import FILE_KIND, FINISHED, PLUG_INS, SECONDS_SHARED_BY
 from ppfl.results.seal import CHECKSUM, DamagedError, seal_of
 
 Array = npt.NDArray[Any]
@@ -127,23 +124,14 @@ def why_unreadable(path: Path) -> str:
     return ""
 
 
-def outline(path: Path) -> Outline:
-    """Return how the run ended whose result is, or would be, at `path`, whatever state it is in.
+def read_outline(path: Path) -> Outline:
+    """Return how the run of a result ended, by the file alone.
 
-    Raises UserError for an HDF5 file that is no result, and for a result of a newer version.
+    Raises UserError for an HDF5 file that is no result, and for a result of a newer version; other errors as of
+    `ppfl.results.hdf5.opened`.
     """
-    try:
-        with opened(path) as (file, has_seal):
-            found = _outline(file, path, has_seal)
-    except FileNotFoundError:
-        return _without_file(path)
-    except OSError as error:
-        return Outline(FAILED, f"the result cannot be read: {error.strerror}")
-    except (DamagedError, NotHDF5Error) as error:
-        return Outline(FAILED, f"the result cannot be read: {str(error).removeprefix(f'{path}: ')}")
-    if found.status == RUNNING and (reason := _failure(path)) is not None:
-        return Outline(**(vars(found) | {"status": FAILED, "reason": reason}))
-    return found
+    with opened(path) as (file, has_seal):
+        return _outline(file, path, has_seal)
 
 
 def read_numbers(
@@ -189,19 +177,6 @@ def _outline(file: h5py.h5f.FileID, path: Path, has_seal: bool) -> Outline:
         final = {"stages": _texts(group, b"stage"), "statistics": _texts(group, b"statistic")}
         final["summary"] = tuple(name.decode() for name in group if name not in (b"stage", b"statistic"))
     return Outline(str(attrs["status"]), "", attrs, provenance, rounds, clients, series, **final)
-
-
-def _without_file(path: Path) -> Outline:
-    reason = _failure(path)
-    if reason is not None:
-        return Outline(FAILED, reason)
-    return Outline(RUNNING if os.path.lexists(running_path(path)) else MISSING)
-
-
-def _failure(path: Path) -> str | None:
-    """Return why the last attempt failed; None when none did, or when another one has begun since."""
-    failure = failure_since(path, read_owner(running_path(path)))
-    return failure.reason if failure is not None else None
 
 
 def _attributes(location: h5py.h5g.GroupID, wanted: Collection[str] | None = None) -> dict[str, Any]:

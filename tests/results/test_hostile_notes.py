@@ -18,8 +18,8 @@ from ppfl.results.claim import Claim
 from ppfl.results.failures import Failure, failure_since, read_failure, remove_failure, write_failure, write_rank_log
 from ppfl.results.layout import failed_path, running_path
 from ppfl.results.notes import MAX_BYTES
+from ppfl.results.outcome import outline
 from ppfl.results.owner import read_owner
-from ppfl.results.quick_reader import outline
 from ppfl.results.states import state_of
 from tests.conftest import MakeResult
 

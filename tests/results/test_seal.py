@@ -13,7 +13,8 @@ import xarray
 
 from ppfl.core.errors import UserError
 from ppfl.results.layout import shared_path
-from ppfl.results.quick_reader import FAILED, is_finished, outline
+from ppfl.results.outcome import outline
+from ppfl.results.quick_reader import FAILED, is_finished
 from ppfl.results.reader import open_result
 from ppfl.results.recorder import look, set_aside
 from ppfl.results.seal import DamagedError, seal_anew
