@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from ppfl.core.agree import SharedUserError
-from ppfl.core.attack import Attack
+from ppfl.core.attack import Attack, AttackOnData
 from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
 from ppfl.core.rng import generator
 
@@ -36,7 +36,7 @@ class Byzantine(Settings):
     def _fits_together(self) -> Byzantine:
         if self.placement == "beside" and not isinstance(self.clients, int):
             raise refusal("clients", "a number: attackers beside the problem's clients have no names")
-        if self.attack.on_data:
+        if isinstance(self.attack, AttackOnData):
             if self.placement == "beside":
                 raise refusal("placement", f"'among': {self.attack.name} changes data, and those beside have none")
             if self.rounds != "all":
@@ -88,13 +88,13 @@ class Byzantine(Settings):
 
     def attacks_in(self, round: int, seed: int) -> bool:
         """Return whether vectors are attacked in this round."""
-        if self.attack.on_data:
+        if isinstance(self.attack, AttackOnData):
             return False
         return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
 
     def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_labels: bool) -> None:
         """Raise pydantic's error for what does not go with attackers."""
-        if self.attack.on_data:
+        if isinstance(self.attack, AttackOnData):
             if not has_labels:
                 raise refusal("byzantine.attack.name", "an attack on vectors: data of this problem have no labels")
             return
@@ -110,7 +110,7 @@ class Byzantine(Settings):
 def _on_data() -> str:
     """Return the names of the attacks on data."""
     found = discover("ppfl.attacks").items()
-    return ", ".join(name for name, kind in found if getattr(kind, "on_data", False))
+    return ", ".join(name for name, kind in found if issubclass(kind, AttackOnData))
 
 
 def _shorten(names: Sequence[str]) -> str:

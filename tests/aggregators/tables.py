@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ppfl.core.attack import AttackOnVectors
 from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.pre_aggregator import Moment
 from tests import examples
@@ -15,7 +16,7 @@ from tests.ranks import client_matrix_of
 torch.set_num_threads(1)
 
 RULES, BEFORE, ATTACKS = (examples.names(folder) for folder in ("aggregators", "pre_aggregators", "attacks"))
-ON_VECTORS = [name for name in ATTACKS if not examples.kind("attacks", name).on_data]
+ON_VECTORS = [name for name in ATTACKS if issubclass(examples.kind("attacks", name), AttackOnVectors)]
 
 
 def most(num_vectors: int) -> int:
