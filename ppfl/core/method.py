@@ -227,9 +227,6 @@ class Algorithm(PlugIn):
     """True when what `downlink`, `uplink_like` or `view` return depends on values of the server's state, such as coins:
     runs then differ in what they send in the same round, and cannot be computed together."""
 
-    sums_clients: ClassVar[bool] = False
-    """True when `client_sum` is there."""
-
     @property
     def fine_tuner_of_clients(self) -> FineTuner | None:
         """Return the fine-tuner that the method uses, the default one for the final stage `tuned`."""
@@ -258,16 +255,6 @@ class Algorithm(PlugIn):
     @abstractmethod
     def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return uplink, new state and report of one client."""
-
-    def client_sum(
-        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
-        weights: list[float],
-    ) -> JointStep:  # fmt: skip
-        """Return Σ_k v_k uplink_k, new states and reports of several clients.
-
-        For methods that say `sums_clients`, and problems that say `has_joint_pass`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} computes the uplink of every client")
 
     @abstractmethod
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
@@ -299,3 +286,45 @@ class Algorithm(PlugIn):
         optimizer that it has no use for. The split has been checked.
         """
         return self
+
+
+class JointAlgorithm(Algorithm):
+    """A method that can also add up what several clients send, and compute none of these uplinks by itself.
+
+    Beside `client` it says how. The sum is taken where nobody asks for single uplinks and the problem has a joint pass:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.method import ClientStep, JointAlgorithm, JointStep
+    >>> class GradientDescent(JointAlgorithm):
+    ...     name: Literal["gradient_descent"]
+    ...
+    ...     def client(self, problem, message, state, data, draws):
+    ...         return ClientStep(problem.shared_gradient(message, state["local"], data), state)
+    ...
+    ...     def client_sum(self, problem, message, states, datas, draws, weights):
+    ...         once = problem.joint_pass(message, datas)
+    ...         total = once.shared_gradient([state["local"] for state in states], weights)
+    ...         return JointStep(total, states, [{"shared_gradients": 1.0} for _ in datas])
+    ...
+    ...     def server(self, state, aggregate, optimizer, round):
+    ...         return optimizer.step(state, aggregate, lr=1.0)
+    >>> class Parabolas:  # all of a problem that this one asks for
+    ...     def joint_pass(self, shared, datas):
+    ...         self.shared, self.datas = shared, datas
+    ...         return self
+    ...     def shared_gradient(self, tuned, weights):
+    ...         pairs = zip(weights, self.datas)
+    ...         return {"theta": sum(weight * (self.shared["theta"] - data["goal"]) for weight, data in pairs)}
+    >>> datas, states = [{"goal": torch.ones(1)}, {"goal": torch.zeros(1)}], [{"local": {}}, {"local": {}}]
+    >>> method = GradientDescent(name="gradient_descent")
+    >>> method.client_sum(Parabolas(), {"theta": torch.full((1,), 3.0)}, states, datas, [{}, {}], [2.0, 1.0]).total
+    {'theta': tensor([7.])}
+    """
+
+    @abstractmethod
+    def client_sum(
+        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
+        weights: list[float],
+    ) -> JointStep:  # fmt: skip
+        """Return Σ_k v_k uplink_k, new states and reports of several clients."""
