@@ -6,6 +6,7 @@ randomness of their own: whatever is random comes in through `draws`.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
@@ -90,9 +91,6 @@ class FineTuner(PlugIn):
     Tuned(local={'w': tensor([ 1.5000, -1.5000])}, num_gradients=3.0)
     """
 
-    solves_exactly: ClassVar[bool] = False
-    """True when the result is w*(θ), which allows the larger step 1/L."""
-
     start: Literal["warm", "zero", "redraw"] = "warm"
     """w to begin with: the client's last one, zeros, or a fresh random one each round."""
 
@@ -125,6 +123,33 @@ class FineTuner(PlugIn):
         return self.tune(problem, shared, self.begin(local, draws), problem.advance(shared, data), draws)
 
 
+class ExactFineTuner(FineTuner):
+    """w ← w*(θ) = argmin_w f(θ, w), wherever it starts: θ then descends on F_m, which allows the larger step 1/L.
+
+    It says how w* is found, for no gradient:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.method import ExactFineTuner
+    >>> class Goal(ExactFineTuner):
+    ...     name: Literal["goal"]
+    ...
+    ...     def solve(self, problem, shared, data):
+    ...         return {"w": data["goal"] - shared["theta"]}
+    >>> shared, data = {"theta": torch.ones(1)}, {"goal": torch.full((1,), 3.0)}
+    >>> Goal(name="goal").tune(None, shared, {"w": torch.zeros(1)}, data, {})
+    Tuned(local={'w': tensor([2.])}, num_gradients=0.0)
+    """
+
+    @abstractmethod
+    def solve(self, problem: Problem, shared: Params, data: Data) -> Params:
+        """Return w*(θ); `data` may be advanced."""
+
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+        """Return w*(θ) and no gradients."""
+        return Tuned(self.solve(problem, shared, data), 0.0)
+
+
 class ServerOptimizer(PlugIn):
     """Turns an aggregated gradient into a direction: θ ← θ − γ·direction, γ the algorithm's own lr.
 
@@ -151,9 +176,6 @@ class ServerOptimizer(PlugIn):
     {'theta': tensor([-0.1500, -0.1500])}
     """
 
-    memoryless: ClassVar[bool] = False
-    """True when the direction is the gradient itself, for which the step bounds of gradient descent hold."""
-
     lr: PositiveFloat = 1.0
     """Factor on the direction."""
 
@@ -164,6 +186,10 @@ class ServerOptimizer(PlugIn):
     @abstractmethod
     def direction(self, state: State, gradient: Params) -> tuple[Params, State]:
         """Return the direction, scaled by `lr`, and the next state."""
+
+    def largest_step(self, curvature: float) -> float:
+        """Return the γ above which it must diverge on a quadratic of this λ_max; ∞ where none is known."""
+        return math.inf
 
     def step(self, server: State, gradient: Params, lr: float) -> State:
         """θ ← θ − lr·direction in the server's state; its other groups stay as they are."""
