@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar, final
 
 import torch
 from pydantic import Field, model_validator
@@ -79,11 +79,6 @@ class Aggregator(PlugIn):
         before = [{"f": values["f"], **step} if _takes_f(step) else step for step in values["before"]]
         return {**values, "before": before}
 
-    @property
-    def linear(self) -> bool:
-        """True when the rule is the weighted mean: the engine then accumulates without keeping any row."""
-        return False
-
     def bound(self) -> Bound:
         """Return how many vectors the rule takes at least, after what comes before it."""
         return Bound(1, "N >= 1")
@@ -133,6 +128,39 @@ class Aggregator(PlugIn):
         """Return the rule for that many vectors, taken for Byzantine, fewer: f is smaller, here and in `before`."""
         before = tuple(_with_less_f(step, removed) for step in self.before)
         return _with_less_f(self, removed).model_copy(update={"before": before})
+
+
+class WeightedMean(Aggregator):
+    """Σ_m p_m x_m with the run's weights p; called on a matrix it gives every row the same weight.
+
+    With nothing before it, it is a sum: the engine adds up what clients send, and such a rule has but a name to give:
+
+    >>> from typing import Literal
+    >>> from ppfl.core.aggregator import WeightedMean, is_sum
+    >>> class Average(WeightedMean):
+    ...     name: Literal["average"]
+    >>> is_sum(Average(name="average"))
+    True
+    >>> is_sum(Average(name="average", before=[{"name": "clipping", "threshold": 1.0}]))
+    False
+    """
+
+    @final
+    def __call__(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        """Return the mean; raises NotFiniteError when a vector has NaN or inf and nothing comes before the mean."""
+        if is_sum(self) and not matrix.finite().all():
+            raise NotFiniteError((~matrix.finite()).nonzero()[:, 0].tolist())
+        return super().__call__(matrix, moment)
+
+    @final
+    def rule(self, matrix: ClientMatrix) -> torch.Tensor:
+        """Return the mean of the rows, shape (D,)."""
+        return matrix.combine(torch.full((matrix.num_vectors,), 1.0 / matrix.num_vectors, dtype=torch.float64))
+
+
+def is_sum(aggregator: Aggregator) -> bool:
+    """Say whether the weighted sum of all that is sent is enough, and no row has to be kept."""
+    return isinstance(aggregator, WeightedMean) and not aggregator.before
 
 
 def _with_less_f(plug_in: Chosen, removed: int) -> Chosen:

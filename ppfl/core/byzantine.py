@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from ppfl.core.aggregator import is_sum
 from ppfl.core.agree import SharedUserError
 from ppfl.core.attack import Attack, AttackOnData
 from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
@@ -103,7 +104,7 @@ class Byzantine(Settings):
                 "byzantine.attack.name",
                 f"an attack on data ({_on_data()}): asynchronous runs apply one uplink at a time",
             )
-        if aggregator.linear and weights != "uniform":
+        if is_sum(aggregator) and weights != "uniform":
             raise refusal("weights", "'uniform', since attackers have one vote each")
 
 
