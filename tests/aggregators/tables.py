@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
+from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.attack import AttackOnVectors
 from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.pre_aggregator import Moment
@@ -47,6 +49,14 @@ def rule(name: str, num_vectors: int, before: str | None = None, **others: Any) 
         left = examples.kind("pre_aggregators", before).model_validate(steps[0]).num_outputs(num_vectors)
     document = {"name": name, **settings_for(name, left), **others, "before": steps}
     return examples.kind("aggregators", name).model_validate(document)
+
+
+def asks_for(name: str, look: str) -> bool:
+    """Say whether a rule asks a client matrix for that, such as `gram`."""
+    matrix = matrix_of(SoloCommunicator(), vectors(11, 8, "generic"))
+    with mock.patch.object(matrix, look, wraps=getattr(matrix, look)) as asked:
+        rule(name, 11)(matrix, Moment())
+    return asked.called
 
 
 def attack(name: str, **others: Any) -> Any:
