@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from ppfl.core.aggregator import is_sum
 from ppfl.core.agree import SharedUserError
-from ppfl.core.attack import Attack, AttackOnData
+from ppfl.core.attack import Attack, AttackOnVectors
 from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
 from ppfl.core.rng import generator
 
@@ -37,7 +37,7 @@ class Byzantine(Settings):
     def _fits_together(self) -> Byzantine:
         if self.placement == "beside" and not isinstance(self.clients, int):
             raise refusal("clients", "a number: attackers beside the problem's clients have no names")
-        if isinstance(self.attack, AttackOnData):
+        if not isinstance(self.attack, AttackOnVectors):
             if self.placement == "beside":
                 raise refusal("placement", f"'among': {self.attack.name} changes data, and those beside have none")
             if self.rounds != "all":
@@ -89,13 +89,13 @@ class Byzantine(Settings):
 
     def attacks_in(self, round: int, seed: int) -> bool:
         """Return whether vectors are attacked in this round."""
-        if isinstance(self.attack, AttackOnData):
+        if not isinstance(self.attack, AttackOnVectors):
             return False
         return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
 
     def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_labels: bool) -> None:
         """Raise pydantic's error for what does not go with attackers."""
-        if isinstance(self.attack, AttackOnData):
+        if not isinstance(self.attack, AttackOnVectors):
             if not has_labels:
                 raise refusal("byzantine.attack.name", "an attack on vectors: data of this problem have no labels")
             return
@@ -111,7 +111,7 @@ class Byzantine(Settings):
 def _on_data() -> str:
     """Return the names of the attacks on data."""
     found = discover("ppfl.attacks").items()
-    return ", ".join(name for name, kind in found if issubclass(kind, AttackOnData))
+    return ", ".join(name for name, kind in found if not issubclass(kind, AttackOnVectors))
 
 
 def _shorten(names: Sequence[str]) -> str:
