@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat, ValidationError, model_validator
 from ppfl.config_clients import Round
 from ppfl.config_errors import ConfigError, Finding, error_of
 from ppfl.config_schema import schema_of
-from ppfl.core.aggregator import Aggregator
+from ppfl.core.aggregator import Aggregator, is_sum
 from ppfl.core.asynchronous import Asynchronous
 from ppfl.core.byzantine import Byzantine
 from ppfl.core.compute_times import ComputeTimes
@@ -143,13 +143,13 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _one_vote_a_client(self) -> Config:
-        if self.weights == "samples" and not self.aggregator.linear:
+        if self.weights == "samples" and not is_sum(self.aggregator):
             raise refusal("weights", f"'uniform', since aggregator {self.aggregator.name!r} takes one vote per client")
         return self
 
     @model_validator(mode="after")
     def _takes_the_mean(self) -> Config:
-        if self.algorithm.needs_mean and not self.aggregator.linear:
+        if self.algorithm.needs_mean and not is_sum(self.aggregator):
             where = "before" if self.aggregator.name == "mean" else "name"
             what = "nothing" if where == "before" else "'mean'"
             reason = f"since {self.algorithm.name!r} takes the mean alone: {self.algorithm.needs_mean}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.config_errors import NOTHING, Finding
+from ppfl.core.attack import AttackOnVectors
 from ppfl.core.cohort_size import cohort_size
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Round:
         if hostile >= self.clients:
             allowed = f"at most {self.clients - 1} of {self.clients} clients, so that an honest one is left"
             return Finding("byzantine.clients", byzantine.clients, allowed, "too many attackers")
-        if not byzantine.attack.on_data and self.size <= hostile:
+        if isinstance(byzantine.attack, AttackOnVectors) and self.size <= hostile:
             allowed = f"at least {hostile + 1}, since {hostile} clients are Byzantine"
             return Finding(self.key, self.wanted, allowed, f"{self.size} clients a round, all of whom may be Byzantine")
         return None

@@ -13,7 +13,6 @@ from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
     from ppfl.core.plugins import Example
 
 
@@ -25,7 +24,6 @@ class CAF(Aggregator):
     matrix; the maximum is over vectors with c_j > 0, so that each step takes at least one of them out.
     """
 
-    reads: ClassVar[Reads] = "products"
     name: Literal["caf"]
     example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt

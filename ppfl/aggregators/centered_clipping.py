@@ -13,7 +13,6 @@ from ppfl.core.params import ratio
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
     from ppfl.core.plugins import Example
 
 
@@ -33,10 +32,6 @@ class CenteredClipping(Aggregator):
     start: Literal["majority", "zero"] = "majority"
     """Where v begins. majority: at the vector with the smallest ball around it that holds ⌊N/2⌋ + 1 vectors, ties to
     the lowest index; zero: at 0, which with one step is the mean of clipped vectors."""
-
-    def first_look(self) -> Reads:
-        """Distances between all vectors, or norms."""
-        return "products" if self.start == "majority" else "norms"
 
     def rule(self, matrix: ClientMatrix) -> torch.Tensor:
         """Return v, shape (D,)."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
     from ppfl.core.plugins import Example
 
 
@@ -25,7 +24,6 @@ class CGE(Aggregator):
     vectors that `before` clips to the same norm are tied.
     """
 
-    reads: ClassVar[Reads] = "norms"
     name: Literal["cge"]
     example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt

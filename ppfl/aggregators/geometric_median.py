@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -12,7 +12,6 @@ from ppfl.core.gram import central_row, half_around, squared_distances_to
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
 
 _CONVERGED = 1e-12
 
@@ -26,7 +25,6 @@ class GeometricMedian(Aggregator):
     `smoothing` times the distance from the start within which ⌊N/2⌋ + 1 vectors lie.
     """
 
-    reads: ClassVar[Reads] = "products"
     name: Literal["geometric_median"]
     smoothing: PositiveFloat = 1e-6
     """ν, as a fraction of the spread of the majority."""

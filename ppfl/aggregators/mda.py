@@ -16,7 +16,6 @@ from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
     from ppfl.core.plugins import Example
 
 MAX_SUBSETS = 50_000
@@ -32,7 +31,6 @@ class MDA(Aggregator):
     least diameter, ties to the lowest index: at most twice the least diameter, by the triangle inequality.
     """
 
-    reads: ClassVar[Reads] = "products"
     name: Literal["mda"]
     example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt

@@ -13,7 +13,6 @@ from ppfl.core.pre_aggregator import Bound, majority
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
     from ppfl.core.plugins import Example
 
 
@@ -25,7 +24,6 @@ class MoNNA(Aggregator):
     smallest ball around it that holds ⌊N/2⌋ + 1 vectors. Ties go to the lowest index.
     """
 
-    reads: ClassVar[Reads] = "products"
     name: Literal["monna"]
     example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt

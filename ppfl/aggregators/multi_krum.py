@@ -13,7 +13,6 @@ from ppfl.core.pre_aggregator import Bound, few_neighbours
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
     from ppfl.core.plugins import Example
 
 
@@ -23,7 +22,6 @@ class MultiKrum(Aggregator):
     Source: Blanchard et al., NeurIPS 2017, Section 6 (m-Krum). Ties go to the lowest index.
     """
 
-    reads: ClassVar[Reads] = "products"
     name: Literal["multi_krum"]
     example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.method import Algorithm, ClientStep, FineTuner, JointStep, Report, ServerOptimizer
+from ppfl.core.method import ClientStep, FineTuner, JointAlgorithm, JointStep, Report, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom
 from ppfl.core.step_sizes import resolve_shared_lr, step_size
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Draws, Params, State
 
 
-class FFGG(Algorithm):
+class FFGG(JointAlgorithm):
     """w_m ← tune(θ, w_m);  θ ← θ − γ · aggregate of ∇_1 f_m(θ, w_m) over the cohort.
 
     Source: Mishchenko, Islamov, Gorbunov, Horváth, TMLR 2025, Algorithm 1 (FFGG).
@@ -26,7 +26,6 @@ class FFGG(Algorithm):
     example: ClassVar[Example] = {"lr": 0.1, "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1}}
     needs_rounds: ClassVar[str] = ""
     server_settings: ClassVar[frozenset[str]] = frozenset({"lr"})
-    sums_clients: ClassVar[bool] = True
     lr: PositiveFloat | Literal["theory"]
     """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveFloat
 
-from ppfl.core.attack import Attack, Block, Scene
+from ppfl.core.attack import AttackOnVectors, Block, Scene
 from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _PURPOSE = "gaussian attack"
 _MAX_BLOCKS = 2**32
 
 
-class Gaussian(Attack):
+class Gaussian(AttackOnVectors):
     """x_a ~ N(0, standard_deviation² I), drawn anew for every attacker and round.
 
     Source: Blanchard et al., NeurIPS 2017, Section 6, with a standard deviation of 200. Keyed (seed, round, attacker,

@@ -6,10 +6,10 @@ from typing import Literal
 
 import torch
 
-from ppfl.core.attack import Attack, Block, Scene
+from ppfl.core.attack import AttackOnVectors, Block, Scene
 
 
-class Inf(Attack):
+class Inf(AttackOnVectors):
     """x_a ← ∞ in every coordinate: one such vector is the end of any mean.
 
     Source: Guerraoui, Gupta, Pinot, Robust Machine Learning, Springer 2024, Chapter 4. Robust rules leave it out.

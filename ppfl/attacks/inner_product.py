@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.attack import Attack, Block, Scene, worst_factor
+from ppfl.core.attack import AttackOnVectors, Block, Scene, worst_factor
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ppfl.core.plugins import Example
 
 
-class InnerProduct(Attack):
+class InnerProduct(AttackOnVectors):
     """x_a ← −factor · (mean of the honest vectors).
 
     Source: Xie, Koyejo, Gupta, UAI 2019. `optimal`: the factor that takes the aggregate of this round farthest from
@@ -27,7 +27,7 @@ class InnerProduct(Attack):
     factor: PositiveFloat | Literal["optimal"]
     """ε; a small one passes for honest, a large one turns the mean around."""
 
-    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> Attack:
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> AttackOnVectors:
         """Choose the factor. Collective."""
         if self.factor != "optimal":
             return self

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.attack import Attack, Block, Scene, worst_factor
+from ppfl.core.attack import AttackOnVectors, Block, Scene, worst_factor
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
 
 
-class LittleIsEnough(Attack):
+class LittleIsEnough(AttackOnVectors):
     """x_a ← μ − factor · σ, mean and standard deviation of each coordinate over the honest vectors.
 
     Source: Baruch, Baruch, Goldberg, NeurIPS 2019, Algorithm 3. `published` is its z_max = Φ⁻¹((H − s)/H) with H honest
@@ -47,7 +47,7 @@ class LittleIsEnough(Attack):
                 f"no attack: give a number"
             )
 
-    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> Attack:
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> AttackOnVectors:
         """Choose the factor. Collective."""
         if self.factor == "published":
             return self.model_copy(update={"factor": _published(len(byzantine), int(byzantine.sum()))})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
-from ppfl.core.attack import Attack, Block, Scene
+from ppfl.core.attack import AttackOnVectors, Block, Scene
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ppfl.core.plugins import Example
 
 
-class Mimic(Attack):
+class Mimic(AttackOnVectors):
     """x_a ← x_j of one honest client j: nothing looks wrong, and j counts for many.
 
     Source: Karimireddy, He, Jaggi, ICLR 2022, Section 4. There j is learnt in rounds of warm-up; here it is given.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.attack import Attack, Block, Scene
+from ppfl.core.attack import AttackOnVectors, Block, Scene
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ppfl.core.plugins import Example
 
 
-class SignFlip(Attack):
+class SignFlip(AttackOnVectors):
     """x_a ← −factor · x_a: attackers send the opposite of what they would have sent.
 
     Source: Li et al., AAAI 2019 (RSA), Section 5. Attackers beside the problem's clients have no data: each takes the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, final
 
 import torch
 from pydantic import Field, model_validator
@@ -13,7 +13,6 @@ from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
 
 Chosen = TypeVar("Chosen", bound=PlugIn)
 
@@ -65,8 +64,6 @@ class Aggregator(PlugIn):
     ValueError: midrange needs N >= 2, here at least 2 vectors; there are 1
     """
 
-    reads: ClassVar[Reads] = "entries"
-    """Whether it asks for inner products (distances), or for norms: NaN and inf are found while these are taken."""
     before: tuple[Annotated[PreAggregator, ChosenFrom("ppfl.pre_aggregators")], ...] = Field(default=(), strict=False)
     """What is done to the vectors first, in this order; an `f` that is left out there is the rule's own."""
 
@@ -78,11 +75,6 @@ class Aggregator(PlugIn):
             return values
         before = [{"f": values["f"], **step} if _takes_f(step) else step for step in values["before"]]
         return {**values, "before": before}
-
-    @property
-    def linear(self) -> bool:
-        """True when the rule is the weighted mean: the engine then accumulates without keeping any row."""
-        return False
 
     def bound(self) -> Bound:
         """Return how many vectors the rule takes at least, after what comes before it."""
@@ -97,28 +89,21 @@ class Aggregator(PlugIn):
 
         Raises TooFewVectorsError when not enough of them are finite.
         """
-        finite = self.finite(matrix)
-        chosen = self
-        # only then: a new matrix would not have the products and norms that were found on the way
-        if not finite.all():
-            matrix = matrix.select(finite.nonzero()[:, 0])
-            chosen = self.without(int((~finite).sum()))
-            try:
-                chosen.check(matrix.num_vectors)
-            except ValueError as error:
-                raise TooFewVectorsError(f"without vectors that have NaN or inf: {error}") from error
-        for step in chosen.before:
+        found = matrix.if_finite(lambda: self._of_finite(matrix, moment))
+        if found is not None:
+            return found
+        finite = matrix.finite()
+        left, chosen = matrix.select(finite.nonzero()[:, 0]), self.without(int((~finite).sum()))
+        try:
+            chosen.check(left.num_vectors)
+        except ValueError as error:
+            raise TooFewVectorsError(f"without vectors that have NaN or inf: {error}") from error
+        return chosen._of_finite(left, moment)
+
+    def _of_finite(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        for step in self.before:
             matrix = step(matrix, moment)
-        return chosen.rule(matrix)
-
-    def finite(self, matrix: ClientMatrix) -> torch.Tensor:
-        """Return which rows have neither NaN nor inf, (N,) bool, found with what the rule needs anyway. Collective."""
-        asked = {self.first_look(), *(step.reads for step in self.before)}
-        return matrix.finite("products" if "products" in asked else "norms" if "norms" in asked else "entries")
-
-    def first_look(self) -> Reads:
-        """Return `reads`, for rules where it depends on their settings."""
-        return self.reads
+        return self.rule(matrix)
 
     def check(self, num_vectors: int) -> None:
         """Raise ValueError, with the inequality, when the rule or what comes before it is undefined for N vectors."""
@@ -133,6 +118,39 @@ class Aggregator(PlugIn):
         """Return the rule for that many vectors, taken for Byzantine, fewer: f is smaller, here and in `before`."""
         before = tuple(_with_less_f(step, removed) for step in self.before)
         return _with_less_f(self, removed).model_copy(update={"before": before})
+
+
+class WeightedMean(Aggregator):
+    """Σ_m p_m x_m with the run's weights p; called on a matrix it gives every row the same weight.
+
+    With nothing before it, it is a sum: the engine adds up what clients send, and such a rule has but a name to give:
+
+    >>> from typing import Literal
+    >>> from ppfl.core.aggregator import WeightedMean, is_sum
+    >>> class Average(WeightedMean):
+    ...     name: Literal["average"]
+    >>> is_sum(Average(name="average"))
+    True
+    >>> is_sum(Average(name="average", before=[{"name": "clipping", "threshold": 1.0}]))
+    False
+    """
+
+    @final
+    def __call__(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+        """Return the mean; raises NotFiniteError when a vector has NaN or inf and nothing comes before the mean."""
+        if is_sum(self) and not matrix.finite().all():
+            raise NotFiniteError((~matrix.finite()).nonzero()[:, 0].tolist())
+        return super().__call__(matrix, moment)
+
+    @final
+    def rule(self, matrix: ClientMatrix) -> torch.Tensor:
+        """Return the mean of the rows, shape (D,)."""
+        return matrix.combine(torch.full((matrix.num_vectors,), 1.0 / matrix.num_vectors, dtype=torch.float64))
+
+
+def is_sum(aggregator: Aggregator) -> bool:
+    """Say whether the weighted sum of all that is sent is enough, and no row has to be kept."""
+    return isinstance(aggregator, WeightedMean) and not aggregator.before
 
 
 def _with_less_f(plug_in: Chosen, removed: int) -> Chosen:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ppfl.core.aggregator import is_sum
 from ppfl.core.data_file import DataFile
 from ppfl.core.method import Algorithm
 from ppfl.core.plugins import PlugIn, Settings, discover, refusal
@@ -63,7 +64,7 @@ class Asynchronous(Settings):
             methods = [name for name, kind in discover("ppfl.algorithms").items() if not _needs_rounds(kind)]
             reason = f"{algorithm.name!r} cannot run asynchronously, since {algorithm.needs_rounds}"
             raise refusal("algorithm.name", f"{', '.join(methods)}; {reason}")
-        if not aggregator.linear:
+        if not is_sum(aggregator):
             raise refusal("aggregator", "'mean': uplinks are applied as they arrive, and there is no cohort to compare")
         if weights != "uniform":
             raise refusal("weights", "'uniform': every arrival counts the same")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -39,17 +40,58 @@ class Block:
 
 
 class Attack(PlugIn):
+    """What the Byzantine clients of a run do; there are two kinds, and a plug-in is one of either.
+
+    >>> from ppfl.core.attack import Attack, AttackOnData, AttackOnVectors
+    >>> from ppfl.core.plugins import discover
+    >>> attacks = discover("ppfl.attacks")
+    >>> [name for name, kind in attacks.items() if issubclass(kind, AttackOnData)]
+    ['label_flip']
+    >>> issubclass(attacks["sign_flip"], AttackOnVectors)
+    True
+    """
+
+    def check(self, num_vectors: int, num_byzantine: int | None) -> None:
+        """Raise ValueError, beginning with the key, when so many attackers among N vectors would do nothing.
+
+        num_byzantine: None when it varies by round.
+        """
+
+    @abstractmethod
+    def poison(self, data: Data, num_classes: int) -> Data:
+        """Return the data that a Byzantine client computes on."""
+
+
+class AttackOnData(Attack):
+    """The data of the Byzantine clients are changed, who then send what honest clients would.
+
+    Such an attack says what becomes of the data:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.attack import AttackOnData
+    >>> class NextLabel(AttackOnData):
+    ...     name: Literal["next_label"]
+    ...
+    ...     def poison(self, data, num_classes):
+    ...         return {**data, "y": (data["y"] + 1) % num_classes}
+    >>> NextLabel(name="next_label").poison({"y": torch.tensor([0, 2])}, num_classes=3)
+    {'y': tensor([1, 0])}
+    """
+
+
+class AttackOnVectors(Attack):
     """N client vectors in, the same number out, those of the Byzantine clients replaced. Attackers see everything.
 
-    An attack on vectors sees all columns of all of them, block by block, and says what the attackers send there:
+    Such an attack sees all columns of all vectors, block by block, and says what the attackers send there:
 
     >>> from typing import Literal
     >>> import torch
     >>> from ppfl.comm.solo import SoloCommunicator
-    >>> from ppfl.core.attack import Attack, Scene
+    >>> from ppfl.core.attack import AttackOnVectors, Scene
     >>> from ppfl.core.client_matrix import ClientMatrix
     >>> from ppfl.core.pre_aggregator import Moment
-    >>> class Opposite(Attack):
+    >>> class Opposite(AttackOnVectors):
     ...     name: Literal["opposite"]
     ...
     ...     def vectors(self, block, scene):
@@ -62,24 +104,15 @@ class Attack(PlugIn):
     tensor([-2., -0.])
     """
 
-    on_data: ClassVar[bool] = False
-    """True when it changes the data of the Byzantine clients, who then send what honest clients would."""
-
+    @abstractmethod
     def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
         """Return what the attackers send, (A, W) or (1, W) for all of them alike."""
-        raise NotImplementedError(f"{self.name} does not change vectors")
-
-    def check(self, num_vectors: int, num_byzantine: int | None) -> None:
-        """Raise ValueError, beginning with the key, when so many attackers among N vectors would do nothing.
-
-        num_byzantine: None when it varies by round.
-        """
 
     def poison(self, data: Data, num_classes: int) -> Data:
-        """Return the data that a Byzantine client computes on."""
+        """Return the data as they are."""
         return data
 
-    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> Attack:
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> AttackOnVectors:
         """Return the attack with what it chooses in view of the vectors filled in. Collective."""
         return self
 
@@ -102,7 +135,7 @@ class Attack(PlugIn):
 
 
 def worst_factor(
-    attack_with: Callable[[float], Attack], matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene
+    attack_with: Callable[[float], AttackOnVectors], matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene
 ) -> float:
     """Return the factor x >= 0 that takes the aggregate farthest from the honest mean, by line search. Collective.
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from ppfl.core.aggregator import is_sum
 from ppfl.core.agree import SharedUserError
-from ppfl.core.attack import Attack
+from ppfl.core.attack import Attack, AttackOnVectors
 from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
 from ppfl.core.rng import generator
 
@@ -36,7 +37,7 @@ class Byzantine(Settings):
     def _fits_together(self) -> Byzantine:
         if self.placement == "beside" and not isinstance(self.clients, int):
             raise refusal("clients", "a number: attackers beside the problem's clients have no names")
-        if self.attack.on_data:
+        if not isinstance(self.attack, AttackOnVectors):
             if self.placement == "beside":
                 raise refusal("placement", f"'among': {self.attack.name} changes data, and those beside have none")
             if self.rounds != "all":
@@ -88,13 +89,13 @@ class Byzantine(Settings):
 
     def attacks_in(self, round: int, seed: int) -> bool:
         """Return whether vectors are attacked in this round."""
-        if self.attack.on_data:
+        if not isinstance(self.attack, AttackOnVectors):
             return False
         return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
 
     def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_labels: bool) -> None:
         """Raise pydantic's error for what does not go with attackers."""
-        if self.attack.on_data:
+        if not isinstance(self.attack, AttackOnVectors):
             if not has_labels:
                 raise refusal("byzantine.attack.name", "an attack on vectors: data of this problem have no labels")
             return
@@ -103,14 +104,14 @@ class Byzantine(Settings):
                 "byzantine.attack.name",
                 f"an attack on data ({_on_data()}): asynchronous runs apply one uplink at a time",
             )
-        if aggregator.linear and weights != "uniform":
+        if is_sum(aggregator) and weights != "uniform":
             raise refusal("weights", "'uniform', since attackers have one vote each")
 
 
 def _on_data() -> str:
     """Return the names of the attacks on data."""
     found = discover("ppfl.attacks").items()
-    return ", ".join(name for name, kind in found if getattr(kind, "on_data", False))
+    return ", ".join(name for name, kind in found if not issubclass(kind, AttackOnVectors))
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.client_rows import ClientRows, column_bounds
+from ppfl.core.client_rows import ClientRows, NotFiniteRowsError, column_bounds
 from ppfl.core.gram import around_centre, centred, well_centred
 from ppfl.core.products import copied, mixed, squared_distances_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ppfl.core.client_rows import Reads
     from ppfl.core.communicator import Communicator
 
 
@@ -69,14 +68,29 @@ class ClientMatrix:
         """N."""
         return self._rows.number if self._mixing is None else len(self._mixing)
 
-    def finite(self, reads: Reads = "entries") -> torch.Tensor:
+    def finite(self) -> torch.Tensor:
         """Return (N,) bool: rows as they were sent without NaN, inf or entries beyond LARGEST. Collective.
 
-        reads: look at their inner products or norms first, which saves a pass when all rows are finite and these are
-        needed anyway.
+        This is a pass over them, unless inner products or norms have been asked for, which tell when all rows are.
         """
         assert self._mixing is None, "mixed rows are finite when the ones that they are mixed from are"
-        return self._rows.finite(reads)
+        return self._rows.finite()
+
+    def if_finite(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor | None:
+        """Return what a function makes of these rows; None when it looks at them and some are not finite. Collective.
+
+        That is found in what it looks at first, so that inner products and norms cost no pass more. Whoever asks while
+        another one does leaves it to the other.
+        """
+        if self._rows.refuses:
+            return compute()
+        self._rows.refuses = True
+        try:
+            return compute()
+        except NotFiniteRowsError:
+            return None
+        finally:
+            self._rows.refuses = False
 
     def gram(self) -> torch.Tensor:
         """Return X Xᵀ, or after centring by one row (X − 1x_cᵀ)(X − 1x_cᵀ)ᵀ: inner products, (N, N). Collective.
@@ -176,6 +190,7 @@ class ClientMatrix:
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """Yield copies of (N, W) blocks, each in the place of the one before it."""
+        self._rows.refuse()
         if self._mixing is None:
             return copied(self._rows.blocks(), dtype)
         blocks = mixed(self._mixing.to(self._rows.columns.device), self._rows.blocks())

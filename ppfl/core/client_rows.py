@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,10 +20,12 @@ _TOGETHER = 16
 """Blocks that are read at once where each is reduced to a few numbers."""
 LARGEST = 1e140
 """Rows with an entry beyond count as not finite: their squares would not be."""
-Reads: TypeAlias = Literal["entries", "norms", "products"]
-"""What a rule looks at first: NaN and inf are found in the same pass."""
 _SURELY_FINITE = 1e200
 """Squares of entries up to which those of x_c and x_i − x_c prove that no entry of x_i is beyond LARGEST."""
+
+
+class NotFiniteRowsError(Exception):
+    """Rows with NaN or inf were looked at, which are not to be."""
 
 
 def column_bounds(dimension: int, num_ranks: int) -> list[int]:
@@ -48,6 +50,8 @@ class ClientRows:
         self.dimension = dimension
         self.first_block = column_bounds(dimension, communicator.size)[communicator.rank] // BLOCK_COLUMNS
         """Number of this rank's first block, counted over all ranks."""
+        self.refuses = False
+        """Whether to look at anything of rows that are not all finite raises NotFiniteRowsError."""
         # not functools.cached_property: on Python 3.11 it holds one lock for all instances, also for ranks as threads
         self._finite: torch.Tensor | None = None
         self._squared_norms: torch.Tensor | None = None
@@ -66,19 +70,20 @@ class ClientRows:
 
     def choose(self, rows: torch.Tensor) -> ClientRows:
         """Return some of the rows, (n',) int64; nothing is copied."""
+        self.refuse()
         rows = rows.to(self.columns.device)
         chosen = rows if self.chosen is None else self.chosen[rows]
         return ClientRows(self.communicator, self.columns, chosen, self.dimension)
 
-    def finite(self, reads: Reads) -> torch.Tensor:
+    def finite(self) -> torch.Tensor:
         """Return (n,) bool on the CPU: no NaN, no inf, no entry beyond LARGEST. Collective.
 
-        reads: see first whether these products or norms, which are kept, prove it without a pass of its own.
+        Products or norms that have been found prove it without a pass of its own, where all rows are finite.
         """
         if self._finite is None:
-            squares = None
-            if reads != "entries":
-                squares = self._first_products()[0].diagonal() if reads == "products" else self.norms().square()
+            products = None if self._first is None else self._first[0].diagonal()
+            norms = None if self._norms is None else self._norms.square()
+            squares = next((found for found in (products, norms, self._squared_norms) if found is not None), None)
             # NaN is not below anything either, so that such a row is looked at entry by entry
             if squares is not None and bool((squares <= _SURELY_FINITE).all()):
                 self._finite = torch.ones(self.number, dtype=torch.bool)
@@ -86,10 +91,16 @@ class ClientRows:
                 self._finite = self._within_range()
         return self._finite
 
+    def refuse(self) -> None:
+        """Raise NotFiniteRowsError where that is asked for. All ranks do, or none. Collective."""
+        if self.refuses and not bool(self.finite().all()):
+            raise NotFiniteRowsError
+
     def squared_norms(self) -> torch.Tensor:
         """‖x_i‖², (n,) float64 on the CPU. Collective."""
         if self._squared_norms is None:
-            self._squared_norms = self.squared_distances_to(torch.zeros(self.number))
+            self._squared_norms = self._squared_distances_to(torch.zeros(self.number))
+        self.refuse()
         return self._squared_norms
 
     def norms(self) -> torch.Tensor:
@@ -98,6 +109,7 @@ class ClientRows:
             # not read off products, though they may be there: bits would depend on what else was asked for
             quick = self._quick_squared_norms() if self._is_quick else None
             self._norms = (self.squared_norms() if quick is None else quick).sqrt()
+        self.refuse()
         return self._norms
 
     def _quick_squared_norms(self) -> torch.Tensor | None:
@@ -106,6 +118,10 @@ class ClientRows:
 
     def squared_distances_to(self, weights: torch.Tensor) -> torch.Tensor:
         """‖x_i − Σ_j a_j x_j‖², (n,) float64 on the CPU. Collective."""
+        self.refuse()
+        return self._squared_distances_to(weights)
+
+    def _squared_distances_to(self, weights: torch.Tensor) -> torch.Tensor:
         like = self.columns.new_empty(self.number)
         return squared_distances_to(self.communicator, self.blocks(), like, weights)
 
@@ -114,6 +130,7 @@ class ClientRows:
 
         Summed in float64; for float32 rows on a CPU eight rows at a time in float32, to 6e-7 · Σ_i |a_i x_i|.
         """
+        self.refuse()
         used = weights.nonzero()[:, 0]
         # a rule that chose one vector returns its very bits
         if len(used) == 1 and weights[used[0]] == 1.0:
@@ -148,6 +165,8 @@ class ClientRows:
         """
         if self._factor is None:
             products, first = self._first_products()
+            # before a pass more around another row, which may be such a one
+            self.refuse()
             self._factor = well_centred(lambda row: products if row == first else self._around(row), first)
         return self._factor
 

@@ -139,7 +139,7 @@ class LocalTraining(Algorithm):
 
 def refuse_server_optimizer(name: str, optimizer: ServerOptimizer) -> None:
     """Raise ValueError unless the server optimizer is the default, for methods whose server takes no steps."""
-    if not optimizer.memoryless or optimizer.lr != 1.0:
+    if optimizer.name != "sgd" or optimizer.lr != 1.0:
         raise ValueError(
             f"name: the server of {name!r} takes no steps: leave server_optimizer out, or set it to "
             f"{{name: sgd, lr: 1}}; it is {optimizer.name} with lr {optimizer.lr:g}"

@@ -6,6 +6,7 @@ randomness of their own: whatever is random comes in through `draws`.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
@@ -90,9 +91,6 @@ class FineTuner(PlugIn):
     Tuned(local={'w': tensor([ 1.5000, -1.5000])}, num_gradients=3.0)
     """
 
-    solves_exactly: ClassVar[bool] = False
-    """True when the result is w*(θ), which allows the larger step 1/L."""
-
     start: Literal["warm", "zero", "redraw"] = "warm"
     """w to begin with: the client's last one, zeros, or a fresh random one each round."""
 
@@ -125,6 +123,33 @@ class FineTuner(PlugIn):
         return self.tune(problem, shared, self.begin(local, draws), problem.advance(shared, data), draws)
 
 
+class ExactFineTuner(FineTuner):
+    """w ← w*(θ) = argmin_w f(θ, w), wherever it starts: θ then descends on F_m, which allows the larger step 1/L.
+
+    It says how w* is found, for no gradient:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.method import ExactFineTuner
+    >>> class Goal(ExactFineTuner):
+    ...     name: Literal["goal"]
+    ...
+    ...     def solve(self, problem, shared, data):
+    ...         return {"w": data["goal"] - shared["theta"]}
+    >>> shared, data = {"theta": torch.ones(1)}, {"goal": torch.full((1,), 3.0)}
+    >>> Goal(name="goal").tune(None, shared, {"w": torch.zeros(1)}, data, {})
+    Tuned(local={'w': tensor([2.])}, num_gradients=0.0)
+    """
+
+    @abstractmethod
+    def solve(self, problem: Problem, shared: Params, data: Data) -> Params:
+        """Return w*(θ); `data` may be advanced."""
+
+    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+        """Return w*(θ) and no gradients."""
+        return Tuned(self.solve(problem, shared, data), 0.0)
+
+
 class ServerOptimizer(PlugIn):
     """Turns an aggregated gradient into a direction: θ ← θ − γ·direction, γ the algorithm's own lr.
 
@@ -151,9 +176,6 @@ class ServerOptimizer(PlugIn):
     {'theta': tensor([-0.1500, -0.1500])}
     """
 
-    memoryless: ClassVar[bool] = False
-    """True when the direction is the gradient itself, for which the step bounds of gradient descent hold."""
-
     lr: PositiveFloat = 1.0
     """Factor on the direction."""
 
@@ -164,6 +186,10 @@ class ServerOptimizer(PlugIn):
     @abstractmethod
     def direction(self, state: State, gradient: Params) -> tuple[Params, State]:
         """Return the direction, scaled by `lr`, and the next state."""
+
+    def largest_step(self, curvature: float) -> float:
+        """Return the γ above which it must diverge on a quadratic of this λ_max; ∞ where none is known."""
+        return math.inf
 
     def step(self, server: State, gradient: Params, lr: float) -> State:
         """θ ← θ − lr·direction in the server's state; its other groups stay as they are."""
@@ -227,9 +253,6 @@ class Algorithm(PlugIn):
     """True when what `downlink`, `uplink_like` or `view` return depends on values of the server's state, such as coins:
     runs then differ in what they send in the same round, and cannot be computed together."""
 
-    sums_clients: ClassVar[bool] = False
-    """True when `client_sum` is there."""
-
     @property
     def fine_tuner_of_clients(self) -> FineTuner | None:
         """Return the fine-tuner that the method uses, the default one for the final stage `tuned`."""
@@ -258,16 +281,6 @@ class Algorithm(PlugIn):
     @abstractmethod
     def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return uplink, new state and report of one client."""
-
-    def client_sum(
-        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
-        weights: list[float],
-    ) -> JointStep:  # fmt: skip
-        """Return Σ_k v_k uplink_k, new states and reports of several clients.
-
-        For methods that say `sums_clients`, and problems that say `has_joint_pass`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} computes the uplink of every client")
 
     @abstractmethod
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
@@ -299,3 +312,45 @@ class Algorithm(PlugIn):
         optimizer that it has no use for. The split has been checked.
         """
         return self
+
+
+class JointAlgorithm(Algorithm):
+    """A method that can also add up what several clients send, and compute none of these uplinks by itself.
+
+    Beside `client` it says how. The sum is taken where nobody asks for single uplinks and the problem has a joint pass:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.core.method import ClientStep, JointAlgorithm, JointStep
+    >>> class GradientDescent(JointAlgorithm):
+    ...     name: Literal["gradient_descent"]
+    ...
+    ...     def client(self, problem, message, state, data, draws):
+    ...         return ClientStep(problem.shared_gradient(message, state["local"], data), state)
+    ...
+    ...     def client_sum(self, problem, message, states, datas, draws, weights):
+    ...         once = problem.joint_pass(message, datas)
+    ...         total = once.shared_gradient([state["local"] for state in states], weights)
+    ...         return JointStep(total, states, [{"shared_gradients": 1.0} for _ in datas])
+    ...
+    ...     def server(self, state, aggregate, optimizer, round):
+    ...         return optimizer.step(state, aggregate, lr=1.0)
+    >>> class Parabolas:  # all of a problem that this one asks for
+    ...     def joint_pass(self, shared, datas):
+    ...         self.shared, self.datas = shared, datas
+    ...         return self
+    ...     def shared_gradient(self, tuned, weights):
+    ...         pairs = zip(weights, self.datas)
+    ...         return {"theta": sum(weight * (self.shared["theta"] - data["goal"]) for weight, data in pairs)}
+    >>> datas, states = [{"goal": torch.ones(1)}, {"goal": torch.zeros(1)}], [{"local": {}}, {"local": {}}]
+    >>> method = GradientDescent(name="gradient_descent")
+    >>> method.client_sum(Parabolas(), {"theta": torch.full((1,), 3.0)}, states, datas, [{}, {}], [2.0, 1.0]).total
+    {'theta': tensor([7.])}
+    """
+
+    @abstractmethod
+    def client_sum(
+        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
+        weights: list[float],
+    ) -> JointStep:  # fmt: skip
+        """Return Σ_k v_k uplink_k, new states and reports of several clients."""

@@ -37,10 +37,6 @@ class Stage:
     """By full name, e.g. "conv1.weight", in the order in which they are stored."""
     apply: Callable[[Params, torch.Tensor], torch.Tensor]
     """(params, x (S, …)) -> (S, …); `params` may hold parameters of other stages too."""
-    is_linear: bool = False
-    """True when it is x -> W x + b on flattened samples, with parameters W and b in this order."""
-    apply_blocked: Callable[[Params, Blocked], Blocked | None] | None = None
-    """The same on images in the blocked layout, where that is faster; it returns None for what it cannot do."""
 
     def init(self, generator: Callable[[str], np.random.Generator]) -> Params:
         """Draw every parameter from its law, float64, with a generator of its own that is asked for by name."""
@@ -51,6 +47,19 @@ class Stage:
             # that one layer more does not change how the others begin
             drawn[name] = torch.from_numpy(generator(name).uniform(low, high, parameter.shape))
         return drawn
+
+
+@dataclass(frozen=True)
+class LinearStage(Stage):
+    """x -> W x + b on flattened samples, with parameters W and b in this order: gradients have a closed form."""
+
+
+@dataclass(frozen=True)
+class BlockedStage(Stage):
+    """A stage that has a faster form for images in the blocked layout."""
+
+    apply_blocked: Callable[[Params, Blocked], Blocked | None]
+    """The same on these; it returns None for what it cannot do."""
 
 
 class Model(PlugIn):
@@ -106,7 +115,8 @@ def linear_stage(name: str, in_features: int, out_features: int, *, relu: bool) 
         y = torch.nn.functional.linear(x.flatten(1).contiguous(), weight, params[f"{name}.bias"])
         return torch.nn.functional.relu(y) if relu else y
 
-    return Stage(name, weight_and_bias(name, (out_features, in_features)), apply, is_linear=not relu)
+    kind = Stage if relu else LinearStage
+    return kind(name, weight_and_bias(name, (out_features, in_features)), apply)
 
 
 def names_of(*stages: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,6 @@ from ppfl.core.plugins import PlugIn
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,6 @@ class PreAggregator(PlugIn):
     tensor([1., 4., 3.], dtype=torch.float64)
     """
 
-    reads: ClassVar[Reads] = "entries"
-    """Whether it asks for inner products (distances), or for norms."""
-
     def bound(self) -> Bound:
         """Return how many vectors it takes at least."""
         return Bound(1, "N >= 1")
@@ -111,8 +107,6 @@ class NormClipping(PreAggregator):
     >>> clipped.exact_norms()
     tensor([1., 2., 2.], dtype=torch.float64)
     """
-
-    reads: ClassVar[Reads] = "norms"
 
     @abstractmethod
     def largest(self, norms: torch.Tensor) -> torch.Tensor:

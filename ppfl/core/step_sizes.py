@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal
 
+from ppfl.core.method import ExactFineTuner
+
 if TYPE_CHECKING:
     from ppfl.core.method import FineTuner, ServerOptimizer
     from ppfl.core.problem import Problem
@@ -55,7 +57,7 @@ def resolve_shared_lr(
     large step is only warned of.
     """
     constants = problem.constants()
-    exact = fine_tuner.solves_exactly
+    exact = isinstance(fine_tuner, ExactFineTuner)
     if constants is None:
         if lr == "theory":
             raise ValueError("lr: 'theory' needs a problem that knows its curvature (quadratic); give a number")
@@ -64,11 +66,10 @@ def resolve_shared_lr(
     if lr == "theory":
         lr = _inverse(curvature)
     step = lr * optimizer.lr
-    bound = 2.0 * _inverse(constants.mean_smoothness)
-    if exact and full_cohort and optimizer.memoryless and step * constants.mean_smoothness > 2.0:
+    if exact and full_cohort and lr > optimizer.largest_step(constants.mean_smoothness):
         raise ValueError(
             f"lr: {step:g} (server_optimizer.lr included) must diverge: with all clients and exact w the step is at "
-            f"most 2/λ_max(mean S_m) = {bound:g}"
+            f"most 2/λ_max(mean S_m) = {2.0 * _inverse(constants.mean_smoothness):g}"
         )
     usual = 2.0 * _inverse(curvature)
     if step * curvature > 2.0:

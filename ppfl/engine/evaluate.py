@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from ppfl.core.method import ExactFineTuner
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned import NOT_FOR_LANES
 
@@ -185,7 +186,7 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int, costs: Stag
     applications = 0
     for epoch in range(setup.tuned_epochs):
         batches = problem.training_epoch(client, epoch)
-        if tuner.solves_exactly and batches:
+        if isinstance(tuner, ExactFineTuner) and batches:
             batches = [problem.join(batches)]
         for data in batches:
             num_samples = len(data["y"]) if "y" in data else 1

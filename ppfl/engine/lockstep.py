@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ppfl.core.aggregator import is_sum
 from ppfl.core.content import content
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.mapping.laned import Laned
@@ -24,7 +25,7 @@ def fits(setup: Setup) -> bool:
     is sent is the same in all runs but for its numbers."""
     return (
         setup.communicator.size == 1
-        and setup.aggregator.linear
+        and is_sum(setup.aggregator)
         and setup.byzantine is None
         and setup.compute_times is None
         and setup.tuned_problem is setup.problem

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ppfl.core.aggregator import is_sum
+from ppfl.core.attack import AttackOnVectors
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -77,4 +80,4 @@ class Setup:
 
 def adds_up(aggregator: Aggregator, byzantine: Byzantine | None) -> bool:
     """Say whether the server needs the weighted sum of a cohort's uplinks alone, not one of them by itself."""
-    return aggregator.linear and (byzantine is None or byzantine.attack.on_data)
+    return is_sum(aggregator) and (byzantine is None or not isinstance(byzantine.attack, AttackOnVectors))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ppfl.core.aggregator import is_sum
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.checkpoint import Keeper, StatesOf, agree, name_state, read_state
 from ppfl.engine.evaluate import score_rounds
@@ -70,5 +71,5 @@ class Synchronous(Run):
         """Return the costs that only some runs have."""
         setup, costs = self.setup, self.ledger.costs
         virtual = {} if setup.compute_times is None else {"virtual_seconds": costs.virtual_seconds}
-        robust = not setup.aggregator.linear or setup.byzantine is not None
+        robust = not is_sum(setup.aggregator) or setup.byzantine is not None
         return {**virtual, **({"nonfinite_clients": float(costs.nonfinite_clients)} if robust else {})}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from ppfl.core.method import FineTuner, Tuned
+from ppfl.core.method import ExactFineTuner, FineTuner
 
 if TYPE_CHECKING:
     from ppfl.core.problem import Problem
-    from ppfl.core.types import Data, Draws, Params
+    from ppfl.core.types import Data, Params
 
 
-class Exact(FineTuner):
+class Exact(ExactFineTuner):
     """w ← w*(θ) = argmin_w f(θ, w).
 
     Source: Mishchenko et al., TMLR 2025, the fine-tuning of Algorithm 1 (FFGG) solved exactly. The start does not
@@ -19,11 +19,10 @@ class Exact(FineTuner):
     """
 
     name: Literal["exact"]
-    solves_exactly: ClassVar[bool] = True
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
-        """Return w*(θ), for no gradient: it solves a linear system instead."""
-        return Tuned(problem.exact_local(shared, data), 0.0)
+    def solve(self, problem: Problem, shared: Params, data: Data) -> Params:
+        """Return w*(θ), by a linear system."""
+        return problem.exact_local(shared, data)
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse problems without a closed form."""

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ppfl.core.blocked import convolve_and_pool
 from ppfl.core.errors import UserError
-from ppfl.core.model import Model, Parameter, Stage, linear_stage, names_of, weight_and_bias
+from ppfl.core.model import BlockedStage, Model, Parameter, Stage, linear_stage, names_of, weight_and_bias
 from ppfl.core.plugins import refusal
 
 if TYPE_CHECKING:
@@ -96,13 +96,14 @@ class CNN(Model):
             )
             return _pool_and_relu(y)
 
-        shape = (out_channels, in_channels, self.kernel_size, self.kernel_size)
-        blocked = convolve_blocked if _fills_blocks(out_channels) and not normalized else None
-        stages = [Stage(conv, weight_and_bias(conv, shape), convolve, apply_blocked=blocked)]
+        parameters = weight_and_bias(conv, (out_channels, in_channels, self.kernel_size, self.kernel_size))
         if normalized:
             scale, shift = Parameter((out_channels,), centre=1.0), Parameter((out_channels,))
-            stages.append(Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize))
-        return stages
+            norm_stage = Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize)
+            return [Stage(conv, parameters, convolve), norm_stage]
+        if _fills_blocks(out_channels):
+            return [BlockedStage(conv, parameters, convolve, convolve_blocked)]
+        return [Stage(conv, parameters, convolve)]
 
 
 def _pool_and_relu(x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
 
 if TYPE_CHECKING:
     from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.client_rows import Reads
     from ppfl.core.plugins import Example
 
 
@@ -22,7 +21,6 @@ class NNM(PreAggregator):
     Source: Allouah et al., AISTATS 2023, Algorithm 2. Ties go to the lowest index.
     """
 
-    reads: ClassVar[Reads] = "products"
     name: Literal["nnm"]
     example: ClassVar[Example] = {"f": 1}
     f: NonNegativeInt

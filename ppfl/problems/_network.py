@@ -9,6 +9,7 @@ import torch
 
 from ppfl.core.blocked import Blocked, as_blocked, as_dense
 from ppfl.core.gradients import Pull, counted_bytes, pullback
+from ppfl.core.model import BlockedStage, LinearStage
 from ppfl.core.params import add_scaled
 from ppfl.core.problem import JointPass, SharedPass
 from ppfl.problems._losses import one_hot
@@ -91,7 +92,7 @@ class Network:
     @property
     def _is_linear(self) -> bool:
         rest = self.stages[self.num_shared :]
-        return len(rest) == 1 and rest[0].is_linear
+        return len(rest) == 1 and isinstance(rest[0], LinearStage)
 
     def _linear_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
         """The same in closed form: a graph would cost several times what is computed."""
@@ -246,7 +247,7 @@ class SupervisedJointPass(JointPass):
 def _apply(stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype) -> torch.Tensor | Blocked:
     if not isinstance(x, Blocked):
         x = x.to(dtype)
-    if stage.apply_blocked is not None and (images := as_blocked(x)) is not None:
+    if isinstance(stage, BlockedStage) and (images := as_blocked(x)) is not None:
         y = stage.apply_blocked(params, images)
         if y is not None:
             return y

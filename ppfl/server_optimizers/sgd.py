@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ppfl.core.method import ServerOptimizer
@@ -20,7 +21,6 @@ class Sgd(ServerOptimizer):
 
     name: Literal["sgd"]
     example: ClassVar[Example] = {"lr": 0.6}
-    memoryless: ClassVar[bool] = True
 
     def init(self, shared: Params) -> State:
         """Return an empty state."""
@@ -29,3 +29,7 @@ class Sgd(ServerOptimizer):
     def direction(self, state: State, gradient: Params) -> tuple[Params, State]:
         """Return (η g, the same state)."""
         return map_params(lambda g: self.lr * g, gradient), state
+
+    def largest_step(self, curvature: float) -> float:
+        """2/(η λ_max): it is gradient descent."""
+        return 2.0 / (self.lr * curvature) if curvature > 0 else math.inf

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.attack import AttackOnVectors
 from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.pre_aggregator import Moment
 from tests import examples
@@ -15,7 +18,7 @@ from tests.ranks import client_matrix_of
 torch.set_num_threads(1)
 
 RULES, BEFORE, ATTACKS = (examples.names(folder) for folder in ("aggregators", "pre_aggregators", "attacks"))
-ON_VECTORS = [name for name in ATTACKS if not examples.kind("attacks", name).on_data]
+ON_VECTORS = [name for name in ATTACKS if issubclass(examples.kind("attacks", name), AttackOnVectors)]
 
 
 def most(num_vectors: int) -> int:
@@ -46,6 +49,14 @@ def rule(name: str, num_vectors: int, before: str | None = None, **others: Any) 
         left = examples.kind("pre_aggregators", before).model_validate(steps[0]).num_outputs(num_vectors)
     document = {"name": name, **settings_for(name, left), **others, "before": steps}
     return examples.kind("aggregators", name).model_validate(document)
+
+
+def asks_for(name: str, look: str) -> bool:
+    """Say whether a rule asks a client matrix for that, such as `gram`."""
+    matrix = matrix_of(SoloCommunicator(), vectors(11, 8, "generic"))
+    with mock.patch.object(matrix, look, wraps=getattr(matrix, look)) as asked:
+        rule(name, 11)(matrix, Moment())
+    return asked.called
 
 
 def attack(name: str, **others: Any) -> Any:

@@ -13,7 +13,7 @@ from ppfl.core.pre_aggregator import Moment
 from ppfl.core.rng import generator
 from tests import examples
 from tests.aggregators import dense_reference
-from tests.aggregators.tables import BEFORE, RULES, aggregate, most, rule, settings_for, vectors
+from tests.aggregators.tables import BEFORE, RULES, aggregate, asks_for, most, rule, settings_for, vectors
 from tests.ranks import on_ranks
 
 DIMENSION = 333
@@ -171,7 +171,7 @@ def test_the_order_of_clients_does_not_matter(name: str) -> None:
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if rule(name, 11).first_look() != "norms"])
+@pytest.mark.parametrize("name", [name for name in RULES if not asks_for(name, "exact_norms")])
 def test_a_common_shift_is_followed(name: str) -> None:
     x = vectors(11, DIMENSION, "generic").astype(np.float64)
     chosen = rule(name, 11)

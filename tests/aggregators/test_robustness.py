@@ -14,10 +14,10 @@ from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
 from ppfl.core.gram import smallest
 from ppfl.core.plugins import discover
 from tests.aggregators import dense_reference
-from tests.aggregators.tables import BEFORE, RULES, aggregate, rule, settings_for, vectors
+from tests.aggregators.tables import BEFORE, RULES, aggregate, asks_for, rule, settings_for, vectors
 from tests.ranks import client_matrix_of, on_ranks
 
-BY_DISTANCES = [name for name in RULES if rule(name, 10).first_look() == "products"]
+BY_DISTANCES = [name for name in RULES if asks_for(name, "gram")]
 
 
 @pytest.fixture(autouse=True)

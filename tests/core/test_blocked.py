@@ -10,6 +10,7 @@ import torch
 
 from ppfl.core import blocked
 from ppfl.core.gradients import counted_bytes, pullback
+from ppfl.core.model import BlockedStage, Stage
 from ppfl.core.types import Params
 from ppfl.problems._losses import CrossEntropy
 from ppfl.problems._network import Network
@@ -30,7 +31,10 @@ def build(settings: dict[str, Any], body_dtype: torch.dtype | None = None) -> tu
 
 
 def in_plain_layout(network: Network) -> Network:
-    return replace(network, stages=tuple(replace(stage, apply_blocked=None) for stage in network.stages))
+    def plain(stage: Stage) -> Stage:
+        return Stage(stage.name, stage.parameters, stage.apply) if isinstance(stage, BlockedStage) else stage
+
+    return replace(network, stages=tuple(map(plain, network.stages)))
 
 
 def images(num_samples: int = 9) -> torch.Tensor:
@@ -45,9 +49,8 @@ def features_and_gradients(network: Network, params: Params, x: torch.Tensor) ->
 
 def takes(network: Network, params: Params, x: torch.Tensor) -> bool:
     """Say whether the first stage computes in the blocked layout."""
-    apply = network.stages[0].apply_blocked
-    found = blocked.as_blocked(x) if apply is not None else None
-    return apply is not None and found is not None and apply(params, found) is not None
+    stage, found = network.stages[0], blocked.as_blocked(x)
+    return isinstance(stage, BlockedStage) and found is not None and stage.apply_blocked(params, found) is not None
 
 
 @pytest.mark.parametrize("channels", [(16, 32), (4, 8), (3, 32), (16, 20)], ids=str)

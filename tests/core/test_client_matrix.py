@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.client_rows import BLOCK_COLUMNS, LARGEST, Reads, column_bounds
+from ppfl.core.client_rows import BLOCK_COLUMNS, LARGEST, ClientRows, column_bounds
 from ppfl.core.gram import _MAX_LOST_BITS_AT_ORIGIN, TIE, first_centre, squared_distances
 from tests.ranks import client_matrix_of, on_ranks
 
@@ -153,10 +153,23 @@ def test_equal_rows_have_equal_distances_as_far_from_0_as_is_not_centred(number:
     assert float((one / other - 1.0).abs().max()) <= TIE
 
 
-@pytest.mark.parametrize("reads", get_args(Reads))
+LOOKS: dict[str, Callable[[ClientMatrix], torch.Tensor]] = {
+    "products": lambda matrix: matrix.gram(),
+    "norms": lambda matrix: matrix.norms(),
+    "exact norms": lambda matrix: matrix.exact_norms(),
+    "distances": lambda matrix: matrix.squared_distances_to(torch.ones(N)),
+    "sum": lambda matrix: matrix.combine(torch.ones(N)),
+    "entries": lambda matrix: matrix.coordinatewise(lambda block: block[0]),
+    "some rows": lambda matrix: matrix.select(torch.tensor([1])).combine(torch.ones(1)),
+    "norms of mixed rows": lambda matrix: matrix.mix(torch.eye(N)).norms(),
+    "entries of mixed rows": lambda matrix: matrix.mix(torch.eye(N)).coordinatewise(lambda block: block[0]),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 @pytest.mark.parametrize("row", [0, 4])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e141, -1e141, 1e139, 1e30])
-def test_rows_that_are_not_finite_are_found(bad: float, row: int, reads: Reads) -> None:
+def test_rows_that_are_not_finite_are_found(bad: float, row: int, look: Callable[[ClientMatrix], torch.Tensor]) -> None:
     """Also what only the products would notice, or only the range of a float32."""
     for dtype in (np.float32, np.float64):
         with np.errstate(over="ignore"):
@@ -165,8 +178,41 @@ def test_rows_that_are_not_finite_are_found(bad: float, row: int, reads: Reads) 
         x[row, BLOCK_COLUMNS + 1] = float(value)
         expected = torch.ones(N, dtype=torch.bool)
         expected[row] = bool(np.isfinite(value)) and abs(float(value)) <= LARGEST
-        for found in on_ranks(3, lambda c, x=x: parts(c, x).finite(reads)):
+
+        def found_in(communicator, x=x):  # type: ignore[no-untyped-def]
+            matrix = parts(communicator, x)
+            return matrix.if_finite(lambda: look(matrix)), matrix.finite()
+
+        for made, found in on_ranks(3, found_in):
             assert torch.equal(found, expected)
+            assert (made is None) == (not expected.all())
+
+
+@pytest.mark.parametrize("look", ["products", "norms", "exact norms", "norms of mixed rows"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_and_norms_prove_that_rows_are_finite(
+    dtype: torch.dtype, look: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pass is spent on entries."""
+    monkeypatch.delattr(ClientRows, "_within_range")
+    matrix = client_matrix_of(SoloCommunicator(), rows(100).to(dtype))
+    assert matrix.if_finite(lambda: LOOKS[look](matrix)) is not None
+    assert matrix.finite().all()
+
+
+def test_what_is_not_finite_is_left_to_who_asked_first_and_may_be_seen_afterwards() -> None:
+    x = rows(100)
+    x[2, 3] = math.nan
+    matrix = client_matrix_of(SoloCommunicator(), x)
+    inside = []
+
+    def compute() -> torch.Tensor:
+        inside.append(matrix.if_finite(matrix.norms))
+        return torch.ones(1)
+
+    assert matrix.if_finite(compute) is None
+    assert inside == []
+    assert matrix.coordinatewise(lambda block: block[2]).isnan().sum() == 1
 
 
 def test_one_row_is_handed_out_as_it_is_and_few_rows_are_summed_alone() -> None:

@@ -31,7 +31,7 @@ FLAGS_OF_2026_11_28 = {
 INTERFACES = ("core", "interfaces", "networks")
 """Folders of what plug-ins implement."""
 _PRAGMA = re.compile(r"#\s*(noqa|type:|fmt:|pragma:)")
-_SAYS_YES_OR_WHY = re.compile(r"bool|str|frozenset\[str\]|Reads")
+_SAYS_YES_OR_WHY = re.compile(r"bool|str|frozenset\[str\]")
 _Definition: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef"
 
 _PROFILED = """

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.attack import Scene
+from ppfl.core.attack import AttackOnVectors, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ def check_cohort(problem: Problem, cohort: CohortSampler, aggregator: Aggregator
     num_vectors = cohort.size
     if byzantine is not None:
         hostile = len(problem.byzantine.intersection(cohort.eligible))
-        if not byzantine.attack.on_data and cohort.size <= hostile:
+        if isinstance(byzantine.attack, AttackOnVectors) and cohort.size <= hostile:
             raise ValueError(
                 f"cohort: {cohort.size} clients a round, of which all may be Byzantine; "
                 f"with {hostile} Byzantine clients at least {hostile + 1}"
@@ -53,7 +53,7 @@ def attack(setup: Setup, matrix: ClientMatrix, cohort: Sequence[int], moment: Mo
     client of the cohort, and so on in turn: what it sends when it does not attack.
     """
     byzantine = setup.byzantine
-    if byzantine is None:
+    if byzantine is None or not isinstance(byzantine.attack, AttackOnVectors):
         return matrix
     marked = torch.tensor(hostile_rows(setup, cohort))
     if byzantine.num_beside:

@@ -36,9 +36,9 @@ def by_rule(
     vector = flatten(like)
     sent = ClientMatrix.from_stream(setup.communicator, rows, num_rows, vector, setup.bucket_bytes)
     matrix = attack(setup, sent, cohort, moment)
-    num_nonfinite = int((~setup.aggregator.finite(matrix)).sum())
+    vector = torch.full_like(vector, math.nan)
     try:
-        return setup.aggregator(matrix, moment), num_nonfinite
+        vector = setup.aggregator(matrix, moment)
     except NotFiniteError as error:
         hostile = hostile_rows(setup, cohort)
         if all(hostile[row] for row in error.rows):
@@ -49,7 +49,8 @@ def by_rule(
             ) from error
     except TooFewVectorsError:
         pass
-    return torch.full_like(vector, math.nan), num_nonfinite
+    # now, since the rule has found it out with what it looked at
+    return vector, int((~matrix.finite()).sum())
 
 
 def _params_of(uplink: AnyUplink) -> Iterable[Params]:
