@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ppfl.core.method import FineTuner, Tuned
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
@@ -21,15 +22,15 @@ class Exact(FineTuner):
     name: Literal["exact"]
     solves_exactly: ClassVar[bool] = True
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w*(θ), for no gradient: it solves a linear system instead."""
-        return Tuned(problem.exact_local(shared, data), 0.0)
+        return Tuned(objective.exact_local(shared, data), 0.0)
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse problems without a closed form."""
-        if problem.needs_iterations:
+        if reason := problem.objective.needs_iterations:
             raise ValueError(
-                f"fine_tuner.name: 'exact' needs local parameters with a closed form, and {problem.needs_iterations}; "
+                f"fine_tuner.name: 'exact' needs local parameters with a closed form, and {reason}; "
                 "allowed: problem quadratic, problem least_squares with the last layer local, an iterative fine-tuner"
             )
         return self
