@@ -53,10 +53,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     set_tf32(config.precision == "tf32", device, communicator)
     guarded = GuardedCommunicator(communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
-    data_seed = config.seed if config.problem.seed is None else config.problem.seed
-    body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
-    dtype = _DTYPES[config.precision]
-    placement = Placement(guarded, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
+    placement = _placement(config, guarded, device)
     problem = build_problem(config.problem, placement, clients_per_chunk)
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
     roles = Roles.of(placement, problem.client_data)
@@ -95,6 +92,13 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
         compute_times=config.compute_times,
         replay=_read_replay(config, communicator),
     )
+
+
+def _placement(config: Config, communicator: Communicator, device: torch.device) -> Placement:
+    data_seed = config.seed if config.problem.seed is None else config.problem.seed
+    body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
+    dtype = _DTYPES[config.precision]
+    return Placement(communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
 
 
 def _sample(config: Config, data: ClientData) -> CohortSampler:

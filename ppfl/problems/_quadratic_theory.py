@@ -43,16 +43,10 @@ class QuadraticTheory(Theory):
         hessian_sum, linear_sum = ExactSum(length * length), ExactSum(length)
         curvatures = []
         for client in honest:
-            of_client = blocks[client]
-            projected = of_client["cross"] @ of_client["local_inverse"]
-            hessian = of_client["shared_curvature"] - projected @ of_client["cross"].T
-            # symmetric but for rounding, which `eigvalsh` would hide by reading one triangle alone
-            hessian = (hessian + hessian.T) / 2
+            hessian, linear, largest = _of_client(blocks[client], objective.is_local)
             hessian_sum.add(hessian.reshape(-1))
-            linear_sum.add(of_client["shared_linear"] - projected @ of_client["local_linear"])
-            whole = gram_of(of_client, objective.is_local).curvature
-            own = (hessian, of_client["shared_curvature"], of_client["local_curvature"], whole)
-            curvatures.append(torch.tensor([_extreme_eigenvalues(matrix)[1] for matrix in own], dtype=torch.float64))
+            linear_sum.add(linear)
+            curvatures.append(largest)
         of_clients = communicator.allgather_rows(torch.stack(curvatures) if curvatures else torch.zeros(0, 4).double())
         smoothness, joint_smoothness, local_smoothness, whole_smoothness = of_clients.amax(dim=0).tolist()
         mean_hessian = hessian_sum.reduce(communicator).reshape(length, length) / num_honest
@@ -87,6 +81,17 @@ class QuadraticTheory(Theory):
             "L_mean": self._constants.mean_smoothness,
             "sigma_star_squared": self.sigma_star_squared,
         }
+
+
+def _of_client(blocks: Data, is_local: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return Hessian and linear part of F_m, and the largest eigenvalues of that Hessian, of Q_ss, Q_ll and Q, (4,)."""
+    projected = blocks["cross"] @ blocks["local_inverse"]
+    hessian = blocks["shared_curvature"] - projected @ blocks["cross"].T
+    # symmetric but for rounding, which `eigvalsh` would hide by reading one triangle alone
+    hessian = (hessian + hessian.T) / 2
+    linear = blocks["shared_linear"] - projected @ blocks["local_linear"]
+    own = (hessian, blocks["shared_curvature"], blocks["local_curvature"], gram_of(blocks, is_local).curvature)
+    return hessian, linear, torch.tensor([_extreme_eigenvalues(matrix)[1] for matrix in own], dtype=torch.float64)
 
 
 def _extreme_eigenvalues(matrix: torch.Tensor) -> tuple[float, float]:
