@@ -23,7 +23,7 @@ def write_handover(config: dict[str, Any], side: int, num_classes: int, num_roun
     """Write everything that `benchmarks.plain` needs for the first rounds of a configuration."""
     setup = build(validate(config, path.parent, "benchmark"), SoloCommunicator())
     problem, algorithm = setup.problem, config["algorithm"]
-    samples = [problem.data(client, 0) for client in problem.clients]
+    samples = [problem.client_data.data(client, 0) for client in problem.client_data.clients]
     weights = torch.tensor(setup.client_weights, dtype=torch.float64)
     model = {name: config["problem"]["model"][name] for name in ("channels", "kernel_size", "hidden")}
     tuner = algorithm.get("fine_tuner", {})
@@ -31,8 +31,8 @@ def write_handover(config: dict[str, Any], side: int, num_classes: int, num_roun
         {
             "method": "alternating" if algorithm["name"] in ("fedalt", "fedrep") else algorithm["name"],
             "model": {**model, "channels": list(model["channels"]), "side": side, "num_classes": num_classes},
-            "shared": problem.init_shared(),
-            "local": problem.init_local(0),
+            "shared": problem.objective.init_shared(),
+            "local": problem.objective.init_local(0),
             "clients": [
                 {**data, "weight": float(weight)} for data, weight in zip(samples, weights / weights.sum(), strict=True)
             ],
@@ -59,9 +59,9 @@ def write_quadratic(config: dict[str, Any], path: Path) -> None:
     torch.save(
         {
             "method": "quadratic",
-            "shared": problem.init_shared(),
-            "local": problem.init_local(0),
-            "clients": [dict(problem.data(client, 0)) for client in problem.clients],
+            "shared": problem.objective.init_shared(),
+            "local": problem.objective.init_local(0),
+            "clients": [dict(problem.client_data.data(client, 0)) for client in problem.client_data.clients],
             "settings": {
                 "server_lr": algorithm.lr,
                 "local_lr": algorithm.fine_tuner.lr,
@@ -91,7 +91,8 @@ def difference(handover: Path, shared: Params) -> dict[str, float]:
 def _orders(setup: Setup, round: int) -> list[Params]:
     problem = setup.problem
     draws = [
-        setup.algorithm.draws(problem, client, round, problem.num_train_samples[client]) for client in problem.clients
+        setup.algorithm.draws(problem.objective, client, round, problem.client_data.num_train_samples[client])
+        for client in problem.client_data.clients
     ]
     return [_named(draw) for draw in draws]
 

@@ -48,7 +48,7 @@ class Rounds:
 
     def facts(self) -> dict[str, float]:
         """Return what the problem says of itself."""
-        return self.engine.setup.problem.facts()
+        return self.engine.setup.problem.theory.facts()
 
     def over_ranks(self, value: float, operation: Operation) -> float:
         """Return the sum or maximum over ranks. Collective."""

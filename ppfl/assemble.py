@@ -8,14 +8,16 @@ import torch
 
 from ppfl.arrival_log import read_arrivals
 from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.client_data import Statistics
 from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
-from ppfl.core.problem import Placement
+from ppfl.core.placement import Placement
 from ppfl.core.split import refuse_split
 from ppfl.device import choose_device, set_tf32
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.cohort import CohortSampler
 from ppfl.engine.exchange.attackers import check_cohort
+from ppfl.engine.roles import Roles
 from ppfl.engine.setup import Setup, adds_up
 from ppfl.outside.origin import of_this_process
 from ppfl.outside.scope import origins_in
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ppfl.config import Config
+    from ppfl.core.client_data import ClientData
     from ppfl.core.communicator import Communicator
     from ppfl.core.method import Algorithm
     from ppfl.core.problem import Problem, ProblemSettings
@@ -50,14 +53,12 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     set_tf32(config.precision == "tf32", device, communicator)
     guarded = GuardedCommunicator(communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
-    data_seed = config.seed if config.problem.seed is None else config.problem.seed
-    body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
-    dtype = _DTYPES[config.precision]
-    placement = Placement(guarded, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
+    placement = _placement(config, guarded, device)
     problem = build_problem(config.problem, placement, clients_per_chunk)
-    _check_ranks(problem, communicator, clients_per_chunk)
-    cohort = _sample(config, problem)
-    _named("", lambda: check_cohort(problem, cohort, config.aggregator, config.byzantine))
+    _check_ranks(problem.client_data, communicator, clients_per_chunk)
+    roles = Roles.of(placement, problem.client_data)
+    cohort = _sample(config, problem.client_data)
+    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine))
     algorithm = _resolve(config, problem, cohort)
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
@@ -69,12 +70,13 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
         problem=problem,
+        roles=roles,
         algorithm=algorithm,
         server_optimizer=config.server_optimizer,
         aggregator=config.aggregator,
         cohort=cohort,
         communicator=guarded,
-        client_weights=_client_weights(config, problem),
+        client_weights=_client_weights(config, problem.client_data),
         bucket_bytes=config.engine.bucket_bytes,
         client_state=client_state,
         bytes_a_client=bytes_a_client,
@@ -92,12 +94,19 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     )
 
 
-def _sample(config: Config, problem: Problem) -> CohortSampler:
+def _placement(config: Config, communicator: Communicator, device: torch.device) -> Placement:
+    data_seed = config.seed if config.problem.seed is None else config.problem.seed
+    body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
+    dtype = _DTYPES[config.precision]
+    return Placement(communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
+
+
+def _sample(config: Config, data: ClientData) -> CohortSampler:
     """Return who takes part in a round, or who is in flight."""
     if config.asynchronous is None:
-        return _named("cohort: ", lambda: CohortSampler(problem, config.cohort, config.seed))
+        return _named("cohort: ", lambda: CohortSampler(data, config.cohort, config.seed))
     concurrency = config.asynchronous.concurrency
-    return _named("asynchronous.concurrency: ", lambda: CohortSampler(problem, concurrency, config.seed))
+    return _named("asynchronous.concurrency: ", lambda: CohortSampler(data, concurrency, config.seed))
 
 
 def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorithm:
@@ -136,12 +145,12 @@ def _refuse_cells(config: Config, communicator: Communicator) -> None:
         raise SharedUserError(f"{refused}; here are {communicator.size} ranks")
 
 
-def _check_ranks(problem: Problem, communicator: Communicator, clients_per_chunk: int) -> None:
-    num_chunks = -(-problem.num_clients // clients_per_chunk)
+def _check_ranks(data: ClientData, communicator: Communicator, clients_per_chunk: int) -> None:
+    num_chunks = -(-data.num_clients // clients_per_chunk)
     # a rank without clients has nobody to ask for names and shapes of local parameters, and nothing to do
     if communicator.size > num_chunks:
         raise SharedUserError(
-            f"{communicator.size} ranks for {problem.num_clients} clients in {num_chunks} chunk(s) of "
+            f"{communicator.size} ranks for {data.num_clients} clients in {num_chunks} chunk(s) of "
             f"{clients_per_chunk}: every rank needs a chunk; start at most {num_chunks} ranks"
         )
 
@@ -163,23 +172,24 @@ def _place_states(
     device: torch.device,
 ) -> tuple[Kind, int]:
     """Return where all ranks keep states, the farthest place that any of them needs, and a state's size. Collective."""
-    initial = algorithm.init_client(problem.init_shared(), problem.init_local(problem.clients.start))
+    objective, clients = problem.objective, problem.client_data.clients
+    initial = algorithm.init_client(objective.init_shared(), objective.init_local(clients.start))
     bytes_a_client = state_bytes(initial)
     # the free memory of a host is shared by its ranks; the host with most of them decides for all
     ranks_of_host = int(communicator.allreduce(torch.tensor([communicator.local_rank]), "max")) + 1
-    needed = bytes_a_client * len(problem.clients)
+    needed = bytes_a_client * len(clients)
     saving = saving_bytes(bytes_a_client, clients_per_chunk)
     mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, ranks_of_host))
     # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
 
 
-def _client_weights(config: Config, problem: Problem) -> tuple[float, ...]:
+def _client_weights(config: Config, data: ClientData) -> tuple[float, ...]:
     if config.weights == "uniform":
-        return (1.0,) * problem.num_clients
-    if not problem.has_samples and len(set(problem.num_train_samples)) > 1:
+        return (1.0,) * data.num_clients
+    if isinstance(data, Statistics) and len(set(data.num_train_samples)) > 1:
         raise SharedUserError(
             "weights: samples: what this problem knows of itself (θ*, ‖F‖, legal steps) is of the unweighted mean; "
             "use uniform"
         )
-    return tuple(float(samples) for samples in problem.num_train_samples)
+    return tuple(float(samples) for samples in data.num_train_samples)

@@ -17,6 +17,7 @@ from ppfl.config_schema import schema_of
 from ppfl.core.aggregator import Aggregator, is_sum
 from ppfl.core.asynchronous import Asynchronous
 from ppfl.core.byzantine import Byzantine
+from ppfl.core.classification_settings import ClassificationSettings
 from ppfl.core.compute_times import ComputeTimes
 from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom, Seed, Settings, joined_by, refusal
@@ -157,15 +158,15 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
-    def _has_body(self) -> Config:
-        if self.precision in ("tf32", "bfloat16") and not self.problem.has_body:
+    def _has_a_model(self) -> Config:
+        if self.precision in ("tf32", "bfloat16") and not isinstance(self.problem, ClassificationSettings):
             raise refusal("precision", f"'float32' or 'float64', since problem {self.problem.name!r} has no model")
         return self
 
     @model_validator(mode="after")
     def _fits_attackers(self) -> Config:
         if self.byzantine is not None:
-            has_labels = self.problem.has_labels
+            has_labels = isinstance(self.problem, ClassificationSettings)
             self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_labels)
         return self
 

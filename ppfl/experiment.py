@@ -122,11 +122,12 @@ def _compute(place: Place, progress: Progress, communicator: Communicator, build
 
 def describe_states(setup: Setup) -> str:
     """Say in words where the states of all clients are."""
-    return describe(setup.client_state, setup.problem.num_clients, setup.bytes_a_client)
+    return describe(setup.client_state, setup.problem.client_data.num_clients, setup.bytes_a_client)
 
 
 def _is_large(setup: Setup) -> bool:
-    return setup.client_state != "device" or setup.problem.num_clients * setup.bytes_a_client >= _LARGE_BYTES
+    num_clients = setup.problem.client_data.num_clients
+    return setup.client_state != "device" or num_clients * setup.bytes_a_client >= _LARGE_BYTES
 
 
 def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder:
@@ -141,7 +142,7 @@ def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder
         "config": config.to_yaml(),
         "results_version": RESULTS_VERSION,
     }
-    problem = setup.problem
+    problem, data, byzantine = setup.problem, setup.problem.client_data, setup.roles.byzantine
     provenance = describe_process() | {
         "started": now(),
         "num_ranks": setup.communicator.size,
@@ -156,14 +157,14 @@ def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder
         provenance[SECONDS_SHARED_BY] = num_together
     recorder = Recorder(place.here, attributes, provenance, place.check)
     clients = {
-        "client": np.array(problem.client_names, dtype=object),
-        "num_train_samples": np.array(problem.num_train_samples),
-        **problem.client_facts(),
+        "client": np.array(data.client_names, dtype=object),
+        "num_train_samples": np.array(data.num_train_samples),
+        **data.client_facts(),
     }
-    facts = problem.facts()
+    facts = problem.theory.facts()
     if config.byzantine is not None:
-        clients["byzantine"] = np.isin(np.arange(problem.num_clients), list(problem.byzantine)).astype(np.int64)
-        facts = {**facts, "num_byzantine": float(len(problem.byzantine) + config.byzantine.num_beside)}
+        clients["byzantine"] = np.isin(np.arange(data.num_clients), list(byzantine)).astype(np.int64)
+        facts = {**facts, "num_byzantine": float(len(byzantine) + config.byzantine.num_beside)}
     recorder.describe_problem(facts, clients)
     return recorder
 

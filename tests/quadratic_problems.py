@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.problem import Placement
-from ppfl.problems._quadratic_problem import Quadratic
+from ppfl.core.placement import Placement
+from ppfl.problems._quadratic_problem import QuadraticProblem
 from ppfl.problems.quadratic import QuadraticSettings
 from tests import numpy_reference as reference
 
@@ -20,24 +20,24 @@ def settings(**fields):
     return QuadraticSettings.model_validate({"name": "quadratic", **fields})
 
 
-def build(communicator=None, dtype=torch.float64, seed=0, **fields) -> Quadratic:
+def build(communicator=None, dtype=torch.float64, seed=0, **fields) -> QuadraticProblem:
     communicator = SoloCommunicator() if communicator is None else communicator
     placement = Placement(communicator, seed, seed, dtype, torch.device("cpu"))
     return settings(**fields).build(placement, 1)
 
 
-def small(**fields) -> Quadratic:
+def small(**fields) -> QuadraticProblem:
     return build(**{"generator": "comparison", "zeta": 1.0, **SMALL, **fields})
 
 
-def from_clients(tmp_path: Path, clients, **fields) -> Quadratic:
+def from_clients(tmp_path: Path, clients, **fields) -> QuadraticProblem:
     return build(file=str(reference.write_clients(tmp_path / "problem.h5", clients)), **fields)
 
 
-def random_point(problem: Quadratic, seed: int = 0):
+def random_point(problem: QuadraticProblem, seed: int = 0):
     """Return (shared, local) with random values under the names of the split."""
     draw = torch.Generator().manual_seed(seed)
-    sides = problem.init_shared(), problem.init_local(0)
+    sides = problem.objective.init_shared(), problem.objective.init_local(0)
     return tuple(
         {name: torch.randn(value.shape, generator=draw, dtype=value.dtype) for name, value in side.items()}
         for side in sides

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from ppfl.core.client_data import ClientData
+from ppfl.core.objective import Objective
 from ppfl.core.problem import Problem
+from ppfl.core.scores import Scores
+from ppfl.core.theory import Theory
 
 
-class Softmax(Problem):
+class Softmax(Objective):
     """Multinomial logistic regression on x ∘ θ with local weights and bias, ridge 0.01; S samples a client."""
 
-    clients = range(4)
-    client_names = ("a", "b", "c", "d")
-    num_train_samples = (10,) * 4
+    parameter_names = ("scale", "weight", "bias")
     seed = 5
 
     def init_shared(self):
@@ -26,14 +28,6 @@ class Softmax(Problem):
         like = self.init_local(client)
         return {name: torch.randn(v.shape, generator=draw, dtype=torch.float64) for name, v in like.items()}
 
-    def data(self, client, round):
-        draw = torch.Generator().manual_seed(client)
-        x = torch.randn(10, 4, generator=draw, dtype=torch.float64)
-        return {"x": x, "y": torch.randint(3, (10,), generator=draw)}
-
-    def training_epoch(self, client, epoch):
-        return [self.data(client, 0)]
-
     def advance(self, shared, data):
         if "features" in data:
             return data
@@ -45,5 +39,26 @@ class Softmax(Problem):
         ridge = sum((value**2).sum() for value in local.values())
         return torch.nn.functional.cross_entropy(scores, data["y"]) + 0.005 * ridge
 
+
+class SoftmaxData(ClientData):
+    clients = range(4)
+    client_names = ("a", "b", "c", "d")
+    num_train_samples = (10,) * 4
+
+    def data(self, client, round):
+        draw = torch.Generator().manual_seed(client)
+        x = torch.randn(10, 4, generator=draw, dtype=torch.float64)
+        return {"x": x, "y": torch.randint(3, (10,), generator=draw)}
+
+    def training_epoch(self, client, epoch):
+        return [self.data(client, 0)]
+
+
+class Losses(Scores):
     def client_metrics(self, shared, local, client):
-        return {"loss": float(self.loss(shared, local, self.data(client, 0)))}
+        return {"loss": float(self.objective.loss(shared, local, self.client_data.data(client, 0)))}
+
+
+def softmax(data: ClientData | None = None) -> Problem:
+    objective, client_data = Softmax(), data or SoftmaxData()
+    return Problem(objective, client_data, Losses(objective, client_data), Theory())

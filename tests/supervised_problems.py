@@ -8,10 +8,11 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
+from ppfl.core.placement import Placement
 from ppfl.core.plugins import discover
-from ppfl.core.problem import Placement, ProblemSettings
+from ppfl.core.problem import ProblemSettings
 from ppfl.core.types import Params
-from ppfl.problems._supervised_problem import Supervised
+from ppfl.problems._supervised_problem import SupervisedProblem
 
 torch.set_num_threads(1)
 
@@ -32,13 +33,13 @@ CNN: dict[str, Any] = {
 def make(
     keys: dict[str, Any] | None = None, *, seed: int = 0, communicator: Communicator | None = None,
     dtype: torch.dtype = torch.float64, body_dtype: torch.dtype | None = None,
-) -> Supervised:  # fmt: skip
+) -> SupervisedProblem:  # fmt: skip
     document = {**CONFIG, **(keys or {})}
     settings = discover("ppfl.problems")[document["name"]].model_validate(document)
     assert isinstance(settings, ProblemSettings)
     placement = Placement(communicator or SoloCommunicator(), seed, seed, dtype, torch.device("cpu"), None, body_dtype)
     problem = settings.build(placement, 1)
-    assert isinstance(problem, Supervised)
+    assert isinstance(problem, SupervisedProblem)
     return problem
 
 

@@ -20,7 +20,7 @@ from ppfl.diagnose.verdict import SAFE_BELOW, UNSAFE_ABOVE, Diagnosis, Ratio, le
 from ppfl.progress import Silent
 from tests.engine.build import COMPARISON, config, ffgg
 from tests.ranks import on_ranks
-from tests.softmax_problem import Softmax
+from tests.softmax_problem import SoftmaxData, softmax
 
 DIGITS: dict[str, Any] = {
     "name": "supervised",
@@ -63,7 +63,7 @@ def test_a_common_solution_is_told_from_own_ones(zeta: float, precision: str) ->
         "safe",
         "unsafe",
     )
-    facts = build(config(problem={**COMPARISON, "zeta": zeta}), SoloCommunicator()).problem.facts()
+    facts = build(config(problem={**COMPARISON, "zeta": zeta}), SoloCommunicator()).problem.theory.facts()
     assert own.rho.at_end == pytest.approx(facts["sigma_star_squared"], rel=1e-12)
     assert own.common_share < 1e-20
 
@@ -77,21 +77,24 @@ def test_the_byzantine_problem_and_other_splits_of_a_quadratic() -> None:
     assert level(shared.rho) != "safe"
 
 
-class Scattered(Softmax):
-    """Batches of 2 of the 10 samples of `Softmax`, drawn with replacement, so that gradients are noisy."""
+class Scattered(SoftmaxData):
+    """Batches of 2 of the 10 samples of `SoftmaxData`, drawn with replacement, so that gradients are noisy."""
 
     def data(self, client: int, round: int) -> dict[str, torch.Tensor]:
         whole = super().data(client, 0)
         draw = torch.Generator().manual_seed(100_003 * client + round)
-        return self.select(whole, torch.randint(10, (2,), generator=draw))
+        samples = torch.randint(10, (2,), generator=draw)
+        return {name: value.index_select(0, samples) for name, value in whole.items()}
 
 
 def test_two_halves_are_unbiased_where_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """E⟨g, g'⟩ = ‖∇_1 f‖²; E‖g‖² is larger by the variance of g, most of all with one batch in each half."""
     monkeypatch.setattr(measuring, "NUM_BATCHES", 1)
-    problem = Scattered()
-    shared, local = problem.init_shared(), problem.redraw_local(1, 3)
-    truth = float((problem.shared_gradient(shared, local, Softmax().data(1, 0))["scale"] ** 2).sum())
+    problem = softmax(Scattered())
+    shared, local = problem.objective.init_shared(), problem.objective.redraw_local(1, 3)
+    truth = float(
+        (problem.objective.shared_gradient(shared, local, softmax().client_data.data(1, 0))["scale"] ** 2).sum()
+    )
     pairs = [gradient_pair(problem, shared, local, 1, 1000 * draw) for draw in range(300)]
     two = np.array([float((g["scale"] * h["scale"]).sum()) for g, h in pairs])
     one = np.array([float((g["scale"] ** 2).sum()) for g, _ in pairs])
@@ -103,26 +106,28 @@ def test_two_halves_are_unbiased_where_one_is_not(monkeypatch: pytest.MonkeyPatc
 def test_halves_are_means_of_different_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = build(config(**digits(["head.*"])), SoloCommunicator())
     problem = setup.problem
-    data, seen = problem.data, []
+    data, seen = problem.client_data.data, []
 
     def spied(client: int, round: int) -> dict[str, torch.Tensor]:
         seen.append(round)
         return data(client, round)
 
-    monkeypatch.setattr(problem, "data", spied)
-    shared, local = problem.init_shared(), problem.init_local(0)
+    monkeypatch.setattr(problem.client_data, "data", spied)
+    shared, local = problem.objective.init_shared(), problem.objective.init_local(0)
     one, other = gradient_pair(problem, shared, local, 0, 100)
     assert seen == list(range(100, 100 + 2 * NUM_BATCHES))
-    mean = sum(problem.shared_gradient(shared, local, data(0, 100 + k))["hidden1.bias"] for k in range(NUM_BATCHES))
+    mean = sum(
+        problem.objective.shared_gradient(shared, local, data(0, 100 + k))["hidden1.bias"] for k in range(NUM_BATCHES)
+    )
     torch.testing.assert_close(one["hidden1.bias"], mean / NUM_BATCHES)
     assert not torch.equal(one["hidden1.bias"], other["hidden1.bias"])
 
 
 def test_the_square_is_the_inner_product_of_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = build(config(**digits([])), SoloCommunicator())
-    shared = setup.problem.init_shared()
+    shared = setup.problem.objective.init_shared()
     monkeypatch.setattr(measuring, "gradient_pair", lambda *_: (shared, {name: -2.0 * v for name, v in shared.items()}))
-    found = measure(setup, shared, setup.problem.init_local, 0)
+    found = measure(setup, shared, setup.problem.objective.init_local, 0)
     for group, squares in found.squares.items():
         expected = -2.0 * sum(float((v**2).sum()) for name, v in shared.items() if group_of(name) == group)
         assert squares == pytest.approx(np.full(5, expected))
@@ -144,13 +149,13 @@ def test_batches_of_the_training_are_not_used_again(monkeypatch: pytest.MonkeyPa
 def test_groups_add_up_to_the_whole() -> None:
     whole = {"batch_size": "all"}
     setup = build(config(**digits(["hidden1.bias"], problem=whole)), SoloCommunicator())
-    problem, shared = setup.problem, setup.problem.init_shared()
-    found = measure(setup, shared, problem.init_local, 0)
+    problem, shared = setup.problem, setup.problem.objective.init_shared()
+    found = measure(setup, shared, problem.objective.init_local, 0)
     assert list(found.squares) == ["hidden1", "head"]
-    for position, client in enumerate(problem.clients):
-        data = problem.data(client, 0)
-        local = measuring.tuned_local(setup, shared, problem.init_local(client), client, data)
-        gradient = problem.shared_gradient(shared, local, data)
+    for position, client in enumerate(problem.client_data.clients):
+        data = problem.client_data.data(client, 0)
+        local = measuring.tuned_local(setup, shared, problem.objective.init_local(client), client, data)
+        gradient = problem.objective.shared_gradient(shared, local, data)
         for group, squares in found.squares.items():
             mine = [value for name, value in gradient.items() if group_of(name) == group]
             assert squares[position] == pytest.approx(sum(float((g**2).sum()) for g in mine), rel=1e-10)
@@ -162,11 +167,14 @@ def test_groups_add_up_to_the_whole() -> None:
 
 def test_common_part_is_the_mean_gradient() -> None:
     setup = build(config(**digits([], problem={"batch_size": "all"})), SoloCommunicator())
-    problem, shared = setup.problem, setup.problem.init_shared()
-    gradients = [problem.shared_gradient(shared, {}, problem.data(client, 0)) for client in problem.clients]
+    problem, shared = setup.problem, setup.problem.objective.init_shared()
+    gradients = [
+        problem.objective.shared_gradient(shared, {}, problem.client_data.data(client, 0))
+        for client in problem.client_data.clients
+    ]
     mean = [sum(g[name] for g in gradients) / len(gradients) for name in shared]
     expected = sum(float((value**2).sum()) for value in mean)
-    found = measure(setup, shared, problem.init_local, 0)
+    found = measure(setup, shared, problem.objective.init_local, 0)
     assert found.common == pytest.approx(expected, rel=1e-10)
     assert 0 < found.common < found.client_squares.mean()
 
@@ -177,7 +185,7 @@ def test_w_is_tuned_at_fixed_shared_parameters() -> None:
     for epochs in (1, 20):
         tuned = {"every": 1_000, "tuned": {"epochs": epochs}}
         setup = build(config(**{**digits(["head.*"]), "evaluate": tuned}), SoloCommunicator())
-        found = measure(setup, setup.problem.init_shared(), setup.problem.init_local, 0)
+        found = measure(setup, setup.problem.objective.init_shared(), setup.problem.objective.init_local, 0)
         losses.append(found.scores["train_loss"].mean())
     assert losses[1] < 0.8 * losses[0]
 
@@ -228,13 +236,13 @@ def test_the_same_bits_on_three_ranks(local: list[str], byzantine: tuple[str, ..
 def test_attackers_among_the_clients_are_left_out() -> None:
     flip = {"attack": {"name": "sign_flip"}, "clients": 2}
     setup = build(config(**digits(["head.*"]), byzantine=flip), SoloCommunicator())
-    found = measure(setup, setup.problem.init_shared(), setup.problem.init_local, 0)
+    found = measure(setup, setup.problem.objective.init_shared(), setup.problem.objective.init_local, 0)
     assert len(found.client_squares) == 3
     everybody = build(config(**digits(["head.*"])), SoloCommunicator())
-    all_five = measure(everybody, setup.problem.init_shared(), setup.problem.init_local, 0).client_squares
-    assert [x for client, x in enumerate(all_five) if client not in setup.problem.byzantine] == list(
-        found.client_squares
-    )
+    all_five = measure(
+        everybody, setup.problem.objective.init_shared(), setup.problem.objective.init_local, 0
+    ).client_squares
+    assert [x for client, x in enumerate(all_five) if client not in setup.roles.byzantine] == list(found.client_squares)
 
 
 def test_error_of_a_ratio() -> None:

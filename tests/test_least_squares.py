@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.client_data import join
 from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
 from ppfl.core.types import Data, Params
@@ -23,7 +24,7 @@ from ppfl.fine_tuners.conjugate_gradient import ConjugateGradient
 from ppfl.fine_tuners.exact import Exact
 from ppfl.fine_tuners.gradient_descent import GradientDescent
 from ppfl.problems._least_squares_problem import _solve, ridge_regression
-from ppfl.problems._supervised_problem import Supervised
+from ppfl.problems._supervised_problem import SupervisedProblem
 from ppfl.problems.least_squares import LeastSquaresSettings
 from tests.engine.build import config, engine, ffgg, scores
 from tests.ranks import on_ranks
@@ -43,7 +44,9 @@ RUN: dict[str, Any] = {
 }
 
 
-def least_squares(model: dict[str, Any] = NARROW, local: tuple[str, ...] = ("head.*",), **others: Any) -> Supervised:
+def least_squares(
+    model: dict[str, Any] = NARROW, local: tuple[str, ...] = ("head.*",), **others: Any
+) -> SupervisedProblem:
     return make({**KEYS, "model": model, "split": {"local": local}}, **others)
 
 
@@ -70,7 +73,11 @@ def norm(params: Params) -> float:
 @pytest.mark.parametrize("with_weights", [False, True])
 def test_loss_and_gradients_are_those_of_plain_autograd(local_globs: tuple[str, ...], with_weights: bool) -> None:
     problem = least_squares(local=local_globs)
-    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    shared, local, data = (
+        problem.objective.init_shared(),
+        problem.objective.redraw_local(1, 3),
+        problem.client_data.data(1, 0),
+    )
     data = weighted(data) if with_weights else data
     leaves = {name: value.clone().requires_grad_() for name, value in {**shared, **local}.items()}
     errors = mlp(leaves, data["x"]) - torch.eye(10, dtype=torch.float64)[data["y"]]
@@ -78,29 +85,29 @@ def test_loss_and_gradients_are_those_of_plain_autograd(local_globs: tuple[str, 
     data_loss = sum(v[s] / v.sum() * (errors[s] @ errors[s]) / 2 for s in range(len(errors)))
     loss = data_loss + RIDGE / 2 * sum((leaves[name] ** 2).sum() for name in local)
     wanted = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-    torch.testing.assert_close(problem.loss(shared, local, data), loss.detach(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(problem.data_loss(shared, local, data), data_loss.detach(), rtol=1e-12, atol=0)
-    of_shared, of_local = problem.gradients(shared, local, data)
-    for found in (of_shared, of_local, problem.shared_gradient(shared, local, data)):
+    torch.testing.assert_close(problem.objective.loss(shared, local, data), loss.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(problem.scores.data_loss(shared, local, data), data_loss.detach(), rtol=1e-12, atol=0)
+    of_shared, of_local = problem.objective.gradients(shared, local, data)
+    for found in (of_shared, of_local, problem.objective.shared_gradient(shared, local, data)):
         assert all(float((value - wanted[name]).abs().max()) <= 1e-10 for name, value in found.items())
-    for given in (data, problem.advance(shared, data)):
-        found = problem.local_gradient(shared, local, given)
+    for given in (data, problem.objective.advance(shared, data)):
+        found = problem.objective.local_gradient(shared, local, given)
         assert all(float((found[name] - wanted[name]).abs().max()) <= 1e-10 for name in local)
     assert set(of_shared) | set(of_local) == set(leaves)
 
 
 def test_scores_are_of_the_data_alone() -> None:
     problem = least_squares()
-    shared, local = problem.init_shared(), problem.redraw_local(1, 3)
-    found = problem.round_metrics(shared, local, 1, 0)
-    stored = problem._scored_on["test"][1]
+    shared, local = problem.objective.init_shared(), problem.objective.redraw_local(1, 3)
+    found = problem.scores.round_metrics(shared, local, 1, 0)
+    stored = problem.client_data._scored_on["test"][1]
     data = {"x": stored.x / problem._divisor, "y": stored.y}
     logits = mlp({**shared, **local}, data["x"].double())
     errors = logits - torch.nn.functional.one_hot(data["y"], 10)
     assert found["test_loss"] == pytest.approx(float(errors.square().sum() / 2 / len(errors)), rel=1e-12)
     assert found["test_accuracy"] == float((logits.argmax(dim=1) == data["y"]).double().mean())
-    assert found["loss"] == float(problem.loss(shared, local, problem.data(1, 0)))
-    assert found["loss"] > float(problem.data_loss(shared, local, problem.data(1, 0)))
+    assert found["loss"] == float(problem.objective.loss(shared, local, problem.client_data.data(1, 0)))
+    assert found["loss"] > float(problem.scores.data_loss(shared, local, problem.client_data.data(1, 0)))
 
 
 # --- w*(θ)
@@ -119,19 +126,19 @@ def by_lstsq(features: np.ndarray, labels: np.ndarray, v: np.ndarray) -> np.ndar
 @pytest.mark.parametrize("with_weights", [False, True])
 def test_exact_w_is_stationary_and_what_lstsq_says(model: dict[str, Any], with_weights: bool) -> None:
     problem = least_squares(model)
-    shared = problem.init_shared()
+    shared = problem.objective.init_shared()
     for client in range(3):
-        data = weighted(problem.data(client, 0)) if with_weights else problem.data(client, 0)
-        best = problem.exact_local(shared, data)
+        data = weighted(problem.client_data.data(client, 0)) if with_weights else problem.client_data.data(client, 0)
+        best = problem.objective.exact_local(shared, data)
         assert list(best) == ["head.weight", "head.bias"]
-        assert norm(problem.local_gradient(shared, best, data)) <= 1e-10
-        advanced = problem.advance(shared, data)
+        assert norm(problem.objective.local_gradient(shared, best, data)) <= 1e-10
+        advanced = problem.objective.advance(shared, data)
         v = data.get("weight", torch.ones(len(data["y"]), dtype=torch.float64))
         wanted = by_lstsq(advanced["features"].numpy(), data["y"].numpy(), v.numpy())
         found = torch.cat([best["head.weight"], best["head.bias"][:, None]], dim=1)
         np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-10)
         assert all(value.is_contiguous() for value in best.values())
-        again = problem.exact_local(shared, advanced)
+        again = problem.objective.exact_local(shared, advanced)
         assert all(torch.equal(value, best[name]) for name, value in again.items())
 
 
@@ -139,8 +146,8 @@ def test_exact_w_is_stationary_and_what_lstsq_says(model: dict[str, Any], with_w
 def test_padded_rows_and_other_clients_do_not_change_exact_w(model: dict[str, Any]) -> None:
     """vmap over clients that are padded to one size equals the loop over clients."""
     problem = least_squares(model)
-    shared = problem.init_shared()
-    datas = [problem.data(client, 0) for client in range(4)]
+    shared = problem.objective.init_shared()
+    datas = [problem.client_data.data(client, 0) for client in range(4)]
     datas = [{name: value[: 20 - 2 * client] for name, value in data.items()} for client, data in enumerate(datas)]
 
     def padded(data: Data) -> Data:
@@ -149,19 +156,19 @@ def test_padded_rows_and_other_clients_do_not_change_exact_w(model: dict[str, An
         return {n: torch.cat([v, v.new_ones(missing, *v.shape[1:])]) for n, v in data.items()} | {"weight": weight}
 
     stacked = {name: torch.stack([padded(data)[name] for data in datas]) for name in ("x", "y", "weight")}
-    together = torch.func.vmap(lambda data: problem.exact_local(shared, data))(stacked)
+    together = torch.func.vmap(lambda data: problem.objective.exact_local(shared, data))(stacked)
     for client, data in enumerate(datas):
-        for name, value in problem.exact_local(shared, data).items():
+        for name, value in problem.objective.exact_local(shared, data).items():
             torch.testing.assert_close(together[name][client], value, rtol=1e-9, atol=1e-10)
 
 
 def test_exact_w_is_computed_in_float64_whatever_the_precision() -> None:
     """With a ridge far below the rounding of float32, the float32 result is the rounded float64 one."""
     problem = make({**KEYS, "ridge": 1e-8, "model": WIDE, "batch_size": "all"}, dtype=torch.float32)
-    shared, data = problem.init_shared(), problem.data(0, 0)
-    features = problem.advance(shared, data)
-    found = problem.exact_local(shared, features)
-    wanted = problem.exact_local(shared, {**features, "features": features["features"].double()})
+    shared, data = problem.objective.init_shared(), problem.client_data.data(0, 0)
+    features = problem.objective.advance(shared, data)
+    found = problem.objective.exact_local(shared, features)
+    wanted = problem.objective.exact_local(shared, {**features, "features": features["features"].double()})
     for name, value in wanted.items():
         assert found[name].dtype == torch.float32
         assert torch.equal(found[name], value.float())
@@ -172,8 +179,8 @@ def test_exact_w_of_features_that_are_not_finite_is_nan() -> None:
     for model in (NARROW, WIDE):
         problem = least_squares(model)
         for wrong in (math.nan, math.inf):
-            shared = {name: value * wrong for name, value in problem.init_shared().items()}
-            best = problem.exact_local(shared, problem.data(0, 0))
+            shared = {name: value * wrong for name, value in problem.objective.init_shared().items()}
+            best = problem.objective.exact_local(shared, problem.client_data.data(0, 0))
             assert all(bool(value.isnan().all()) for value in best.values())
     indefinite = torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64))
     assert bool(_solve(indefinite, 1e-3, torch.ones(3, 2, dtype=torch.float64)).isnan().all())
@@ -183,13 +190,13 @@ def test_exact_w_of_features_that_are_not_finite_is_nan() -> None:
 def test_the_gradient_at_exact_w_is_that_of_its_loss(model: dict[str, Any]) -> None:
     """∇F_m(θ) = ∇_1 f_m(θ, w*(θ)), F_m(θ) = min_w f_m(θ, w), by differences through the network and the solution."""
     problem = least_squares(model)
-    shared, data = problem.init_shared(), weighted(problem.data(2, 0))
+    shared, data = problem.objective.init_shared(), weighted(problem.client_data.data(2, 0))
 
     def smallest(theta: Params) -> float:
-        return float(problem.loss(theta, problem.exact_local(theta, data), data))
+        return float(problem.objective.loss(theta, problem.objective.exact_local(theta, data), data))
 
-    once = problem.shared_pass(shared, data)
-    gradient = once.shared_gradient(problem.exact_local(shared, once.data))
+    once = problem.objective.shared_pass(shared, data)
+    gradient = once.shared_gradient(problem.objective.exact_local(shared, once.data))
     draw = torch.Generator().manual_seed(0)
     for name, value in shared.items():
         direction = torch.randn(value.shape, generator=draw, dtype=torch.float64)
@@ -200,14 +207,14 @@ def test_the_gradient_at_exact_w_is_that_of_its_loss(model: dict[str, Any]) -> N
 
 def test_iterative_fine_tuners_converge_to_exact_w() -> None:
     problem = least_squares()
-    shared, data = problem.init_shared(), problem.data(1, 0)
-    start, best = problem.redraw_local(1, 3), problem.exact_local(shared, data)
+    shared, data = problem.objective.init_shared(), problem.client_data.data(1, 0)
+    start, best = problem.objective.redraw_local(1, 3), problem.objective.exact_local(shared, data)
     assert all(torch.equal(v, best[n]) for n, v in Exact(name="exact")(problem, shared, start, data, {}).local.items())
     for tuner in (
         ConjugateGradient(name="conjugate_gradient", steps=40),
         GradientDescent(name="gradient_descent", steps=4000, lr=0.1),
     ):
-        found = tuner(problem, shared, start, data, {}).local
+        found = tuner(problem.objective, shared, start, data, {}).local
         assert norm({name: value - best[name] for name, value in found.items()}) < 1e-8, tuner.name
 
 
@@ -221,7 +228,7 @@ def test_exact_is_refused_unless_the_last_layer_alone_is_local(local: list[str])
         build(config(**{**RUN, "problem": problem}), SoloCommunicator())
     built = make(problem)
     with pytest.raises(NotImplementedError):
-        built.exact_local(built.init_shared(), built.data(0, 0))
+        built.objective.exact_local(built.objective.init_shared(), built.client_data.data(0, 0))
 
 
 def test_exact_is_refused_for_cross_entropy_and_theory_for_both() -> None:
@@ -258,13 +265,16 @@ def test_bad_ridges_are_refused(ridge: object) -> None:
 
 def test_where_everything_is_linear_or_nothing_is_local_there_is_a_closed_form() -> None:
     linear = least_squares({"name": "logistic_regression"}, ("*",))
-    assert linear.needs_iterations == ""
-    best = linear.exact_local({}, linear.data(0, 0))
-    assert norm(linear.local_gradient({}, best, linear.data(0, 0))) < 1e-10
+    assert linear.objective.needs_iterations == ""
+    best = linear.objective.exact_local({}, linear.client_data.data(0, 0))
+    assert norm(linear.objective.local_gradient({}, best, linear.client_data.data(0, 0))) < 1e-10
     shared_alone = least_squares(local=())
-    assert shared_alone.exact_local(shared_alone.init_shared(), shared_alone.data(0, 0)) == {}
-    assert shared_alone.needs_iterations == ""
-    assert shared_alone.all_local().needs_iterations != ""
+    assert (
+        shared_alone.objective.exact_local(shared_alone.objective.init_shared(), shared_alone.client_data.data(0, 0))
+        == {}
+    )
+    assert shared_alone.objective.needs_iterations == ""
+    assert shared_alone.all_local().objective.needs_iterations != ""
 
 
 # --- runs
@@ -304,9 +314,9 @@ def test_chunks_of_clients_equal_the_loop() -> None:
 
 def test_bodies_in_bfloat16_have_exact_heads() -> None:
     problem = least_squares(dtype=torch.float32, body_dtype=torch.bfloat16)
-    shared, data = problem.init_shared(), problem.data(1, 0)
-    best = problem.exact_local(shared, data)
-    assert norm(problem.local_gradient(shared, best, data)) < 1e-6
+    shared, data = problem.objective.init_shared(), problem.client_data.data(1, 0)
+    best = problem.objective.exact_local(shared, data)
+    assert norm(problem.objective.local_gradient(shared, best, data)) < 1e-6
 
 
 def test_the_final_stage_is_exact_on_all_samples_of_a_client() -> None:
@@ -314,23 +324,23 @@ def test_the_final_stage_is_exact_on_all_samples_of_a_client() -> None:
     running = engine(**RUN)
     list(running)
     setup = running.setup
-    assert setup.problem.num_train_samples[0] > 20
+    assert setup.problem.client_data.num_train_samples[0] > 20
     found = score_stages([running])[0].scores["tuned"]["test_loss"]
     theta = running.server["shared"]
-    for client in range(setup.problem.num_clients):
-        whole = setup.problem.join(setup.problem.training_epoch(client, 0))
-        assert len(whole["y"]) == setup.problem.num_train_samples[client]
-        tuned = setup.problem.exact_local(theta, whole)
-        wanted = setup.problem.client_metrics(theta, tuned, client)["test_loss"]
+    for client in range(setup.problem.client_data.num_clients):
+        whole = join(setup.problem.client_data.training_epoch(client, 0))
+        assert len(whole["y"]) == setup.problem.client_data.num_train_samples[client]
+        tuned = setup.problem.objective.exact_local(theta, whole)
+        wanted = setup.problem.scores.client_metrics(theta, tuned, client)["test_loss"]
         assert found[client] == pytest.approx(wanted, rel=1e-4, nan_ok=True)
 
 
 def test_diagnose_takes_exact_w_and_leaves_the_ridge_out_of_the_gap() -> None:
     tuner = {"name": "gradient_descent", "steps": 1, "lr": 1e-6}
     setup = build(config(**{**RUN, "algorithm": ffgg(tuner, 0.3)}), SoloCommunicator())
-    problem, theta = setup.problem, setup.problem.init_shared()
-    found = measure(setup, theta, problem.init_local, 100).scores["train_loss"]
-    for client in range(problem.num_clients):
-        whole = problem.join(problem.training_epoch(client, 0))
-        best = problem.exact_local(theta, whole)
-        assert found[client] == pytest.approx(float(problem.data_loss(theta, best, whole)), rel=1e-6)
+    problem, theta = setup.problem, setup.problem.objective.init_shared()
+    found = measure(setup, theta, problem.objective.init_local, 100).scores["train_loss"]
+    for client in range(problem.client_data.num_clients):
+        whole = join(problem.client_data.training_epoch(client, 0))
+        best = problem.objective.exact_local(theta, whole)
+        assert found[client] == pytest.approx(float(problem.scores.data_loss(theta, best, whole)), rel=1e-6)

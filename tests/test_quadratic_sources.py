@@ -24,22 +24,24 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize(("zeta", "smoothness", "condition"), [(0, 2.54, 253), (1, 10.1, 401), (10, 307, 220)])
 def test_comparison(zeta, smoothness, condition):
     problem = build(generator="comparison", zeta=zeta)
-    constants = problem.constants()
+    constants = problem.theory.constants()
     assert constants.smoothness == pytest.approx(smoothness, rel=0.05)
     assert constants.mean_smoothness / constants.strong_convexity == pytest.approx(condition, rel=0.05)
-    assert problem.num_clients == 8
-    assert problem.num_train_samples == (1000,) * 8
+    assert problem.client_data.num_clients == 8
+    assert problem.client_data.num_train_samples == (1000,) * 8
     if zeta == 0:
         assert constants.strong_convexity == pytest.approx(0.0099, rel=0.05)
         assert constants.local_smoothness == pytest.approx(5.07, rel=0.05)
-        assert 0.76 / 2 < float(problem.shared_metrics(problem.init_shared())["operator_norm"]) < 0.76 * 2
-        assert 2.9 / 3 < problem.sigma_star_squared < 2.9 * 3
+        assert (
+            0.76 / 2 < float(problem.scores.shared_metrics(problem.objective.init_shared())["operator_norm"]) < 0.76 * 2
+        )
+        assert 2.9 / 3 < problem.theory.sigma_star_squared < 2.9 * 3
 
 
 def test_byzantine():
     problem = build(generator="byzantine", clients=4)
-    assert problem.constants().smoothness == pytest.approx(25.4, rel=0.05)
-    assert problem.sigma_star_squared < 1e-20
+    assert problem.theory.constants().smoothness == pytest.approx(25.4, rel=0.05)
+    assert problem.theory.sigma_star_squared < 1e-20
     assert settings(generator="byzantine").clients == 32
 
 
@@ -50,16 +52,21 @@ def test_asynchronous_defaults():
 
 
 def test_targets_and_noise():
-    assert small(targets="common").sigma_star_squared < 1e-25
-    assert small(targets="own").sigma_star_squared > 1e-3
+    assert small(targets="common").theory.sigma_star_squared < 1e-25
+    assert small(targets="own").theory.sigma_star_squared > 1e-3
     noisy = small(targets="common", noise=0.1)
-    assert noisy.sigma_star_squared > 1e-8
+    assert noisy.theory.sigma_star_squared > 1e-8
     silent = small(targets="common")
     # ½E‖ν ε‖² over 2·20 rows is 20 ν², less what θ* and w* fit of it
-    theta = noisy.theta_star
-    losses = [noisy.client_metrics(theta, noisy.exact_local(theta, noisy.data(m, 0)), m)["loss"] for m in range(5)]
+    theta = noisy.theory.theta_star
+    losses = [
+        noisy.scores.client_metrics(theta, noisy.objective.exact_local(theta, noisy.client_data.data(m, 0)), m)["loss"]
+        for m in range(5)
+    ]
     assert 10 * 0.1**2 < np.mean(losses) < 20 * 0.1**2
-    assert torch.equal(noisy.data(0, 0)["shared_curvature"], silent.data(0, 0)["shared_curvature"])
+    assert torch.equal(
+        noisy.client_data.data(0, 0)["shared_curvature"], silent.client_data.data(0, 0)["shared_curvature"]
+    )
 
 
 # --- files
@@ -84,16 +91,16 @@ def test_file_holds_the_problem(tmp_path):
     problem = from_clients(tmp_path, list(map(recipe.clients_of(0), range(5))))
     for client in range(5):
         for key, value in small().data(client, 0).items():
-            assert torch.equal(problem.data(client, 0)[key], value)
-    assert problem.client_names == ("0000", "0001", "0002", "0003", "0004")
+            assert torch.equal(problem.client_data.data(client, 0)[key], value)
+    assert problem.client_data.client_names == ("0000", "0001", "0002", "0003", "0004")
 
 
 def test_rows_may_differ_between_clients(tmp_path):
     clients = reference.random_clients(2, rows=12) + reference.random_clients(1, rows=9, seed=1)
     clients[0]["H"], clients[0]["b"] = clients[0]["H"][:5], clients[0]["b"][:5]
     problem = from_clients(tmp_path, clients)
-    assert problem.num_train_samples == (12, 12, 9)
-    np.testing.assert_allclose(problem.theta_star["theta"].numpy(), reference.theta_star(clients), rtol=1e-9)
+    assert problem.client_data.num_train_samples == (12, 12, 9)
+    np.testing.assert_allclose(problem.theory.theta_star["theta"].numpy(), reference.theta_star(clients), rtol=1e-9)
 
 
 def _replace(field, value):
@@ -186,9 +193,9 @@ def test_clients_are_sorted_whatever_the_order_of_creation(tmp_path):
                 group[f"{name}/{field}"] = values.astype(">f8")
         assert list(group) == ["b", "c", "a"]
     problem = build(file=str(tmp_path / "tracked.h5"))
-    assert problem.client_names == ("a", "b", "c")
+    assert problem.client_data.client_names == ("a", "b", "c")
     np.testing.assert_allclose(
-        problem.theta_star["theta"].numpy(), reference.theta_star([clients[name] for name in "abc"]), rtol=1e-9
+        problem.theory.theta_star["theta"].numpy(), reference.theta_star([clients[name] for name in "abc"]), rtol=1e-9
     )
 
 

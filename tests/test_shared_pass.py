@@ -12,13 +12,13 @@ from ppfl.core.params import add_scaled
 from ppfl.core.types import Params
 from ppfl.problems import _network
 from ppfl.problems._network import Network
-from ppfl.problems._supervised_problem import Supervised
+from ppfl.problems._supervised_problem import SupervisedProblem
 from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make
 
 
-def reference(problem: Supervised, shared: Params, local: Params, data: dict[str, torch.Tensor]) -> list[Params]:
+def reference(problem: SupervisedProblem, shared: Params, local: Params, data: dict[str, torch.Tensor]) -> list[Params]:
     """Differentiate the loss of the whole model, all samples at once."""
-    return list(torch.func.grad(lambda theta, w: problem.loss(theta, w, data), argnums=(0, 1))(shared, local))
+    return list(torch.func.grad(lambda theta, w: problem.objective.loss(theta, w, data), argnums=(0, 1))(shared, local))
 
 
 @pytest.mark.parametrize("name", PROBLEMS, ids=str)
@@ -31,14 +31,18 @@ def test_gradients_are_those_of_the_loss(
     monkeypatch.setattr(_network, "PIECE_ROWS", limits[0])
     monkeypatch.setattr(_network, "KEPT_BYTES", limits[1])
     problem = make({**name, "model": model, "split": {"local": local_globs}})
-    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    shared, local, data = (
+        problem.objective.init_shared(),
+        problem.objective.redraw_local(1, 3),
+        problem.client_data.data(1, 0),
+    )
     of_shared, of_local = reference(problem, shared, local, data)
-    once = problem.shared_pass(shared, data)
-    close(problem.local_gradient(shared, local, once.data), of_local)
+    once = problem.objective.shared_pass(shared, data)
+    close(problem.objective.local_gradient(shared, local, once.data), of_local)
     close(once.shared_gradient(local), of_shared)
-    close(problem.local_gradient(shared, local, data), of_local)
-    close(problem.shared_gradient(shared, local, data), of_shared)
-    for found, wanted in zip(problem.gradients(shared, local, data), (of_shared, of_local), strict=True):
+    close(problem.objective.local_gradient(shared, local, data), of_local)
+    close(problem.objective.shared_gradient(shared, local, data), of_shared)
+    for found, wanted in zip(problem.objective.gradients(shared, local, data), (of_shared, of_local), strict=True):
         close(found, wanted)
 
 
@@ -47,11 +51,15 @@ def test_pieces_whose_graph_is_not_kept_give_the_same_bits(
     local_globs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = make({"model": CNN, "split": {"local": local_globs}}, dtype=torch.float32)
-    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    shared, local, data = (
+        problem.objective.init_shared(),
+        problem.objective.redraw_local(1, 3),
+        problem.client_data.data(1, 0),
+    )
     monkeypatch.setattr(_network, "PIECE_ROWS", 7)
-    wanted = problem.shared_gradient(shared, local, data)
+    wanted = problem.objective.shared_gradient(shared, local, data)
     monkeypatch.setattr(_network, "KEPT_BYTES", 0)
-    found = problem.shared_gradient(shared, local, data)
+    found = problem.objective.shared_gradient(shared, local, data)
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
 
 
@@ -62,10 +70,14 @@ def test_vectorized_over_clients_and_with_weights(
 ) -> None:
     monkeypatch.setattr(_network, "PIECE_ROWS", 7)
     problem = make({**name, "model": CONFIG["model"], "split": {"local": local_globs}})
-    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    shared, local, data = (
+        problem.objective.init_shared(),
+        problem.objective.redraw_local(1, 3),
+        problem.client_data.data(1, 0),
+    )
     data["weight"] = (torch.arange(len(data["y"])) % 3).to(torch.float64)
     stacked = {name: torch.stack([value, value]) for name, value in data.items()}
-    both = torch.func.vmap(lambda one: problem.gradients(shared, local, one))(stacked)
+    both = torch.func.vmap(lambda one: problem.objective.gradients(shared, local, one))(stacked)
     for found, wanted in zip(both, reference(problem, shared, local, data), strict=True):
         for row in range(2):
             close({name: value[row] for name, value in found.items()}, wanted)
@@ -74,15 +86,15 @@ def test_vectorized_over_clients_and_with_weights(
 def test_graphs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_network, "PIECE_ROWS", 5)
     problem = make({"model": CNN, "split": {"local": ["head.*"]}})
-    shared, data = problem.init_shared(), problem.data(1, 0)
+    shared, data = problem.objective.init_shared(), problem.client_data.data(1, 0)
     size_of_piece = 5 * 64 * 2 * 8  # what the first convolution makes of five images of 8 × 8, in float64
     monkeypatch.setattr(_network, "KEPT_BYTES", size_of_piece + 1)
-    once = problem.shared_pass(shared, data)
+    once = problem.objective.shared_pass(shared, data)
     assert len(data["y"]) == 20
     assert size_of_piece < once._kept_bytes < 40 * size_of_piece
     assert len(once._pulls) == 1
     monkeypatch.setattr(_network, "KEPT_BYTES", 1 << 30)
-    assert len(problem.shared_pass(shared, data)._pulls) == 4
+    assert len(problem.objective.shared_pass(shared, data)._pulls) == 4
 
 
 @pytest.mark.parametrize("local_globs", [["head.*"], ["hidden.*", "head.*"], []], ids=str)
@@ -90,20 +102,30 @@ def test_bodies_in_bfloat16(local_globs: list[str]) -> None:
     keys = {"model": {**CNN, "normalization": "none"}, "split": {"local": local_globs}}
     exact = make(keys, dtype=torch.float32)
     short = make(keys, dtype=torch.float32, body_dtype=torch.bfloat16)
-    shared, local, data = exact.init_shared(), exact.redraw_local(1, 3), exact.data(1, 0)
-    once = short.shared_pass(shared, data)
+    shared, local, data = (
+        exact.objective.init_shared(),
+        exact.objective.redraw_local(1, 3),
+        exact.client_data.data(1, 0),
+    )
+    once = short.objective.shared_pass(shared, data)
     assert once.data["features"].dtype == torch.float32
-    found = {**dict(zip("sl", short.gradients(shared, local, data), strict=True)), "once": once.shared_gradient(local)}
-    wanted = dict(zip("sl", exact.gradients(shared, local, data), strict=True))
+    found = {
+        **dict(zip("sl", short.objective.gradients(shared, local, data), strict=True)),
+        "once": once.shared_gradient(local),
+    }
+    wanted = dict(zip("sl", exact.objective.gradients(shared, local, data), strict=True))
     for part in "sl":
         for name, value in wanted[part].items():
             assert found[part][name].dtype == torch.float32
             error = (found[part][name] - value).norm() / value.norm()
             assert 0 < error < 0.05, (part, name)
     assert all(torch.equal(value, found["s"][name]) for name, value in found["once"].items())
-    features = exact.advance(shared, data)  # the last stage is in float32
+    features = exact.objective.advance(shared, data)  # the last stage is in float32
     if local_globs == ["head.*"]:
-        close(short.local_gradient(shared, local, features), exact.local_gradient(shared, local, features))
+        close(
+            short.objective.local_gradient(shared, local, features),
+            exact.objective.local_gradient(shared, local, features),
+        )
 
 
 @pytest.mark.parametrize(
@@ -123,20 +145,24 @@ def test_descent_is_that_of_the_gradients(
     model: dict[str, Any], local_globs: list[str], on_logits: bool, weighted: bool, name: dict[str, Any]
 ) -> None:
     problem = make({**name, "model": model, "split": {"local": local_globs}})
-    shared, local, data = problem.init_shared(), problem.redraw_local(1, 3), problem.data(1, 0)
+    shared, local, data = (
+        problem.objective.init_shared(),
+        problem.objective.redraw_local(1, 3),
+        problem.client_data.data(1, 0),
+    )
     if weighted:
         data["weight"] = (torch.arange(len(data["y"])) % 3).to(torch.float64)
-    advanced = problem.advance(shared, data)
+    advanced = problem.objective.advance(shared, data)
     ridge = name.get("ridge", 0.0)
-    found = problem._network.descend_on_logits({**shared, **local}, advanced, local, 0.1, 7, ridge)
+    found = problem.objective._network.descend_on_logits({**shared, **local}, advanced, local, 0.1, 7, ridge)
     assert (found is not None) == on_logits
     wanted = local
     for _ in range(7):
-        wanted = add_scaled(wanted, problem.local_gradient(shared, wanted, data), -0.1)
+        wanted = add_scaled(wanted, problem.objective.local_gradient(shared, wanted, data), -0.1)
     assert max(float((wanted[name] - local[name]).abs().max()) for name in local) > 0.01
     for given in (data, advanced):
-        close(problem.descend(shared, local, given, 0.1, 7), wanted)
-    vectorized = torch.func.vmap(lambda w: problem.descend(shared, w, advanced, 0.1, 7))(
+        close(problem.objective.descend(shared, local, given, 0.1, 7), wanted)
+    vectorized = torch.func.vmap(lambda w: problem.objective.descend(shared, w, advanced, 0.1, 7))(
         {name: torch.stack([value, 2 * value]) for name, value in local.items()}
     )
     close({name: value[0] for name, value in vectorized.items()}, wanted)
@@ -144,7 +170,11 @@ def test_descent_is_that_of_the_gradients(
 
 def test_ffgg_runs_the_body_once(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make({"model": CNN, "split": {"local": ["head.*"]}})
-    shared, local, data = problem.init_shared(), problem.init_local(1), problem.data(1, 0)
+    shared, local, data = (
+        problem.objective.init_shared(),
+        problem.objective.init_local(1),
+        problem.client_data.data(1, 0),
+    )
     ffgg = FFGG.model_validate(
         {"name": "ffgg", "lr": 0.1, "fine_tuner": {"name": "gradient_descent", "steps": 3, "lr": 0.1}}
     )
@@ -156,5 +186,5 @@ def test_ffgg_runs_the_body_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return prefix(network, params, x)
 
     monkeypatch.setattr(Network, "prefix", counted)
-    ffgg.client(problem, shared, {"local": local}, data, ffgg.draws(problem, 1, 0, len(data["y"])))
+    ffgg.client(problem.objective, shared, {"local": local}, data, ffgg.draws(problem.objective, 1, 0, len(data["y"])))
     assert runs == [len(data["y"])]

@@ -19,28 +19,30 @@ torch.set_num_threads(1)
 def test_advanced_data_has_the_same_loss_and_gradients(model: dict[str, Any], local_globs: list[str]) -> None:
     problem = make({"model": model, "split": {"local": local_globs}})
     whole = make({"model": model, "split": {"local": []}})
-    shared, local = problem.init_shared(), problem.redraw_local(1, 3)
-    data = problem.data(1, 0)
-    advanced = problem.advance(shared, data)
-    loss = problem.loss(shared, local, data)
-    everything = {name: {**shared, **local}[name] for name in whole.init_shared()}
-    assert float(whole.loss(everything, {}, data)) == float(loss)
-    torch.testing.assert_close(problem.loss(shared, local, advanced), loss, rtol=1e-12, atol=0)
-    close(problem.local_gradient(shared, local, advanced), problem.local_gradient(shared, local, data))
+    shared, local = problem.objective.init_shared(), problem.objective.redraw_local(1, 3)
+    data = problem.client_data.data(1, 0)
+    advanced = problem.objective.advance(shared, data)
+    loss = problem.objective.loss(shared, local, data)
+    everything = {name: {**shared, **local}[name] for name in whole.objective.init_shared()}
+    assert float(whole.objective.loss(everything, {}, data)) == float(loss)
+    torch.testing.assert_close(problem.objective.loss(shared, local, advanced), loss, rtol=1e-12, atol=0)
     close(
-        problem.shared_gradient(shared, local, data) | problem.local_gradient(shared, local, data),
+        problem.objective.local_gradient(shared, local, advanced), problem.objective.local_gradient(shared, local, data)
+    )
+    close(
+        problem.objective.shared_gradient(shared, local, data) | problem.objective.local_gradient(shared, local, data),
         {
-            name: whole.shared_gradient(everything, {}, data)[name]
-            for name in [*problem.init_shared(), *problem.init_local(1)]
+            name: whole.objective.shared_gradient(everything, {}, data)[name]
+            for name in [*problem.objective.init_shared(), *problem.objective.init_local(1)]
         },
     )
-    assert problem.advance(shared, advanced).keys() == advanced.keys()
+    assert problem.objective.advance(shared, advanced).keys() == advanced.keys()
 
 
 def test_features_stop_before_the_first_stage_with_a_local_parameter() -> None:
     def features(local: list[str]) -> tuple[int, ...]:
         problem = make({"split": {"local": local}})
-        advanced = problem.advance(problem.init_shared(), problem.data(0, 0))
+        advanced = problem.objective.advance(problem.objective.init_shared(), problem.client_data.data(0, 0))
         assert "x" not in advanced
         return tuple(advanced["features"].shape[1:])
 
@@ -52,19 +54,19 @@ def test_features_stop_before_the_first_stage_with_a_local_parameter() -> None:
 
 def test_prefix_is_evaluated_once() -> None:
     problem = make()
-    shared, local = problem.init_shared(), problem.init_local(0)
-    advanced = problem.advance(shared, problem.data(0, 0))
+    shared, local = problem.objective.init_shared(), problem.objective.init_local(0)
+    advanced = problem.objective.advance(shared, problem.client_data.data(0, 0))
     without_body = {name: value * math.nan for name, value in shared.items()}
-    assert math.isfinite(float(problem.loss(without_body, local, advanced)))
+    assert math.isfinite(float(problem.objective.loss(without_body, local, advanced)))
 
 
 def test_loss_is_the_mean_cross_entropy() -> None:
     problem = make({"model": {"name": "logistic_regression"}, "split": {"local": ["head.bias"]}})
-    shared, local = problem.init_shared(), problem.init_local(0)
-    data = problem.data(0, 0)
+    shared, local = problem.objective.init_shared(), problem.objective.init_local(0)
+    data = problem.client_data.data(0, 0)
     logits = data["x"].flatten(1).numpy() @ shared["head.weight"].numpy().T + local["head.bias"].numpy()
     own = logits[np.arange(len(logits)), data["y"].numpy()]
-    assert float(problem.loss(shared, local, data)) == pytest.approx(
+    assert float(problem.objective.loss(shared, local, data)) == pytest.approx(
         float(np.mean(np.log(np.exp(logits).sum(axis=1)) - own)), rel=1e-12
     )
 
@@ -73,31 +75,35 @@ def test_loss_is_the_mean_cross_entropy() -> None:
 @pytest.mark.parametrize("name", PROBLEMS, ids=str)
 def test_padded_rows_do_not_count(model: dict[str, Any], name: dict[str, Any]) -> None:
     problem = make({**name, "model": model, "split": {"local": ["head.bias"]}})
-    shared, local = problem.init_shared(), problem.init_local(0)
-    data = problem.data(0, 0)
+    shared, local = problem.objective.init_shared(), problem.objective.init_local(0)
+    data = problem.client_data.data(0, 0)
     num_samples = len(data["y"])
     padded = {name: torch.cat([value, value.new_zeros(5, *value.shape[1:])]) for name, value in data.items()}
     padded["weight"] = torch.cat([torch.ones(num_samples), torch.zeros(5)]).double()
     for advance in (False, True):
-        one, other = (problem.advance(shared, d) if advance else d for d in (data, padded))
+        one, other = (problem.objective.advance(shared, d) if advance else d for d in (data, padded))
         torch.testing.assert_close(
-            problem.loss(shared, local, other), problem.loss(shared, local, one), rtol=1e-12, atol=0
+            problem.objective.loss(shared, local, other), problem.objective.loss(shared, local, one), rtol=1e-12, atol=0
         )
-        close(problem.local_gradient(shared, local, other), problem.local_gradient(shared, local, one))
-    close(problem.shared_gradient(shared, local, padded), problem.shared_gradient(shared, local, data))
+        close(
+            problem.objective.local_gradient(shared, local, other), problem.objective.local_gradient(shared, local, one)
+        )
+    close(
+        problem.objective.shared_gradient(shared, local, padded), problem.objective.shared_gradient(shared, local, data)
+    )
 
 
 @pytest.mark.parametrize("model", [CONFIG["model"], CNN], ids=str)
 def test_vectorized_over_clients_equals_a_loop(model: dict[str, Any]) -> None:
     problem = make({"model": model, "batch_size": 9})
-    shared = problem.init_shared()
-    clients = [(problem.redraw_local(m, 0), problem.data(m, 0)) for m in range(3)]
+    shared = problem.objective.init_shared()
+    clients = [(problem.objective.redraw_local(m, 0), problem.client_data.data(m, 0)) for m in range(3)]
 
     def both(local: Params, data: Data) -> tuple[Params, Params]:
-        advanced = problem.advance(shared, data)
-        local = {n: v - 0.1 * g for (n, v), g in zip(
-            local.items(), problem.local_gradient(shared, local, advanced).values(), strict=True)}  # fmt: skip
-        return problem.shared_gradient(shared, local, data), local
+        advanced = problem.objective.advance(shared, data)
+        gradient = problem.objective.local_gradient(shared, local, advanced)
+        local = {name: value - 0.1 * gradient[name] for name, value in local.items()}
+        return problem.objective.shared_gradient(shared, local, data), local
 
     stacked_local = {name: torch.stack([w[name] for w, _ in clients]) for name in clients[0][0]}
     stacked_data = {name: torch.stack([d[name] for _, d in clients]) for name in clients[0][1]}
@@ -114,11 +120,15 @@ def test_hessian_product_agrees_with_differences_of_gradients(
     model: dict[str, Any], local_globs: list[str], name: dict[str, Any]
 ) -> None:
     problem = make({**name, "model": model, "split": {"local": local_globs}})
-    shared, local, direction = problem.init_shared(), problem.init_local(0), problem.redraw_local(0, 0)
-    data = problem.advance(shared, problem.data(0, 0))
-    product = problem.local_hessian_product(shared, local, direction, data)
+    shared, local, direction = (
+        problem.objective.init_shared(),
+        problem.objective.init_local(0),
+        problem.objective.redraw_local(0, 0),
+    )
+    data = problem.objective.advance(shared, problem.client_data.data(0, 0))
+    product = problem.objective.local_hessian_product(shared, local, direction, data)
     forth, back = (
-        problem.local_gradient(shared, {n: v + sign * 1e-6 * direction[n] for n, v in local.items()}, data)
+        problem.objective.local_gradient(shared, {n: v + sign * 1e-6 * direction[n] for n, v in local.items()}, data)
         for sign in (1, -1)
     )
     for name, value in product.items():

@@ -18,7 +18,7 @@ from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
 from ppfl.experiment import run
 from ppfl.problems._network import PIECE_ROWS
-from ppfl.problems._supervised_problem import Supervised
+from ppfl.problems._supervised_problem import SupervisedProblem
 from ppfl.problems.supervised import SupervisedSettings
 from ppfl.progress import Silent
 from tests.engine.build import config, ffgg
@@ -51,42 +51,44 @@ def test_scores_are_those_of_all_samples_at_once(tmp_path: Path) -> None:
     problem = make(write_two_clients(tmp_path, num_test))
     with h5py.File(tmp_path / "test.h5") as file:
         x, y = (torch.from_numpy(file[f"examples/a/{field}"][()]) for field in ("pixels", "label"))
-    shared, local = problem.init_shared(), problem.init_local(0)
-    scores = problem.client_metrics(shared, local, 0)
+    shared, local = problem.objective.init_shared(), problem.objective.init_local(0)
+    scores = problem.scores.client_metrics(shared, local, 0)
     logits = x.double() @ shared["head.weight"].T + local["head.bias"]
     assert scores["test_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, y)), rel=1e-12)
     assert scores["test_accuracy"] == int((logits.argmax(1) == y).sum()) / num_test
     assert 0 <= scores["validation_accuracy"] <= 1
     assert all(type(value) is float for value in scores.values())
-    in_round = problem.round_metrics(shared, local, 0, 4)
-    assert in_round["loss"] == float(problem.loss(shared, local, problem.data(0, 4)))
+    in_round = problem.scores.round_metrics(shared, local, 0, 4)
+    assert in_round["loss"] == float(problem.objective.loss(shared, local, problem.client_data.data(0, 4)))
     assert {name: in_round[name] for name in scores} == scores
-    assert problem.metric_weights("loss") == problem.num_train_samples == (36, 1, 0)
-    assert problem.metric_weights("test_loss") == problem.num_test_samples == (num_test, 0, 0)
-    assert problem.metric_weights("validation_accuracy") == problem.num_validation_samples == (4, 0, 0)
+    assert problem.scores.metric_weights("loss") == problem.client_data.num_train_samples == (36, 1, 0)
+    assert problem.scores.metric_weights("test_loss") == problem.client_data.num_test_samples == (num_test, 0, 0)
+    assert (
+        problem.scores.metric_weights("validation_accuracy") == problem.client_data.num_validation_samples == (4, 0, 0)
+    )
 
 
 def test_clients_without_samples_have_no_scores(tmp_path: Path) -> None:
     problem = make(write_two_clients(tmp_path, 5))
-    shared, local = problem.init_shared(), problem.init_local(1)
-    one_sample = problem.round_metrics(shared, local, 1, 0)
+    shared, local = problem.objective.init_shared(), problem.objective.init_local(1)
+    one_sample = problem.scores.round_metrics(shared, local, 1, 0)
     assert [name for name, value in one_sample.items() if not math.isnan(value)] == ["loss"]
-    nothing = problem.round_metrics(shared, local, 2, 0)
+    nothing = problem.scores.round_metrics(shared, local, 2, 0)
     assert list(nothing) == list(one_sample)
     assert all(math.isnan(value) for value in nothing.values())
-    assert len(problem.data(2, 0)["y"]) == 0
-    assert problem.training_epoch(2, 0) == []
+    assert len(problem.client_data.data(2, 0)["y"]) == 0
+    assert problem.client_data.training_epoch(2, 0) == []
 
 
 @pytest.mark.parametrize("settings", PROBLEMS)
 def test_accuracy_is_nan_where_a_logit_is_not_finite(tmp_path: Path, settings: dict[str, Any]) -> None:
     """None of them is the largest; argmax would name the first, and the share of its class is no accuracy."""
     problem = make({**write_two_clients(tmp_path, 50), **settings})
-    shared, local = problem.init_shared(), problem.init_local(0)
+    shared, local = problem.objective.init_shared(), problem.objective.init_local(0)
     for value in (math.nan, math.inf):
         bad = {name: torch.full_like(of, value) for name, of in local.items()}
         bad["head.bias"][1:] = 0.0
-        scores = problem.client_metrics(shared, bad, 0)
+        scores = problem.scores.client_metrics(shared, bad, 0)
         assert math.isnan(scores["test_accuracy"])
         assert math.isnan(scores["validation_accuracy"])
 
@@ -108,18 +110,24 @@ def test_accuracy_of_a_run_that_diverges_is_nan_in_every_stage(tmp_path: Path) -
 
 def test_facts_and_histogram() -> None:
     problem = make()
-    facts = problem.facts()
+    facts = problem.theory.facts()
     assert facts["num_local_parameters"] == 7 * 10 + 10
     assert facts["num_shared_parameters"] == 64 * 12 + 12 + 12 * 7 + 7
     assert sum(facts[f"num_{part}_samples"] for part in ("train", "validation", "test")) == 1797
-    histogram = problem.client_facts()["label_histogram"]
-    assert histogram is problem.label_histogram
+    histogram = problem.client_data.client_facts()["label_histogram"]
+    assert histogram is problem.client_data.label_histogram
     assert histogram.shape == (6, 10)
     assert histogram.dtype == np.int64
     from sklearn.datasets import load_digits
 
     assert np.array_equal(histogram.sum(axis=0), np.bincount(load_digits().target))
-    sizes = np.array([problem.num_train_samples, problem.num_validation_samples, problem.num_test_samples])
+    sizes = np.array(
+        [
+            problem.client_data.num_train_samples,
+            problem.client_data.num_validation_samples,
+            problem.client_data.num_test_samples,
+        ]
+    )
     assert np.array_equal(histogram.sum(axis=1), sizes.sum(axis=0))
 
 
@@ -127,16 +135,21 @@ def test_facts_and_histogram() -> None:
 def test_ranks_have_the_bits_of_one_process(num_ranks: int) -> None:
     alone = make(dtype=torch.float32)
     problems = on_ranks(num_ranks, lambda communicator: make(communicator=communicator, dtype=torch.float32))
-    assert [client for problem in problems for client in problem.clients] == list(range(6))
+    assert [client for problem in problems for client in problem.client_data.clients] == list(range(6))
     for problem in problems:
-        assert np.array_equal(problem.label_histogram, alone.label_histogram)
-        assert problem.facts() == alone.facts()
-        assert all(torch.equal(value, alone.init_shared()[name]) for name, value in problem.init_shared().items())
-        for client in problem.clients:
-            data, wanted = problem.data(client, 2), alone.data(client, 2)
+        assert np.array_equal(problem.client_data.label_histogram, alone.client_data.label_histogram)
+        assert problem.theory.facts() == alone.theory.facts()
+        assert all(
+            torch.equal(value, alone.objective.init_shared()[name])
+            for name, value in problem.objective.init_shared().items()
+        )
+        for client in problem.client_data.clients:
+            data, wanted = problem.client_data.data(client, 2), alone.client_data.data(client, 2)
             assert all(torch.equal(data[name], wanted[name]) for name in wanted)
-            shared, local = alone.init_shared(), alone.redraw_local(client, 0)
-            assert problem.round_metrics(shared, local, client, 1) == alone.round_metrics(shared, local, client, 1)
+            shared, local = alone.objective.init_shared(), alone.objective.redraw_local(client, 0)
+            assert problem.scores.round_metrics(shared, local, client, 1) == alone.scores.round_metrics(
+                shared, local, client, 1
+            )
 
 
 def test_number_of_classes_is_that_of_all_ranks(tmp_path: Path) -> None:
@@ -150,8 +163,8 @@ def test_number_of_classes_is_that_of_all_ranks(tmp_path: Path) -> None:
         "split": {"local": ["head.bias"]},
     }
     for problem in on_ranks(3, lambda communicator: make(keys, communicator=communicator)):
-        assert problem.label_histogram.tolist() == [[4, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 4]]
-        assert problem.init_shared()["head.weight"].shape == (7, 3)
+        assert problem.client_data.label_histogram.tolist() == [[4, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 4]]
+        assert problem.objective.init_shared()["head.weight"].shape == (7, 3)
 
 
 @pytest.mark.parametrize(
@@ -201,20 +214,20 @@ def test_data_without_anything_to_train_on_is_refused(tmp_path: Path) -> None:
 def test_what_a_run_asks_for_reaches_the_model_and_the_deal_of_clients() -> None:
     """Precision of the body, and the samples of a round, by which clients are dealt to ranks."""
 
-    def build_with(communicator: Communicator, precision: str, batch_size: int | str) -> Supervised:
+    def build_with(communicator: Communicator, precision: str, batch_size: int | str) -> SupervisedProblem:
         dataset = {"name": "digits", "partition": {"name": "dirichlet", "clients": 6, "alpha": 0.1}}
         model = {"name": "cnn", "kernel_size": 3, "padding": 1}
         problem = {**CONFIG, "dataset": dataset, "model": model, "batch_size": batch_size}
         cpu = {"device": "cpu"}
         run = config(problem=problem, precision=precision, algorithm=ffgg(HEAD_STEPS, 0.1), engine=cpu)
         built = build(run, communicator).problem
-        assert isinstance(built, Supervised)
+        assert isinstance(built, SupervisedProblem)
         return built
 
     for precision, body in (("float32", None), ("bfloat16", torch.bfloat16)):
         built = build_with(SoloCommunicator(), precision, 20)
-        assert built._network.body_dtype == body
-        assert {value.dtype for value in built.init_shared().values()} == {torch.float32}
+        assert built.objective._network.body_dtype == body
+        assert {value.dtype for value in built.objective.init_shared().values()} == {torch.float32}
     with pytest.raises(UserError, match="tf32 is a number type of GPUs"):
         build_with(SoloCommunicator(), "tf32", 20)
     sizes = build_with(SoloCommunicator(), "float32", "all").num_train_samples

@@ -10,6 +10,7 @@ from ppfl.core.params import subtract
 from ppfl.core.plugins import ChosenFrom
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
@@ -30,15 +31,15 @@ class Alternating(LocalTraining):
         """Return the fine-tuner of the rounds."""
         return self.fine_tuner
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what the fine-tuner and the steps on θ draw."""
-        tuning = self.fine_tuner.draws(problem, client, round, num_samples)
-        return {**tuning, **super().draws(problem, client, round, num_samples)}
+        tuning = self.fine_tuner.draws(objective, client, round, num_samples)
+        return {**tuning, **super().draws(objective, client, round, num_samples)}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, the tuned w_m)."""
-        local, num_gradients = self.fine_tuner(problem, message, state["local"], data, draws)
-        moved = subtract(message, self.shared_steps(problem, message, local, data, draws))
+        local, num_gradients = self.fine_tuner(objective, message, state["local"], data, draws)
+        moved = subtract(message, self.shared_steps(objective, message, local, data, draws))
         report = {**self.report(draws, of_shared=1), "local_gradients": num_gradients}
         return ClientStep(moved, {"local": local}, report)
 

@@ -11,7 +11,8 @@ from ppfl.core.step_sizes import step_size
 
 if TYPE_CHECKING:
     from ppfl.core.method import ServerOptimizer
-    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.objective import Objective
+    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
 
 _CONTROL = "control/"
@@ -43,13 +44,13 @@ class ControlVariates(LocalTraining):
         """Return the shapes of θ and c."""
         return self.downlink(server, 0)
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return ((θ − θ_m, change of c_m), (w_m, c_m))."""
         theta, of_server = _without_control(message)
         of_client, shared, local, lr = state["control"], theta, state["local"], step_size(self.lr)
         num_steps = 0
-        for batch in self.batches(problem, data, draws):
-            of_shared, of_local = problem.gradients(shared, local, batch)
+        for batch in self.batches(data, draws):
+            of_shared, of_local = objective.gradients(shared, local, batch)
             corrected = map_params(lambda g, c_m, c: g - c_m + c, of_shared, of_client, of_server)
             shared, local = add_scaled(shared, corrected, -lr), add_scaled(local, of_local, -lr)
             num_steps += 1

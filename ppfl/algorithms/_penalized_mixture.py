@@ -16,6 +16,7 @@ from ppfl.core.rng import generator
 from ppfl.core.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
@@ -50,6 +51,8 @@ class PenalizedMixture(Algorithm):
     """p, of an averaging round."""
     seed: Resolved[int] = 0
     """Of the coins."""
+    num_clients: Resolved[int] = 1
+    """M."""
     move: Resolved[float] = 0.0
     """αλ/(Mp)."""
     mean_stays: Resolved[bool] = False
@@ -71,20 +74,20 @@ class PenalizedMixture(Algorithm):
         """Return the shapes of x_m where it is sent, else nothing."""
         return server["shared"] if bool(server["averaging"]["sends"]) else {}
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what the coins say by names and shapes, since functions of a client do not branch on values."""
         said = {_GRADIENT: not self._averages(round), _SEND: self._sends(round)}
         marks = {name: torch.zeros(0) for name, is_so in said.items() if is_so}
         return {_MOVES: torch.zeros(self._num_moves(round)), **marks}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (x_m or nothing, (x_m, w_m))."""
         own, local = self._moved(state["personal"], message, len(draws[_MOVES])), state["local"]
         if _GRADIENT not in draws:
             sent = map_params(torch.clone, own) if _SEND in draws else {}
             return ClientStep(sent, {"local": local, "personal": own})
-        step = step_size(self.lr) / (problem.num_clients * (1.0 - self.probability))
-        of_own, of_local = problem.gradients(own, local, data)
+        step = step_size(self.lr) / (self.num_clients * (1.0 - self.probability))
+        of_own, of_local = objective.gradients(own, local, data)
         own, local = add_scaled(own, of_own, -step), add_scaled(local, of_local, -step)
         return ClientStep({}, {"local": local, "personal": own}, {"shared_gradients": 1.0, "local_gradients": 1.0})
 
@@ -108,13 +111,14 @@ class PenalizedMixture(Algorithm):
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`; refuse server optimizers; warn of large steps."""
         refuse_server_optimizer(self.name, optimizer)
-        constants, curvature = problem.constants(), None
+        constants, curvature, num_clients = problem.theory.constants(), None, problem.client_data.num_clients
         if constants is not None:
             largest = max(constants.whole_smoothness / (1.0 - self.probability), self.penalty / self.probability)
-            curvature = 2.0 * largest / problem.num_clients
+            curvature = 2.0 * largest / num_clients
         lr = resolve_training_lr(self.lr, curvature)
-        move = lr * self.penalty / (problem.num_clients * self.probability)
-        return self.model_copy(update={"lr": lr, "seed": problem.seed, "move": move})
+        move = lr * self.penalty / (num_clients * self.probability)
+        constant = {"seed": problem.objective.seed, "num_clients": num_clients, "move": move}
+        return self.model_copy(update={"lr": lr, **constant})
 
     def _averages(self, round: int) -> bool:
         """Return the coin of a round; before the first one nobody averages."""

@@ -10,18 +10,19 @@ from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.objective import Objective
+    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
 
 
 class Simultaneous(LocalTraining):
     """(θ_m, w_m) ← (θ_m, w_m) − η ∇f_B(θ_m, w_m), H times from (θ, w_m);  uplink θ − θ_m."""
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, w_m)."""
         shared, local, lr = message, state["local"], step_size(self.lr)
-        for batch in self.batches(problem, data, draws):
-            of_shared, of_local = problem.gradients(shared, local, batch)
+        for batch in self.batches(data, draws):
+            of_shared, of_local = objective.gradients(shared, local, batch)
             shared, local = add_scaled(shared, of_shared, -lr), add_scaled(local, of_local, -lr)
         return ClientStep(subtract(message, shared), {"local": local}, self.report(draws, of_shared=1, of_local=1))
 

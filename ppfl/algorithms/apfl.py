@@ -13,8 +13,8 @@ from ppfl.core.params import add_scaled, inner, map_params, subtract
 from ppfl.core.step_sizes import step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -41,12 +41,12 @@ class APFL(LocalTraining):
         like = next(iter(shared.values()))
         return {"local": local, "personal": shared, "mixing": {"alpha": torch.full_like(like.sum(), self.mixing)}}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, (v_m, α))."""
         shared, personal, alpha, lr = message, state["personal"], state["mixing"]["alpha"], step_size(self.lr)
-        for batch in self.batches(problem, data, draws):
-            of_shared = problem.shared_gradient(shared, state["local"], batch)
-            of_mixture = problem.shared_gradient(_mix(personal, shared, alpha), state["local"], batch)
+        for batch in self.batches(data, draws):
+            of_shared = objective.shared_gradient(shared, state["local"], batch)
+            of_mixture = objective.shared_gradient(_mix(personal, shared, alpha), state["local"], batch)
             slope = inner(subtract(personal, shared), of_mixture)
             shared, personal = add_scaled(shared, of_shared, -lr), add_scaled(personal, of_mixture, -lr * alpha)
             alpha = torch.clamp(alpha - self.mixing_lr * slope, 0.0, 1.0)

@@ -12,9 +12,10 @@ from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Constants, Problem
     from ppfl.core.split import Splits
+    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -36,12 +37,12 @@ class Ditto(LocalTraining):
         """v_m = θ_0."""
         return {"local": local, "personal": shared}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, v_m)."""
-        shared = self.shared_steps(problem, message, state["local"], data, draws)
+        shared = self.shared_steps(objective, message, state["local"], data, draws)
         personal = state["personal"]
-        for batch in self.batches(problem, data, draws):
-            gradient = problem.shared_gradient(personal, state["local"], batch)
+        for batch in self.batches(data, draws):
+            gradient = objective.shared_gradient(personal, state["local"], batch)
             gradient = add_scaled(gradient, subtract(personal, message), self.penalty)
             personal = add_scaled(personal, gradient, -step_size(self.lr))
         new_state = {"local": state["local"], "personal": personal}

@@ -9,7 +9,7 @@ from ppfl.core.method import ClientStep
 from ppfl.core.params import subtract
 
 if TYPE_CHECKING:
-    from ppfl.core.problem import Problem
+    from ppfl.core.objective import Objective
     from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
 
@@ -26,7 +26,7 @@ class FedAvg(LocalTraining):
     splits: ClassVar[Splits] = "all shared"
     instead: ClassVar[str] = "fedsim or fedalt"
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, nothing local)."""
-        moved = subtract(message, self.shared_steps(problem, message, state["local"], data, draws))
+        moved = subtract(message, self.shared_steps(objective, message, state["local"], data, draws))
         return ClientStep(moved, state, self.report(draws, of_shared=1))

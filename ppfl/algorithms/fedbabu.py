@@ -11,6 +11,7 @@ from ppfl.core.plugins import ChosenFrom
 
 if TYPE_CHECKING:
     from ppfl.core.method import ServerOptimizer
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.split import Splits
@@ -39,9 +40,9 @@ class FedBABU(LocalTraining):
         """Return the fine-tuner of the final stage."""
         return self.fine_tuner
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, the head as it was)."""
-        moved = subtract(message, self.shared_steps(problem, message, state["local"], data, draws))
+        moved = subtract(message, self.shared_steps(objective, message, state["local"], data, draws))
         return ClientStep(moved, state, self.report(draws, of_shared=1))
 
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:

@@ -12,9 +12,10 @@ from ppfl.core.params import add_scaled, subtract
 from ppfl.core.step_sizes import step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Constants, Problem
     from ppfl.core.split import Splits
+    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -32,11 +33,11 @@ class FedProx(LocalTraining):
     penalty: NonNegativeFloat
     """μ, weight of ½‖θ_m − θ‖²."""
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, nothing local)."""
         shared = message
-        for batch in self.batches(problem, data, draws):
-            gradient = problem.shared_gradient(shared, state["local"], batch)
+        for batch in self.batches(data, draws):
+            gradient = objective.shared_gradient(shared, state["local"], batch)
             gradient = add_scaled(gradient, subtract(shared, message), self.penalty)
             shared = add_scaled(shared, gradient, -step_size(self.lr))
         return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))

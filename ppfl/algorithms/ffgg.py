@@ -11,6 +11,7 @@ from ppfl.core.plugins import ChosenFrom
 from ppfl.core.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import JointObjective, Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
@@ -36,25 +37,25 @@ class FFGG(JointAlgorithm):
         """Return the fine-tuner of the rounds."""
         return self.fine_tuner
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what the fine-tuner draws."""
-        return self.fine_tuner.draws(problem, client, round, num_samples)
+        return self.fine_tuner.draws(objective, client, round, num_samples)
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return ∇_1 f_m(θ, w_m) at the tuned w_m, and the tuned w_m."""
-        once = problem.shared_pass(message, data)
-        local, num_gradients = self.fine_tuner(problem, message, state["local"], once.data, draws)
+        once = objective.shared_pass(message, data)
+        local, num_gradients = self.fine_tuner(objective, message, state["local"], once.data, draws)
         report = {"shared_gradients": 1.0, "local_gradients": num_gradients}
         return ClientStep(once.shared_gradient(local), {"local": local}, report)
 
     def client_sum(
-        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
+        self, objective: JointObjective, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
         weights: list[float],
     ) -> JointStep:  # fmt: skip
         """Return Σ_k v_k ∇_1 f_k(θ, w_k) and the tuned w_k: the clients' samples share one way forth and one back."""
-        once = problem.joint_pass(message, datas)
+        once = objective.joint_pass(message, datas)
         tuned = [
-            self.fine_tuner(problem, message, state["local"], data, draw)
+            self.fine_tuner(objective, message, state["local"], data, draw)
             for state, data, draw in zip(states, once.datas, draws, strict=True)
         ]
         total = once.shared_gradient([one.local for one in tuned], weights)

@@ -14,6 +14,7 @@ from ppfl.core.step_sizes import resolve_shared_lr, step_size
 if TYPE_CHECKING:
     import torch
 
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
@@ -45,23 +46,23 @@ class LocalFFGG(Algorithm):
         """Return the fine-tuner of the rounds."""
         return self.fine_tuner
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what the fine-tuner draws in every repetition, named `<repetition>/<name>`."""
         drawn: Draws = {}
         for step in range(self.local_steps):
             # repetitions count on through the rounds, so that no two of them draw the same
-            one = self.fine_tuner.draws(problem, client, round * self.local_steps + step, num_samples)
+            one = self.fine_tuner.draws(objective, client, round * self.local_steps + step, num_samples)
             drawn |= {f"{step}/{name}": value for name, value in one.items()}
         return drawn
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, w_m)."""
         shared, local = message, state["local"]
         num_gradients: float | torch.Tensor = 0.0
         for step in range(self.local_steps):
             own = {name.removeprefix(f"{step}/"): v for name, v in draws.items() if name.startswith(f"{step}/")}
-            once = problem.shared_pass(shared, data)
-            local, num_tuning = self.fine_tuner(problem, shared, local, once.data, own)
+            once = objective.shared_pass(shared, data)
+            local, num_tuning = self.fine_tuner(objective, shared, local, once.data, own)
             num_gradients = num_gradients + num_tuning
             shared = add_scaled(shared, once.shared_gradient(local), -step_size(self.lr))
         report = {"shared_gradients": float(self.local_steps), "local_gradients": num_gradients}

@@ -11,7 +11,9 @@ from ppfl.core.step_sizes import refuse_divergence, step_size
 
 if TYPE_CHECKING:
     from ppfl.core.method import ServerOptimizer
-    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.objective import Objective
+    from ppfl.core.problem import Problem
+    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
 
 
@@ -36,11 +38,11 @@ class LocalOnly(LocalTraining):
         """Return nothing."""
         return {}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (nothing, (θ_m, w_m))."""
         own, local, lr = state["personal"], state["local"], step_size(self.lr)
-        for batch in self.batches(problem, data, draws):
-            of_own, of_local = problem.gradients(own, local, batch)
+        for batch in self.batches(data, draws):
+            of_own, of_local = objective.gradients(own, local, batch)
             own, local = add_scaled(own, of_own, -lr), add_scaled(local, of_local, -lr)
         return ClientStep({}, {"local": local, "personal": own}, self.report(draws, of_shared=1, of_local=1))
 
@@ -59,6 +61,6 @@ class LocalOnly(LocalTraining):
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`; refuse η > 2/max_m λ_max(∇² f_m), and server optimizers."""
         refuse_server_optimizer(self.name, optimizer)
-        constants = problem.constants()
+        constants = problem.theory.constants()
         refuse_divergence(self.lr, None if constants is None else self.curvature(constants), "2/max_m λ_max(∇² f_m)")
         return super().resolve(problem, participation, optimizer)

@@ -13,6 +13,7 @@ from ppfl.core.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
     from ppfl.core.method import ServerOptimizer
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.split import Splits
@@ -43,13 +44,13 @@ class PFedMe(LocalTraining):
         """v_m = θ_0."""
         return {"local": local, "personal": shared}
 
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, the last v_m)."""
         shared, personal = message, state["personal"]
-        for batch in self.batches(problem, data, draws):
+        for batch in self.batches(data, draws):
             personal = shared
             for _ in range(self.inner_steps):
-                gradient = problem.shared_gradient(personal, state["local"], batch)
+                gradient = objective.shared_gradient(personal, state["local"], batch)
                 gradient = add_scaled(gradient, subtract(personal, shared), self.penalty)
                 personal = add_scaled(personal, gradient, -step_size(self.inner_lr))
             shared = add_scaled(shared, subtract(shared, personal), -step_size(self.lr) * self.penalty)
@@ -63,7 +64,7 @@ class PFedMe(LocalTraining):
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`."""
         resolved = super().resolve(problem, participation, optimizer)
-        constants = problem.constants()
+        constants = problem.theory.constants()
         curvature = None if constants is None else constants.joint_smoothness + self.penalty
         steps = {
             "lr": resolve_training_lr(self.lr, self.penalty),

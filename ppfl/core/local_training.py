@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.method import Report, ServerOptimizer
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Constants, Problem
+    from ppfl.core.problem import Problem
+    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
 
 # another one than the fine-tuners', so that the steps on θ and those on w do not see the same mini-batches
@@ -43,10 +45,10 @@ class LocalTraining(Algorithm):
     >>> class SignTraining(LocalTraining):
     ...     name: Literal["sign_training"]
     ...
-    ...     def client(self, problem, message, state, data, draws):
+    ...     def client(self, objective, message, state, data, draws):
     ...         shared = message
-    ...         for batch in self.batches(problem, data, draws):
-    ...             gradient = problem.shared_gradient(shared, state["local"], batch)
+    ...         for batch in self.batches(data, draws):
+    ...             gradient = objective.shared_gradient(shared, state["local"], batch)
     ...             shared = add_scaled(shared, {name: g.sign() for name, g in gradient.items()}, -self.lr)
     ...         return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
     >>> SignTraining(name="sign_training", lr=0.1, epochs=2).report(draws={}, of_shared=1)
@@ -73,14 +75,14 @@ class LocalTraining(Algorithm):
             raise refusal("epochs", "nothing beside `local_steps`: give exactly one of the two")
         return self
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return the order of the samples in every epoch that is begun, (epochs, S)."""
         if self.batch_size == "all":
             return {}
         num_epochs = -(-self._num_steps(num_samples) // self._steps_an_epoch(num_samples))
-        return {_ORDER: draw_orders(problem, _ORDER, client, round, num_samples, num_epochs)}
+        return {_ORDER: draw_orders(objective, _ORDER, client, round, num_samples, num_epochs)}
 
-    def batches(self, problem: Problem, data: Data, draws: Draws) -> Iterator[Data]:
+    def batches(self, data: Data, draws: Draws) -> Iterator[Data]:
         """Yield the data of every step."""
         if self.batch_size == "all":
             # a step is an epoch here, however many samples there are
@@ -88,14 +90,14 @@ class LocalTraining(Algorithm):
                 yield data
             return
         orders = draws[_ORDER]
-        steps = cut(problem, data, orders, self.batch_size)
+        steps = cut(data, orders, self.batch_size)
         for _ in range(self._num_steps(orders.shape[1])):
             yield next(steps)
 
-    def shared_steps(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
+    def shared_steps(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
         """θ ← θ − η ∇_1 f_B(θ, w) in every step, w as it is."""
-        for batch in self.batches(problem, data, draws):
-            shared = add_scaled(shared, problem.shared_gradient(shared, local, batch), -step_size(self.lr))
+        for batch in self.batches(data, draws):
+            shared = add_scaled(shared, objective.shared_gradient(shared, local, batch), -step_size(self.lr))
         return shared
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
@@ -123,7 +125,7 @@ class LocalTraining(Algorithm):
     def resolve(self, problem: Problem, participation: float, optimizer: ServerOptimizer) -> Self:
         """Fill in `theory`; refuse mini-batches where there are no samples; warn of large steps."""
         refuse_without_samples("batch_size", self.batch_size, problem)
-        constants = problem.constants()
+        constants = problem.theory.constants()
         curvature = None if constants is None else self.curvature(constants)
         return self.model_copy(update={"lr": resolve_training_lr(self.lr, curvature)})
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ppfl.core.objective import JointObjective, Objective
     from ppfl.core.problem import Problem
     from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
@@ -78,12 +79,12 @@ class FineTuner(PlugIn):
     ...     steps: int
     ...     lr: float
     ...
-    ...     def tune(self, problem, shared, local, data, draws):
+    ...     def tune(self, objective, shared, local, data, draws):
     ...         for _ in range(self.steps):
-    ...             gradient = problem.local_gradient(shared, local, data)
+    ...             gradient = objective.local_gradient(shared, local, data)
     ...             local = {name: w - self.lr * gradient[name].sign() for name, w in local.items()}
     ...         return Tuned(local, num_gradients=float(self.steps))
-    >>> class Parabola:  # all of a problem that this one asks for
+    >>> class Parabola:  # all of an objective that this one asks for
     ...     def local_gradient(self, shared, local, data):
     ...         return {"w": local["w"] - data["goal"]}
     >>> tuner = SignDescent(name="sign_descent", steps=3, lr=0.5)
@@ -94,9 +95,9 @@ class FineTuner(PlugIn):
     start: Literal["warm", "zero", "redraw"] = "warm"
     """w to begin with: the client's last one, zeros, or a fresh random one each round."""
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return random inputs of one call; `num_samples` is S of the data it will see."""
-        return problem.redraw_local(client, round) if self.start == "redraw" else {}
+        return objective.redraw_local(client, round) if self.start == "redraw" else {}
 
     def begin(self, local: Params, draws: Draws) -> Params:
         """Return w to start from, as `start` says."""
@@ -107,7 +108,7 @@ class FineTuner(PlugIn):
         return {name: draws[name] for name in local}
 
     @abstractmethod
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return the tuned w and what it has cost; `local` is where to start, `data` may be advanced."""
 
     def resolve(self, problem: Problem) -> FineTuner:
@@ -118,9 +119,9 @@ class FineTuner(PlugIn):
         """
         return self
 
-    def __call__(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def __call__(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """w ← tune(θ, begin(w)), the part of the model before the first local parameter evaluated once."""
-        return self.tune(problem, shared, self.begin(local, draws), problem.advance(shared, data), draws)
+        return self.tune(objective, shared, self.begin(local, draws), objective.advance(shared, data), draws)
 
 
 class ExactFineTuner(FineTuner):
@@ -134,7 +135,7 @@ class ExactFineTuner(FineTuner):
     >>> class Goal(ExactFineTuner):
     ...     name: Literal["goal"]
     ...
-    ...     def solve(self, problem, shared, data):
+    ...     def solve(self, objective, shared, data):
     ...         return {"w": data["goal"] - shared["theta"]}
     >>> shared, data = {"theta": torch.ones(1)}, {"goal": torch.full((1,), 3.0)}
     >>> Goal(name="goal").tune(None, shared, {"w": torch.zeros(1)}, data, {})
@@ -142,12 +143,12 @@ class ExactFineTuner(FineTuner):
     """
 
     @abstractmethod
-    def solve(self, problem: Problem, shared: Params, data: Data) -> Params:
+    def solve(self, objective: Objective, shared: Params, data: Data) -> Params:
         """Return w*(θ); `data` may be advanced."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w*(θ) and no gradients."""
-        return Tuned(self.solve(problem, shared, data), 0.0)
+        return Tuned(self.solve(objective, shared, data), 0.0)
 
 
 class ServerOptimizer(PlugIn):
@@ -216,13 +217,13 @@ class Algorithm(PlugIn):
     ...     name: Literal["gradient_descent"]
     ...     lr: float
     ...
-    ...     def client(self, problem, message, state, data, draws):
-    ...         gradient = problem.shared_gradient(message, state["local"], data)
+    ...     def client(self, objective, message, state, data, draws):
+    ...         gradient = objective.shared_gradient(message, state["local"], data)
     ...         return ClientStep(gradient, state, {"shared_gradients": 1.0})
     ...
     ...     def server(self, state, aggregate, optimizer, round):
     ...         return optimizer.step(state, aggregate, self.lr)
-    >>> class Parabola:  # all of a problem that this one asks for
+    >>> class Parabola:  # all of an objective that this one asks for
     ...     def shared_gradient(self, shared, local, data):
     ...         return {"theta": shared["theta"] - data["goal"]}
     >>> method, sgd = GradientDescent(name="gradient_descent", lr=0.5), Sgd(name="sgd")
@@ -270,7 +271,7 @@ class Algorithm(PlugIn):
         """Return what the server sends to every client of the cohort."""
         return server["shared"]
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return random inputs of one call of `client`."""
         return {}
 
@@ -279,7 +280,7 @@ class Algorithm(PlugIn):
         return server["shared"]
 
     @abstractmethod
-    def client(self, problem: Problem, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return uplink, new state and report of one client."""
 
     @abstractmethod
@@ -317,7 +318,8 @@ class Algorithm(PlugIn):
 class JointAlgorithm(Algorithm):
     """A method that can also add up what several clients send, and compute none of these uplinks by itself.
 
-    Beside `client` it says how. The sum is taken where nobody asks for single uplinks and the problem has a joint pass:
+    Beside `client` it says how. The sum is taken where nobody asks for single uplinks and the objective has a
+    joint pass:
 
     >>> from typing import Literal
     >>> import torch
@@ -325,17 +327,17 @@ class JointAlgorithm(Algorithm):
     >>> class GradientDescent(JointAlgorithm):
     ...     name: Literal["gradient_descent"]
     ...
-    ...     def client(self, problem, message, state, data, draws):
-    ...         return ClientStep(problem.shared_gradient(message, state["local"], data), state)
+    ...     def client(self, objective, message, state, data, draws):
+    ...         return ClientStep(objective.shared_gradient(message, state["local"], data), state)
     ...
-    ...     def client_sum(self, problem, message, states, datas, draws, weights):
-    ...         once = problem.joint_pass(message, datas)
+    ...     def client_sum(self, objective, message, states, datas, draws, weights):
+    ...         once = objective.joint_pass(message, datas)
     ...         total = once.shared_gradient([state["local"] for state in states], weights)
     ...         return JointStep(total, states, [{"shared_gradients": 1.0} for _ in datas])
     ...
     ...     def server(self, state, aggregate, optimizer, round):
     ...         return optimizer.step(state, aggregate, lr=1.0)
-    >>> class Parabolas:  # all of a problem that this one asks for
+    >>> class Parabolas:  # all of an objective that this one asks for
     ...     def joint_pass(self, shared, datas):
     ...         self.shared, self.datas = shared, datas
     ...         return self
@@ -350,7 +352,7 @@ class JointAlgorithm(Algorithm):
 
     @abstractmethod
     def client_sum(
-        self, problem: Problem, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
+        self, objective: JointObjective, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
         weights: list[float],
     ) -> JointStep:  # fmt: skip
         """Return Σ_k v_k uplink_k, new states and reports of several clients."""

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
+from ppfl.core.client_data import Statistics
 from ppfl.core.method import FineTuner
 from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ppfl.core.objective import Objective
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws
 
@@ -21,24 +23,27 @@ _ORDER = "order of samples"
 
 
 def draw_orders(
-    problem: Problem, purpose: str, client: int, round: int, num_samples: int, num_epochs: int
+    objective: Objective, purpose: str, client: int, round: int, num_samples: int, num_epochs: int
 ) -> torch.Tensor:
     """Return a fresh order of S samples for every epoch, (epochs, S) int64, keyed (seed, purpose, round, client)."""
-    draw = generator(problem.seed, purpose, round=round, client=client)
+    draw = generator(objective.seed, purpose, round=round, client=client)
     return torch.from_numpy(np.stack([draw.permutation(num_samples) for _ in range(num_epochs)]))
 
 
-def cut(problem: Problem, data: Data, orders: torch.Tensor, batch_size: int) -> Iterator[Data]:
-    """Yield ⌈S/B⌉ mini-batches an epoch; the last one of an epoch may be smaller."""
+def cut(data: Data, orders: torch.Tensor, batch_size: int) -> Iterator[Data]:
+    """Yield ⌈S/B⌉ mini-batches an epoch, of `data`, which may have been advanced; the last one may be smaller.
+
+    orders: (epochs, S) int64.
+    """
     device = next(iter(data.values())).device
     for order in orders.to(device).unbind(0):
         for samples in torch.split(order, batch_size):
-            yield problem.select(data, samples)
+            yield {name: value.index_select(0, samples) for name, value in data.items()}
 
 
 def refuse_without_samples(key: str, batch_size: int | Literal["all"], problem: Problem) -> None:
     """Raise ValueError for mini-batches on a problem that has no samples."""
-    if batch_size != "all" and not problem.has_samples:
+    if batch_size != "all" and isinstance(problem.client_data, Statistics):
         raise ValueError(
             f"{key}: {batch_size} asks for mini-batches, but this problem is given by sufficient statistics and has "
             "no samples; use 'all'"
@@ -60,15 +65,12 @@ class MiniBatchFineTuner(FineTuner):
     >>> class Sgd(MiniBatchFineTuner):
     ...     name: Literal["sgd"]
     ...
-    ...     def tune(self, problem, shared, local, data, draws):
-    ...         for batch in self.batches(problem, data, draws):
-    ...             local = add_scaled(local, problem.local_gradient(shared, local, batch), -self.lr)
+    ...     def tune(self, objective, shared, local, data, draws):
+    ...         for batch in self.batches(data, draws):
+    ...             local = add_scaled(local, objective.local_gradient(shared, local, batch), -self.lr)
     ...         return Tuned(local, float(self.epochs))
-    >>> class Mean:  # all of a problem that this one asks for
+    >>> class Mean:  # all of an objective that this one asks for
     ...     seed = 0
-    ...
-    ...     def select(self, data, samples):
-    ...         return {"x": data["x"][samples]}
     ...
     ...     def local_gradient(self, shared, local, data):
     ...         return {"w": local["w"] - data["x"].mean()}
@@ -84,20 +86,20 @@ class MiniBatchFineTuner(FineTuner):
     epochs: PositiveInt = 1
     """Passes over the data."""
 
-    def draws(self, problem: Problem, client: int, round: int, num_samples: int) -> Draws:
+    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what `start` needs, and the order of the samples in every epoch, (epochs, S)."""
-        start = super().draws(problem, client, round, num_samples)
+        start = super().draws(objective, client, round, num_samples)
         if self.batch_size == "all":
             return start
-        return {**start, _ORDER: draw_orders(problem, _ORDER, client, round, num_samples, self.epochs)}
+        return {**start, _ORDER: draw_orders(objective, _ORDER, client, round, num_samples, self.epochs)}
 
-    def batches(self, problem: Problem, data: Data, draws: Draws) -> Iterator[Data]:
+    def batches(self, data: Data, draws: Draws) -> Iterator[Data]:
         """Yield the data of every step: ⌈S/B⌉ mini-batches an epoch."""
         if self.batch_size == "all":
             for _ in range(self.epochs):
                 yield data
             return
-        yield from cut(problem, data, draws[_ORDER], self.batch_size)
+        yield from cut(data, draws[_ORDER], self.batch_size)
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse mini-batches on problems that have no samples."""

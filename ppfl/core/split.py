@@ -57,7 +57,7 @@ def refuse_split(algorithm: Algorithm, problem: Problem) -> None:
                 f"problem.split.local{otherwise}"
             )
         case "output side" | "input side" as side if not _is_side(side, problem):
-            layers = ", ".join(_layers(problem.parameter_names()))
+            layers = ", ".join(_layers(problem.objective.parameter_names))
             raise ValueError(
                 f"{where} keeps whole layers at the {side} local and shares the others; problem.split keeps "
                 f"{local or 'nothing'} local, and the layers are {layers}, from input to output; mend "
@@ -67,8 +67,8 @@ def refuse_split(algorithm: Algorithm, problem: Problem) -> None:
 
 def _is_side(side: str, problem: Problem) -> bool:
     """Say whether the local parameters are those of whole layers at one end of the model, and some are shared."""
-    layers = _layers(problem.parameter_names())
-    local, shared = set(_layers(problem.local_names)), set(_layers(tuple(problem.init_shared())))
+    layers = _layers(problem.objective.parameter_names)
+    local, shared = set(_layers(problem.local_names)), set(_layers(tuple(problem.objective.init_shared())))
     end = layers[-len(local) :] if side == "output side" else layers[: len(local)]
     return bool(local and shared) and not local & shared and local == set(end)
 

@@ -25,7 +25,7 @@ def resolve_local_lr(lr: float | Literal["theory"], problem: Problem) -> float:
 
     Raises ValueError, naming the bound, for a step above 2/max_m λ_max(∇²_22 f_m), with which some client diverges.
     """
-    constants = problem.constants()
+    constants = problem.theory.constants()
     if constants is None:
         if lr == "theory":
             raise ValueError(
@@ -56,7 +56,7 @@ def resolve_shared_lr(
     on a quadratic with Hessian mean S_m, and γ > 2/λ_max(mean S_m) diverges: ValueError with the bound. Elsewhere a
     large step is only warned of.
     """
-    constants = problem.constants()
+    constants = problem.theory.constants()
     exact = isinstance(fine_tuner, ExactFineTuner)
     if constants is None:
         if lr == "theory":

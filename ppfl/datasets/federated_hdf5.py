@@ -11,17 +11,25 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.data_file import DataFile
-from ppfl.core.dataset import MAX_NUM_CLASSES, ClientSamples, Dataset, FederatedSamples, Parts, Samples
+from ppfl.core.dataset import (
+    MAX_NUM_CLASSES,
+    ClientSamples,
+    Dataset,
+    FederatedSamples,
+    Parts,
+    Samples,
+    deal,
+    refuse_parts,
+)  # fmt: skip
 from ppfl.core.errors import UserError
-from ppfl.core.plugins import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
+    from ppfl.core.placement import Placement
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Placement
     from ppfl.hdf5 import DataArray, DataGroup
 
 _SAMPLE_FIELDS = ("pixels", "image")
@@ -57,8 +65,8 @@ class FederatedHDF5(Dataset):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> FederatedHDF5:
-        if isinstance(self.test, float) and self.test + self.validation >= 1:
-            raise refusal("validation", f"less than 1 − test = {1 - self.test:g}")
+        if isinstance(self.test, float):
+            refuse_parts(self.test, self.validation)
         return self
 
     def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
@@ -78,28 +86,23 @@ class FederatedHDF5(Dataset):
             names = sorted({*train.num_samples, *(test.num_samples if test else ())})
             parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
             sizes = [parts.num_samples(train.num_samples.get(name, 0)) for name in names]
-            mine = placement.clients_of_rank([size[0] for size in sizes], clients_per_chunk)
-            samples: dict[int, ClientSamples] = {}
-            for client in mine:
+            if test is not None:
+                of_test = (test.num_samples.get(name, 0) for name in names)
+                sizes = [(*size[:2], num_test) for size, num_test in zip(sizes, of_test, strict=True)]
+
+            def of_client(client: int) -> ClientSamples:
                 cut = parts.cut(train.read(names[client]), placement.data_seed, client)
                 train.check_finite(names[client], cut._asdict(), placement.dtype)
                 if test is not None:
                     cut = cut._replace(test=test.read(names[client]))
                     test.check_finite(names[client], {"test": cut.test}, placement.dtype)
-                samples[client] = cut
-            return FederatedSamples(
-                client_names=tuple(names),
-                num_train_samples=tuple(size[0] for size in sizes),
-                num_validation_samples=tuple(size[1] for size in sizes),
-                num_test_samples=tuple(
-                    size[2] if test is None else test.num_samples.get(name, 0)
-                    for name, size in zip(names, sizes, strict=True)
-                ),
-                clients=mine,
-                samples=samples,
-                input_shape=_channels_first(train.sample_shape),
-                divisor=_BYTE_LEVELS if train.sample_dtype == np.uint8 else 1.0,
+                return cut
+
+            shape, divisor = (
+                _channels_first(train.sample_shape),
+                _BYTE_LEVELS if train.sample_dtype == np.uint8 else 1.0,
             )
+            return deal(placement, clients_per_chunk, names, sizes, of_client, shape, divisor)
 
 
 @dataclass(frozen=True)

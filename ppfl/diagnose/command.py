@@ -85,15 +85,15 @@ def diagnose(config: Config, communicator: Communicator, progress: Progress, wha
     """ρ = σ²(θ̂)/σ²(θ₀) of one configuration. Collective."""
     setup = build(config, communicator)
     problem = setup.problem
-    if problem.solution() is not None:
+    if problem.theory.solution() is not None:
         if what.trains:
             raise SharedUserError("--rounds: nothing to train: ρ of this problem is exact, evaluated at its known θ*")
         # gradients that vanish are told from those that do not by their last digits
         setup = build(config.model_copy(update={"precision": "float64"}), communicator)
-    initial = setup.problem.init_shared()
+    initial = setup.problem.objective.init_shared()
     end = _end(setup, config, progress, what)
     first_draw = config.rounds + 1
-    at_start = measure(setup, initial, setup.problem.init_local, first_draw)
+    at_start = measure(setup, initial, setup.problem.objective.init_local, first_draw)
     at_end = measure(setup, end.shared, end.local, first_draw)
     names = (tuple(initial), problem.local_names)
     return diagnosis(names, at_start, at_end, end.status, end.rounds)
@@ -101,9 +101,9 @@ def diagnose(config: Config, communicator: Communicator, progress: Progress, wha
 
 def _end(setup: Setup, config: Config, progress: Progress, what: Plan) -> _End:
     problem = setup.problem
-    solution = problem.solution()
+    solution = problem.theory.solution()
     if solution is not None:
-        return _End(solution, problem.init_local, "exact", 0)
+        return _End(solution, problem.objective.init_local, "exact", 0)
     if what.result is not None:
         return _end_of_result(setup, config, what.result)
     engine = open_engine(setup)
@@ -116,7 +116,7 @@ def _end(setup: Setup, config: Config, progress: Progress, what: Plan) -> _End:
 
     def local(client: int) -> Params:
         mine = engine.group.state(client)["local"]
-        return mine if mine.keys() == set(problem.local_names) else problem.init_local(client)
+        return mine if mine.keys() == set(problem.local_names) else problem.objective.init_local(client)
 
     return _End(engine.server["shared"], local, engine.status, done)
 
@@ -125,12 +125,12 @@ def _end_of_result(setup: Setup, config: Config, path: Path) -> _End:
     """Load θ̂ and, where they were saved, the local parameters. Collective."""
     problem, communicator = setup.problem, setup.communicator
     result = open_result(path)
-    saved = on_every_rank(communicator, lambda: _suitable(load_shared(path), problem.init_shared(), path))
-    shared = {name: saved[name].to(setup.device) for name in problem.init_shared()}
+    saved = on_every_rank(communicator, lambda: _suitable(load_shared(path), problem.objective.init_shared(), path))
+    shared = {name: saved[name].to(setup.device) for name in problem.objective.init_shared()}
     clients = on_every_rank(communicator, lambda: load_local(path) if config.save.local else {})
 
     def local(client: int) -> Params:
-        like = problem.init_local(client)
+        like = problem.objective.init_local(client)
         mine = clients.get(client, {})
         return {name: mine[name].to(setup.device) for name in like} if mine.keys() == like.keys() else like
 

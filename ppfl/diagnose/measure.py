@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ppfl.core.client_data import join, num_samples
 from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, map_params
 
@@ -58,15 +59,15 @@ def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_
     `first_draw` is the first number of a round whose batches no training has seen. Where the problem knows w_m*(θ),
     that is taken; where data are not drawn, gradients are exact.
     """
-    problem = setup.problem
+    problem, data = setup.problem, setup.problem.client_data
     groups = list(dict.fromkeys(map(group_of, shared)))
-    clients = [client for client in problem.honest_clients if problem.num_train_samples[client] > 0]
+    clients = [client for client in setup.roles.honest if data.num_train_samples[client] > 0]
     length = sum(value.numel() for value in shared.values())
     halves = tuple(ExactSum(length, device=setup.device) for _ in range(2))
     rows: list[list[float]] = []
     names: list[str] = []
     for client in clients:
-        whole = problem.join(problem.training_epoch(client, 0))
+        whole = join(data.training_epoch(client, 0))
         local = tuned_local(setup, shared, start(client), client, whole)
         # two halves with noise of their own: the square of one estimate would count its variance as a pull on θ
         pair = gradient_pair(problem, shared, local, client, first_draw)
@@ -74,8 +75,8 @@ def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_
             if gradient:
                 half.add(flatten(gradient))
         with torch.no_grad():
-            train_loss = float(problem.data_loss(shared, local, whole))
-        scores = {_TRAIN_LOSS: train_loss, **problem.client_metrics(shared, local, client)}
+            train_loss = float(problem.scores.data_loss(shared, local, whole))
+        scores = {_TRAIN_LOSS: train_loss, **problem.scores.client_metrics(shared, local, client)}
         names = list(scores)
         rows.append([*_inner_by_group(groups, *pair).values(), *scores.values()])
     return _gathered(setup, groups, names, rows, halves)
@@ -83,20 +84,19 @@ def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_
 
 def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: Data) -> Params:
     """w ← w*(θ) where it has a closed form, otherwise `evaluate.tuned`'s fine-tuner on all training samples."""
-    problem, tuner = setup.problem, setup.tuned_fine_tuner
+    objective, tuner = setup.problem.objective, setup.tuned_fine_tuner
     if not local:
         return local
     # θ is fixed while w is tuned, so that the shared stages run once
-    data = problem.advance(shared, data)
-    if not problem.needs_iterations:
-        return problem.exact_local(shared, data)
+    data = objective.advance(shared, data)
+    if not objective.needs_iterations:
+        return objective.exact_local(shared, data)
     if tuner is None:
         return local
-    num_samples = len(data["y"]) if "y" in data else 1
     for call in range(max(setup.tuned_epochs, 1)):
-        draws = tuner.draws(problem, client, setup.num_rounds + call, num_samples)
+        draws = tuner.draws(objective, client, setup.num_rounds + call, num_samples(data))
         start = tuner.begin(local, draws) if call == 0 else local
-        local = tuner.tune(problem, shared, start, data, draws).local
+        local = tuner.tune(objective, shared, start, data, draws).local
     return local
 
 
@@ -108,7 +108,7 @@ def gradient_pair(
     E⟨g, g'⟩ = ‖∇_1 f_m‖², while E‖g‖² = ‖∇_1 f_m‖² + the variance of g. The gradient itself, twice, when data are not
     drawn.
     """
-    if problem.fixed_data:
+    if problem.client_data.fixed_data:
         gradient = _gradient(problem, shared, local, client, first_draw)
         return gradient, gradient
     draws = range(first_draw, first_draw + 2 * NUM_BATCHES)
@@ -127,7 +127,7 @@ def _mean_gradient(problem: Problem, shared: Params, local: Params, client: int,
 
 
 def _gradient(problem: Problem, shared: Params, local: Params, client: int, draw: int) -> Params:
-    gradient = problem.shared_gradient(shared, local, problem.data(client, draw))
+    gradient = problem.objective.shared_gradient(shared, local, problem.client_data.data(client, draw))
     return {name: value.to(torch.float64) for name, value in gradient.items()}
 
 
@@ -154,22 +154,22 @@ def _gathered(
     return Measurement(
         squares=dict(zip(groups, columns[: len(groups)], strict=True)),
         common=float((one * other).sum()),
-        memorized_gap=setup.problem.memorized_gap,
+        memorized_gap=setup.problem.scores.memorized_gap,
         scores=dict(zip(names, columns[len(groups) :], strict=True)),
-        is_tested=_is_tested(setup.problem),
+        is_tested=_is_tested(setup),
     )
 
 
 def _score_names(problem: Problem) -> list[str]:
     """Names of the scores, for a rank whose clients have no training samples."""
-    client = problem.clients.start
-    return [_TRAIN_LOSS, *problem.client_metrics(problem.init_shared(), problem.init_local(client), client)]
+    client, objective = problem.client_data.clients.start, problem.objective
+    return [_TRAIN_LOSS, *problem.scores.client_metrics(objective.init_shared(), objective.init_local(client), client)]
 
 
-def _is_tested(problem: Problem) -> np.ndarray:
+def _is_tested(setup: Setup) -> np.ndarray:
     """Return whether the clients of a Measurement have test samples, (M,)."""
-    num_tested = problem.metric_weights("test_loss")
-    measured = (m for m, size in enumerate(problem.num_train_samples) if size > 0 and m not in problem.byzantine)
+    num_tested, sizes = setup.problem.scores.metric_weights("test_loss"), setup.problem.client_data.num_train_samples
+    measured = (m for m, size in enumerate(sizes) if size > 0 and m not in setup.roles.byzantine)
     return np.array([num_tested[client] > 0 for client in measured], dtype=bool)
 
 

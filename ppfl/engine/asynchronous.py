@@ -83,7 +83,7 @@ class AsynchronousEngine(Run, ABC):
         self._largest_delay = 0
         self._optimizers: dict[float, ServerOptimizer] = {1.0: setup.server_optimizer}
         self._done = 0
-        stops = setup.communicator.allgather_rows(torch.tensor([setup.problem.clients.stop]))
+        stops = setup.communicator.allgather_rows(torch.tensor([setup.problem.client_data.clients.stop]))
         self._stops: list[int] = stops.tolist()
 
     @abstractmethod

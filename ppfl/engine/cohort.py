@@ -10,7 +10,7 @@ from ppfl.core.cohort_size import cohort_size
 from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
-    from ppfl.core.problem import Problem
+    from ppfl.core.client_data import ClientData
 
 
 class CohortSampler:
@@ -20,8 +20,8 @@ class CohortSampler:
     least one. Clients without training samples never take part. Raises ValueError when more are wanted than there are.
     """
 
-    def __init__(self, problem: Problem, cohort: Literal["all"] | int | float, seed: int) -> None:
-        self._eligible = [client for client, samples in enumerate(problem.num_train_samples) if samples > 0]
+    def __init__(self, data: ClientData, cohort: Literal["all"] | int | float, seed: int) -> None:
+        self._eligible = [client for client, samples in enumerate(data.num_train_samples) if samples > 0]
         self._choices = np.array(self._eligible)
         self._seed = seed
         self.size = cohort_size(cohort, len(self._eligible))

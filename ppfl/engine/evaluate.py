@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from ppfl.core.client_data import join, num_samples
 from ppfl.core.method import ExactFineTuner
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned import NOT_FOR_LANES
@@ -50,7 +51,7 @@ def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.n
     servers, setup = [run.server for run in runs], runs[0].setup
     of_clients = [_gather(run.setup, scores) for run, scores in zip(runs, _client_scores(runs, round), strict=True)]
     in_one = _at_once(runs, lambda lanes: lanes.of_shared(servers)) if setup.communicator.size == 1 else None
-    of_shared = in_one or [run.setup.problem.shared_metrics(run.server["shared"]) for run in runs]
+    of_shared = in_one or [run.setup.problem.scores.shared_metrics(run.server["shared"]) for run in runs]
     return [_named(run.setup, mine, shared) for run, mine, shared in zip(runs, of_clients, of_shared, strict=True)]
 
 
@@ -82,7 +83,7 @@ def _client_scores(runs: Sequence[Run], round: int) -> list[dict[str, torch.Tens
     rows = _at_once(runs, lambda lanes: lanes.of_clients(servers, [run.group.lanes for run in runs]))
     if rows is not None:
         return [{name: values[number] for name, values in rows.items()} for number in range(len(runs))]
-    return [_one_by_one(run, lambda *params, run=run: run.setup.problem.round_metrics(*params, round)) for run in runs]
+    return [_one_by_one(run, lambda *of, run=run: run.setup.problem.scores.round_metrics(*of, round)) for run in runs]
 
 
 def _one_by_one(run: Run, metrics: Callable[[Params, Params, int], Mapping[str, float]]) -> dict[str, torch.Tensor]:
@@ -113,15 +114,15 @@ def _stages_one_by_one(run: Run) -> tuple[dict[str, dict[str, torch.Tensor]], di
     tuning = StageCosts()
 
     def of_global(client: int) -> Mapping[str, float]:
-        initial = setup.algorithm.init_client(server["shared"], problem.init_local(client))
-        return problem.client_metrics(*setup.algorithm.view(server, initial), client)
+        initial = setup.algorithm.init_client(server["shared"], problem.objective.init_local(client))
+        return problem.scores.client_metrics(*setup.algorithm.view(server, initial), client)
 
     def of_tuned(shared: Params, local: Params, client: int) -> Mapping[str, float]:
-        return setup.tuned_problem.client_metrics(*_tuned(setup, shared, local, client, tuning), client)
+        return setup.tuned_problem.scores.client_metrics(*_tuned(setup, shared, local, client, tuning), client)
 
     scores = {
         "global": _columns([of_global(client) for client in run.group.clients]),
-        "personal": _one_by_one(run, problem.client_metrics),
+        "personal": _one_by_one(run, problem.scores.client_metrics),
     }
     if setup.tuned_fine_tuner is not None:
         scores["tuned"] = _one_by_one(run, of_tuned)
@@ -151,8 +152,8 @@ def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]
 
 def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the values that count, and their weights."""
-    weights = np.array(setup.problem.metric_weights(metric), dtype=np.float64)
-    weights[list(setup.problem.byzantine)] = 0.0
+    weights = np.array(setup.problem.scores.metric_weights(metric), dtype=np.float64)
+    weights[list(setup.roles.byzantine)] = 0.0
     there = weights > 0
     return values[there], weights[there]
 
@@ -179,20 +180,20 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int, costs: Stag
     """
     started = time.perf_counter()
     tuner, problem = setup.tuned_fine_tuner, setup.tuned_problem
+    objective = problem.objective
     assert tuner is not None
     if problem is not setup.problem:
         whole = {**shared, **local}
         shared, local = {}, {name: whole[name] for name in problem.local_names}
     applications = 0
     for epoch in range(setup.tuned_epochs):
-        batches = problem.training_epoch(client, epoch)
+        batches = problem.client_data.training_epoch(client, epoch)
         if isinstance(tuner, ExactFineTuner) and batches:
-            batches = [problem.join(batches)]
+            batches = [join(batches)]
         for data in batches:
-            num_samples = len(data["y"]) if "y" in data else 1
-            draws = tuner.draws(problem, client, setup.num_rounds + applications, num_samples)
+            draws = tuner.draws(objective, client, setup.num_rounds + applications, num_samples(data))
             start = tuner.begin(local, draws) if applications == 0 else local
-            local, num_gradients = tuner.tune(problem, shared, start, problem.advance(shared, data), draws)
+            local, num_gradients = tuner.tune(objective, shared, start, objective.advance(shared, data), draws)
             applications += 1
             costs.count(setup, num_gradients)
     if setup.device.type == "cuda":

@@ -27,7 +27,9 @@ class ClientGroup:
     """States of the clients of this rank; C clients in chunks of K."""
 
     def __init__(self, setup: Setup, shared: Params, mapping: Mapping | None = None) -> None:
-        self.problem = setup.problem
+        self.objective = setup.problem.objective
+        self.clients = setup.problem.client_data.clients
+        """Clients of this rank."""
         self.algorithm = setup.algorithm
         self.mapping = mapping or choose_mapping(setup)
         is_laned = isinstance(self.mapping, Laned)
@@ -37,11 +39,6 @@ class ClientGroup:
         self._device = setup.device
         self._names_by_address: dict[int, str] = {}
         self._keep_one_chunk()
-
-    @property
-    def clients(self) -> range:
-        """Clients of this rank."""
-        return self.problem.clients
 
     def state(self, client: int) -> State:
         """Return the state of one client of this rank, each tensor in memory of its own."""
@@ -134,7 +131,7 @@ class ClientGroup:
         return range(first, min(first + self._clients_per_chunk, self.clients.stop))
 
     def _initial_of(self, client: int) -> State:
-        return self.algorithm.init_client(self._initial_shared, self.problem.init_local(client))
+        return self.algorithm.init_client(self._initial_shared, self.objective.init_local(client))
 
     def _initial(self, index: int) -> State:
         return stack_states([self._initial_of(client) for client in self._chunk(index)])

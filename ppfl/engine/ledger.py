@@ -91,7 +91,7 @@ class Ledger:
         self._limit = math.inf
         num_local = len(setup.problem.local_names)
         self._has_side = {
-            "shared_gradients": len(setup.problem.parameter_names()) > num_local,
+            "shared_gradients": len(setup.problem.objective.parameter_names) > num_local,
             "local_gradients": num_local > 0,
         }
 

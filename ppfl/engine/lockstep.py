@@ -41,10 +41,12 @@ def kind_of(setup: Setup) -> Hashable:
     """
     problem, algorithm = setup.problem, setup.algorithm
     settings = content(algorithm, leave_out=algorithm.server_settings)
-    data = tuple((name, value.shape, value.dtype) for name, value in problem.data(problem.clients.start, 0).items())
-    names = (problem.parameter_names(), problem.local_names)
-    lengths = (problem.num_clients, setup.num_rounds, setup.evaluate_every, setup.tuned_epochs)
-    return type(problem), settings, content(setup.tuned_fine_tuner), data, names, lengths
+    data = problem.client_data.data(problem.client_data.clients.start, 0)
+    kinds = tuple((name, value.shape, value.dtype) for name, value in data.items())
+    types = (type(problem.objective), type(problem.scores))
+    names = (problem.objective.parameter_names, problem.local_names)
+    lengths = (problem.client_data.num_clients, setup.num_rounds, setup.evaluate_every, setup.tuned_epochs)
+    return types, settings, content(setup.tuned_fine_tuner), kinds, names, lengths
 
 
 class Lockstep:

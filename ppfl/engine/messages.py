@@ -80,7 +80,7 @@ class Messages(AsynchronousEngine):
     def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
         super().__init__(setup, keeper)
         self.ledger = Ledger(setup, COORDINATOR)
-        num_clients = setup.problem.num_clients
+        num_clients = setup.problem.client_data.num_clients
         self._num_applied = torch.zeros(num_clients, dtype=torch.int64)
         self._num_jobs = [0] * num_clients
         self._pending: dict[int, _Pending] = {}
@@ -256,7 +256,7 @@ class Messages(AsynchronousEngine):
         """Let the keeper have a snapshot, and where the run stops, end. Collective."""
         assert self.keeper is not None
         self._bring_up_to_date()
-        at_work = torch.full((self.setup.problem.num_clients,), 0, dtype=torch.int64)
+        at_work = torch.full((self.setup.problem.client_data.num_clients,), 0, dtype=torch.int64)
         at_work[list(self._sent_at_seconds)] = 1
         at_work = self.setup.communicator.broadcast(at_work, COORDINATOR)
         mine = [work for client, work in self._taken_in.items() if at_work[client]]

@@ -25,7 +25,7 @@ class Run:
 
     def __init__(self, setup: Setup, laned: Laned | None = None) -> None:
         self.setup = setup
-        shared = setup.problem.init_shared()
+        shared = setup.problem.objective.init_shared()
         self.server: State = setup.algorithm.init_server(shared, setup.server_optimizer)
         self.group = ClientGroup(setup, shared, laned)
         self.ledger = Ledger(setup)
@@ -96,5 +96,5 @@ def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:
 
 def _virtual_seconds(setup: Setup, cohort: frozenset[int], round: int) -> float:
     """Return how long a round lasts: until the slowest client has arrived."""
-    times, seed = setup.compute_times, setup.problem.seed
+    times, seed = setup.compute_times, setup.problem.objective.seed
     return max(times.seconds(seed, client, round) for client in cohort) if times is not None else 0.0

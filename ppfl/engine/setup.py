@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ppfl.core.problem import Problem
     from ppfl.engine.client_store import Kind
     from ppfl.engine.cohort import CohortSampler
+    from ppfl.engine.roles import Roles
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Setup:
     """One run: the problem and the method, resolved (no `theory` left), and how they are mapped to ranks."""
 
     problem: Problem
+    roles: Roles
     algorithm: Algorithm
     server_optimizer: ServerOptimizer
     aggregator: Aggregator

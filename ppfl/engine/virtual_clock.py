@@ -50,7 +50,7 @@ class VirtualClock(AsynchronousEngine):
         self._now = 0.0
         self._events: list[tuple[float, int]] = []
         self._in_flight: dict[int, _Job] = {}
-        self._num_jobs = [0] * setup.problem.num_clients
+        self._num_jobs = [0] * setup.problem.client_data.num_clients
         self._ahead: dict[int, tuple[Uplink, State]] = {}
         self._to_compute: deque[int] = deque()
         self._recorded = None if setup.replay is None else {name: v.tolist() for name, v in setup.replay.items()}
@@ -115,7 +115,7 @@ class VirtualClock(AsynchronousEngine):
         if mine and self.setup.communicator.size > 1:
             self._to_compute.append(client)
         if self.setup.compute_times is not None:
-            seconds = self.setup.compute_times.seconds(self.setup.problem.seed, client, number)
+            seconds = self.setup.compute_times.seconds(self.setup.problem.objective.seed, client, number)
             heapq.heappush(self._events, (self._now + seconds, client))
 
     def _arrive(self, position: int) -> bool:

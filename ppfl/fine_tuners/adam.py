@@ -12,8 +12,8 @@ from ppfl.core.mini_batches import MiniBatchFineTuner
 from ppfl.core.params import map_params, zeros_like
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
 
@@ -34,11 +34,11 @@ class Adam(MiniBatchFineTuner):
     epsilon: PositiveFloat = 1e-8
     """ε."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after all epochs."""
         mean, square = zeros_like(local), zeros_like(local)
-        for step, batch in enumerate(self.batches(problem, data, draws), start=1):
-            gradient = problem.local_gradient(shared, local, batch)
+        for step, batch in enumerate(self.batches(data, draws), start=1):
+            gradient = objective.local_gradient(shared, local, batch)
             mean = map_params(lambda m, g: self.beta1 * m + (1.0 - self.beta1) * g, mean, gradient)
             square = map_params(lambda v, g: self.beta2 * v + (1.0 - self.beta2) * g * g, square, gradient)
             local = self._step(local, mean, square, step)

@@ -12,8 +12,8 @@ from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.params import add_scaled, inner, ratio, zeros_like
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
 
@@ -33,7 +33,7 @@ class ConjugateGradient(FineTuner):
     steps: PositiveInt
     """Products with the Hessian a call."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after `steps` steps.
 
         Counted are one gradient for the first residual and one a product with the Hessian, which costs about two on
@@ -41,14 +41,14 @@ class ConjugateGradient(FineTuner):
         """
         if not local:
             return Tuned(local, 1.0 + self.steps)
-        residual = add_scaled(zeros_like(local), problem.local_gradient(shared, local, data), -1.0)
+        residual = add_scaled(zeros_like(local), objective.local_gradient(shared, local, data), -1.0)
         move, direction = zeros_like(local), residual
         square = inner(residual, residual)
         steepest = torch.zeros_like(square)
         start_square, local_square = square, inner(local, local)
         rounding = torch.finfo(square.dtype).eps * math.sqrt(sum(value.numel() for value in local.values()))
         for _ in range(self.steps):
-            product = problem.local_hessian_product(shared, local, direction, data)
+            product = objective.local_hessian_product(shared, local, direction, data)
             curvature = inner(direction, product)
             steepest = torch.maximum(steepest, ratio(curvature, inner(direction, direction)))
             solved = square <= rounding**2 * (start_square + steepest**2 * local_square)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from ppfl.core.method import ExactFineTuner, FineTuner
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Params
 
@@ -20,15 +21,15 @@ class Exact(ExactFineTuner):
 
     name: Literal["exact"]
 
-    def solve(self, problem: Problem, shared: Params, data: Data) -> Params:
+    def solve(self, objective: Objective, shared: Params, data: Data) -> Params:
         """Return w*(θ), by a linear system."""
-        return problem.exact_local(shared, data)
+        return objective.exact_local(shared, data)
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse problems without a closed form."""
-        if problem.needs_iterations:
+        if reason := problem.objective.needs_iterations:
             raise ValueError(
-                f"fine_tuner.name: 'exact' needs local parameters with a closed form, and {problem.needs_iterations}; "
+                f"fine_tuner.name: 'exact' needs local parameters with a closed form, and {reason}; "
                 "allowed: problem quadratic, problem least_squares with the last layer local, an iterative fine-tuner"
             )
         return self

@@ -10,6 +10,7 @@ from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.step_sizes import resolve_local_lr, step_size
 
 if TYPE_CHECKING:
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
@@ -28,9 +29,9 @@ class GradientDescent(FineTuner):
     lr: PositiveFloat | Literal["theory"]
     """η; `theory` is 1/max_m λ_max(∇²_22 f_m)."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after `steps` steps."""
-        return Tuned(problem.descend(shared, local, data, step_size(self.lr), self.steps), float(self.steps))
+        return Tuned(objective.descend(shared, local, data, step_size(self.lr), self.steps), float(self.steps))
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Fill in `theory`; refuse η > 2/λ_max(∇²_22 f_m) of any client."""

@@ -13,8 +13,8 @@ from ppfl.core.params import flatten, ratio, unflatten
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
 
 NUM_TRIALS = 8
@@ -56,7 +56,7 @@ class LBFGS(FineTuner):
     history: PositiveInt = 10
     """Pairs of differences that are kept."""
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after `steps` steps.
 
         Counted are one gradient and a product with the Hessian to begin with; in every step one, and 1/3 for the loss
@@ -67,10 +67,10 @@ class LBFGS(FineTuner):
             return Tuned(local, num_gradients)
 
         def loss(vector: torch.Tensor) -> torch.Tensor:
-            return problem.loss(shared, unflatten(vector, local), data)
+            return objective.loss(shared, unflatten(vector, local), data)
 
         point = _Point(flatten(local), *torch.func.grad_and_value(loss)(flatten(local)))
-        product = problem.local_hessian_product(shared, local, unflatten(point.gradient, local), data)
+        product = objective.local_hessian_product(shared, local, unflatten(point.gradient, local), data)
         gamma = ratio(point.gradient @ point.gradient, point.gradient @ flatten(product))
         pairs: list[_Pair] = []
         for _ in range(self.steps):

@@ -11,6 +11,7 @@ from ppfl.core.step_sizes import resolve_local_lr
 
 if TYPE_CHECKING:
     from ppfl.core.method import FineTuner
+    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
@@ -25,10 +26,10 @@ class SGD(MiniBatchFineTuner):
     name: Literal["sgd"]
     example: ClassVar[Example] = {"lr": 0.05, "batch_size": "all", "epochs": 2}
 
-    def tune(self, problem: Problem, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
+    def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after all epochs."""
-        for batch in self.batches(problem, data, draws):
-            local = add_scaled(local, problem.local_gradient(shared, local, batch), -self.lr)
+        for batch in self.batches(data, draws):
+            local = add_scaled(local, objective.local_gradient(shared, local, batch), -self.lr)
         return Tuned(local, float(self.epochs))
 
     def resolve(self, problem: Problem) -> FineTuner:

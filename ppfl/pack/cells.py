@@ -18,7 +18,8 @@ from ppfl.stopping import StopSignals
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.problem import Placement, Problem, ProblemSettings
+    from ppfl.core.placement import Placement
+    from ppfl.core.problem import Problem, ProblemSettings
     from ppfl.pack.board import RunOfCell
     from ppfl.pack.scheduler import Work
 

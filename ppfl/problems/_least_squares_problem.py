@@ -9,36 +9,44 @@ import torch
 
 from ppfl.core.params import add_scaled
 from ppfl.problems._losses import SquaredError
-from ppfl.problems._supervised_problem import Supervised, build_supervised
+from ppfl.problems._supervised_objective import Supervised
+from ppfl.problems._supervised_problem import SupervisedProblem, build_supervised
+from ppfl.problems._supervised_scores import SupervisedScores
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Sequence
 
-    from ppfl.core.problem import Placement
+    from ppfl.core.classification_settings import ClassificationSettings
+    from ppfl.core.model import Stage
+    from ppfl.core.placement import Placement
     from ppfl.core.types import Data, Params
-    from ppfl.problems._classification_settings import ClassificationSettings
 
 
 def build_least_squares(
     settings: ClassificationSettings, ridge: float, placement: Placement, clients_per_chunk: int
-) -> Supervised:
+) -> SupervisedProblem:
     """Load the samples and build the stages of the model. Collective."""
-    return build_supervised(settings, placement, clients_per_chunk, partial(LeastSquares, ridge=ridge))
+    make = partial(LeastSquares, ridge=ridge)
+    return build_supervised(settings, placement, clients_per_chunk, make, LeastSquaresScores)
 
 
 class LeastSquares(Supervised):
     """f_m(θ, w) = Σ_s v_s ½‖model(x_s; θ, w) − e_{y_s}‖² / Σ_s v_s + (ridge/2)‖w‖², over the data of `Supervised`.
 
-    Scores are as there, with the squared error without the ridge as their loss; `loss` of a round is f_m itself. Where
-    all parameters are made local, the ridge is over all of them, as with that split from the beginning.
+    Where all parameters are made local, the ridge is over all of them, as with that split from the beginning.
     """
 
-    memorized_gap = 0.25
-    """Half of what predicting 0 everywhere costs."""
-    _loss = SquaredError()
+    criterion = SquaredError()
 
-    def __init__(self, *arguments: Any, ridge: float) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self,
+        stages: tuple[Stage, ...],
+        local_names: Sequence[str],
+        placement: Placement,
+        num_classes: int,
+        ridge: float,
+    ) -> None:
+        super().__init__(stages, local_names, placement, num_classes)
         self._ridge = ridge
 
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
@@ -64,7 +72,7 @@ class LeastSquares(Supervised):
     @property
     def needs_iterations(self) -> str:
         """Say what is local, unless that is weight and bias of a linear last layer, or nothing."""
-        if not self._local_names or self._network.linear_parameters(self._local_names) is not None:
+        if not self.local_names or self._network.linear_parameters(self.local_names) is not None:
             return ""
         return f"local are {', '.join(self.local_names)}, not weight and bias of the last layer alone"
 
@@ -72,14 +80,26 @@ class LeastSquares(Supervised):
         """w*(θ), by ridge regression on the features; NaN where these are not finite."""
         if self.needs_iterations:
             return super().exact_local(shared, data)
-        names = self._network.linear_parameters(self._local_names)
+        names = self._network.linear_parameters(self.local_names)
         if names is None:
             return {}
         features = self.advance(shared, data)["features"].flatten(1)
-        num_classes = self.label_histogram.shape[1]
-        solution = ridge_regression(features, data["y"], data.get("weight"), num_classes, self._ridge)
+        solution = ridge_regression(features, data["y"], data.get("weight"), self._num_classes, self._ridge)
         weight, bias = solution[:, :-1].contiguous(), solution[:, -1].clone()
         return {names[0]: weight.to(features.dtype), names[1]: bias.to(features.dtype)}
+
+
+class LeastSquaresScores(SupervisedScores):
+    """Scores with the squared error without the ridge as their loss; `loss` of a round is f_m itself."""
+
+    objective: LeastSquares
+
+    memorized_gap = 0.25
+    """Half of what predicting 0 everywhere costs."""
+
+    def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w) − (ridge/2)‖w‖²."""
+        return self.objective.data_loss(shared, local, data)
 
 
 def ridge_regression(

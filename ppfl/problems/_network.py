@@ -10,8 +10,8 @@ import torch
 from ppfl.core.blocked import Blocked, as_blocked, as_dense
 from ppfl.core.gradients import Pull, counted_bytes, pullback
 from ppfl.core.model import BlockedStage, LinearStage
+from ppfl.core.objective import JointPass, SharedPass
 from ppfl.core.params import add_scaled
-from ppfl.core.problem import JointPass, SharedPass
 from ppfl.problems._losses import one_hot
 
 if TYPE_CHECKING:

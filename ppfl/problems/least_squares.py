@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ppfl.problems._classification_settings import ClassificationSettings
+from ppfl.core.classification_settings import ClassificationSettings
 
 if TYPE_CHECKING:
-    from ppfl.core.problem import Placement, Problem
+    from ppfl.core.placement import Placement
+    from ppfl.core.problem import Problem
 
 
 class LeastSquaresSettings(ClassificationSettings):

@@ -16,7 +16,8 @@ from ppfl.core.split import Split
 from ppfl.problems._quadratic_file import Layout, open_clients
 from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
 from ppfl.problems._quadratic_gram import Gram
-from ppfl.problems._quadratic_problem import PARAMETER_NAMES, Quadratic
+from ppfl.problems._quadratic_objective import PARAMETER_NAMES
+from ppfl.problems._quadratic_problem import QuadraticProblem, build_quadratic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ppfl.core.placement import Placement
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Placement
     from ppfl.problems._quadratic_generators import Matrices
 
 _LARGEST = 1e150
@@ -106,7 +107,7 @@ class QuadraticSettings(ProblemSettings):
         """Number of clients of a generator."""
         return self.clients
 
-    def build(self, placement: Placement, clients_per_chunk: int) -> Quadratic:
+    def build(self, placement: Placement, clients_per_chunk: int) -> QuadraticProblem:
         """Draw or read this rank's clients, and compute the constants of the whole problem. Collective.
 
         Raises UserError, on every rank, for a file without this layout, with NaN or with numbers too large.
@@ -120,7 +121,7 @@ class QuadraticSettings(ProblemSettings):
 
         layout, grams = on_every_rank(placement.communicator, load)
         clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
-        return Quadratic(placement, self.split, layout, clients, grams)
+        return build_quadratic(placement, self.split, layout, clients, grams)
 
     def _source(self, seed: int) -> AbstractContextManager[tuple[Layout, Callable[[str], Matrices]]]:
         """Return the layout and what gives the matrices of a client, by its name."""

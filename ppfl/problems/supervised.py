@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ppfl.problems._classification_settings import ClassificationSettings
+from ppfl.core.classification_settings import ClassificationSettings
 
 if TYPE_CHECKING:
-    from ppfl.core.problem import Placement, Problem
+    from ppfl.core.placement import Placement
+    from ppfl.core.problem import Problem
 
 
 class SupervisedSettings(ClassificationSettings):
@@ -20,6 +21,8 @@ class SupervisedSettings(ClassificationSettings):
 
         Raises UserError, on every rank, for data that cannot be used and for a model that the samples do not suit.
         """
-        from ppfl.problems._supervised_problem import Supervised, build_supervised
+        from ppfl.problems._supervised_objective import Supervised
+        from ppfl.problems._supervised_problem import build_supervised
+        from ppfl.problems._supervised_scores import SupervisedScores
 
-        return build_supervised(self, placement, clients_per_chunk, Supervised)
+        return build_supervised(self, placement, clients_per_chunk, Supervised, SupervisedScores)

@@ -107,9 +107,9 @@ class _Sizes:
 
 
 def _digits(dataset: Any) -> _Sizes:
-    from ppfl.datasets.digits import NUM_SAMPLES
+    from ppfl.datasets.digits import Digits
 
-    return _Sizes(dataset.partition.clients, (1, 8, 8), 10, NUM_SAMPLES * 64, 8, _SCIKIT_BYTES)
+    return _Sizes(dataset.partition.clients, (1, 8, 8), 10, Digits.num_samples * 64, 8, _SCIKIT_BYTES)
 
 
 def _file(dataset: Any) -> _Sizes:

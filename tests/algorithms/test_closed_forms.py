@@ -126,7 +126,7 @@ P, PENALTY = 0.3, 2.0
 
 
 def coins(running: Any, rounds: int) -> list[bool]:
-    seed = running.setup.problem.seed
+    seed = running.setup.problem.objective.seed
     return [generator(seed, "l2gd coin", round=k).random() < P for k in range(rounds)]
 
 

@@ -148,7 +148,7 @@ def test_fedbabu_leaves_the_heads_until_the_end() -> None:
     running = engine(problem=problem, algorithm=algorithm, rounds=8, evaluate={"every": 100, "tuned": {"epochs": 3}})
     list(running)
     for client in running.group.clients:
-        initial = running.setup.problem.init_local(client)
+        initial = running.setup.problem.objective.init_local(client)
         assert all(torch.equal(value, initial[key]) for key, value in running.group.state(client)["local"].items())
     stages = score_stages([running])[0].scores
     assert (stages["personal"]["test_loss"] == stages["global"]["test_loss"]).all()

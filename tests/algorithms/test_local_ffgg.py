@@ -47,7 +47,9 @@ def test_every_repetition_draws_for_itself() -> None:
     """Redrawn starts differ between repetitions, between rounds, and from those of the round before or after."""
     tuner = {"name": "gradient_descent", "steps": 1, "lr": "theory", "start": "redraw"}
     setup = engine(algorithm=local_ffgg(local_steps=3, fine_tuner=tuner)).setup
-    drawn = [setup.algorithm.draws(setup.problem, client, round, 1) for client in range(2) for round in range(4)]
+    drawn = [
+        setup.algorithm.draws(setup.problem.objective, client, round, 1) for client in range(2) for round in range(4)
+    ]
     values = {value.numpy().tobytes() for draws in drawn for value in draws.values()}
     assert len(values) == 2 * 4 * 3
 
@@ -55,7 +57,7 @@ def test_every_repetition_draws_for_itself() -> None:
 def test_theory_is_that_of_exact_or_inexact_tuning() -> None:
     exact = engine(algorithm=local_ffgg())
     inexact = engine(algorithm=local_ffgg(fine_tuner={"name": "conjugate_gradient", "steps": 3}))
-    constants = exact.setup.problem.constants()
+    constants = exact.setup.problem.theory.constants()
     assert constants is not None
     assert exact.setup.algorithm.lr == 1 / constants.smoothness  # type: ignore[attr-defined]
     assert inexact.setup.algorithm.lr == 1 / constants.joint_smoothness  # type: ignore[attr-defined]
@@ -77,8 +79,8 @@ def test_stalls_where_predicted_when_not_overpersonalized(zeta: int) -> None:
     running = engine(problem=problem, algorithm=local_ffgg(), rounds=800, engine=TOGETHER, evaluate=EVERY_200)
     found = {scored.round: float(scored.metrics["operator_norm"]) for scored in running}
     bowls = []
-    for client in running.setup.problem.clients:
-        data = {key: value.numpy() for key, value in running.setup.problem.data(client, 0).items()}
+    for client in running.setup.problem.client_data.clients:
+        data = {key: value.numpy() for key, value in running.setup.problem.client_data.data(client, 0).items()}
         projection = data["cross"] @ data["local_inverse"]
         hessian = data["shared_curvature"] - projection @ data["cross"].T
         bowls.append(reference.Bowl(hessian, data["shared_linear"] - projection @ data["local_linear"]))

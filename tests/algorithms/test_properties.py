@@ -74,11 +74,11 @@ def test_inputs_stay_and_a_second_call_gives_the_same(name: str, problem: str) -
     setup, round, client = running.setup, 4, 1
     algorithm = setup.algorithm
     message, state = algorithm.downlink(running.server, round), running.group.state(client)
-    data = setup.problem.data(client, round)
-    draws = algorithm.draws(setup.problem, client, round, len(data["y"]) if "y" in data else 1)
+    data = setup.problem.client_data.data(client, round)
+    draws = algorithm.draws(setup.problem.objective, client, round, len(data["y"]) if "y" in data else 1)
     inputs = [message, data, draws, *state.values(), *running.server.values()]
     before = [{key: value.clone() for key, value in params.items()} for params in inputs]
-    first, second = (algorithm.client(setup.problem, message, state, data, draws) for _ in range(2))
+    first, second = (algorithm.client(setup.problem.objective, message, state, data, draws) for _ in range(2))
     algorithm.view(running.server, state)
     if uplink := first.uplink:
         algorithm.server(running.server, uplink, setup.server_optimizer, round)
@@ -99,9 +99,9 @@ def test_uplinks_have_memory_of_their_own(name: str, problem: str) -> None:
     setup = running.setup
     for round in range(4):
         message, state = setup.algorithm.downlink(running.server, round), running.group.state(0)
-        data = setup.problem.data(0, round)
-        draws = setup.algorithm.draws(setup.problem, 0, round, len(data["y"]) if "y" in data else 1)
-        step = setup.algorithm.client(setup.problem, message, state, data, draws)
+        data = setup.problem.client_data.data(0, round)
+        draws = setup.algorithm.draws(setup.problem.objective, 0, round, len(data["y"]) if "y" in data else 1)
+        step = setup.algorithm.client(setup.problem.objective, message, state, data, draws)
         uplink, new = step.uplink, step.state
         kept = {value.data_ptr() for params in (message, *state.values(), *new.values()) for value in params.values()}
         assert not kept & {value.data_ptr() for value in uplink.values() if value.numel()}
@@ -113,7 +113,7 @@ def test_gradients_and_bytes_are_counted(name: str, problem: str) -> None:
     found, running = base(name, problem), engine(**sections(name, problem))
     assert found["4 shared_gradients"] > 0
     algorithm, server = running.setup.algorithm, running.server
-    num_vectors = 4 * running.setup.problem.num_clients
+    num_vectors = 4 * running.setup.problem.client_data.num_clients
     of_shared = num_vectors * num_bytes(server["shared"])
     announced = {"uplink": algorithm.uplink_like(server), "downlink": algorithm.downlink(server, 0)}
     for way, vector in announced.items():

@@ -9,24 +9,24 @@ import torch
 
 from ppfl.algorithms.fedavg import FedAvg
 from ppfl.core.plugins import discover
-from tests.softmax_problem import Softmax
+from tests.softmax_problem import softmax
 
-PROBLEM = Softmax()
+PROBLEM = softmax()
 NUM_SAMPLES = 10
 
 
 def batches(round: int = 0, client: int = 1, **settings: Any) -> list[torch.Tensor]:
     """Return the x of every step on the data of a client, (B, 4) each."""
     algorithm = FedAvg.model_validate({"name": "fedavg", "lr": 0.1, **settings})
-    draws = algorithm.draws(PROBLEM, client, round, NUM_SAMPLES)
-    return [batch["x"] for batch in algorithm.batches(PROBLEM, PROBLEM.data(client, round), draws)]
+    draws = algorithm.draws(PROBLEM.objective, client, round, NUM_SAMPLES)
+    return [batch["x"] for batch in algorithm.batches(PROBLEM.client_data.data(client, round), draws)]
 
 
 def rows(batch: torch.Tensor) -> list[tuple[float, ...]]:
     return [tuple(row) for row in batch.tolist()]
 
 
-ALL = sorted(rows(PROBLEM.data(1, 0)["x"]))
+ALL = sorted(rows(PROBLEM.client_data.data(1, 0)["x"]))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ ALL = sorted(rows(PROBLEM.data(1, 0)["x"]))
 def test_sizes_and_costs(settings: dict[str, Any], sizes: list[int], passes: float) -> None:
     assert [len(batch) for batch in batches(**settings)] == sizes
     algorithm = FedAvg.model_validate({"name": "fedavg", "lr": 0.1, **settings})
-    draws = algorithm.draws(PROBLEM, 1, 0, NUM_SAMPLES)
+    draws = algorithm.draws(PROBLEM.objective, 1, 0, NUM_SAMPLES)
     assert algorithm.report(draws, of_shared=1) == {"shared_gradients": pytest.approx(passes), "local_gradients": 0.0}
     assert passes == pytest.approx(sum(sizes) / NUM_SAMPLES)
 
@@ -68,7 +68,7 @@ def test_orders_are_keyed_by_round_and_client() -> None:
 def test_training_and_fine_tuning_see_other_orders() -> None:
     tuner = discover("ppfl.fine_tuners")["sgd"].model_validate({"name": "sgd", "lr": 0.1, "batch_size": 4})
     training = FedAvg.model_validate({"name": "fedavg", "lr": 0.1, "epochs": 1, "batch_size": 4})
-    of_tuner = tuner.draws(PROBLEM, 1, 0, 10)  # type: ignore[attr-defined]
-    of_training = training.draws(PROBLEM, 1, 0, 10)
+    of_tuner = tuner.draws(PROBLEM.objective, 1, 0, 10)  # type: ignore[attr-defined]
+    of_training = training.draws(PROBLEM.objective, 1, 0, 10)
     assert not of_tuner.keys() & of_training.keys()
     assert not torch.equal(next(iter(of_tuner.values())), next(iter(of_training.values())))

@@ -87,8 +87,8 @@ def world_of(config: dict[str, Any]) -> World:
 
     return World(
         f=Problem(SPLITS[split], squared, RIDGE if squared else 0.0),
-        theta=_flat(setup.problem.init_shared()),
-        w=_flat(setup.problem.init_local(0)),
+        theta=_flat(setup.problem.objective.init_shared()),
+        w=_flat(setup.problem.objective.init_local(0)),
         cohorts=[sorted(setup.cohort(k)) for k in range(config["rounds"])],
         weights=np.array([len(y) if weighted else 1 for _, y in TRAIN], float),
         direction=direction_of(**config.get("server_optimizer", {"name": "sgd"})),

@@ -15,6 +15,7 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config_errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.core.rng import generator
+from ppfl.engine.mapping.inputs import ClientInputs
 from ppfl.experiment import run
 from ppfl.progress import Silent
 from ppfl.results.reader import open_result
@@ -122,7 +123,7 @@ def test_byzantine_clients_do_not_count(tmp_path: Path) -> None:
     aggregator = {"name": "trimmed_mean", "f": 2}
     whole = engine(problem=of(tmp_path / "all.h5"), byzantine=byzantine, aggregator=aggregator, rounds=40)
     alone = engine(problem=of(tmp_path / "honest.h5"), rounds=40)
-    assert whole.setup.problem.facts() == pytest.approx(alone.setup.problem.facts(), rel=1e-12)
+    assert whole.setup.problem.theory.facts() == pytest.approx(alone.setup.problem.theory.facts(), rel=1e-12)
     assert whole.setup.algorithm.lr == pytest.approx(alone.setup.algorithm.lr, rel=1e-12)  # type: ignore[attr-defined]
     first, other = next(iter(whole)), next(iter(alone))
     for name in ("operator_norm", "distance", "loss"):
@@ -135,7 +136,7 @@ def of(path: Path) -> dict[str, Any]:
 
 def write_names(path: Path, clients: Any) -> tuple[str, ...]:
     write_clients(path, clients)
-    names: tuple[str, ...] = build(config(problem=of(path)), SoloCommunicator()).problem.client_names
+    names: tuple[str, ...] = build(config(problem=of(path)), SoloCommunicator()).problem.client_data.client_names
     return names
 
 
@@ -187,8 +188,9 @@ def test_honest_clients_that_overflow_are_a_run_that_diverges(aggregator: Any, b
 def test_labels_are_flipped_for_byzantine_clients_alone() -> None:
     byzantine = {"attack": {"name": "label_flip"}, "clients": ["1"]}
     sections = {"problem": DIGITS, "algorithm": ffgg(GD, 0.1), "precision": "float32"}
-    poisoned = build(config(**sections, byzantine=byzantine), SoloCommunicator()).problem
-    clean = build(config(**sections), SoloCommunicator()).problem
+    poisoned, clean = (
+        ClientInputs(build(config(**sections, byzantine=chosen), SoloCommunicator())) for chosen in (byzantine, None)
+    )
     for client in range(5):
         want, got = clean.data(client, 3)["y"], poisoned.data(client, 3)["y"]
         assert got.tolist() == (9 - want if client == 1 else want).tolist()
@@ -201,7 +203,7 @@ def test_labels_are_flipped_for_byzantine_clients_alone() -> None:
 def test_attackers_are_drawn_by_the_seed() -> None:
     def drawn(seed: int) -> frozenset[int]:
         chosen = config(problem={**SMALL, "seed": 0}, seed=seed, byzantine=flippers(1.0, 3, "among"))
-        return build(chosen, SoloCommunicator()).problem.byzantine
+        return build(chosen, SoloCommunicator()).roles.byzantine
 
     assert drawn(0) == drawn(0)
     assert {len(drawn(seed)) for seed in range(6)} == {3}
@@ -266,7 +268,7 @@ def test_attackers_are_clients_that_take_part(tmp_path: Path) -> None:
         running = engine(
             problem=problem, algorithm=ffgg(GD, 0.1), byzantine=byzantine, aggregator=rule, seed=seed, rounds=2
         )
-        assert len(running.setup.problem.byzantine) == 3
+        assert len(running.setup.roles.byzantine) == 3
         assert list(running)[-1].costs["nonfinite_clients"] == 6
 
 

@@ -33,16 +33,19 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(
     monkeypatch.setattr(_network, "PIECE_ROWS", limits[0])
     monkeypatch.setattr(_network, "KEPT_BYTES", limits[1])
     problem = make({**keys, "model": model, "split": {"local": local_globs}, "batch_size": "all"})
-    shared = problem.init_shared()
-    datas = [problem.data(client, 0) for client in CLIENTS]
+    shared = problem.objective.init_shared()
+    datas = [problem.client_data.data(client, 0) for client in CLIENTS]
     assert len({len(data["y"]) for data in datas}) > 1
-    locals = [problem.redraw_local(client, 1) for client in CLIENTS]
+    locals = [problem.objective.redraw_local(client, 1) for client in CLIENTS]
     wanted = zeros_like(shared)
     for local, data, weight in zip(locals, datas, WEIGHTS, strict=True):
-        wanted = add_scaled(wanted, problem.shared_gradient(shared, local, data), weight)
-    once = problem.joint_pass(shared, datas)
+        wanted = add_scaled(wanted, problem.objective.shared_gradient(shared, local, data), weight)
+    once = problem.objective.joint_pass(shared, datas)
     for local, data, advanced in zip(locals, datas, once.datas, strict=True):
-        close(problem.local_gradient(shared, local, advanced), problem.local_gradient(shared, local, data))
+        close(
+            problem.objective.local_gradient(shared, local, advanced),
+            problem.objective.local_gradient(shared, local, data),
+        )
     close(once.shared_gradient(locals, WEIGHTS), wanted)
 
 
@@ -88,7 +91,7 @@ def test_one_way_forth_and_back_for_a_chunk(monkeypatch: pytest.MonkeyPatch) -> 
     running = engine(**RUN, engine=TOGETHER)
     monkeypatch.setattr(_network.Network, "prefix", noting)
     play_round([running], 0)
-    sizes = [min(20, size) for size in running.setup.problem.num_train_samples]
+    sizes = [min(20, size) for size in running.setup.problem.client_data.num_train_samples]
     assert seen == [sum(sizes[:3]), sum(sizes[3:])]
 
 

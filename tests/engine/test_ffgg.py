@@ -47,7 +47,7 @@ def test_falls_at_the_rate_that_the_spectrum_predicts(zeta: int) -> None:
     hessian = mean_hessian(run)
     lr = run.setup.algorithm.lr  # type: ignore[attr-defined]
     values, vectors = np.linalg.eigh(hessian)
-    start = vectors.T @ hessian @ (0 - run.setup.problem.theta_star["theta"].numpy())  # type: ignore[attr-defined]
+    start = vectors.T @ hessian @ (0 - run.setup.problem.theory.theta_star["theta"].numpy())  # type: ignore[attr-defined]
     for scored in run:
         predicted = np.linalg.norm((1 - lr * values) ** scored.round * start)
         assert float(scored.metrics["operator_norm"]) == pytest.approx(predicted, rel=1e-8)
@@ -56,14 +56,14 @@ def test_falls_at_the_rate_that_the_spectrum_predicts(zeta: int) -> None:
 def mean_hessian(run) -> np.ndarray:  # type: ignore[no-untyped-def]
     """S̄ from the Gram blocks, column by column of ∇F(θ) = S̄θ − r."""
     problem = run.setup.problem
-    length = len(problem.init_shared()["theta"])
+    length = len(problem.objective.init_shared()["theta"])
 
     def gradient(theta: torch.Tensor) -> torch.Tensor:
         rows = []
-        for client in problem.clients:
-            data = problem.data(client, 0)
-            local = problem.exact_local({"theta": theta}, data)
-            rows.append(problem.shared_gradient({"theta": theta}, local, data)["theta"])
+        for client in problem.client_data.clients:
+            data = problem.client_data.data(client, 0)
+            local = problem.objective.exact_local({"theta": theta}, data)
+            rows.append(problem.objective.shared_gradient({"theta": theta}, local, data)["theta"])
         return torch.stack(rows).mean(dim=0)
 
     at_zero = gradient(torch.zeros(length, dtype=torch.float64))
@@ -102,7 +102,7 @@ def test_warm_starts_beat_many_steps_from_redrawn_ones(zeta: int, advantage: flo
     """With w kept, 1 step of GD a round beats 100 steps from fresh w after 3,000 rounds; after 200 they are alike."""
     problem = {**COMPARISON, "zeta": zeta}
     # the step of exact w for both: kept w are nearly exact, while `theory` guards against w that are not
-    lr = 1.0 / engine(problem=problem).setup.problem.constants().smoothness  # type: ignore[union-attr]
+    lr = 1.0 / engine(problem=problem).setup.problem.theory.constants().smoothness  # type: ignore[union-attr]
 
     def run(steps: int, start: str) -> dict[int, float]:
         tuner = {"name": "gradient_descent", "steps": steps, "lr": "theory", "start": start}

@@ -23,8 +23,8 @@ class Leaky(FFGG):
     name: Literal["ffgg"]
     how: str = ""
 
-    def client(self, problem: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
-        step = super().client(problem, message, state, data, draws)
+    def client(self, objective: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
+        step = super().client(objective, message, state, data, draws)
         match self.how:
             case "by name":
                 return replace(step, uplink={**step.uplink, **state["local"]})

@@ -43,7 +43,7 @@ FINE_TUNERS: dict[str, dict[str, Any]] = {
 def one_by_one(running: Synchronous) -> Synchronous:
     """Have the clients of a run that has not begun work one after the other."""
     setup = running.setup
-    running.group = ClientGroup(setup, setup.problem.init_shared(), Loop(setup))
+    running.group = ClientGroup(setup, setup.problem.objective.init_shared(), Loop(setup))
     return running
 
 
@@ -144,14 +144,17 @@ def test_a_method_that_gives_lanes_other_bits_is_not_given_lanes(monkeypatch: py
 class Late(FFGG):
     """FFGG that takes an automatic gradient from the third round on, which is no function of lanes."""
 
-    def draws(self, problem: Any, client: int, round: int, num_samples: int) -> Any:
-        return {**super().draws(problem, client, round, num_samples), **({"late": torch.zeros(0)} if round > 1 else {})}
+    def draws(self, objective: Any, client: int, round: int, num_samples: int) -> Any:
+        return {
+            **super().draws(objective, client, round, num_samples),
+            **({"late": torch.zeros(0)} if round > 1 else {}),
+        }
 
-    def client(self, problem: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
-        step = super().client(problem, message, state, data, draws)
+    def client(self, objective: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
+        step = super().client(objective, message, state, data, draws)
         if "late" not in draws:
             return step
-        gradient = torch.func.grad(lambda theta: problem.loss(theta, step.state["local"], data))(message)
+        gradient = torch.func.grad(lambda theta: objective.loss(theta, step.state["local"], data))(message)
         return replace(step, uplink=gradient)
 
 

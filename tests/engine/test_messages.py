@@ -128,7 +128,7 @@ def test_neither_own_nor_other_clients_starve_when_all_answer_at_once() -> None:
     engine = on_ranks(1, lambda c: messages(c, problem={**SMALL, "clients": 8}, rounds=1))[0]
     engine._work.clear()
     engine._stops = [2, 4, 6, 8]
-    engine.group.problem.clients = range(2)
+    engine.group.clients = range(2)
     flood = _Flood(4)
     guarded = engine.setup.communicator
     guarded._inner, guarded.size = flood, 4  # type: ignore[assignment]

@@ -30,7 +30,7 @@ class Weighted:
     """As much of a set-up as statistics need."""
 
     def __init__(self, weights: tuple[int, ...], byzantine: frozenset[int] = frozenset()) -> None:
-        self.problem = self
+        self.problem = self.scores = self.roles = self
         self.byzantine = byzantine
         self._weights = weights
 
@@ -142,7 +142,7 @@ def test_the_training_of_the_final_stage_is_counted(name: str, tuner: dict[str, 
             communicator, problem=problem, algorithm=algorithm, rounds=1, evaluate={"every": 1, "tuned": tuned}
         )
         list(running)
-        return score_stages([running])[0].costs, running.setup.problem.num_train_samples
+        return score_stages([running])[0].costs, running.setup.problem.client_data.num_train_samples
 
     found, sizes = on_ranks(1, costs)[0]
     num_calls = 2 * sum(-(-size // 40) for size in sizes)

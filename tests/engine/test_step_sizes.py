@@ -16,7 +16,7 @@ SMALL = {**COMPARISON, "clients": 4, "rows": 120, "shared_dimension": 10, "local
 
 
 def constants() -> Any:
-    return engine(problem=SMALL).setup.problem.constants()
+    return engine(problem=SMALL).setup.problem.theory.constants()
 
 
 def lr_of(algorithm: dict[str, Any], **sections: Any) -> float:

@@ -142,8 +142,8 @@ def test_the_draws_of_a_client_are_counted_by_its_own_jobs() -> None:
         jobs = int((log == client).sum())
         problem = engine.setup.problem
         assert engine._in_flight[client].number == jobs
-        redrawn = problem.redraw_local(client, jobs - 1)["w"]
-        assert not torch.equal(redrawn, problem.redraw_local(client, jobs)["w"])
+        redrawn = problem.objective.redraw_local(client, jobs - 1)["w"]
+        assert not torch.equal(redrawn, problem.objective.redraw_local(client, jobs)["w"])
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_the_usual_step_is_too_long(caplog: pytest.LogCaptureFixture) -> None:
     """γ = 1/L without regard to M diverges where 1/(L·M) converges: the reason for the step rules."""
     clients = {"clients": 32, "rows": 200}
     steady = clock(problem={**COMMON, **clients}, times={"name": "fixed"}, rounds=3000)
-    constants = steady.setup.problem.constants()
+    constants = steady.setup.problem.theory.constants()
     assert constants is not None
     usual = ffgg(EXACT, 32.0 / constants.smoothness)
     wild = clock(problem={**COMMON, **clients}, times={"name": "fixed"}, rounds=3000, algorithm=usual)

@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from ppfl.core.client_data import ClientData
+from ppfl.core.objective import Objective
 from ppfl.core.plugins import PlugIn
 from ppfl.core.problem import Problem
+from ppfl.core.scores import Scores
+from ppfl.core.theory import Theory
 from tests.house.counts import INTERFACES, ROOT, Source, sources_of
 
 SOURCES = sources_of(ROOT / "ppfl")
@@ -31,7 +35,9 @@ def examples_of(module: ModuleType) -> list[doctest.DocTest]:
 def base_classes() -> set[type[Any]]:
     modules = [module_of(source) for source in SOURCES if source.path.parent.name in INTERFACES]
     classes = {value for module in modules for _, value in inspect.getmembers(module, inspect.isclass)}
-    return {Problem} | {kind for kind in classes if issubclass(kind, PlugIn) and kind is not PlugIn}
+    return {Problem, Objective, ClientData, Scores, Theory} | {
+        kind for kind in classes if issubclass(kind, PlugIn) and kind is not PlugIn
+    }
 
 
 EXAMPLES = {test.name: test for source in SOURCES if ">>> " in source.text for test in examples_of(module_of(source))}

@@ -33,16 +33,16 @@ class Damped(LocalTraining):
     name: Literal["damped"]
     kappa: Resolved[float] = 0.0
 
-    def client(self, problem, message, state, data, draws):
+    def client(self, objective, message, state, data, draws):
         shared, lr = message, step_size(self.lr)
-        for batch in self.batches(problem, data, draws):
-            gradient = add_scaled(problem.shared_gradient(shared, state["local"], batch), shared, self.kappa)
+        for batch in self.batches(data, draws):
+            gradient = add_scaled(objective.shared_gradient(shared, state["local"], batch), shared, self.kappa)
             shared = add_scaled(shared, gradient, -lr)
         return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
 
     def resolve(self, problem, participation, optimizer):
         resolved = super().resolve(problem, participation, optimizer)
-        return resolved.model_copy(update={"kappa": problem.constants().joint_smoothness / 100})
+        return resolved.model_copy(update={"kappa": problem.theory.constants().joint_smoothness / 100})
 '''
 DOCUMENT: dict[str, Any] = {
     "name": "damped", "rounds": 5, "precision": "float64",

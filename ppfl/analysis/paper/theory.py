@@ -22,7 +22,7 @@ from ppfl.launcher import open_communicator
 
 if TYPE_CHECKING:
     from ppfl.config import Config
-    from ppfl.core.problem import Problem
+    from ppfl.engine.setup import Setup
 
 Floats = npt.NDArray[np.float64]
 
@@ -163,13 +163,11 @@ class System:
     whole: Clients
 
     @classmethod
-    def of(cls, problem: Problem) -> System:
-        """Take the honest clients of a problem that was built on one rank, with θ shared and w local."""
+    def of(cls, setup: Setup) -> System:
+        """Take the honest clients of a run that was built on one rank, with θ shared and w local."""
         hessians, linears, whole_hessians, whole_linears = [], [], [], []
-        for client in problem.clients:
-            if client in problem.byzantine:
-                continue
-            data = {name: value.numpy() for name, value in problem.data(client, 0).items()}
+        for client in setup.roles.honest:
+            data = {name: value.numpy() for name, value in setup.problem.client_data.data(client, 0).items()}
             cross, linear, of_w = data["cross"], data["shared_linear"], data["local_linear"]
             projected = cross @ data["local_inverse"]
             hessians.append(data["shared_curvature"] - projected @ cross.T)
@@ -191,4 +189,4 @@ def system_of(config: Config) -> System:
 def _system(sections: str) -> System:
     algorithm = {"name": "ffgg", "lr": 1e-9, "fine_tuner": {"name": "exact"}}
     document = {**json.loads(sections), "name": "theory", "rounds": 1, "precision": "float64", "algorithm": algorithm}
-    return System.of(build(validate(document, Path(), "theory"), open_communicator()).problem)
+    return System.of(build(validate(document, Path(), "theory"), open_communicator()))

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from ppfl.core.byzantine import Byzantine
     from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.pre_aggregator import Moment
-    from ppfl.core.problem import Problem
     from ppfl.engine.cohort import CohortSampler
+    from ppfl.engine.roles import Roles
     from ppfl.engine.setup import Setup
 
 
-def check_cohort(problem: Problem, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None) -> None:
+def check_cohort(roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None) -> None:
     """Raise ValueError, beginning with the key, when a cohort may have no honest client or be too small for the rule.
 
     The rule is checked for the vectors that it will get: the cohort's and those of attackers beside it.
     """
     num_vectors = cohort.size
     if byzantine is not None:
-        hostile = len(problem.byzantine.intersection(cohort.eligible))
+        hostile = len(roles.byzantine.intersection(cohort.eligible))
         if isinstance(byzantine.attack, AttackOnVectors) and cohort.size <= hostile:
             raise ValueError(
                 f"cohort: {cohort.size} clients a round, of which all may be Byzantine; "
@@ -68,9 +68,10 @@ def attack(setup: Setup, matrix: ClientMatrix, cohort: Sequence[int], moment: Mo
 def hostile_rows(setup: Setup, cohort: Sequence[int]) -> list[bool]:
     """Return which rows are of attackers."""
     num_beside = setup.byzantine.num_beside if setup.byzantine is not None else 0
-    return [client in setup.problem.byzantine for client in cohort] + [True] * num_beside
+    return [client in setup.roles.byzantine for client in cohort] + [True] * num_beside
 
 
 def name_of_row(setup: Setup, cohort: Sequence[int], row: int) -> str:
     """Return who sent a row, in words."""
-    return f"client {setup.problem.client_names[cohort[row]]}" if row < len(cohort) else f"attacker {row - len(cohort)}"
+    names = setup.problem.client_data.client_names
+    return f"client {names[cohort[row]]}" if row < len(cohort) else f"attacker {row - len(cohort)}"

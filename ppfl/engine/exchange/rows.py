@@ -31,8 +31,8 @@ def by_rule(
     NaN where they cannot be aggregated, since the honest clients have diverged. Collective.
     """
     rows = (flatten(params) for uplink in uplinks for params in _params_of(uplink))
-    num_rows = sum(client in setup.problem.clients for client in cohort)
-    moment = Moment(setup.problem.seed, round)
+    num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
+    moment = Moment(setup.problem.objective.seed, round)
     vector = flatten(like)
     sent = ClientMatrix.from_stream(setup.communicator, rows, num_rows, vector, setup.bucket_bytes)
     matrix = attack(setup, sent, cohort, moment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppfl.core.method import JointAlgorithm
+from ppfl.core.objective import JointObjective
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import UplinkSum
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 class Joint(Mapping):
     """Σ_k v_k uplink_k over the members of a chunk, none of whose uplinks is computed by itself."""
 
+    objective: JointObjective
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         assert isinstance(setup.algorithm, JointAlgorithm)
@@ -28,7 +31,7 @@ class Joint(Mapping):
     @classmethod
     def can(cls, setup: Setup) -> bool:
         """Say whether the method and the problem know such a sum, and nobody looks at single uplinks."""
-        knows = isinstance(setup.algorithm, JointAlgorithm) and setup.problem.has_joint_pass
+        knows = isinstance(setup.algorithm, JointAlgorithm) and isinstance(setup.problem.objective, JointObjective)
         return knows and setup.adds_up and setup.clients_per_chunk > 1
 
     def __call__(
@@ -39,7 +42,8 @@ class Joint(Mapping):
         of_chunk = [member(states, row) for row in range(len(chunk))]
         rows = [client - chunk.start for client in members]
         weights = [self._weights[client] for client in members]
-        step = self._method.client_sum(self.problem, message, [of_chunk[row] for row in rows], datas, draws, weights)
+        of_members = [of_chunk[row] for row in rows]
+        step = self._method.client_sum(self.objective, message, of_members, datas, draws, weights)
         for row, new_state in zip(rows, step.states, strict=True):
             of_chunk[row] = new_state
         return [UplinkSum(step.total, step.reports)], stack_states(of_chunk)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.client_data import Statistics
 from ppfl.core.content import content
+from ppfl.core.scores import PureScores
 from ppfl.engine.mapping.laned_scores import LanedScores
 from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
 from ppfl.engine.mapping.loop import Loop
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from ppfl.core.method import Report
-    from ppfl.core.problem import Problem
+    from ppfl.core.objective import Objective
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.engine.setup import Setup
 
@@ -43,24 +45,26 @@ class Laned(Mapping):
         super().__init__(setups[0])
         self.setups = setups
         self.problems = [setup.problem for setup in setups]
-        self.num_clients = len(self.problem.clients)
+        self.clients = setups[0].problem.client_data.clients
+        self.num_clients = len(self.clients)
         """C, of each run on this rank."""
-        self.data: Data = stack([problem.data(client, 0) for problem in self.problems for client in problem.clients])
+        self.data: Data = stack(
+            [problem.client_data.data(client, 0) for problem in self.problems for client in self.clients]
+        )
         self._gathered: list[State] = []
         self._lanes: State = {}
 
     @classmethod
     def can(cls, setup: Setup) -> bool:
-        """Say whether data are small and stay, everybody takes part in rounds, and lanes give the bits of a loop."""
-        problem = setup.problem
+        """Say whether data are statistics, everybody takes part in rounds, and lanes give the bits of a loop."""
+        data = setup.problem.client_data
         return (
-            problem.fixed_data
-            and not problem.has_samples
+            isinstance(data, Statistics)
             and setup.device.type == "cpu"
             and setup.clients_per_chunk == 1
             and setup.client_state == "device"
             and setup.asynchronous is None
-            and len(setup.cohort.eligible) == problem.num_clients
+            and len(setup.cohort.eligible) == data.num_clients
             and setup.cohort.is_full
             and _serves(setup)
         )
@@ -87,14 +91,14 @@ class Laned(Mapping):
     def _side_by_side(
         self, message: Params, states: Sequence[State], round: int
     ) -> tuple[list[UplinkRows], list[State]]:
-        draws = self.drawn(lambda problem, client: self.algorithm.draws(problem, client, round, 1))
-        step = self.algorithm.client(self.problem, message, self.gather(states), self.data, draws)
+        draws = self.drawn(lambda objective, client: self.algorithm.draws(objective, client, round, 1))
+        step = self.algorithm.client(self.objective, message, self.gather(states), self.data, draws)
         lanes = _values(step.state)
         sent = {name: values_of(value) for name, value in step.uplink.items()}
         reports = self._reports(step.report)
         rows = [
-            UplinkRows(problem.clients, self._of_run(sent, run), reports[run * self.num_clients :][: self.num_clients])
-            for run, problem in enumerate(self.problems)
+            UplinkRows(self.clients, self._of_run(sent, run), reports[run * self.num_clients :][: self.num_clients])
+            for run in range(len(self.problems))
         ]
         self._lanes = lanes
         self._gathered = [
@@ -121,21 +125,20 @@ class Laned(Mapping):
         stacked = {name: torch.stack([message[name] for message in messages]) for name in messages[0]}
         return {name: as_lanes(values.repeat_interleave(self.num_clients, dim=0)) for name, values in stacked.items()}
 
-    def drawn(self, draw: Callable[[Problem, int], Draws]) -> Draws:
+    def drawn(self, draw: Callable[[Objective, int], Draws]) -> Draws:
         """Draw for every client of every run; runs that share a problem share what is drawn."""
         of_problems: dict[int, list[Draws]] = {}
         for problem in self.problems:
             if id(problem) not in of_problems:
-                of_problems[id(problem)] = [draw(problem, client) for client in problem.clients]
+                of_problems[id(problem)] = [draw(problem.objective, client) for client in self.clients]
         return stack([one for problem in self.problems for one in of_problems[id(problem)]])
 
     @cached_property
     def scores(self) -> LanedScores | None:
         """What scores the same clients; None where scores have no such parts, or what is deployed is up to values."""
-        parts = [problem.pure_scores() for problem in self.problems]
-        known = [one for one in parts if one is not None]
-        can = len(known) == len(parts) and not self.algorithm.branches_on_server
-        return LanedScores(self, known) if can else None
+        pure = [one for one in (problem.scores for problem in self.problems) if isinstance(one, PureScores)]
+        can = len(pure) == len(self.problems) and not self.algorithm.branches_on_server
+        return LanedScores(self, pure) if can else None
 
     def _reports(self, report: Report) -> list[Report]:
         """Return what every client told; numbers are the same for all, since functions do not branch on values."""
@@ -153,7 +156,7 @@ class Laned(Mapping):
 
 def _one_by_one(setup: Setup, message: Params, states: State, round: int) -> tuple[UplinkRows, State]:
     """Return what `Laned.step` does, for one run, client after client."""
-    loop, clients = Loop(setup), setup.problem.clients
+    loop, clients = Loop(setup), setup.problem.client_data.clients
     steps = [loop.one(client, member(states, row), message, round) for row, client in enumerate(clients)]
     uplinks = [uplink for uplink, _ in steps]
     params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
@@ -163,15 +166,15 @@ def _one_by_one(setup: Setup, message: Params, states: State, round: int) -> tup
 
 def _serves(setup: Setup) -> bool:
     """Say whether the data of all clients of this rank are alike, and what clients do can be given lanes."""
-    problem, algorithm = setup.problem, setup.algorithm
+    data, algorithm = setup.problem.client_data, setup.algorithm
     kinds = {
-        tuple((name, value.shape, value.dtype) for name, value in problem.data(client, 0).items())
-        for client in problem.clients
+        tuple((name, value.shape, value.dtype) for name, value in data.data(client, 0).items())
+        for client in data.clients
     }
     if len(kinds) != 1:
         return False
     # the runs of a pack ask again and again
-    key = (type(problem), content(algorithm, leave_out=algorithm.server_settings), *kinds)
+    key = (type(setup.problem.objective), content(algorithm, leave_out=algorithm.server_settings), *kinds)
     if key not in _known:
         _known[key] = _has_the_bits_of_one(setup)
     return _known[key]
@@ -179,17 +182,17 @@ def _serves(setup: Setup) -> bool:
 
 def _has_the_bits_of_one(setup: Setup) -> bool:
     """Try the first round of one client both ways: not all functions of torch can be given lanes."""
-    problem, algorithm = setup.problem, setup.algorithm
-    client, shared = problem.clients.start, problem.init_shared()
+    objective, client_data, algorithm = setup.problem.objective, setup.problem.client_data, setup.algorithm
+    client, shared = client_data.clients.start, objective.init_shared()
     server = algorithm.init_server(shared, setup.server_optimizer)
-    message, data = algorithm.downlink(server, 0), problem.data(client, 0)
-    state, draws = algorithm.init_client(shared, problem.init_local(client)), algorithm.draws(problem, client, 0, 1)
-    alone = algorithm.client(problem, message, state, data, draws)
+    message, data = algorithm.downlink(server, 0), client_data.data(client, 0)
+    state, draws = algorithm.init_client(shared, objective.init_local(client)), algorithm.draws(objective, client, 0, 1)
+    alone = algorithm.client(objective, message, state, data, draws)
     one_lane = {
         group: {name: as_lanes(value) for name, value in of.items()} for group, of in stack_states([state]).items()
     }
     try:
-        step = algorithm.client(problem, stack([message]), one_lane, stack([data]), stack([draws]))
+        step = algorithm.client(objective, stack([message]), one_lane, stack([data]), stack([draws]))
         uplink = {name: values_of(value)[0] for name, value in step.uplink.items()}
         found = member(_values(step.state), 0)
     except NOT_FOR_LANES:

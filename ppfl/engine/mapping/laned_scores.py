@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.method import FineTuner
-    from ppfl.core.problem import PureScores
+    from ppfl.core.scores import PureScores
     from ppfl.core.types import Data, Params, State
     from ppfl.engine.mapping.laned import Laned
 
@@ -27,11 +27,10 @@ Rows: TypeAlias = dict[str, torch.Tensor]
 class LanedScores:
     """Scores the runs of a laned mapping; servers and states are given one for every run, states as (C, …)."""
 
-    def __init__(self, laned: Laned, parts: Sequence[PureScores]) -> None:
+    def __init__(self, laned: Laned, scores: Sequence[PureScores]) -> None:
         self._laned = laned
-        self._parts = parts
-        of_runs = zip(self._parts, laned.problems, strict=True)
-        self._data: Data = stack([parts.data(client) for parts, problem in of_runs for client in problem.clients])
+        self._of_runs = scores
+        self._data: Data = stack([of_run.scored_on(client) for of_run in scores for client in laned.clients])
 
     def of_clients(self, servers: Sequence[State], states: Sequence[State]) -> Rows:
         """Return the scores of what clients would deploy now."""
@@ -40,12 +39,12 @@ class LanedScores:
     def of_shared(self, servers: Sequence[State]) -> list[dict[str, torch.Tensor]]:
         """Return what the problem of every run says of θ; where one process has all clients."""
         shared = self._laned.repeat([server["shared"] for server in servers])
-        gradients = self._parts[0].gradient(shared, self._data)
+        gradients = self._of_runs[0].gradient(shared, self._data)
         norms = self._rows(torch.linalg.vector_norm(gradients))
-        means = exact_sums(values_of(gradients).reshape(*norms.shape, -1)) / self._laned.problem.num_honest
+        means = exact_sums(values_of(gradients).reshape(*norms.shape, -1)) / self._laned.setups[0].roles.num_honest
         return [
-            parts.of_shared(server["shared"], means[run].clone(), norms[run])
-            for run, (parts, server) in enumerate(zip(self._parts, servers, strict=True))
+            of_run.of_shared(server["shared"], means[run].clone(), norms[run])
+            for run, (of_run, server) in enumerate(zip(self._of_runs, servers, strict=True))
         ]
 
     def of_stages(
@@ -66,8 +65,9 @@ class LanedScores:
         return {stage: self._score(*params) for stage, params in deployed.items()}, costs
 
     def _initial(self, run: int, server: State) -> State:
-        problem, algorithm = self._laned.problems[run], self._laned.setups[run].algorithm
-        return stack_states([algorithm.init_client(server["shared"], problem.init_local(c)) for c in problem.clients])
+        objective, algorithm = self._laned.problems[run].objective, self._laned.setups[run].algorithm
+        initial = (objective.init_local(client) for client in self._laned.clients)
+        return stack_states([algorithm.init_client(server["shared"], local) for local in initial])
 
     def _deployed(self, servers: Sequence[State], states: Sequence[State]) -> tuple[Params, Params]:
         of_servers = {group: self._laned.repeat([server[group] for server in servers]) for group in servers[0]}
@@ -76,17 +76,17 @@ class LanedScores:
     def _tuned(self, tuner: FineTuner, shared: Params, local: Params, costs: StageCosts) -> tuple[Params, Params]:
         """`tuned_epochs` times: the fine-tuner applied to the data, which are whole where there are no samples."""
         laned, setup = self._laned, self._laned.setups[0]
-        advanced = laned.problem.advance(shared, laned.data)
+        advanced = laned.objective.advance(shared, laned.data)
         for epoch in range(setup.tuned_epochs):
             moment = setup.num_rounds + epoch
-            draws = laned.drawn(lambda problem, client, moment=moment: tuner.draws(problem, client, moment, 1))  # type: ignore[misc]
+            draws = laned.drawn(lambda objective, client, moment=moment: tuner.draws(objective, client, moment, 1))  # type: ignore[misc]
             start = tuner.begin(local, draws) if epoch == 0 else local
-            local, num_gradients = tuner.tune(laned.problem, shared, start, advanced, draws)
+            local, num_gradients = tuner.tune(laned.objective, shared, start, advanced, draws)
             costs.count(setup, num_gradients, laned.num_clients)
         return shared, local
 
     def _score(self, shared: Params, local: Params) -> Rows:
-        scores = self._parts[0].of_client(shared, local, self._data)
+        scores = self._of_runs[0].of_client(shared, local, self._data)
         return {name: self._rows(value) for name, value in scores.items()}
 
     def _rows(self, lanes: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.engine.mapping.inputs import num_samples
+from ppfl.core.client_data import num_samples
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import Uplink
@@ -36,5 +36,5 @@ class Loop(Mapping):
         data = self.inputs.data(client, round)
         size = num_samples(data)
         draws = self.inputs.draws(client, round, size)
-        step = self.algorithm.client(self.problem, message, state, data, draws)
+        step = self.algorithm.client(self.objective, message, state, data, draws)
         return Uplink(client, step.uplink, step.report), step.state

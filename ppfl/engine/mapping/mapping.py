@@ -23,9 +23,9 @@ class Mapping(ABC):
     """
 
     def __init__(self, setup: Setup) -> None:
-        self.problem = setup.problem
+        self.objective = setup.problem.objective
         self.algorithm = setup.algorithm
-        self.inputs = ClientInputs(setup.problem, setup.algorithm)
+        self.inputs = ClientInputs(setup)
 
     @classmethod
     @abstractmethod

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.client_data import num_samples
 from ppfl.core.errors import UserError
 from ppfl.core.params import map_params
-from ppfl.engine.mapping.inputs import num_samples
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import Uplink
@@ -34,12 +34,12 @@ class Vectorized(Mapping):
         """See Mapping."""
         datas, _, draws = self.inputs.of_all(chunk, round)
         if len(chunk) == 1:
-            step = self.algorithm.client(self.problem, message, member(states, 0), datas[0], draws[0])
+            step = self.algorithm.client(self.objective, message, member(states, 0), datas[0], draws[0])
             return [Uplink(chunk[0], step.uplink, step.report)], stack_states([step.state])
         numbers: dict[str, float] = {}  # that clients told: the same for all, since functions do not branch on values
 
         def one(state: State, data: Data, draw: Draws) -> tuple[Params, State, Params]:
-            step = self.algorithm.client(self.problem, message, state, data, draw)
+            step = self.algorithm.client(self.objective, message, state, data, draw)
             tensors = {name: value for name, value in step.report.items() if isinstance(value, torch.Tensor)}
             numbers.update({name: value for name, value in step.report.items() if not isinstance(value, torch.Tensor)})
             return step.uplink, step.state, tensors

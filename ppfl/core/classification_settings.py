@@ -1,4 +1,4 @@
-"""What the settings of all classification problems have in common."""
+"""What the settings of all classification problems have in common: class labels, and a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ if TYPE_CHECKING:
 
 
 class ClassificationSettings(ProblemSettings):
-    """A model, a data set with class labels, and which parameters of the model are local."""
+    """A model, a data set with class labels, and which parameters of the model are local.
 
-    has_labels: ClassVar[bool] = True
-    has_body: ClassVar[bool] = True
+    Such a problem says what it makes of them; attacks on labels and short number types are for these alone:
+
+    >>> from typing import Literal
+    >>> from ppfl.core.classification_settings import ClassificationSettings
+    >>> class Margin(ClassificationSettings):
+    ...     name: Literal["margin"]
+    >>> section = Margin.model_validate({"name": "margin", **Margin.example})
+    >>> section.split.local_names(section.model.parameter_names()), section.known_clients
+    (('head.weight', 'head.bias'), 6)
+    """
+
     example: ClassVar[Example] = {
         "dataset": {"name": "digits", "partition": {"name": "iid", "clients": 6}},
         "model": {"name": "mlp", "hidden": [8]},

@@ -1,0 +1,131 @@
+"""Quadratic losses in Gram form: the sample size drops out of every step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.objective import Objective
+from ppfl.core.params import flatten
+from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from ppfl.core.placement import Placement
+    from ppfl.core.split import Split
+    from ppfl.core.types import Data, Params
+    from ppfl.problems._quadratic_file import Layout
+
+PARAMETER_NAMES = ("theta", "w")
+
+
+class Quadratic(Objective):
+    """f_m(θ, w) = ½‖H_m θ − b_m‖² + ½‖A_m θ + B_m w − y_m‖², in Gram form, for any split of (θ, w).
+
+    Everything below is for shared coordinates s and local ones l, whichever of θ and w they are: Q_ss, Q_sl, Q_ll are
+    blocks of Q, and c_s, c_l those of c; data are these blocks, ½(‖b‖² + ‖y‖²), and Q_ll⁺, cut at RANK_CUTOFF. Names go
+    from θ to w: f_m is a linear map of θ followed by what w makes of the rest.
+    """
+
+    parameter_names = PARAMETER_NAMES
+
+    def __init__(self, placement: Placement, split: Split, layout: Layout) -> None:
+        self.seed = placement.seed
+        self._dtype, self._device = placement.dtype, placement.device
+        local_names = split.local_names(PARAMETER_NAMES)
+        lengths = dict(zip(PARAMETER_NAMES, (layout.shared_dimension, layout.local_dimension), strict=True))
+        self.shared_lengths = {name: length for name, length in lengths.items() if name not in local_names}
+        self.local_lengths = {name: lengths[name] for name in local_names}
+        self.is_local = torch.cat([torch.full((length,), name in local_names) for name, length in lengths.items()])
+
+    def init_shared(self) -> Params:
+        """0."""
+        return self._zeros(self.shared_lengths)
+
+    def init_local(self, client: int) -> Params:
+        """0."""
+        return self._zeros(self.local_lengths)
+
+    def redraw_local(self, client: int, round: int) -> Params:
+        """Draw w ~ N(0, I)."""
+        draw = generator(self.seed, "redraw", round=round, client=client)
+        return {
+            name: torch.tensor(draw.standard_normal(length), dtype=self._dtype, device=self._device)
+            for name, length in self.local_lengths.items()
+        }
+
+    def advance(self, shared: Params, data: Data) -> Data:
+        """Add t = c_l − Q_ls s (Bᵀy − BᵀAθ): a gradient in w then costs one product with Q_ll."""
+        if "target" in data:
+            return data
+        return {**data, "target": data["local_linear"] - data["cross"].T @ join(shared, data["shared_linear"])}
+
+    def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """½ sᵀQ_ss s − c_sᵀs + ½ lᵀQ_ll l − tᵀl + ½(‖b‖² + ‖y‖²); near 0 it loses digits to cancellation."""
+        data = self.advance(shared, data)
+        s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
+        of_shared = s @ (data["shared_curvature"] @ s / 2 - data["shared_linear"])
+        return of_shared + l @ (data["local_curvature"] @ l / 2 - data["target"]) + data["constant"]
+
+    def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """Q_ll l − t."""
+        data = self.advance(shared, data)
+        product = data["local_curvature"] @ join(local, data["local_linear"])
+        return cut(product - data["target"], self.local_lengths)
+
+    def local_hessian_product(self, shared: Params, local: Params, direction: Params, data: Data) -> Params:
+        """Q_ll · direction."""
+        return cut(data["local_curvature"] @ join(direction, data["local_linear"]), self.local_lengths)
+
+    def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """Q_ss s + Q_sl l − c_s."""
+        s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
+        gradient = data["shared_curvature"] @ s + data["cross"] @ l - data["shared_linear"]
+        return cut(gradient, self.shared_lengths)
+
+    def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
+        """(Q_ss s + Q_sl l − c_s, Q_ll l − t)."""
+        return self.shared_gradient(shared, local, data), self.local_gradient(shared, local, data)
+
+    @property
+    def needs_iterations(self) -> str:
+        """Nothing does: w*(θ) is known."""
+        return ""
+
+    def exact_local(self, shared: Params, data: Data) -> Params:
+        """Q_ll⁺ t, the minimizer of least norm; (BᵀB)⁺ Bᵀ(y − Aθ) with w local."""
+        data = self.advance(shared, data)
+        return cut(data["local_inverse"] @ data["target"], self.local_lengths)
+
+    def shared_gradient_at_exact_local(self, theta: Params, blocks: Data) -> torch.Tensor:
+        """∇_1 f_m(θ, w_m*(θ)), (D,), in float64 as the blocks are."""
+        theta = exactly(theta)
+        gradient = self.shared_gradient(theta, self.exact_local(theta, blocks), blocks)
+        return join(gradient, blocks["shared_linear"])
+
+    def _zeros(self, lengths: dict[str, int]) -> Params:
+        return {name: torch.zeros(length, dtype=self._dtype, device=self._device) for name, length in lengths.items()}
+
+
+def join(params: Params, like: torch.Tensor) -> torch.Tensor:
+    """Return the values as one vector, also when there are none."""
+    return flatten(params) if params else torch.zeros_like(like)
+
+
+def cut(vector: torch.Tensor, lengths: dict[str, int]) -> Params:
+    """Return named pieces of a vector that nobody else keeps; they own their memory."""
+    # the vector itself: nobody else has it
+    if len(lengths) < 2:
+        return dict.fromkeys(lengths, vector)
+    pieces = torch.split(vector, list(lengths.values()))
+    return {name: piece.clone() for name, piece in zip(lengths, pieces, strict=True)}
+
+
+def exactly(params: Params) -> Params:
+    """Return the values in float64 on the CPU."""
+    return {name: value.to("cpu", torch.float64) for name, value in params.items()}
+
+
+def column(scalars: list[torch.Tensor]) -> torch.Tensor:
+    """Return scalars as one vector, also when there are none."""
+    return torch.stack(scalars) if scalars else torch.zeros(0, dtype=torch.float64)

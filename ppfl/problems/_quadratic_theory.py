@@ -1,0 +1,103 @@
+"""What is known of quadratic losses: θ*, σ*² and the curvatures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.exact_sum import ExactSum
+from ppfl.core.theory import Constants, Theory
+from ppfl.problems._quadratic_gram import gram_of, pseudo_inverse
+from ppfl.problems._quadratic_objective import column, cut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ppfl.core.client_data import ClientData
+    from ppfl.core.communicator import Communicator
+    from ppfl.core.types import Data, Params
+    from ppfl.problems._quadratic_objective import Quadratic
+
+
+class QuadraticTheory(Theory):
+    """Curvatures; θ*, the minimizer of the mean of F_m, of least norm; σ*² = (1/M) Σ_m ‖∇_1 f_m(θ*, w_m*(θ*))‖².
+
+    S_m = Q_ss − Q_sl Q_ll⁺ Q_ls is the Hessian of F_m; with everything shared it is Q itself. Curvatures of an empty
+    side are 0. Byzantine clients do not count in any of them. Building is collective.
+
+    blocks: of the clients of this rank, in float64.
+    """
+
+    def __init__(
+        self,
+        objective: Quadratic,
+        client_data: ClientData,
+        blocks: Mapping[int, Data],
+        byzantine: frozenset[int],
+        communicator: Communicator,
+    ) -> None:
+        honest = [client for client in client_data.clients if client not in byzantine]
+        num_honest = client_data.num_clients - len(byzantine)
+        length = sum(objective.shared_lengths.values())
+        hessian_sum, linear_sum = ExactSum(length * length), ExactSum(length)
+        curvatures = []
+        for client in honest:
+            hessian, linear, largest = _of_client(blocks[client], objective.is_local)
+            hessian_sum.add(hessian.reshape(-1))
+            linear_sum.add(linear)
+            curvatures.append(largest)
+        of_clients = communicator.allgather_rows(torch.stack(curvatures) if curvatures else torch.zeros(0, 4).double())
+        smoothness, joint_smoothness, local_smoothness, whole_smoothness = of_clients.amax(dim=0).tolist()
+        mean_hessian = hessian_sum.reduce(communicator).reshape(length, length) / num_honest
+        strong_convexity, mean_smoothness = _extreme_eigenvalues(mean_hessian)
+        self._constants = Constants(
+            smoothness, joint_smoothness, mean_smoothness, strong_convexity, local_smoothness, whole_smoothness
+        )
+        # the mean of all clients may be singular where θ has directions that nobody's data see: then the one of least
+        # norm
+        theta_star = pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / num_honest)
+        self.theta_star = cut(theta_star, objective.shared_lengths)
+        gradients = [objective.shared_gradient_at_exact_local(self.theta_star, blocks[client]) for client in honest]
+        # gathered, and summed by everybody in the order of clients: a reduction would depend on the number of ranks
+        squares = communicator.allgather_rows(column([gradient @ gradient for gradient in gradients]))
+        self.sigma_star_squared = float(squares.sum()) / num_honest
+
+    def constants(self) -> Constants:
+        """Return the curvatures, computed once when the problem was built."""
+        return self._constants
+
+    def solution(self) -> Params:
+        """θ*, in float64."""
+        return self.theta_star
+
+    def facts(self) -> dict[str, float]:
+        """L, μ, L_joint, L_local, L_mean as in Constants, and σ*²."""
+        return {
+            "L": self._constants.smoothness,
+            "mu": self._constants.strong_convexity,
+            "L_joint": self._constants.joint_smoothness,
+            "L_local": self._constants.local_smoothness,
+            "L_mean": self._constants.mean_smoothness,
+            "sigma_star_squared": self.sigma_star_squared,
+        }
+
+
+def _of_client(blocks: Data, is_local: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return Hessian and linear part of F_m, and the largest eigenvalues of that Hessian, of Q_ss, Q_ll and Q, (4,)."""
+    projected = blocks["cross"] @ blocks["local_inverse"]
+    hessian = blocks["shared_curvature"] - projected @ blocks["cross"].T
+    # symmetric but for rounding, which `eigvalsh` would hide by reading one triangle alone
+    hessian = (hessian + hessian.T) / 2
+    linear = blocks["shared_linear"] - projected @ blocks["local_linear"]
+    own = (hessian, blocks["shared_curvature"], blocks["local_curvature"], gram_of(blocks, is_local).curvature)
+    return hessian, linear, torch.tensor([_extreme_eigenvalues(matrix)[1] for matrix in own], dtype=torch.float64)
+
+
+def _extreme_eigenvalues(matrix: torch.Tensor) -> tuple[float, float]:
+    """Return (λ_min, λ_max) of a positive semi-definite matrix; (0, 0) of an empty one."""
+    # with everything local, or everything shared, one side is empty
+    if not matrix.numel():
+        return 0.0, 0.0
+    values = torch.linalg.eigvalsh(matrix).clamp_min(0.0)
+    return float(values[0]), float(values[-1])
