@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shlex
 import subprocess
 import sys
@@ -159,3 +160,33 @@ def test_in_real_processes(
     assert len(lines) == 1, lines
     assert lines[0].startswith("ppfl: error: ")
     assert expected in lines[0]
+
+
+MERGES = "".join(f"x{n}: &x{n}\n  <<: [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 9))
+FACTORS = {"seed": range(1000), "problem.zeta": range(100), "algorithm.fine_tuner.steps": range(1, 101)}
+HUGE = {
+    "unknown keys": ("".join(f"k{number}: {number}\n" for number in range(300_000)), "config.yaml: and 299980 more"),
+    "merges": (f"x0: &x0 {{a: 1}}\n{MERGES}", "holds more than 1000000 values, with those that aliases repeat"),
+    "runs": (
+        f"grid: {{{', '.join(f'{path}: {list(values)}' for path, values in FACTORS.items())}}}\n",
+        "grid: 10000000 runs (1000 x 100 x 100); allowed: at most 100000 in one file",
+    ),
+}
+
+
+def limit_what_is_used() -> None:
+    """Seconds of computing, so that it does not matter what else a machine does, and address space."""
+    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_what_nobody_can_mean_is_refused_with_little_time_and_memory(folder: Path, what: str) -> None:
+    text, expected = HUGE[what]
+    Path("config.yaml").write_text(QUADRATIC + text)
+    command = [sys.executable, "-m", "ppfl", "grid", "config.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit_what_is_used)
+    assert done.returncode == 2, (done.returncode, done.stderr[-300:])
+    assert done.stdout == ""
+    assert all(line.startswith("ppfl: error: config.yaml:") for line in done.stderr.splitlines())
+    assert done.stderr.splitlines()[-1].endswith(expected)

@@ -15,8 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ppfl.cli import main
+from ppfl.core.errors import USER_ERROR
 from ppfl.progress import Bar, Lines, Silent, choose_progress
 from ppfl.results.reader import open_result
+from ppfl.stopping import INTERRUPTED, STOPPED, STOPPED_ON_REQUEST
 from ppfl.supervisor import Report
 from tests.conftest import MakeResult
 
@@ -114,6 +116,14 @@ def test_help_and_version() -> None:
     ):
         assert name in text
     assert ppfl("--version").output == "ppfl, version 0.1.0\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_says_what_every_exit_code_means(arguments: list[str]) -> None:
+    _, _, told = " ".join(ppfl(*arguments).output.split()).partition("Exit codes: ")
+    codes = dict(re.findall(r"(\d+) ([a-z].*?)(?=, \d|\. |$)", told))
+    assert {0, USER_ERROR, 1, STOPPED, STOPPED_ON_REQUEST, INTERRUPTED} == set(map(int, codes))
+    assert codes[str(STOPPED)].startswith("stopped by a signal with everything saved")
 
 
 def test_a_run_writes_its_default_file_and_is_not_repeated(config: Path) -> None:

@@ -177,12 +177,17 @@ def test_a_key_of_thousands_of_parts_is_refused(folder: Path) -> None:
         load_cells(folder / "quadratic.yaml")
 
 
-def test_of_thousands_of_findings_the_first_are_told_and_all_are_counted(folder: Path) -> None:
+def test_of_thousands_of_findings_the_first_are_told_and_all_are_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[object] = []
+    monkeypatch.setattr("ppfl.config_errors.closest", lambda word, _: looked_up.append(word))
     (folder / "quadratic.yaml").write_text(QUADRATIC + "".join(f"k{number}: {number}\n" for number in range(3000)))
     with pytest.raises(ConfigError) as raised:
         quadratic(folder)
     assert raised.value.lines[-1].endswith("and 2980 more")
     assert len(raised.value.findings) == 1000, "the rest is not worth its time"
+    assert set(looked_up) == {f"k{number}" for number in range(20)}, "a suggestion costs more than all else"
 
 
 def test_a_file_larger_than_any_configuration_is_not_read(folder: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
+from ppfl.core.plain_file import open_plain
 from ppfl.results.failures import rank_logs, read_failure
 from ppfl.results.owner import Watch
 from ppfl.results.run_log import tries
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOOK_SECONDS = 0.5
+_PIECE = 1 << 16
+"""Characters held at once: a log may be of any size."""
 
 
 def log_of(places: Sequence[Path], number: int | None) -> tuple[Path, str]:
@@ -33,13 +37,21 @@ def log_of(places: Sequence[Path], number: int | None) -> tuple[Path, str]:
 
 
 def show(log: Path, places: Sequence[Path], *, follow: bool, write: Callable[[str], None]) -> None:
-    """Write a log, and while somebody is at work on the run and `follow` is wanted, what comes."""
+    """Write a log, and while somebody is at work on the run and `follow` is wanted, what comes.
+
+    Raises UserError when it cannot be read.
+    """
     watch = Watch()
-    with log.open(encoding="utf-8", errors="replace") as file:
+    try:
+        content = open_plain(log)
+    except OSError as error:
+        raise UserError(f"{log}: cannot be read: {error.strerror}") from error
+    with TextIOWrapper(content, encoding="utf-8", errors="replace") as file:
         while True:
             # asked before the last read: what was written in between is in it
             is_over = not follow or all(state.kind != "running" for state in states_of(places, watch).values())
-            write(file.read())
+            while text := file.read(_PIECE):
+                write(text)
             if is_over:
                 return
             time.sleep(_LOOK_SECONDS)

@@ -22,9 +22,10 @@ from ppfl.pack.budget import Budget, Phase
 from ppfl.pack.scheduler import Outcome, Task, run_tasks
 from ppfl.progress import Silent
 from ppfl.results.failures import read_failure
-from ppfl.results.layout import failed_path
+from ppfl.results.layout import failed_path, shared_path
 from ppfl.results.owner import has_ended
 from ppfl.results.reader import open_result
+from tests.grids import change
 from tests.mpi.test_same_bits import arrays
 from tests.pack.test_sharing import wait_for
 from tests.pack.work import is_starting
@@ -104,6 +105,20 @@ def test_what_is_complete_is_skipped_and_what_fails_leaves_a_note(tmp_path: Path
     second = pack(config, "--out", tmp_path, "--jobs", "1")
     assert (second.exit_code, second.stdout) == (1, f"1 already done, 1 failed: {tmp_path}\n")
     assert (tmp_path / f"{good}.h5").stat().st_mtime_ns == written
+
+
+def test_an_unfinished_result_with_parameters_is_computed(tmp_path: Path) -> None:
+    """A disk that was full at the last write leaves it so."""
+    config = write(tmp_path, grid={"seed": [0, 1]})
+    first, second = (tmp_path / f"{digest}.h5" for digest in load_cells(config))
+    assert pack(config, "--out", tmp_path).exit_code == 0
+    change(first, status="running")
+    written = second.stat().st_mtime_ns
+    assert shared_path(first).exists()
+    done = pack(config, "--out", tmp_path)
+    assert (done.exit_code, done.stdout) == (0, f"1 already done, 1 complete: {tmp_path}\n"), done.stderr
+    assert open_result(first).attrs["status"] == "complete"
+    assert second.stat().st_mtime_ns == written
 
 
 def test_a_later_success_removes_the_note(tmp_path: Path) -> None:

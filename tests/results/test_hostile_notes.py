@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from ppfl.attempts.log import show
 from ppfl.cli import main
 from ppfl.results import owner as owners
 from ppfl.results.claim import Claim
 from ppfl.results.failures import Failure, failure_since, read_failure, remove_failure, write_failure, write_rank_log
-from ppfl.results.layout import failed_path, running_path
+from ppfl.results.layout import failed_path, log_folder, running_path
 from ppfl.results.notes import MAX_BYTES
 from ppfl.results.outcome import outline
 from ppfl.results.owner import read_owner
+from ppfl.results.run_log import RunLog, tries
 from ppfl.results.states import state_of
 from tests.conftest import MakeResult
 
@@ -126,6 +128,35 @@ def test_a_note_with_any_value_of_any_type_is_read(there: Path, key: str) -> Non
         assert read_failure(there / "bad.h5") is not None
         assert outline(there / "bad.h5").reason.isprintable()
     assert_all_read_on(there)
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place is not huge])
+def test_what_is_no_log_is_shown_or_refused_in_one_line(there: Path, place: Callable[[Path], Any]) -> None:
+    out = there / "aa.h5"
+    log_folder(out).mkdir(parents=True)
+    path = log_folder(out) / "try-1.log"
+    place(path)
+    told = ppfl("log", out)
+    if path.is_file() and os.access(path, os.R_OK):
+        assert (told.exit_code, told.stdout) == (0, path.read_bytes().decode(errors="replace"))
+    else:
+        assert (told.exit_code, told.stdout) == (2, "")
+        assert told.stderr.splitlines()[-1].startswith(f"ppfl: error: {path}: cannot be read: ")
+    assert_all_read_on(there)
+    RunLog(out).close()
+    assert list(tries(out)) == [1, 2]
+    assert ppfl("log", out).exit_code == 0
+
+
+def test_a_huge_log_is_shown_in_small_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "try-1.log"
+    with path.open("wb") as file:
+        file.write("é".encode() * 1000)
+        file.truncate(32 << 20)
+    sizes: list[int] = []
+    show(path, [tmp_path / "r.h5"], follow=False, write=lambda text: sizes.append(len(text)))
+    assert sum(sizes) == (32 << 20) - 1000
+    assert max(sizes) <= 1 << 20
 
 
 def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,18 @@ def test_text_of_jobs(folder: Path, name: str) -> None:
         path.write_text(text)
     assert text == path.read_text()
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
+
+
+def test_logs_of_jobs_are_ignored_by_git() -> None:
+    names = [
+        re.sub("%.", "12", name)
+        for path in (ROOT / "slurm").glob("*.sbatch")
+        for name in re.findall(r"^#SBATCH --output=(.+)$", path.read_text(), re.MULTILINE)
+    ]
+    assert len(names) == len(list((ROOT / "slurm").glob("*.sbatch")))
+    patterns = (ROOT / ".gitignore").read_text().split()
+    for name in [*names, "ppfl-12_3.log"]:
+        assert any(fnmatch(f"/{name}", pattern) for pattern in patterns), name
 
 
 def digest_of_second_run() -> str:
@@ -215,6 +228,17 @@ def test_what_cannot_fit_is_refused_with_the_remedy(folder: Path, arguments: lis
     assert done.stderr.startswith("ppfl: error: ")
     assert complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "sbatch.script").exists()
+
+
+@pytest.mark.parametrize("file", ["run.yaml", "grid.yaml"])
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_what_cannot_work_with_so_many_clients_is_refused(folder: Path, file: str, options: list[str]) -> None:
+    done = submit(file, "--cpu", "--set", "aggregator={name: krum, f: 10}", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"ppfl: error: {file}: aggregator: krum needs N >= 2f + 3 with f = 10")
+    assert "there are 8" in line
     assert not (folder / "sbatch.script").exists()
 
 
