@@ -9,8 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= mpich,test,slurm
 CORES ?= 2
-# processes that share the tests; those that start ranks are left to one of them
-PYTEST = $(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+PYTEST = $(BIN)/python -m pytest --dist loadgroup -n
 SNAKEMAKE = $(BIN)/snakemake --profile profiles/default --cores $(CORES)
 
 # one thread a process: ranks share the machine, and bits depend on the number of threads
@@ -43,11 +42,12 @@ paper: $(STAMP)
 session: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.slurm.session --write
 
+# one process more than cores: tests of a Slurm, of workflows and of ranks wait for others much of their time
 test: lint
-	$(PYTEST)
+	$(PYTEST) $$(($(CORES) + 1))
 
 test-quick: lint
-	$(PYTEST) -m 'not mpi and not workflow and not slurm and not slow'
+	$(PYTEST) $(CORES) -m 'not mpi and not workflow and not slurm and not slow'
 
 # a hundred kills and more, at random moments: docs/surviving.md
 drill: $(STAMP)

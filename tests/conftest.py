@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it loads
 os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"  # MPICH: ranks outnumber the cores, so one that waits sleeps
 
 import numpy as np
 import pytest
@@ -29,10 +30,14 @@ def _signals() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave tests that start ranks, a workflow or a Slurm to one process of several: each fills the cores by itself."""
+    """Have tests that start ranks done one after the other, as each fills the cores by itself; so those of a Slurm and
+    those of workflows, which wait for much of their time. xdist begins with the largest groups, and all others fill up
+    what is left, so that no process is idle at the end."""
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("mpi", "workflow", "slurm")):
-            item.add_marker(pytest.mark.xdist_group("ranks"))
+        for name in ("slurm", "workflow", "mpi"):
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.xdist_group(name))
+                break
 
 
 MakeResult = Callable[..., Path]

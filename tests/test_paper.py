@@ -93,6 +93,7 @@ def test_the_mean_under_sign_flips_grows_as_predicted() -> None:
     assert_follows(found, clients.norms(clients.gradient_descent(lr, weights), list(found)))
 
 
+@pytest.mark.slow
 def test_equal_compute_times_lead_to_the_fixed_point_of_proximal_steps() -> None:
     rounds = {"rounds": 80_000 // 4, "evaluate": {"every": 4000, "tuned": {"epochs": 0}}}
     asynchronous = {"engine": "virtual", "step": "constant"}
@@ -103,6 +104,7 @@ def test_equal_compute_times_lead_to_the_fixed_point_of_proximal_steps() -> None
     assert found[20_000] == pytest.approx(floor, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_sampling_rests_at_the_predicted_floor() -> None:
     """Exact when all S_m agree, up to chance: the root mean square over 2,500 rounds, to 10 %."""
     problem = {**SMALL, "zeta": 0}

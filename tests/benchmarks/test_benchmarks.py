@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import aggregators, collect, data, flops, plain, scaling
+from benchmarks.__main__ import main
 from benchmarks.report import KEYS, as_markdown
 from benchmarks.training import FEMNIST_MODEL, MNIST20_MODEL
 from benchmarks.workloads import SUMMARIES
@@ -27,12 +29,30 @@ OTHERS = [name for name in SUMMARIES if name not in TRAINING]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-def run(out: Path, workload: str, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks", workload, "--tiny", "--repetitions", "2", "--json", str(out)]
-    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that does what the command does, in this process, which has loaded torch; ranks and plain ways
+    have processes of their own all the same."""
+
+    def call(workload: str, *arguments: str) -> dict[str, Any]:
+        words = options(workload, tmp_path / "out.json", *arguments)
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *words])
+        main()
+        return answer(tmp_path / "out.json", workload, capfd.readouterr().out)
+
+    return call
+
+
+def options(workload: str, out: Path, *arguments: str) -> list[str]:
+    return [workload, "--tiny", "--repetitions", "2", "--json", str(out), *arguments]
+
+
+def answer(out: Path, workload: str, said: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(out.read_text())
-    assert as_markdown(document) in done.stdout
+    assert as_markdown(document) in said
     check_common(document, workload)
     return document
 
@@ -61,24 +81,29 @@ def check_training(document: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", TRAINING)
-def test_training_is_what_the_plain_way_does(tmp_path: Path, workload: str) -> None:
-    document = run(tmp_path / "out.json", workload, "--ranks", "1")
+def test_training_is_what_the_plain_way_does(run: Run, workload: str) -> None:
+    document = run(workload, "--ranks", "1")
     check_training(document)
     assert len(document["rows"]) == (2 if workload.endswith("-ffgg") else 1)
 
 
 @pytest.mark.mpi
 def test_training_on_two_ranks(tmp_path: Path) -> None:
-    document = run(tmp_path / "out.json", "femnist-fedalt", "--ranks", "2")
+    """By the command."""
+    words = options("femnist-fedalt", tmp_path / "out.json", "--ranks", "2")
+    command = [sys.executable, "-m", "benchmarks", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = answer(tmp_path / "out.json", "femnist-fedalt", done.stdout)
     assert document["ranks"] == 2
     check_training(document)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", OTHERS)
-def test_other_workloads_run(tmp_path: Path, workload: str) -> None:
+def test_other_workloads_run(run: Run, workload: str) -> None:
     clients = ["--clients", "40"] if workload == "memory" else []
-    document = run(tmp_path / "out.json", workload, "--ranks", "1", *clients)
+    document = run(workload, "--ranks", "1", *clients)
     rows = document["rows"]
     if workload == "quadratic":
         assert rows[0]["difference_from_plain"] <= 1e-10

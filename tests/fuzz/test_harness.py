@@ -6,7 +6,7 @@ from tests.fuzz.harness import damage, fuzz
 
 
 def test_whatever_must_not_be_is_noted_with_its_flip_and_the_next_file_is_read() -> None:
-    reports = fuzz("tests.fuzz.naughty", flips=9, seed=0, patience_seconds=4.0)
+    reports = fuzz("tests.fuzz.naughty", flips=9, seed=0, patience_seconds=1.5)
     naughty = reports["naughty"]
     assert naughty.outcomes == {"refused": 4}
     found = dict(failure.split(": ", 1) for failure in naughty.failures)
