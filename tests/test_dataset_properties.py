@@ -73,7 +73,7 @@ def test_scaled_samples_lie_between_0_and_1(name: str) -> None:
 def test_ranks_share_the_clients_and_read_the_same_bits(name: str, num_ranks: int, clients_per_chunk: int) -> None:
     whole = alone(name)
     found = on_ranks(num_ranks, lambda communicator: load(name, communicator, 0, clients_per_chunk))
-    assert [client for data in found for client in data.clients] == [*whole.client_data.clients]
+    assert [client for data in found for client in data.clients] == [*whole.clients]
     for data in found:
         assert known_to_all(data) == known_to_all(whole)
         assert [*data.samples] == [*data.clients]

@@ -358,7 +358,7 @@ def test_digits_on_ranks_are_those_of_one_process() -> None:
     parts = on_ranks(3, lambda communicator: load(DIGITS, placement(communicator)))
     assert [client for part in parts for client in part.clients] == list(range(20))
     for part in parts:
-        assert part.num_train_samples == whole.client_data.num_train_samples
+        assert part.num_train_samples == whole.num_train_samples
         for client, samples in part.samples.items():
             assert np.array_equal(samples.train.x, whole.samples[client].train.x)
 

@@ -23,7 +23,7 @@ from ppfl.fine_tuners.lbfgs import LBFGS, NUM_TRIALS
 from ppfl.fine_tuners.sgd import SGD
 from ppfl.problems.quadratic import QuadraticSettings
 from tests import examples
-from tests.softmax_problem import softmax
+from tests.softmax_problem import Softmax, softmax
 
 torch.set_num_threads(1)
 
@@ -232,9 +232,8 @@ def test_starting_at_the_solution_stays_finite(name):
     stationary = {key: torch.zeros_like(value) for key, value in problem.client_data.data(0, 0).items()}
     stationary["local_curvature"] = problem.client_data.data(0, 0)["local_curvature"]
     nothing = problem.objective.init_local(0)
-    assert (
-        distance(example(name)(problem, theta, nothing, stationary, {}).local, nothing) == 0.0
-    )  # the residual is exactly 0
+    # the residual is exactly 0
+    assert distance(example(name)(problem.objective, theta, nothing, stationary, {}).local, nothing) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -354,7 +353,7 @@ def test_an_epoch_sees_every_sample_once_in_a_new_order():
     assert not torch.equal(*epochs)
     again = tuner.draws(softmax().objective, 1, 3, 10)
     assert all(torch.equal(draws[key], again[key]) for key in draws)
-    other = softmax()
+    other = Softmax()
     other.seed = 6
     for different in (
         tuner.draws(problem.objective, 2, 3, 10),

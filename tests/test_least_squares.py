@@ -101,7 +101,7 @@ def test_scores_are_of_the_data_alone() -> None:
     shared, local = problem.objective.init_shared(), problem.objective.redraw_local(1, 3)
     found = problem.scores.round_metrics(shared, local, 1, 0)
     stored = problem.client_data._scored_on["test"][1]
-    data = {"x": stored.x / problem._divisor, "y": stored.y}
+    data = {"x": stored.x / problem.client_data._divisor, "y": stored.y}
     logits = mlp({**shared, **local}, data["x"].double())
     errors = logits - torch.nn.functional.one_hot(data["y"], 10)
     assert found["test_loss"] == pytest.approx(float(errors.square().sum() / 2 / len(errors)), rel=1e-12)
@@ -209,7 +209,8 @@ def test_iterative_fine_tuners_converge_to_exact_w() -> None:
     problem = least_squares()
     shared, data = problem.objective.init_shared(), problem.client_data.data(1, 0)
     start, best = problem.objective.redraw_local(1, 3), problem.objective.exact_local(shared, data)
-    assert all(torch.equal(v, best[n]) for n, v in Exact(name="exact")(problem, shared, start, data, {}).local.items())
+    exact = Exact(name="exact")(problem.objective, shared, start, data, {}).local
+    assert all(torch.equal(value, best[name]) for name, value in exact.items())
     for tuner in (
         ConjugateGradient(name="conjugate_gradient", steps=40),
         GradientDescent(name="gradient_descent", steps=4000, lr=0.1),

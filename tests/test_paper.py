@@ -78,7 +78,7 @@ def test_scaffold_comes_to_rest_where_theory_says() -> None:
     problem = {**SMALL, "zeta": 10, "shared_dimension": 2, "local_dimension": 1}
     all_shared = {**problem, "split": {"local": []}}
     found, system, _ = measured(problem=all_shared, algorithm={"name": "scaffold", **settings}, **late)
-    floor = system.personalized.norm(system.whole.theory.solution)
+    floor = system.personalized.norm(system.whole.solution)
     assert floor > 1e-3
     assert found[600] == pytest.approx(floor, rel=1e-6)
     found, _, _ = measured(problem=problem, algorithm={"name": "scaffold_theta", **settings}, **late)

@@ -128,12 +128,12 @@ def test_shared_metrics(tmp_path):
 def test_metrics_are_float64_in_single_precision():
     single, double = small(dtype=torch.float32), small()
     shared, local = random_point(single)
-    assert single.data(0, 0)["cross"].dtype == torch.float32
+    assert single.client_data.data(0, 0)["cross"].dtype == torch.float32
     exactly = [{name: value.double() for name, value in side.items()} for side in (shared, local)]
     assert single.scores.client_metrics(shared, local, 0) == double.scores.client_metrics(*exactly, 0)
     wanted = double.scores.shared_metrics(exactly[0])
     assert all(torch.equal(value, wanted[key]) for key, value in single.scores.shared_metrics(shared).items())
-    assert single.facts() == double.facts()
+    assert single.theory.facts() == double.theory.facts()
 
 
 def test_rank_deficient_local_part(tmp_path):
@@ -185,9 +185,9 @@ def test_functions_of_one_client_can_be_vectorized():
 def test_seed_is_everything():
     first, again, other = small(seed=3), small(seed=3), small(seed=4)
     for client in range(5):
-        for key, value in first.data(client, 0).items():
-            assert torch.equal(value, again.data(client, 0)[key])
-        assert not torch.equal(first.data(client, 0)["cross"], other.data(client, 0)["cross"])
+        for key, value in first.client_data.data(client, 0).items():
+            assert torch.equal(value, again.client_data.data(client, 0)[key])
+        assert not torch.equal(first.client_data.data(client, 0)["cross"], other.client_data.data(client, 0)["cross"])
     w = first.objective.redraw_local(1, 7)["w"]
     assert torch.equal(w, again.objective.redraw_local(1, 7)["w"])
     for different in (

@@ -90,7 +90,7 @@ def test_file_holds_the_problem(tmp_path):
     recipe = settings(generator="comparison", zeta=1.0, **SMALL)._recipe()
     problem = from_clients(tmp_path, list(map(recipe.clients_of(0), range(5))))
     for client in range(5):
-        for key, value in small().data(client, 0).items():
+        for key, value in small().client_data.data(client, 0).items():
             assert torch.equal(problem.client_data.data(client, 0)[key], value)
     assert problem.client_data.client_names == ("0000", "0001", "0002", "0003", "0004")
 

@@ -36,7 +36,7 @@ def test_batches_are_drawn_without_replacement_and_by_key() -> None:
         problem.client_data.data(client, 1),
         make(seed=1),
     )
-    assert torch.equal(same["x"], make().data(client, 0)["x"])
+    assert torch.equal(same["x"], make().client_data.data(client, 0)["x"])
     assert not torch.equal(same["x"], other_round["x"])
     assert not torch.equal(
         problem.objective.init_shared()["hidden1.weight"], other_seed.objective.init_shared()["hidden1.weight"]
@@ -44,7 +44,7 @@ def test_batches_are_drawn_without_replacement_and_by_key() -> None:
     whole = everything.client_data.data(client, 0)
     assert len(whole["y"]) == everything.client_data.num_train_samples[client]
     assert torch.equal(whole["x"], everything.client_data.data(client, 7)["x"])
-    assert torch.equal(whole["x"], make({"batch_size": 10**6}).data(client, 0)["x"])
+    assert torch.equal(whole["x"], make({"batch_size": 10**6}).client_data.data(client, 0)["x"])
 
 
 def test_batches_are_fresh_memory() -> None:

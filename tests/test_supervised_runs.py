@@ -230,9 +230,9 @@ def test_what_a_run_asks_for_reaches_the_model_and_the_deal_of_clients() -> None
         assert {value.dtype for value in built.objective.init_shared().values()} == {torch.float32}
     with pytest.raises(UserError, match="tf32 is a number type of GPUs"):
         build_with(SoloCommunicator(), "tf32", 20)
-    sizes = build_with(SoloCommunicator(), "float32", "all").num_train_samples
+    sizes = build_with(SoloCommunicator(), "float32", "all").client_data.num_train_samples
     for batch_size, used in (("all", list(sizes)), (5, [min(size, 5) for size in sizes])):
-        deals = on_ranks(2, lambda c, size=batch_size: build_with(c, "float32", size).clients)
+        deals = on_ranks(2, lambda c, size=batch_size: build_with(c, "float32", size).client_data.clients)
         busiest = max(sum(used[m] for m in clients) for clients in deals)
         least = min(max(sum(used[:cut]), sum(used[cut:])) for cut in range(1, len(used)))
         assert busiest == least, batch_size
