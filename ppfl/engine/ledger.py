@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from ppfl.core.params import num_bytes
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
 
     from ppfl.core.method import Report
-    from ppfl.core.types import Params
     from ppfl.engine.setup import Setup
 
 Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
@@ -26,6 +23,8 @@ Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
 
 COUNTED = ("shared_gradients", "local_gradients")
 """What of the reports of clients is a cost."""
+
+_BYTES = ("uplink_bytes", "downlink_bytes")
 
 EXPLOSION_FACTOR = 1e6
 """A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
@@ -42,7 +41,7 @@ class Scored:
 
 @dataclass
 class Costs:
-    """What the rounds have cost so far; gradients are those that this rank counted."""
+    """What the rounds have cost so far; gradients and bytes are those that this rank counted."""
 
     shared_gradients: float = 0.0
     local_gradients: float = 0.0
@@ -79,8 +78,8 @@ class StageCosts:
 class Ledger:
     """The costs, the scores and the status of one run.
 
-    Every rank counts the gradients of its own clients, or `coordinator` those of all; all else is the same on all
-    ranks.
+    Every rank counts the gradients and bytes of its own clients, or `coordinator` those of all; all else is the same on
+    all ranks.
     """
 
     def __init__(self, setup: Setup, coordinator: int | None = None) -> None:
@@ -106,10 +105,10 @@ class Ledger:
             if name in report and self._has_side[name]:
                 setattr(self.costs, name, getattr(self.costs, name) + num_clients * summable(report[name]))
 
-    def count_messages(self, downlink: Params, uplink: Params, num_clients: int) -> None:
-        """Count what was sent to as many clients, and what they sent."""
-        self.costs.downlink_bytes += num_clients * num_bytes(downlink)
-        self.costs.uplink_bytes += num_clients * num_bytes(uplink)
+    def count_bytes(self, downlink: int, uplink: int) -> None:
+        """Count what was sent to some clients, and what they sent."""
+        self.costs.downlink_bytes += downlink
+        self.costs.uplink_bytes += uplink
 
     def scored(
         self,
@@ -132,16 +131,18 @@ class Ledger:
         return Scored(round, metrics, self._totals(more_costs))
 
     def numbers(self) -> dict[str, Any]:
-        """Return what a snapshot needs to know, the gradients of all ranks together. Collective."""
-        costs = asdict(self.costs) | dict(zip(COUNTED, self._gradients_of_all(), strict=True))
+        """Return what a snapshot needs to know, what ranks counted by themselves added up. Collective."""
+        costs = asdict(self.costs) | self._counts_of_all()
+        costs |= {name: int(costs[name]) for name in _BYTES}
         return {"limit": self._limit, "costs": costs}
 
     def restore(self, numbers: Mapping[str, Any]) -> None:
-        """Go on from the numbers of a snapshot; gradients are sums over ranks, and rank 0 has those of all."""
+        """Go on from the numbers of a snapshot; what ranks count by themselves is a sum, and rank 0 has it."""
         self._limit = numbers["limit"]
         self.costs = Costs(**numbers["costs"])
         if self._setup.communicator.rank != 0:
             self.costs.shared_gradients = self.costs.local_gradients = 0.0
+            self.costs.uplink_bytes = self.costs.downlink_bytes = 0
 
     def _totals(self, more: Mapping[str, float]) -> dict[str, float]:
         """Return what all ranks have spent so far. Collective."""
@@ -156,15 +157,16 @@ class Ledger:
             **more,
         }
         if self._coordinator is None:
-            return totals | dict(zip(COUNTED, self._gradients_of_all(), strict=True))
+            return totals | self._counts_of_all()
         values = torch.tensor(list(totals.values()), dtype=torch.float64)
         told = self._setup.communicator.broadcast(values, self._coordinator)
         return dict(zip(totals, told.tolist(), strict=True))
 
-    def _gradients_of_all(self) -> list[float]:
-        mine = torch.tensor([getattr(self.costs, name) for name in COUNTED], dtype=torch.float64)
-        of_all: list[float] = self._setup.communicator.allreduce(mine, "sum").tolist()
-        return of_all
+    def _counts_of_all(self) -> dict[str, float]:
+        names = (*COUNTED, *_BYTES)
+        # sums of whole numbers, or of multiples of 2⁻²⁰, lose nothing
+        mine = torch.tensor([getattr(self.costs, name) for name in names], dtype=torch.float64)
+        return dict(zip(names, self._setup.communicator.allreduce(mine, "sum").tolist(), strict=True))
 
 
 @contextmanager

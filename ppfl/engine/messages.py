@@ -91,7 +91,6 @@ class Messages(AsynchronousEngine):
         self._taken_in: dict[int, _Work] = {}
         self._asks_to_stop = False
         self._clock_start = self._clock_stopped = time.perf_counter()
-        self._downlink_like = self._message()
         self._dtype = next((value.dtype for value in self._like.values()), torch.float32)
 
     def __iter__(self) -> Iterator[Scored]:
@@ -110,7 +109,7 @@ class Messages(AsynchronousEngine):
         for done in range(self._done + 1, self.setup.num_rounds + 1):
             client, version, report, params = self._next_uplink()
             now = self._seconds()
-            self.ledger.count_clients(report)
+            self._count(client, version, report, params)
             finite = self._apply(client, version, params, now, now - self._sent_at_seconds.pop(client))
             self._num_applied[client] += 1
             if done < self.setup.num_rounds:
@@ -175,7 +174,7 @@ class Messages(AsynchronousEngine):
                 self._done = message.header[1]
                 return message
             _, client, version = message.header
-            self._line_up(_Work(client, version, _params(message.body, self._downlink_like)))
+            self._line_up(_Work(client, version, _params(message.body, self._like_of_message(client, version))))
         return None
 
     def _line_up(self, work: _Work) -> None:
@@ -186,7 +185,7 @@ class Messages(AsynchronousEngine):
 
     def _dispatch(self, client: int) -> None:
         """Send θ to a client; a client of rank 0 is put in its own line."""
-        message, rank = self._message(), self._rank_of(client)
+        message, rank = self._message(client), self._rank_of(client)
         self._sent_at_seconds[client] = self._seconds()
         if rank == COORDINATOR:
             self._line_up(_Work(client, self.version, message))
@@ -263,7 +262,7 @@ class Messages(AsynchronousEngine):
         messages: Params = {}
         for work in mine:
             messages[f"at_work/{work.client}"] = torch.tensor(work.version)
-            messages |= name_params(f"message/{work.version}", work.message)
+            messages |= name_params(self._name_of_message(work.client, work.version), work.message)
         numbers = {"num_applied": self._num_applied.tolist(), "sent_at": list(self._sent_at_seconds.items())}
         self.keeper.save(self._snapshot(done, numbers, messages))
         if stop:
@@ -280,7 +279,7 @@ class Messages(AsynchronousEngine):
         self._num_applied = torch.tensor(self._num_jobs, dtype=torch.int64)
         for client, version in versions.items():
             if version is not None:
-                message = read_params(tensors, f"message/{int(version)}", self.setup.device)
+                message = read_params(tensors, self._name_of_message(client, int(version)), self.setup.device)
                 self._line_up(_Work(client, int(version), message))
         if self.setup.communicator.rank == COORDINATOR:
             self._sent_at_seconds = dict(numbers["sent_at"])

@@ -19,6 +19,8 @@ class Uplink:
     client: int
     params: Params
     report: Report
+    weights: Params | None = None
+    """Of its coordinates in the mean; the exchange fills them in where a method has them."""
 
     @property
     def reports(self) -> list[Report]:
