@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
+from ppfl.engine.spent import Spent
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -85,6 +87,7 @@ class Ledger:
     def __init__(self, setup: Setup, coordinator: int | None = None) -> None:
         self.status: Status = "running"
         self.costs = Costs()
+        self.spent = Spent()
         self._setup = setup
         self._coordinator = coordinator
         self._limit = math.inf
@@ -98,6 +101,12 @@ class Ledger:
     def communication_seconds(self) -> float:
         """Seconds in collectives and messages so far, whatever they were for."""
         return self._setup.communicator.seconds
+
+    def seconds(self) -> dict[str, float]:
+        """Return what the time of all tries until now was spent on, on this rank; `rest` is what has no name."""
+        in_rounds, communicated = self.costs.seconds, self.costs.communication_seconds
+        named = {"rounds": in_rounds - communicated, "communication": communicated, **self.spent.seconds}
+        return {**named, "rest": self.spent.total - sum(named.values())}
 
     def count_clients(self, report: Report, num_clients: int = 1) -> None:
         """Count the gradients that each of some clients tells of in a report; none of a side without parameters."""
@@ -134,11 +143,12 @@ class Ledger:
         """Return what a snapshot needs to know, what ranks counted by themselves added up. Collective."""
         costs = asdict(self.costs) | self._counts_of_all()
         costs |= {name: int(costs[name]) for name in _BYTES}
-        return {"limit": self._limit, "costs": costs}
+        return {"limit": self._limit, "costs": costs, "spent": self.spent.numbers()}
 
     def restore(self, numbers: Mapping[str, Any]) -> None:
         """Go on from the numbers of a snapshot; what ranks count by themselves is a sum, and rank 0 has it."""
         self._limit = numbers["limit"]
+        self.spent.restore(numbers.get("spent", {}))
         self.costs = Costs(**numbers["costs"])
         if self._setup.communicator.rank != 0:
             self.costs.shared_gradients = self.costs.local_gradients = 0.0

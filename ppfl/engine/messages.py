@@ -264,7 +264,8 @@ class Messages(AsynchronousEngine):
             messages[f"at_work/{work.client}"] = torch.tensor(work.version)
             messages |= name_params(self._name_of_message(work.client, work.version), work.message)
         numbers = {"num_applied": self._num_applied.tolist(), "sent_at": list(self._sent_at_seconds.items())}
-        self.keeper.save(self._snapshot(done, numbers, messages))
+        with self.ledger.spent.on("checkpoints"):
+            self.keeper.save(self._snapshot(done, numbers, messages))
         if stop:
             self.ledger.status = "stopped"
             self._say_goodbye()

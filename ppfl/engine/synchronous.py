@@ -60,7 +60,8 @@ class Synchronous(Run):
         """Do what all ranks agree on: save, stop. Collective."""
         wish = agree(self.keeper, self.setup.communicator, done)
         if self.keeper is not None and (wish.save or wish.stop):
-            self.keeper.save(self._snapshot(done))
+            with self.ledger.spent.on("checkpoints"):
+                self.keeper.save(self._snapshot(done))
         return wish.stop
 
     def _score(self, round: int, *, is_finite: bool = True) -> Scored:

@@ -104,7 +104,8 @@ class VirtualClock(AsynchronousEngine):
             messages: Params = {}
             for client, job in jobs:
                 messages |= name_params(self._name_of_message(client, job.version), job.message or {})
-            self.keeper.save(self._snapshot(done, numbers, messages))
+            with self.ledger.spent.on("checkpoints"):
+                self.keeper.save(self._snapshot(done, numbers, messages))
         return wish.stop
 
     def _dispatch(self, client: int) -> None:
