@@ -103,6 +103,7 @@ class AsynchronousEngine(Run, ABC):
         numbers, tensors, device = snapshot.numbers, snapshot.tensors, self.setup.device
         self._done = snapshot.round
         self.ledger.restore(numbers)
+        self.ledger.told.restore(tensors)
         self.version, self.num_dropped = numbers["version"], numbers["num_dropped"]
         self._num_buffered, self._largest_delay = numbers["num_buffered"], numbers["largest_delay"]
         self._dispatcher.restore(numbers["dispatcher"])
@@ -122,8 +123,9 @@ class AsynchronousEngine(Run, ABC):
             "largest_delay": self._largest_delay,
             "dispatcher": self._dispatcher.numbers,
         }
-        tensors = dict(messages)
+        tensors, told = dict(messages), self.ledger.told.tensors()
         if communicator.rank == 0:
+            tensors |= told
             log = {name: torch.from_numpy(values) for name, values in self.arrivals.arrays().items()}
             tensors |= name_state("server", self.server) | name_params("total", self._total or {})
             tensors |= name_params("arrivals", log)
@@ -167,6 +169,11 @@ class AsynchronousEngine(Run, ABC):
                 f"rank of their client"
             )
         return uplink, new_state
+
+    def _keep(self, client: int, state: State, report: Report) -> None:
+        """Let a client of this rank be as it is after a job that has arrived."""
+        self.group.keep(client, state)
+        self.ledger.told.note([client], [report])
 
     def _apply(self, client: int, version: int, uplink: Params, seconds: float, turnaround_seconds: float) -> bool:
         """Let the server take one uplink. Returns False when it has NaN or inf; θ then stays as it was."""

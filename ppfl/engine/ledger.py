@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 
 from ppfl.engine.spent import Spent
+from ppfl.engine.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -88,6 +89,7 @@ class Ledger:
         self.status: Status = "running"
         self.costs = Costs()
         self.spent = Spent()
+        self.told = Told(setup)
         self._setup = setup
         self._coordinator = coordinator
         self._limit = math.inf
@@ -137,7 +139,8 @@ class Ledger:
             self._limit = EXPLOSION_FACTOR * max(1.0, abs(loss))
         elif not is_finite or not math.isfinite(loss) or loss > self._limit:
             self.status = "diverged"
-        return Scored(round, metrics, self._totals(more_costs))
+        self.told.check()
+        return Scored(round, {**metrics, **self.told.series()}, self._totals(more_costs))
 
     def numbers(self) -> dict[str, Any]:
         """Return what a snapshot needs to know, what ranks counted by themselves added up. Collective."""

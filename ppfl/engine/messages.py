@@ -63,6 +63,7 @@ class _Uplink(NamedTuple):
 class _Pending(NamedTuple):
     job: int
     state: State
+    report: Report
 
 
 class Messages(AsynchronousEngine):
@@ -224,9 +225,10 @@ class Messages(AsynchronousEngine):
         """Compute the job of this rank that has waited longest."""
         client, version, message = self._work.popleft()
         if client in self._pending:  # the server has applied it, or it would not have sent θ again
-            self.group.keep(client, self._pending.pop(client).state)
+            done = self._pending.pop(client)
+            self._keep(client, done.state, done.report)
         uplink, state = self._compute(client, message, self._num_jobs[client])
-        self._pending[client] = _Pending(self._num_jobs[client], state)
+        self._pending[client] = _Pending(self._num_jobs[client], state, uplink.report)
         self._num_jobs[client] += 1
         return _Uplink(client, version, uplink.report, uplink.params)
 
@@ -239,9 +241,9 @@ class Messages(AsynchronousEngine):
         """Give every rank the server's state and tell which uplinks it has applied. Collective."""
         communicator = self.setup.communicator
         self._num_applied = communicator.broadcast(self._num_applied, COORDINATOR)
-        for client, (job, state) in list(self._pending.items()):
+        for client, (job, state, report) in list(self._pending.items()):
             if self._num_applied[client] > job:
-                self.group.keep(client, state)
+                self._keep(client, state, report)
                 del self._pending[client]
         self.server = {
             name: {

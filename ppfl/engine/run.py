@@ -62,6 +62,7 @@ def play_round(runs: Sequence[Run], round: int) -> list[bool]:
             run.ledger.count_bytes(downlink.num_bytes(mine), num_bytes)
             run.ledger.costs.nonfinite_clients += num_nonfinite
             run.ledger.costs.virtual_seconds += _virtual_seconds(run.setup, cohort, round)
+            run.ledger.told.check()
     return finite
 
 
@@ -94,6 +95,7 @@ def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:
         for _, alike in groupby(uplink.reports, key=id):
             first, *others = alike
             run.ledger.count_clients(first, 1 + len(others))
+        run.ledger.told.note(uplink.clients, uplink.reports)
         yield uplink
 
 

@@ -170,7 +170,7 @@ class VirtualClock(AsynchronousEngine):
             assert job.message is not None
             computed = self._compute(client, job.message, job.number)
         uplink, state = computed
-        self.group.keep(client, state)
+        self._keep(client, state, uplink.report)
         self._count(client, job.version, uplink.report, uplink.params)
         return uplink
 

@@ -43,4 +43,4 @@ class Joint(Mapping):
         step = self.algorithm.client_sum(self.problem, message, [of_chunk[row] for row in rows], datas, draws, weights)
         for row, new_state in zip(rows, step.states, strict=True):
             of_chunk[row] = new_state
-        return [UplinkSum(step.total, step.reports)], stack_states(of_chunk)
+        return [UplinkSum(members, step.total, step.reports)], stack_states(of_chunk)

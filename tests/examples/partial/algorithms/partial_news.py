@@ -51,4 +51,5 @@ class PartialNews(LocalTraining):
             where = (begin.to(torch.int64) + torch.arange(news.shape[0])) % value.numel()
             heard[name] = placed(news, where, value)
         moved = subtract(heard, self.shared_steps(problem, heard, state["local"], data, draws))
-        return ClientStep(moved, {**state, "heard": heard}, self.report(draws, of_shared=1))
+        report = {**self.report(draws, of_shared=1), "loss_before": problem.loss(heard, state["local"], data)}
+        return ClientStep(moved, {**state, "heard": heard}, report)
