@@ -23,6 +23,7 @@ from ppfl.engine.choose import AnyEngine, open_engine
 from ppfl.engine.downlink import Downlink
 from ppfl.engine.ledger import Scored
 from ppfl.engine.lockstep import Lockstep
+from ppfl.engine.mapping import laned
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.vectorized import Vectorized
@@ -242,6 +243,7 @@ def test_a_message_to_all_is_made_once_a_round(monkeypatch: pytest.MonkeyPatch) 
         asked.append(client)
         return server["shared"]
 
+    monkeypatch.setattr(laned, "_known", {})
     monkeypatch.setattr(FFGG, "downlink", downlink)
     small = {"name": "quadratic", "generator": "comparison", "clients": 4, "rows": 20}
     list(one_by_one(Synchronous(build(config(problem=small, rounds=3), SoloCommunicator()))))
