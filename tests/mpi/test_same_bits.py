@@ -122,6 +122,7 @@ CASES: dict[str, dict[str, object]] = {
         "problem": QUADRATIC,
         "algorithm": {"name": "partial_training", "lr": 0.1, "local_steps": 2, "shares": [0.3, 1.0, 0.5]},
         "cohort": 3,
+        "evaluate": {"every": 2, "reports": ["shared_gradients"]},
         "plugins": [PARTIAL],
     },
     "partial-news-asynchronous": {
@@ -130,6 +131,7 @@ CASES: dict[str, dict[str, object]] = {
         "rounds": 40,
         "asynchronous": {"engine": "virtual"},
         "compute_times": {"name": "exponential"},
+        "evaluate": {"every": 7, "reports": ["loss_before"]},
         "plugins": [PARTIAL],
     },
     # two ranks and more have columns of their own
