@@ -90,6 +90,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
         byzantine=config.byzantine,
         asynchronous=config.asynchronous,
         compute_times=config.compute_times,
+        reports=tuple(dict.fromkeys(config.evaluate.reports)),
         replay=_read_replay(config, communicator),
     )
 

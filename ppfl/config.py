@@ -54,6 +54,9 @@ class Evaluate(Settings):
     """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
     tuned: Tuned = Tuned()
     """The final stage `tuned`."""
+    reports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(default=(), strict=False)
+    """What clients tell, such as local_gradients, to be kept for each of them with the scores: what it told last since
+    the scores before."""
 
 
 class Save(Settings):
@@ -185,7 +188,7 @@ class Config(Settings):
 
     def _content(self) -> dict[str, Any]:
         # whatever is not named there counts: a new key is part of the digest unless somebody decides otherwise
-        content = self.model_dump(exclude=_NOT_SCIENTIFIC)
+        content = self.model_dump(exclude={**dict.fromkeys(_NOT_SCIENTIFIC, True), **self._left_out()})
         tuned = content["evaluate"]["tuned"]
         # null and the method's own fine-tuner written out are the same run
         if tuned["fine_tuner"] is None:
@@ -210,7 +213,12 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the whole configuration with defaults filled in; `load` reads it back."""
-        return dump_text(self.model_dump(mode="json", exclude=None if self.plugins else {"plugins"}))
+        left_out = {**({} if self.plugins else {"plugins": True}), **self._left_out()}
+        return dump_text(self.model_dump(mode="json", exclude=left_out))
+
+    def _left_out(self) -> dict[str, Any]:
+        # where it says nothing, as if it were not there: digests are older than this key
+        return {} if self.evaluate.reports else {"evaluate": {"reports"}}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Bring the files of plug-ins along to another process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ def run(
 
 
 def _compute(place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
-    config, out = place.config, place.here
+    config, out, began = place.config, place.here, time.perf_counter()
     setup = build(config, communicator, build_problem)
     recorder = open_recorder(place, setup) if communicator.rank == 0 else None
     identity = {
@@ -106,13 +107,20 @@ def _compute(place: Place, progress: Progress, communicator: Communicator, build
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
     if recorder is not None and not isinstance(engine, Synchronous):
         recorder.follow_arrivals(engine.arrivals.arrays)
+    spent = engine.ledger.spent
+    if recorder is not None:
+        recorder.follow_seconds(engine.ledger.seconds)
     place.begin(first)
     progress.start(config.rounds, first, f"states of {describe_states(setup)}" if _is_large(setup) else "")
+    spent.began = began
+    spent.seconds["start"] += time.perf_counter() - began
     for scored in engine:
-        _record(recorder, scored, setup.communicator)
+        with spent.on("writing"):
+            _record(recorder, scored, setup.communicator)
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
     # so that a kill during them costs no rounds
-    _record(recorder, None, setup.communicator)  # the stages may take long
+    with spent.on("writing"):
+        _record(recorder, None, setup.communicator)  # the stages may take long
     if engine.status != "stopped":
         complete(config, out, setup, engine, score_stages([engine])[0], recorder)
         on_first_rank(communicator, place.deliver)
@@ -201,11 +209,13 @@ def complete(
     rank, size = setup.communicator.rank, setup.communicator.size
 
     def save() -> None:
-        if config.save.local:
-            save_local(out, engine.group, rank, size, config.digest)
+        with engine.ledger.spent.on("writing"):
+            if config.save.local:
+                save_local(out, engine.group, rank, size, config.digest)
+            if recorder is not None:
+                # before the result says that it is complete: whoever sees that finds θ beside it
+                save_shared(out, engine.server["shared"], config.digest)
         if recorder is not None:
-            # before the result says that it is complete: whoever sees that finds θ beside it
-            save_shared(out, engine.server["shared"], config.digest)
             recorder.finish(engine.status, clients, summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs)
 
     on_every_rank(setup.communicator, save)

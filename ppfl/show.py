@@ -45,6 +45,8 @@ def render(result: Result) -> RenderableType:
     attrs = result.attrs
     status = _STATUS.get(str(attrs["status"]), str(attrs["status"]))
     head = {"file": result.path, "name": attrs["name"], "digest": attrs["digest"], "status": status}
+    if result.seconds:
+        head["seconds"] = _in_one_line(result.seconds)
     parts: list[RenderableType] = [_pairs("Result", head), _pairs("Configuration", dict(_flat(result.config)))]
     if result.problem:
         parts.append(_pairs("Problem", result.problem))
@@ -55,6 +57,12 @@ def render(result: Result) -> RenderableType:
         parts.append(_stage_costs(result))
     parts.append(_pairs("Provenance", result.provenance))
     return Group(*parts)
+
+
+def _in_one_line(seconds: Mapping[str, float]) -> str:
+    """Return the sum of all seconds and what they were spent on, what took none left out."""
+    parts = (f"{name.replace('_', ' ')} {value:.3g}" for name, value in seconds.items() if round(value, 3) != 0)
+    return f"{sum(seconds.values()):.3g} in all: {', '.join(parts)}"
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

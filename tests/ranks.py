@@ -50,6 +50,11 @@ class ThreadCommunicator:
     def rows_to_columns(self, rows: torch.Tensor, bounds: Sequence[int]) -> torch.Tensor:
         return torch.cat(self._all(rows))[:, bounds[self.rank] : bounds[self.rank + 1]].contiguous()
 
+    def columns_to_rows(self, columns: torch.Tensor, bounds: Sequence[int], num_rows: int) -> torch.Tensor:
+        of_ranks = self._all(num_rows)
+        first = sum(of_ranks[: self.rank])
+        return torch.cat(self._all(columns), dim=1)[first : first + num_rows].contiguous()
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         return self._all(tensor)[source].clone()
 

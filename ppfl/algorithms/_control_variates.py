@@ -36,7 +36,7 @@ class ControlVariates(LocalTraining):
         """Return w_m and c_m = 0."""
         return {"local": local, "control": zeros_like(shared)}
 
-    def downlink(self, server: State, round: int) -> Params:
+    def downlink(self, server: State, round: int, client: int | None = None) -> Params:
         """θ and c."""
         return _with_control(server["shared"], server["control"])
 

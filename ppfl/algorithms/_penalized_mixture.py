@@ -66,7 +66,7 @@ class PenalizedMixture(Algorithm):
         """x_m = θ_0."""
         return {"local": local, "personal": shared}
 
-    def downlink(self, server: State, round: int) -> Params:
+    def downlink(self, server: State, round: int, client: int | None = None) -> Params:
         """x̄ where clients begin with moves towards it, else nothing."""
         return server["shared"] if self._num_moves(round) and int(server["averaging"]["moves"]) else {}
 

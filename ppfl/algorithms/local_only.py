@@ -30,7 +30,7 @@ class LocalOnly(LocalTraining):
         """Return w_m and θ_m = θ_0."""
         return {"local": local, "personal": shared}
 
-    def downlink(self, server: State, round: int) -> Params:
+    def downlink(self, server: State, round: int, client: int | None = None) -> Params:
         """Return nothing."""
         return {}
 

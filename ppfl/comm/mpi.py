@@ -83,6 +83,18 @@ class MpiCommunicator:
         self._comm.Alltoallv((_buffer(packed), widths * rows.shape[0]), (result.numpy(), num_rows * my_width))
         return result
 
+    def columns_to_rows(self, columns: torch.Tensor, bounds: Sequence[int], num_rows: int) -> torch.Tensor:
+        """Exchange column blocks for row blocks."""
+        widths = np.diff(np.asarray(bounds))
+        of_ranks = np.array(self._comm.allgather(num_rows))
+        received = columns.new_empty(num_rows * int(widths.sum()))
+        sent = of_ranks * int(widths[self.rank])
+        self._comm.Alltoallv((_buffer(columns), sent), (received.numpy(), widths * num_rows))
+        # one after another stand the rows as each rank has them, cut to its columns
+        parts = torch.split(received, (widths * num_rows).tolist())
+        shapes = zip(parts, widths.tolist(), strict=True)
+        return torch.cat([part.reshape(num_rows, width) for part, width in shapes], dim=1)
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """Return the tensor of rank `source`."""
         result = tensor.clone() if self.rank == source else torch.empty_like(tensor)

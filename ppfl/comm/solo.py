@@ -35,6 +35,10 @@ class SoloCommunicator:
         """Return a copy."""
         return rows.clone()
 
+    def columns_to_rows(self, columns: torch.Tensor, bounds: Sequence[int], num_rows: int) -> torch.Tensor:
+        """Return a copy."""
+        return columns.clone()
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """Return a copy."""
         return tensor.clone()

@@ -188,6 +188,17 @@ class ClientMatrix:
             start += width
         return ClientMatrix(rows.communicator, changed, rows.dimension)
 
+    def to_rows(self, num_rows: int) -> torch.Tensor:
+        """Return this rank's share of the rows, (C, D): the inverse of `from_stream`. Collective.
+
+        num_rows: C; N over all ranks, in the order of ranks. Mixed rows are rounded to the number type of those that
+        came.
+        """
+        rows = self._rows
+        columns = self.map_blocks(lambda block, _: block)._rows.columns
+        bounds = column_bounds(rows.dimension, rows.communicator.size)
+        return rows.communicator.columns_to_rows(columns.cpu(), bounds, num_rows).to(columns.device)
+
     def _blocks(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """Yield copies of (N, W) blocks, each in the place of the one before it."""
         self._rows.refuse()

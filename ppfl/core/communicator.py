@@ -51,6 +51,13 @@ class Communicator(Protocol):
         """Exchange (C, D) row blocks for (N, D_r) column blocks; rank r receives columns bounds[r]:bounds[r + 1]."""
         ...
 
+    def columns_to_rows(self, columns: torch.Tensor, bounds: Sequence[int], num_rows: int) -> torch.Tensor:
+        """Exchange (N, D_r) column blocks for (C, D) row blocks: the inverse of `rows_to_columns`.
+
+        num_rows: C, rows that this rank receives; N over all ranks, in the order of ranks.
+        """
+        ...
+
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """Return the tensor of rank `source`; those of other ranks tell shape and number type alone."""
         ...
@@ -148,6 +155,12 @@ class GuardedCommunicator:
         self.check(rows)
         with self._timed():
             return self._inner.rows_to_columns(rows, bounds)
+
+    def columns_to_rows(self, columns: torch.Tensor, bounds: Sequence[int], num_rows: int) -> torch.Tensor:
+        """See Communicator; refuses local parameters."""
+        self.check(columns)
+        with self._timed():
+            return self._inner.columns_to_rows(columns, bounds, num_rows)
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """See Communicator; refuses local parameters."""

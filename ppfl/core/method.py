@@ -267,9 +267,22 @@ class Algorithm(PlugIn):
         """Return a client's state before its first round."""
         return {"local": local}
 
-    def downlink(self, server: State, round: int) -> Params:
-        """Return what the server sends to every client of the cohort."""
+    def downlink(self, server: State, round: int, client: int | None = None) -> Params | None:
+        """Return what the server sends to every client of the cohort, which is asked first and without a `client`.
+
+        A method that sends each client its own returns None then, in all rounds, and is asked for every client; names
+        and shapes may depend on round and client, and on nothing else.
+        """
         return server["shared"]
+
+    def coordinate_weights(self, server: State, round: int, client: int) -> Params | None:
+        """Return weights v_m ≥ 0 for the coordinates of one client's uplink, of its names and shapes; None is 1.
+
+        The mean is then Σ_m n_m v_m x_m / Σ_m n_m v_m, coordinate by coordinate, and 0 where no client has a weight.
+        Server and client know them both, so that coordinates of weight 0 are not sent. For methods in rounds that take
+        the mean alone (`needs_mean`); of a round either all clients have such weights or none.
+        """
+        return None
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return random inputs of one call of `client`."""

@@ -67,6 +67,16 @@ def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     return torch.where(nothing, 0.0, numerator / torch.where(nothing, 1.0, denominator))
 
 
+def weigh(x: Params, weights: Params) -> Params:
+    """v·x, entry by entry, in float64; 0 where v is 0, whatever x is there."""
+
+    def product(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        wide = value.to(torch.float64)
+        return torch.where(weight == 0, 0.0, wide * weight)  # NaN · 0 is NaN
+
+    return map_params(product, x, weights)
+
+
 def flatten(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Concatenate all values into one vector of shape (D,), in the order of the names."""
     return torch.cat([value.reshape(-1) for value in x.values()])

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppfl.core.communicator import LocalParameterError
-from ppfl.core.params import add_scaled, map_params
+from ppfl.core.params import add_scaled, map_params, num_bytes
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
 from ppfl.engine.checkpoint import Keeper, StatesOf, name_params, name_state, read_params, read_state
+from ppfl.engine.downlink import Downlink
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ppfl.core.method import ServerOptimizer
+    from ppfl.core.method import Report, ServerOptimizer
     from ppfl.core.types import Params, State
     from ppfl.engine.cohort import CohortSampler
     from ppfl.engine.ledger import Scored
@@ -78,6 +79,10 @@ class AsynchronousEngine(Run, ABC):
         self.num_dropped = 0
         self._dispatcher = Dispatcher(setup.cohort)
         self._like = setup.algorithm.uplink_like(self.server)
+        self._like_of_all = setup.algorithm.downlink(self.server, 0)
+        """Names and shapes of what all clients are sent; None when each is sent something of its own."""
+        if setup.algorithm.coordinate_weights(self.server, 0, self._dispatcher.starters[0]) is not None:
+            raise TypeError(f"{setup.algorithm.name} weighs coordinates of a cohort, and has to say `needs_rounds`")
         self._total: Params | None = None
         self._num_buffered = 0
         self._largest_delay = 0
@@ -98,6 +103,7 @@ class AsynchronousEngine(Run, ABC):
         numbers, tensors, device = snapshot.numbers, snapshot.tensors, self.setup.device
         self._done = snapshot.round
         self.ledger.restore(numbers)
+        self.ledger.told.restore(tensors)
         self.version, self.num_dropped = numbers["version"], numbers["num_dropped"]
         self._num_buffered, self._largest_delay = numbers["num_buffered"], numbers["largest_delay"]
         self._dispatcher.restore(numbers["dispatcher"])
@@ -117,15 +123,32 @@ class AsynchronousEngine(Run, ABC):
             "largest_delay": self._largest_delay,
             "dispatcher": self._dispatcher.numbers,
         }
-        tensors = dict(messages)
+        tensors, told = dict(messages), self.ledger.told.tensors()
         if communicator.rank == 0:
+            tensors |= told
             log = {name: torch.from_numpy(values) for name, values in self.arrivals.arrays().items()}
             tensors |= name_state("server", self.server) | name_params("total", self._total or {})
             tensors |= name_params("arrivals", log)
         return Snapshot(done, self.group.clients, common | numbers, tensors, StatesOf(self.group))
 
-    def _message(self) -> Params:
-        return self.setup.algorithm.downlink(self.server, self.version)
+    def _message(self, client: int) -> Params:
+        """Return what a client is sent now."""
+        return Downlink(self.setup.algorithm, self.server, self.version).to(client)
+
+    def _like_of_message(self, client: int, version: int) -> Params:
+        """Return names and shapes of what a client was sent, which do not depend on the server's state."""
+        if self._like_of_all is not None:
+            return self._like_of_all
+        return Downlink(self.setup.algorithm, self.server, version).to(client)
+
+    def _count(self, client: int, version: int, report: Report, uplink: Params) -> None:
+        """Count what one job has cost; called on one rank."""
+        self.ledger.count_clients(report)
+        self.ledger.count_bytes(num_bytes(self._like_of_message(client, version)), num_bytes(uplink))
+
+    def _name_of_message(self, client: int, version: int) -> str:
+        """Return what the message of a job is called in a snapshot: jobs may share what was sent to all."""
+        return f"message_to/{client}" if self._like_of_all is None else f"message/{version}"
 
     def _rank_of(self, client: int) -> int:
         return bisect_right(self._stops, client)
@@ -147,11 +170,15 @@ class AsynchronousEngine(Run, ABC):
             )
         return uplink, new_state
 
+    def _keep(self, client: int, state: State, report: Report) -> None:
+        """Let a client of this rank be as it is after a job that has arrived."""
+        self.group.keep(client, state)
+        self.ledger.told.note([client], [report])
+
     def _apply(self, client: int, version: int, uplink: Params, seconds: float, turnaround_seconds: float) -> bool:
         """Let the server take one uplink. Returns False when it has NaN or inf; θ then stays as it was."""
         delay = self.version - version
         self.arrivals.append(Arrival(client, version, delay, seconds, turnaround_seconds))
-        self.ledger.count_messages(self._message(), uplink, 1)
         if not all(math.isfinite(float(value.sum())) for value in uplink.values()):  # half the price of torch.isfinite
             return False
         if self.rules.max_staleness is not None and delay > self.rules.max_staleness:

@@ -14,6 +14,7 @@ from ppfl.core.client_data import join, num_samples
 from ppfl.core.method import ExactFineTuner
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned import NOT_FOR_LANES
+from ppfl.engine.spent import shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,11 @@ def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.n
 
     Arrays have shape (M,), one number a client. Collective.
     """
+    with shared([run.ledger.spent for run in runs], "scoring"):
+        return _score_rounds(runs, round)
+
+
+def _score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
     servers, setup = [run.server for run in runs], runs[0].setup
     of_clients = [_gather(run.setup, scores) for run, scores in zip(runs, _client_scores(runs, round), strict=True)]
     in_one = _at_once(runs, lambda lanes: lanes.of_shared(servers)) if setup.communicator.size == 1 else None
@@ -95,6 +101,11 @@ def _one_by_one(run: Run, metrics: Callable[[Params, Params, int], Mapping[str, 
 def score_stages(runs: Sequence[Run]) -> list[Stages]:
     """Score `global` (θ with the client's initial w), `personal` (the client's own w) and `tuned` (after a final
     fine-tuning, of w, or of whole models where nothing is local) of every run. Collective."""
+    with shared([run.ledger.spent for run in runs], "final_stages"):
+        return _score_stages(runs)
+
+
+def _score_stages(runs: Sequence[Run]) -> list[Stages]:
     setup, servers, found = runs[0].setup, [run.server for run in runs], None
     if setup.tuned_problem is setup.problem:
         found = _at_once(runs, lambda lanes: lanes.of_stages(servers, [run.group.lanes for run in runs]))

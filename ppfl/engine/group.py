@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.snapshot import ClientStates
     from ppfl.core.types import Params, State
+    from ppfl.engine.downlink import Downlink
     from ppfl.engine.mapping.mapping import Mapping
     from ppfl.engine.mapping.uplinks import AnyUplink, Uplink
     from ppfl.engine.setup import Setup
@@ -94,14 +95,14 @@ class ClientGroup:
         state = empty | states.state(client)
         return {group: map_params(lambda value: value.to(self._device), params) for group, params in state.items()}
 
-    def step(self, message: Params, cohort: frozenset[int], round: int) -> Iterator[AnyUplink]:
+    def step(self, downlink: Downlink, cohort: frozenset[int], round: int) -> Iterator[AnyUplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
         members: dict[int, list[int]] = {}
         for client in sorted(cohort):
             if client in self.clients:
                 members.setdefault(self._chunk_of(client), []).append(client)
         for index, clients in members.items():
-            uplinks, states = self.mapping(message, self._chunk(index), clients, self.store.get(index), round)
+            uplinks, states = self.mapping(downlink, self._chunk(index), clients, self.store.get(index), round)
             self._keep(index, states)
             yield from uplinks
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from ppfl.core.params import num_bytes
+from ppfl.engine.spent import Spent
+from ppfl.engine.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ppfl.core.method import Report
-    from ppfl.core.types import Params
     from ppfl.engine.setup import Setup
 
 Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
@@ -26,6 +26,8 @@ Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
 
 COUNTED = ("shared_gradients", "local_gradients")
 """What of the reports of clients is a cost."""
+
+_BYTES = ("uplink_bytes", "downlink_bytes")
 
 EXPLOSION_FACTOR = 1e6
 """A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
@@ -42,7 +44,7 @@ class Scored:
 
 @dataclass
 class Costs:
-    """What the rounds have cost so far; gradients are those that this rank counted."""
+    """What the rounds have cost so far; gradients and bytes are those that this rank counted."""
 
     shared_gradients: float = 0.0
     local_gradients: float = 0.0
@@ -79,13 +81,15 @@ class StageCosts:
 class Ledger:
     """The costs, the scores and the status of one run.
 
-    Every rank counts the gradients of its own clients, or `coordinator` those of all; all else is the same on all
-    ranks.
+    Every rank counts the gradients and bytes of its own clients, or `coordinator` those of all; all else is the same on
+    all ranks.
     """
 
     def __init__(self, setup: Setup, coordinator: int | None = None) -> None:
         self.status: Status = "running"
         self.costs = Costs()
+        self.spent = Spent()
+        self.told = Told(setup)
         self._setup = setup
         self._coordinator = coordinator
         self._limit = math.inf
@@ -100,16 +104,22 @@ class Ledger:
         """Seconds in collectives and messages so far, whatever they were for."""
         return self._setup.communicator.seconds
 
+    def seconds(self) -> dict[str, float]:
+        """Return what the time of all tries until now was spent on, on this rank; `rest` is what has no name."""
+        in_rounds, communicated = self.costs.seconds, self.costs.communication_seconds
+        named = {"rounds": in_rounds - communicated, "communication": communicated, **self.spent.seconds}
+        return {**named, "rest": self.spent.total - sum(named.values())}
+
     def count_clients(self, report: Report, num_clients: int = 1) -> None:
         """Count the gradients that each of some clients tells of in a report; none of a side without parameters."""
         for name in COUNTED:
             if name in report and self._has_side[name]:
                 setattr(self.costs, name, getattr(self.costs, name) + num_clients * summable(report[name]))
 
-    def count_messages(self, downlink: Params, uplink: Params, num_clients: int) -> None:
-        """Count what was sent to as many clients, and what they sent."""
-        self.costs.downlink_bytes += num_clients * num_bytes(downlink)
-        self.costs.uplink_bytes += num_clients * num_bytes(uplink)
+    def count_bytes(self, downlink: int, uplink: int) -> None:
+        """Count what was sent to some clients, and what they sent."""
+        self.costs.downlink_bytes += downlink
+        self.costs.uplink_bytes += uplink
 
     def scored(
         self,
@@ -129,19 +139,23 @@ class Ledger:
             self._limit = EXPLOSION_FACTOR * max(1.0, abs(loss))
         elif not is_finite or not math.isfinite(loss) or loss > self._limit:
             self.status = "diverged"
-        return Scored(round, metrics, self._totals(more_costs))
+        self.told.check()
+        return Scored(round, {**metrics, **self.told.series()}, self._totals(more_costs))
 
     def numbers(self) -> dict[str, Any]:
-        """Return what a snapshot needs to know, the gradients of all ranks together. Collective."""
-        costs = asdict(self.costs) | dict(zip(COUNTED, self._gradients_of_all(), strict=True))
-        return {"limit": self._limit, "costs": costs}
+        """Return what a snapshot needs to know, what ranks counted by themselves added up. Collective."""
+        costs = asdict(self.costs) | self._counts_of_all()
+        costs |= {name: int(costs[name]) for name in _BYTES}
+        return {"limit": self._limit, "costs": costs, "spent": self.spent.numbers()}
 
     def restore(self, numbers: Mapping[str, Any]) -> None:
-        """Go on from the numbers of a snapshot; gradients are sums over ranks, and rank 0 has those of all."""
+        """Go on from the numbers of a snapshot; what ranks count by themselves is a sum, and rank 0 has it."""
         self._limit = numbers["limit"]
+        self.spent.restore(numbers.get("spent", {}))
         self.costs = Costs(**numbers["costs"])
         if self._setup.communicator.rank != 0:
             self.costs.shared_gradients = self.costs.local_gradients = 0.0
+            self.costs.uplink_bytes = self.costs.downlink_bytes = 0
 
     def _totals(self, more: Mapping[str, float]) -> dict[str, float]:
         """Return what all ranks have spent so far. Collective."""
@@ -156,15 +170,16 @@ class Ledger:
             **more,
         }
         if self._coordinator is None:
-            return totals | dict(zip(COUNTED, self._gradients_of_all(), strict=True))
+            return totals | self._counts_of_all()
         values = torch.tensor(list(totals.values()), dtype=torch.float64)
         told = self._setup.communicator.broadcast(values, self._coordinator)
         return dict(zip(totals, told.tolist(), strict=True))
 
-    def _gradients_of_all(self) -> list[float]:
-        mine = torch.tensor([getattr(self.costs, name) for name in COUNTED], dtype=torch.float64)
-        of_all: list[float] = self._setup.communicator.allreduce(mine, "sum").tolist()
-        return of_all
+    def _counts_of_all(self) -> dict[str, float]:
+        names = (*COUNTED, *_BYTES)
+        # sums of whole numbers, or of multiples of 2⁻²⁰, lose nothing
+        mine = torch.tensor([getattr(self.costs, name) for name in names], dtype=torch.float64)
+        return dict(zip(names, self._setup.communicator.allreduce(mine, "sum").tolist(), strict=True))
 
 
 @contextmanager

@@ -63,6 +63,7 @@ class _Uplink(NamedTuple):
 class _Pending(NamedTuple):
     job: int
     state: State
+    report: Report
 
 
 class Messages(AsynchronousEngine):
@@ -91,7 +92,6 @@ class Messages(AsynchronousEngine):
         self._taken_in: dict[int, _Work] = {}
         self._asks_to_stop = False
         self._clock_start = self._clock_stopped = time.perf_counter()
-        self._downlink_like = self._message()
         self._dtype = next((value.dtype for value in self._like.values()), torch.float32)
 
     def __iter__(self) -> Iterator[Scored]:
@@ -110,7 +110,7 @@ class Messages(AsynchronousEngine):
         for done in range(self._done + 1, self.setup.num_rounds + 1):
             client, version, report, params = self._next_uplink()
             now = self._seconds()
-            self.ledger.count_clients(report)
+            self._count(client, version, report, params)
             finite = self._apply(client, version, params, now, now - self._sent_at_seconds.pop(client))
             self._num_applied[client] += 1
             if done < self.setup.num_rounds:
@@ -175,7 +175,7 @@ class Messages(AsynchronousEngine):
                 self._done = message.header[1]
                 return message
             _, client, version = message.header
-            self._line_up(_Work(client, version, _params(message.body, self._downlink_like)))
+            self._line_up(_Work(client, version, _params(message.body, self._like_of_message(client, version))))
         return None
 
     def _line_up(self, work: _Work) -> None:
@@ -186,7 +186,7 @@ class Messages(AsynchronousEngine):
 
     def _dispatch(self, client: int) -> None:
         """Send θ to a client; a client of rank 0 is put in its own line."""
-        message, rank = self._message(), self._rank_of(client)
+        message, rank = self._message(client), self._rank_of(client)
         self._sent_at_seconds[client] = self._seconds()
         if rank == COORDINATOR:
             self._line_up(_Work(client, self.version, message))
@@ -225,9 +225,10 @@ class Messages(AsynchronousEngine):
         """Compute the job of this rank that has waited longest."""
         client, version, message = self._work.popleft()
         if client in self._pending:  # the server has applied it, or it would not have sent θ again
-            self.group.keep(client, self._pending.pop(client).state)
+            done = self._pending.pop(client)
+            self._keep(client, done.state, done.report)
         uplink, state = self._compute(client, message, self._num_jobs[client])
-        self._pending[client] = _Pending(self._num_jobs[client], state)
+        self._pending[client] = _Pending(self._num_jobs[client], state, uplink.report)
         self._num_jobs[client] += 1
         return _Uplink(client, version, uplink.report, uplink.params)
 
@@ -240,9 +241,9 @@ class Messages(AsynchronousEngine):
         """Give every rank the server's state and tell which uplinks it has applied. Collective."""
         communicator = self.setup.communicator
         self._num_applied = communicator.broadcast(self._num_applied, COORDINATOR)
-        for client, (job, state) in list(self._pending.items()):
+        for client, (job, state, report) in list(self._pending.items()):
             if self._num_applied[client] > job:
-                self.group.keep(client, state)
+                self._keep(client, state, report)
                 del self._pending[client]
         self.server = {
             name: {
@@ -263,9 +264,10 @@ class Messages(AsynchronousEngine):
         messages: Params = {}
         for work in mine:
             messages[f"at_work/{work.client}"] = torch.tensor(work.version)
-            messages |= name_params(f"message/{work.version}", work.message)
+            messages |= name_params(self._name_of_message(work.client, work.version), work.message)
         numbers = {"num_applied": self._num_applied.tolist(), "sent_at": list(self._sent_at_seconds.items())}
-        self.keeper.save(self._snapshot(done, numbers, messages))
+        with self.ledger.spent.on("checkpoints"):
+            self.keeper.save(self._snapshot(done, numbers, messages))
         if stop:
             self.ledger.status = "stopped"
             self._say_goodbye()
@@ -280,7 +282,7 @@ class Messages(AsynchronousEngine):
         self._num_applied = torch.tensor(self._num_jobs, dtype=torch.int64)
         for client, version in versions.items():
             if version is not None:
-                message = read_params(tensors, f"message/{int(version)}", self.setup.device)
+                message = read_params(tensors, self._name_of_message(client, int(version)), self.setup.device)
                 self._line_up(_Work(client, int(version), message))
         if self.setup.communicator.rank == COORDINATOR:
             self._sent_at_seconds = dict(numbers["sent_at"])

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ppfl.core.params import largest_entry
+from ppfl.engine.downlink import Downlink
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
@@ -46,34 +47,37 @@ def play_round(runs: Sequence[Run], round: int) -> list[bool]:
     with timed([run.ledger for run in runs]):
         setups = [run.setup for run in runs]
         cohorts = [setup.cohort(round) for setup in setups]
-        messages = [run.setup.algorithm.downlink(run.server, round) for run in runs]
+        downlinks = [Downlink(run.setup.algorithm, run.server, round) for run in runs]
         likes = [run.setup.algorithm.uplink_like(run.server) for run in runs]
-        uplinks = _step(runs, messages, cohorts, round)
+        uplinks = _step(runs, downlinks, cohorts, round)
         sent = [_counted(run, of_run) for run, of_run in zip(runs, uplinks, strict=True)]
-        aggregates = combine(setups, sent, cohorts, likes, round)
+        aggregates = combine(setups, [run.server for run in runs], sent, cohorts, likes, round)
         finite = []
-        for run, cohort, message, (combined, num_nonfinite) in zip(runs, cohorts, messages, aggregates, strict=True):
+        for run, cohort, downlink, aggregate in zip(runs, cohorts, downlinks, aggregates, strict=True):
+            combined, num_nonfinite, num_bytes = aggregate
             finite.append(all(math.isfinite(largest_entry(value)) for value in combined.values()))
             if finite[-1]:
                 _serve(run, combined, cohort, round)
-            run.ledger.count_messages(message, combined, len(cohort))
+            mine = cohort.intersection(run.group.clients)
+            run.ledger.count_bytes(downlink.num_bytes(mine), num_bytes)
             run.ledger.costs.nonfinite_clients += num_nonfinite
             run.ledger.costs.virtual_seconds += _virtual_seconds(run.setup, cohort, round)
+            run.ledger.told.check()
     return finite
 
 
 def _step(
-    runs: Sequence[Run], messages: Sequence[Params], cohorts: Sequence[frozenset[int]], round: int
+    runs: Sequence[Run], downlinks: Sequence[Downlink], cohorts: Sequence[frozenset[int]], round: int
 ) -> list[Iterable[AnyUplink]]:
     """Run the clients; of one run they work as their uplinks are asked for."""
     if len(runs) == 1:
         group, setup = runs[0].group, runs[0].setup
         if round + 1 < setup.num_rounds:
             group.prefetch(setup.cohort(round + 1))
-        return [group.step(messages[0], cohorts[0], round)]
+        return [group.step(downlinks[0], cohorts[0], round)]
     laned = runs[0].group.laned
     assert laned is not None
-    rows, states = laned.step(messages, [run.group.lanes for run in runs], round)
+    rows, states = laned.step(downlinks, [run.group.lanes for run in runs], round)
     for run, mine in zip(runs, states, strict=True):
         run.group.keep_lanes(mine)
     return [[one] for one in rows]
@@ -91,6 +95,7 @@ def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:
         for _, alike in groupby(uplink.reports, key=id):
             first, *others = alike
             run.ledger.count_clients(first, 1 + len(others))
+        run.ledger.told.note(uplink.clients, uplink.reports)
         yield uplink
 
 

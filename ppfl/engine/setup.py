@@ -60,6 +60,8 @@ class Setup:
     """None: in rounds. Otherwise `num_rounds` counts arrivals, and `cohort` samples the clients in flight."""
     compute_times: ComputeTimes | None = None
     """Of the virtual clock; None when nothing asks for virtual seconds."""
+    reports: tuple[str, ...] = ()
+    """What clients tell that is kept with the scores."""
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
 

@@ -48,20 +48,23 @@ class Synchronous(Run):
         """Go on from a snapshot of this run, on any number of ranks."""
         self._done = snapshot.round
         self.ledger.restore(snapshot.numbers)
+        self.ledger.told.restore(snapshot.tensors)
         self.server = read_state(snapshot.tensors, "server", self.server, self.setup.device)
         self.group.restore(snapshot.states)
 
     def _snapshot(self, done: int) -> Snapshot:
         """Return the state of this rank. Collective."""
         numbers = self.ledger.numbers()
-        of_all = name_state("server", self.server) if self.setup.communicator.rank == 0 else {}
+        told = self.ledger.told.tensors()
+        of_all = {**name_state("server", self.server), **told} if self.setup.communicator.rank == 0 else {}
         return Snapshot(done, self.group.clients, numbers, of_all, StatesOf(self.group))
 
     def _stops_after(self, done: int) -> bool:
         """Do what all ranks agree on: save, stop. Collective."""
         wish = agree(self.keeper, self.setup.communicator, done)
         if self.keeper is not None and (wish.save or wish.stop):
-            self.keeper.save(self._snapshot(done))
+            with self.ledger.spent.on("checkpoints"):
+                self.keeper.save(self._snapshot(done))
         return wish.stop
 
     def _score(self, round: int, *, is_finite: bool = True) -> Scored:

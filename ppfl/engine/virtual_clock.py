@@ -79,12 +79,13 @@ class VirtualClock(AsynchronousEngine):
         numbers, communicator = snapshot.numbers, self.setup.communicator
         self._now, self._num_jobs = numbers["now"], list(numbers["num_jobs"])
         self._events = [(seconds, client) for seconds, client in numbers["events"]]
-        messages: dict[int, Params] = {}
+        messages: dict[str, Params] = {}
         for client, number, version, started_seconds in numbers["in_flight"]:
             mine = client in self.group.clients
-            if mine and version not in messages:
-                messages[version] = read_params(snapshot.tensors, f"message/{version}", self.setup.device)
-            message = messages[version] if mine else None
+            name = self._name_of_message(client, version)
+            if mine and name not in messages:
+                messages[name] = read_params(snapshot.tensors, name, self.setup.device)
+            message = messages[name] if mine else None
             self._in_flight[client] = _Job(number, version, message, started_seconds)
             if mine and communicator.size > 1:
                 self._to_compute.append(client)
@@ -101,9 +102,10 @@ class VirtualClock(AsynchronousEngine):
                 "in_flight": [[client, job.number, job.version, job.started_seconds] for client, job in jobs],
             }
             messages: Params = {}
-            for job in self._in_flight.values():
-                messages |= name_params(f"message/{job.version}", job.message or {})
-            self.keeper.save(self._snapshot(done, numbers, messages))
+            for client, job in jobs:
+                messages |= name_params(self._name_of_message(client, job.version), job.message or {})
+            with self.ledger.spent.on("checkpoints"):
+                self.keeper.save(self._snapshot(done, numbers, messages))
         return wish.stop
 
     def _dispatch(self, client: int) -> None:
@@ -111,7 +113,8 @@ class VirtualClock(AsynchronousEngine):
         number = self._num_jobs[client]
         self._num_jobs[client] += 1
         mine = client in self.group.clients
-        self._in_flight[client] = _Job(number, self.version, self._message() if mine else None, self._now)
+        message = self._message(client) if mine else None
+        self._in_flight[client] = _Job(number, self.version, message, self._now)
         if mine and self.setup.communicator.size > 1:
             self._to_compute.append(client)
         if self.setup.compute_times is not None:
@@ -167,8 +170,8 @@ class VirtualClock(AsynchronousEngine):
             assert job.message is not None
             computed = self._compute(client, job.message, job.number)
         uplink, state = computed
-        self.group.keep(client, state)
-        self.ledger.count_clients(uplink.report)
+        self._keep(client, state, uplink.report)
+        self._count(client, job.version, uplink.report, uplink.params)
         return uplink
 
     def _compute_ahead(self) -> None:

@@ -6,6 +6,7 @@ checkpoint would save.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from ppfl.assemble import BuildProblem
     from ppfl.engine.evaluate import Stages
-    from ppfl.engine.ledger import Scored
+    from ppfl.engine.ledger import Ledger, Scored
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
     from ppfl.pack.board import RunOfCell
@@ -42,6 +43,8 @@ class _Guest:
     setup: Setup | None = None
     answer: str | Exception | None = None
     """None: not done, and to be done alone."""
+    start_seconds: float = 0.0
+    """That it took to enter and to build it."""
     rows: list[Scored] = field(default_factory=list)
 
     def attempt(self, action: Callable[[_Guest], None]) -> None:
@@ -82,13 +85,16 @@ def _enter(guest: _Guest, build_problem: BuildProblem) -> None:
     if guest.place.enter() == "already done":
         guest.answer = "already done"
         return
+    began = time.perf_counter()
     guest.place.told(0)
     guest.setup = build(guest.run.config, SoloCommunicator(), build_problem)
+    guest.start_seconds = time.perf_counter() - began
 
 
 def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
     for guest in guests:
         guest.place.open_log().write(f"ppfl: computed together with {len(guests) - 1} other runs\n")
+    began = time.perf_counter()
     lockstep = Lockstep([guest.setup for guest in guests if guest.setup is not None])
     for number, scored in lockstep.run(wants_stop):
         guests[number].rows.append(scored)
@@ -101,17 +107,31 @@ def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
             ended.append((guest, member))
     if not ended:
         return
-    for (guest, member), stages in zip(ended, score_stages(regrouped([member for _, member in ended])), strict=True):
+    of_stages = score_stages(regrouped([member for _, member in ended]))
+    _share_rest(time.perf_counter() - began, [run.ledger for run in lockstep.runs])
+    for guest, member in ended:
+        member.ledger.spent.seconds["start"] = guest.start_seconds
+        member.ledger.spent.before += guest.start_seconds
+    for (guest, member), stages in zip(ended, of_stages, strict=True):
         guest.attempt(lambda guest, member=member, stages=stages: _save(guest, member, stages, len(guests)))  # type: ignore[misc]
+
+
+def _share_rest(seconds: float, ledgers: Sequence[Ledger]) -> None:
+    """Give each run an equal share of what has no name of the seconds that all of them took together."""
+    named = [sum(value for name, value in ledger.seconds().items() if name != "rest") for ledger in ledgers]
+    for ledger, of_run in zip(ledgers, named, strict=True):
+        ledger.spent.before = of_run + (seconds - sum(named)) / len(ledgers)
 
 
 def _save(guest: _Guest, member: Run, stages: Stages, num_together: int) -> None:
     config, out = guest.run.config, guest.place.here
+    member.ledger.spent.began = time.perf_counter()  # from here on it is alone
     recorder = open_recorder(guest.place, member.setup, num_together)
     recorder.restore({
         "round": np.array([scored.round for scored in guest.rows]),
         **_columns({**scored.metrics, **scored.costs} for scored in guest.rows),
     })  # fmt: skip
+    recorder.follow_seconds(member.ledger.seconds)
     complete(config, out, member.setup, member, stages, recorder)
     guest.place.deliver()
     guest.answer = member.status

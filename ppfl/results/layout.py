@@ -5,6 +5,7 @@ Inside `<result>.h5`:
 /            attributes: digest, name, status, complete, config (YAML), results_version
 provenance/  attributes: versions, commit, device, ranks, hosts, Slurm ids, times
 problem/     attributes: what the problem knows of itself (L, mu, …)
+seconds/     attributes: what the wall-clock seconds of the run were spent on
 rounds/      dimension round: scores and costs; (round, client) where there is one number a client
 clients/     dimension client: samples, <stage>_<metric>
 arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone

@@ -33,6 +33,8 @@ class Result:
     provenance: dict[str, Any]
     problem: dict[str, Any]
     """What the problem knew of itself, e.g. L and mu."""
+    seconds: dict[str, float]
+    """What the run has spent its time on; empty in files that do not say."""
     rounds: xr.Dataset
     clients: xr.Dataset
     summary: xr.Dataset
@@ -61,6 +63,7 @@ def open_result(path: Path) -> Result:
             groups = set(file)
             provenance = _attributes(file["provenance"]) if "provenance" in file else {}
             problem = _attributes(file["problem"]) if "problem" in file else {}
+            seconds = _attributes(file["seconds"]) if "seconds" in file else {}
         datasets = {name: _dataset(content, name if name in groups else None) for name in _GROUPS}
         config = stored_config(attributes["config"], path)
     except FileNotFoundError as error:
@@ -71,7 +74,7 @@ def open_result(path: Path) -> Result:
         reason = "is a folder" if path.is_dir() else getattr(error, "strerror", None)
         reason = reason or f"cannot be read as HDF5 ({' '.join(str(error).split())})"
         raise UserError(f"{path}: {reason}; give the .h5 file that a run wrote") from error
-    return Result(path, attributes, config, provenance, problem, **datasets)
+    return Result(path, attributes, config, provenance, problem, seconds, **datasets)
 
 
 def _attributes(group: h5py.Group) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class Recorder:
         self._summary: dict[str, np.ndarray] = {}
         self._stage_costs: dict[str, np.ndarray] = {}
         self._arrivals: Callable[[], Mapping[str, np.ndarray]] | None = None
+        self._seconds: Callable[[], Mapping[str, float]] | None = None
         self._summary_labels: tuple[list[str], list[str]] = ([], [])
         self._status = RUNNING
         self._last_write = -np.inf
@@ -120,6 +121,10 @@ class Recorder:
     def follow_arrivals(self, arrivals: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Store with every write what `arrivals` returns then: arrays (arrival,)."""
         self._arrivals = arrivals
+
+    def follow_seconds(self, seconds: Callable[[], Mapping[str, float]]) -> None:
+        """Store with every write what `seconds` returns then: seconds by what they were spent on."""
+        self._seconds = seconds
 
     def append(self, round: int, scores: Mapping[str, float | np.ndarray]) -> None:
         """Add the scores after `round` rounds; write when the last write is old enough."""
@@ -187,6 +192,8 @@ class Recorder:
         file.attrs.update({**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)})
         for name, attributes in self._groups.items():
             file.create_group(name).attrs.update(attributes)
+        if self._seconds is not None:
+            file.create_group("seconds").attrs.update(self._seconds())
         names = self._clients.get("client")
         series = {name: np.array(values) for name, values in self._series.items()}
         _write_dataset_group(file, "rounds", {"round": np.array(self._rounds)}, series, names)

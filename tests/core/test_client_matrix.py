@@ -62,6 +62,26 @@ def test_ranks_do_not_change_a_bit(num_ranks: int, dimension: int) -> None:
             assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_rows_come_back_mixed_or_not(num_ranks: int, dimension: int) -> None:
+    """A vector for each client, such as what it would make of those of others; the last rank takes none."""
+    x = rows(dimension)
+    mixing = torch.from_numpy(np.random.default_rng(1).random((4, N)))
+    shares = [4] if num_ranks == 1 else [*([1] * (num_ranks - 2)), 6 - num_ranks, 0]
+
+    def compute(communicator):  # type: ignore[no-untyped-def]
+        matrix = parts(communicator, x)
+        first = N * communicator.rank // communicator.size
+        last = N * (communicator.rank + 1) // communicator.size
+        assert torch.equal(matrix.to_rows(last - first), x[first:last])
+        return matrix.mix(mixing).to_rows(shares[communicator.rank])
+
+    (alone,) = on_ranks(1, lambda communicator: parts(communicator, x).mix(mixing).to_rows(4))
+    torch.testing.assert_close(alone, mixing @ x)
+    assert torch.equal(torch.cat(on_ranks(num_ranks, compute)), alone)
+
+
 def test_distances_survive_a_large_common_offset() -> None:
     """Centring: in float32, rows that differ by 1e-3 at 1e4 keep their distances."""
     x = (torch.eye(N, 50) * 1e-3 + 1e4).to(torch.float32)

@@ -16,6 +16,7 @@ from tests.engine.build import config
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ppfl.config import Config
     from ppfl.core.communicator import Communicator
     from ppfl.core.snapshot import Snapshot
     from ppfl.engine.ledger import Scored
@@ -48,13 +49,17 @@ def go_on(
     stopping_rank: int | None = None,
     every: int | None = None,
     prepare: Callable[[Any], object] = id,
+    checked: Config | None = None,
     **sections: Any,
 ) -> tuple[AnyEngine, list[Scored]]:
-    """Run from the checkpoint in a folder, if there is one, to its end or `stop_after`; return engine and scores."""
+    """Run from the checkpoint in a folder, if there is one, to its end or `stop_after`; return engine and scores.
+
+    checked: the configuration, for ranks that are threads where it names plug-ins of a folder, which one thread reads.
+    """
     checkpoints = Checkpoints(folder / "r.h5", IDENTITY, communicator)
     wants = communicator.rank == (communicator.size - 1 if stopping_rank is None else stopping_rank)
     keeper = StopAfter(checkpoints, stop_after, wants=wants, every=every)
-    engine = open_engine(build(config(**sections), communicator), keeper)
+    engine = open_engine(build(checked or config(**sections), communicator), keeper)
     snapshot = checkpoints.load(engine.group.clients)
     if snapshot is not None:
         engine.restore(snapshot)

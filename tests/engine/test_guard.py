@@ -51,13 +51,15 @@ def test_an_honest_uplink_passes() -> None:
     assert len(list(leaky_engine("not at all"))) == 2
 
 
-@pytest.mark.parametrize("operation", ["allreduce", "allgather_rows", "rows_to_columns"])
+@pytest.mark.parametrize("operation", ["allreduce", "allgather_rows", "rows_to_columns", "columns_to_rows"])
 def test_the_communicator_refuses_local_memory(operation: str) -> None:
     run = leaky_engine("not at all")
     list(run)
     assert isinstance(run.group.store, MemoryStore)
     stacked = run.group.store.kept(0)["local"]["w"]
-    arguments: dict[str, tuple[Any, ...]] = {"allreduce": ("sum",), "allgather_rows": (), "rows_to_columns": ([0, 1],)}
+    arguments: dict[str, tuple[Any, ...]] = {
+        "allreduce": ("sum",), "allgather_rows": (), "rows_to_columns": ([0, 1],), "columns_to_rows": ([0, 1], 1),
+    }  # fmt: skip
     with pytest.raises(LocalParameterError, match="'w'"):
         getattr(run.setup.communicator, operation)(stacked, *arguments[operation])
     with pytest.raises(LocalParameterError, match="'w'"):

@@ -26,6 +26,7 @@ DIGITS = {
     "split": {"local": ["head.*"]},
     "batch_size": 16,
 }
+PARTIAL = str(Path(__file__).parents[1] / "examples" / "partial")
 CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
 GD = {"name": "gradient_descent", "steps": 3, "lr": 0.1}
 
@@ -117,6 +118,22 @@ CASES: dict[str, dict[str, object]] = {
         for aggregator in ("mean", *(() if examples.kind("algorithms", algorithm).needs_mean else ("median",)))
     },
     **robust_cases(),
+    "partial-training": {
+        "problem": QUADRATIC,
+        "algorithm": {"name": "partial_training", "lr": 0.1, "local_steps": 2, "shares": [0.3, 1.0, 0.5]},
+        "cohort": 3,
+        "evaluate": {"every": 2, "reports": ["shared_gradients"]},
+        "plugins": [PARTIAL],
+    },
+    "partial-news-asynchronous": {
+        "problem": QUADRATIC,
+        "algorithm": {"name": "partial_news", "lr": 0.1, "local_steps": 1, "shares": [0.3, 1.0]},
+        "rounds": 40,
+        "asynchronous": {"engine": "virtual"},
+        "compute_times": {"name": "exponential"},
+        "evaluate": {"every": 7, "reports": ["loss_before"]},
+        "plugins": [PARTIAL],
+    },
     # two ranks and more have columns of their own
     "digits-many-columns": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [256]}},

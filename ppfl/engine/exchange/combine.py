@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ppfl.core.communicator import LocalParameterError
 from ppfl.core.params import unflatten
 from ppfl.engine.exchange.rows import by_rule
+from ppfl.engine.exchange.sent import Sent
 from ppfl.engine.exchange.sums import weighted_mean, weighted_means
 from ppfl.engine.mapping.uplinks import UplinkRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from ppfl.core.types import Params
+    from ppfl.core.types import Params, State
     from ppfl.engine.mapping.uplinks import AnyUplink
     from ppfl.engine.setup import Setup
 
@@ -24,10 +24,13 @@ class Aggregate(NamedTuple):
     params: Params
     num_nonfinite: int
     """Vectors that were left out for NaN or inf."""
+    num_bytes: int
+    """Size of what the clients of this rank sent."""
 
 
 def combine(
     setups: Sequence[Setup],
+    servers: Sequence[State],
     uplinks: Sequence[Iterable[AnyUplink]],
     cohorts: Sequence[frozenset[int]],
     likes: Sequence[Params],
@@ -39,39 +42,34 @@ def combine(
     when an uplink has a name that is not among them, and SharedUserError when an attacker hands NaN or inf to the mean.
     NaN or inf of honest clients under the mean is no error: it is how a run diverges.
     """
-    checked = [_checked(setup, sent, like) for setup, sent, like in zip(setups, uplinks, likes, strict=True)]
-    if len(setups) > 1:
-        return _of_several(setups, checked, likes)
-    return [_of_one(setups[0], checked[0], cohorts[0], likes[0], round)]
+    of_runs = list(zip(setups, servers, uplinks, cohorts, likes, strict=True))
+    sent = [Sent(setup.algorithm, server, of, cohort, like, round) for setup, server, of, cohort, like in of_runs]
+    if len(setups) > 1 and not any(of.is_weighed for of in sent):
+        return _of_several(setups, sent, likes)
+    return [
+        _of_one(setup, of, cohort, like, round)
+        for setup, of, cohort, like in zip(setups, sent, cohorts, likes, strict=True)
+    ]
 
 
-def _of_one(setup: Setup, uplinks: Iterator[AnyUplink], cohort: frozenset[int], like: Params, round: int) -> Aggregate:
+def _of_one(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Params, round: int) -> Aggregate:
     if not like:  # everything is local: the clients work, and nothing is sent
         for _ in uplinks:
             pass
-        return Aggregate({}, 0)
+        return Aggregate({}, 0, 0)
     if setup.adds_up:
-        return Aggregate(unflatten(weighted_mean(setup, uplinks, cohort, like), like), 0)
-    vector, num_nonfinite = by_rule(setup, uplinks, sorted(cohort), like, round)
-    return Aggregate(unflatten(vector, like), num_nonfinite)
+        vector, num_nonfinite = weighted_mean(setup, uplinks, cohort, like), 0
+    else:
+        vector, num_nonfinite = by_rule(setup, uplinks, sorted(cohort), like, round)
+    return Aggregate(unflatten(vector, like), num_nonfinite, uplinks.num_bytes)
 
 
-def _of_several(
-    setups: Sequence[Setup], uplinks: Sequence[Iterator[AnyUplink]], likes: Sequence[Params]
-) -> list[Aggregate]:
+def _of_several(setups: Sequence[Setup], uplinks: Sequence[Sent], likes: Sequence[Params]) -> list[Aggregate]:
     """Return the means of runs whose clients are lanes of one computation in this process."""
     rows = [one for sent in uplinks for one in sent if isinstance(one, UplinkRows)]
     if not likes[0]:
-        return [Aggregate({}, 0) for _ in setups]
+        return [Aggregate({}, 0, 0) for _ in setups]
     means = weighted_means(setups, rows)
-    return [Aggregate(unflatten(mean, like), 0) for mean, like in zip(means, likes, strict=True)]
-
-
-def _checked(setup: Setup, uplinks: Iterable[AnyUplink], like: Params) -> Iterator[AnyUplink]:
-    for uplink in uplinks:
-        if uplink.params.keys() != like.keys():
-            raise LocalParameterError(
-                f"the uplink of {setup.algorithm.name} has {', '.join(uplink.params)}, but only {', '.join(like)} may "
-                f"leave a client: local parameters stay on the rank of their client"
-            )
-        yield uplink
+    return [
+        Aggregate(unflatten(mean, like), 0, of.num_bytes) for mean, of, like in zip(means, uplinks, likes, strict=True)
+    ]

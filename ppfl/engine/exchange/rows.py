@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ppfl.core.types import Params
+    from ppfl.engine.exchange.sent import Sent
     from ppfl.engine.mapping.uplinks import AnyUplink
     from ppfl.engine.setup import Setup
 
 
-def by_rule(
-    setup: Setup, uplinks: Iterable[AnyUplink], cohort: list[int], like: Params, round: int
-) -> tuple[torch.Tensor, int]:
+def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int) -> tuple[torch.Tensor, int]:
     """Return the aggregate of all rows, those of attackers included, (D,), and how many of them are not finite.
 
     NaN where they cannot be aggregated, since the honest clients have diverged. Collective.
     """
+    if uplinks.is_weighed:
+        raise SharedUserError(
+            f"algorithm.name: {setup.algorithm.name!r} weighs coordinates, of which the mean alone can be taken: "
+            f"no other aggregator than 'mean', and no attackers on vectors"
+        )
     rows = (flatten(params) for uplink in uplinks for params in _params_of(uplink))
     num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
     moment = Moment(setup.problem.objective.seed, round)

@@ -7,31 +7,41 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.exact_sum import ExactSum, exact_sums
+from ppfl.core.params import ratio, weigh
 from ppfl.engine.mapping.uplinks import Uplink, UplinkRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ppfl.core.types import Params
-    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.engine.exchange.sent import Sent
+    from ppfl.engine.mapping.uplinks import UplinkSum
     from ppfl.engine.setup import Setup
 
 
-def weighted_mean(setup: Setup, uplinks: Iterable[AnyUplink], cohort: frozenset[int], like: Params) -> torch.Tensor:
+def weighted_mean(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Params) -> torch.Tensor:
     """Return Σ_m n_m x_m / Σ_m n_m, (D,) float64, accumulated as uplinks are produced. Collective.
 
-    Products with whole numbers lose nothing. What comes as the sum over a chunk of clients was added up by their
-    method, in the precision of the run.
+    Where coordinates have weights v_m of their own it is Σ_m n_m v_m x_m / Σ_m n_m v_m, and 0 where that divides by 0.
+    Products with whole numbers lose nothing, and neither does the sum of masks, which is a count. What comes as the sum
+    over a chunk of clients was added up by their method, in the precision of the run.
     """
     first = next(iter(like.values()))
-    total = ExactSum(sum(value.numel() for value in like.values()), first.device)
+    length = sum(value.numel() for value in like.values())
+    total = ExactSum(length, first.device)
+    counts = ExactSum(length, first.device) if uplinks.is_weighed else None
     for uplink in uplinks:
         if isinstance(uplink, UplinkRows):
             weights = [setup.client_weights[client] for client in uplink.clients]
             total.add_rows(_matrix(uplink), torch.tensor(weights, dtype=torch.float64))
         else:
             weight = setup.client_weights[uplink.client] if isinstance(uplink, Uplink) else 1.0
-            total.add(*uplink.params.values(), weight=weight)
+            total.add(*_terms(uplink), weight=weight)
+            if counts is not None and isinstance(uplink, Uplink) and uplink.weights is not None:
+                counts.add(*uplink.weights.values(), weight=weight)
+    if counts is not None:
+        of_all = total.reduce(setup.communicator, setup.bucket_bytes)
+        return ratio(of_all, counts.reduce(setup.communicator, setup.bucket_bytes))
     return total.reduce(setup.communicator, setup.bucket_bytes) / _total_weight(setup, cohort)
 
 
@@ -40,6 +50,12 @@ def weighted_means(setups: Sequence[Setup], uplinks: Sequence[UplinkRows]) -> to
     weights = torch.tensor([setup.client_weights for setup in setups], dtype=torch.float64)
     terms = torch.stack([_matrix(rows) for rows in uplinks]) * weights.unsqueeze(-1)
     return exact_sums(terms) / weights.sum(dim=1, keepdim=True)
+
+
+def _terms(uplink: Uplink | UplinkSum) -> Iterable[torch.Tensor]:
+    if isinstance(uplink, Uplink) and uplink.weights is not None:
+        return weigh(uplink.params, uplink.weights).values()
+    return uplink.params.values()
 
 
 def _total_weight(setup: Setup, cohort: frozenset[int]) -> float:

@@ -13,7 +13,8 @@ from ppfl.engine.mapping.uplinks import UplinkSum
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.types import Params, State
+    from ppfl.core.types import State
+    from ppfl.engine.downlink import Downlink
     from ppfl.engine.setup import Setup
 
 
@@ -35,9 +36,12 @@ class Joint(Mapping):
         return knows and setup.adds_up and setup.clients_per_chunk > 1
 
     def __call__(
-        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+        self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[UplinkSum], State]:
         """See Mapping."""
+        message = downlink.to_all
+        if message is None:
+            raise TypeError(f"{self.algorithm.name} adds clients up, so it has to send the same to all of them")
         datas, _, draws = self.inputs.of_all(members, round)
         of_chunk = [member(states, row) for row in range(len(chunk))]
         rows = [client - chunk.start for client in members]
@@ -46,4 +50,4 @@ class Joint(Mapping):
         step = self._method.client_sum(self.objective, message, of_members, datas, draws, weights)
         for row, new_state in zip(rows, step.states, strict=True):
             of_chunk[row] = new_state
-        return [UplinkSum(step.total, step.reports)], stack_states(of_chunk)
+        return [UplinkSum(members, step.total, step.reports)], stack_states(of_chunk)

@@ -13,6 +13,7 @@ import torch
 from ppfl.core.client_data import Statistics
 from ppfl.core.content import content
 from ppfl.core.scores import PureScores
+from ppfl.engine.downlink import Downlink
 from ppfl.engine.mapping.laned_scores import LanedScores
 from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
 from ppfl.engine.mapping.loop import Loop
@@ -70,22 +71,21 @@ class Laned(Mapping):
         )
 
     def __call__(
-        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+        self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[UplinkRows], State]:
         """See Mapping; for one run."""
-        uplinks, new_states = self.step([message], [states], round)
+        uplinks, new_states = self.step([downlink], [states], round)
         return uplinks, new_states[0]
 
     def step(
-        self, messages: Sequence[Params], states: Sequence[State], round: int
+        self, downlinks: Sequence[Downlink], states: Sequence[State], round: int
     ) -> tuple[list[UplinkRows], list[State]]:
         """Return what the clients of every run send, and their new states, (C, …) each."""
-        repeated = self.repeat(messages)
         try:
-            return self._side_by_side(repeated, states, round)
+            return self._side_by_side(self._messages(downlinks), states, round)
         except NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
-            of_runs = zip(self.setups, messages, states, strict=True)
-            steps = [_one_by_one(setup, message, state, round) for setup, message, state in of_runs]
+            of_runs = zip(self.setups, downlinks, states, strict=True)
+            steps = [_one_by_one(setup, downlink, state, round) for setup, downlink, state in of_runs]
             return [rows for rows, _ in steps], [state for _, state in steps]
 
     def _side_by_side(
@@ -116,6 +116,17 @@ class Laned(Mapping):
             }
             self._gathered = list(states)
         return {group: {name: as_lanes(value) for name, value in of.items()} for group, of in self._lanes.items()}
+
+    def _messages(self, downlinks: Sequence[Downlink]) -> Params:
+        """Return what every client of every run is sent."""
+        to_all = [downlink.to_all for downlink in downlinks if downlink.to_all is not None]
+        if len(to_all) == len(downlinks):
+            return self.repeat(to_all)
+        of_runs = zip(downlinks, self.problems, strict=True)
+        own = [downlink.to(client) for downlink, problem in of_runs for client in problem.client_data.clients]
+        if any(message.keys() != own[0].keys() for message in own):
+            raise ValueError("messages of different names are no lanes")
+        return {name: as_lanes(torch.stack([message[name] for message in own])) for name in own[0]}
 
     def repeat(self, messages: Sequence[Params]) -> Params:
         """Give every client the message of its run; all have the same names."""
@@ -154,10 +165,10 @@ class Laned(Mapping):
         return {name: value[first : first + self.num_clients] for name, value in params.items()}
 
 
-def _one_by_one(setup: Setup, message: Params, states: State, round: int) -> tuple[UplinkRows, State]:
+def _one_by_one(setup: Setup, downlink: Downlink, states: State, round: int) -> tuple[UplinkRows, State]:
     """Return what `Laned.step` does, for one run, client after client."""
     loop, clients = Loop(setup), setup.problem.client_data.clients
-    steps = [loop.one(client, member(states, row), message, round) for row, client in enumerate(clients)]
+    steps = [loop.one(client, member(states, row), downlink.to(client), round) for row, client in enumerate(clients)]
     uplinks = [uplink for uplink, _ in steps]
     params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
     rows = UplinkRows(clients, params, [uplink.report for uplink in uplinks])
@@ -185,7 +196,7 @@ def _has_the_bits_of_one(setup: Setup) -> bool:
     objective, client_data, algorithm = setup.problem.objective, setup.problem.client_data, setup.algorithm
     client, shared = client_data.clients.start, objective.init_shared()
     server = algorithm.init_server(shared, setup.server_optimizer)
-    message, data = algorithm.downlink(server, 0), client_data.data(client, 0)
+    message, data = Downlink(algorithm, server, 0).to(client), client_data.data(client, 0)
     state, draws = algorithm.init_client(shared, objective.init_local(client)), algorithm.draws(objective, client, 0, 1)
     alone = algorithm.client(objective, message, state, data, draws)
     one_lane = {

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.types import Params, State
+    from ppfl.engine.downlink import Downlink
     from ppfl.engine.setup import Setup
 
 
@@ -25,10 +26,10 @@ class Loop(Mapping):
         return setup.clients_per_chunk == 1
 
     def __call__(
-        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+        self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[Uplink], State]:
         """See Mapping."""
-        uplink, state = self.one(chunk[0], member(states, 0), message, round)
+        uplink, state = self.one(chunk[0], member(states, 0), downlink.to(chunk[0]), round)
         return [uplink], stack_states([state])
 
     def one(self, client: int, state: State, message: Params, round: int) -> tuple[Uplink, State]:

@@ -10,7 +10,8 @@ from ppfl.engine.mapping.inputs import ClientInputs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.types import Params, State
+    from ppfl.core.types import State
+    from ppfl.engine.downlink import Downlink
     from ppfl.engine.mapping.uplinks import AnyUplink
     from ppfl.engine.setup import Setup
 
@@ -34,10 +35,10 @@ class Mapping(ABC):
 
     @abstractmethod
     def __call__(
-        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+        self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[Sequence[AnyUplink], State]:
         """Return what the members of a chunk send, in order, and the states of the whole chunk, stacked (K, …).
 
-        message: what the server sends to each. members: clients of the chunk that take part; the states of the others
+        members: clients of the chunk that take part; the states of the others
         stay as they are.
         """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ppfl.core.method import Report
     from ppfl.core.types import Params
@@ -19,6 +19,13 @@ class Uplink:
     client: int
     params: Params
     report: Report
+    weights: Params | None = None
+    """Of its coordinates in the mean; the exchange fills them in where a method has them."""
+
+    @property
+    def clients(self) -> list[int]:
+        """This one."""
+        return [self.client]
 
     @property
     def reports(self) -> list[Report]:
@@ -30,6 +37,7 @@ class Uplink:
 class UplinkSum:
     """Σ_k v_k x_k of what several clients of the cohort would have sent, v their weights, and what each told."""
 
+    clients: Sequence[int]
     params: Params
     reports: list[Report]
 

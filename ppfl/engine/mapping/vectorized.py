@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.engine.downlink import Downlink
     from ppfl.engine.setup import Setup
 
 
@@ -29,22 +30,24 @@ class Vectorized(Mapping):
         return setup.clients_per_chunk > 1
 
     def __call__(
-        self, message: Params, chunk: range, members: Sequence[int], states: State, round: int
+        self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[Uplink], State]:
         """See Mapping."""
         datas, _, draws = self.inputs.of_all(chunk, round)
         if len(chunk) == 1:
-            step = self.algorithm.client(self.objective, message, member(states, 0), datas[0], draws[0])
+            step = self.algorithm.client(self.objective, downlink.to(chunk[0]), member(states, 0), datas[0], draws[0])
             return [Uplink(chunk[0], step.uplink, step.report)], stack_states([step.state])
         numbers: dict[str, float] = {}  # that clients told: the same for all, since functions do not branch on values
 
-        def one(state: State, data: Data, draw: Draws) -> tuple[Params, State, Params]:
+        def one(message: Params, state: State, data: Data, draw: Draws) -> tuple[Params, State, Params]:
             step = self.algorithm.client(self.objective, message, state, data, draw)
             tensors = {name: value for name, value in step.report.items() if isinstance(value, torch.Tensor)}
             numbers.update({name: value for name, value in step.report.items() if not isinstance(value, torch.Tensor)})
             return step.uplink, step.state, tensors
 
-        uplinks, new_states, told = torch.func.vmap(one)(states, _stack_data(datas), _stack_draws(draws, chunk))
+        message, dim = _stack_messages(downlink, chunk)
+        side_by_side = torch.func.vmap(one, in_dims=(dim, 0, 0, 0))
+        uplinks, new_states, told = side_by_side(message, states, _stack_data(datas), _stack_draws(draws, chunk))
         sampled = torch.tensor([client in members for client in chunk])
         kept = {
             name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
@@ -60,6 +63,19 @@ def _row(params: Params, row: int) -> Params:
 
 def _where_first(mask: torch.Tensor, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     return torch.where(mask.to(new.device).reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _stack_messages(downlink: Downlink, chunk: range) -> tuple[Params, int | None]:
+    """Return what the clients of a chunk are sent, and the dimension that counts them, if any."""
+    if downlink.to_all is not None:
+        return downlink.to_all, None
+    messages = [downlink.to(client) for client in chunk]
+    if len({tuple((name, value.shape) for name, value in message.items()) for message in messages}) > 1:
+        raise UserError(
+            f"engine.clients_per_chunk: clients {chunk.start}–{chunk.stop - 1} are sent messages of different shapes "
+            f"and cannot be computed together; use 1"
+        )
+    return {name: torch.stack([message[name] for message in messages]) for name in messages[0]}, 0
 
 
 def _stack_data(datas: list[Data]) -> Data:

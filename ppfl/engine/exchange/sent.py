@@ -1,0 +1,66 @@
+"""What the clients of a rank send in a round: checked, counted, and with the weights of its coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.communicator import LocalParameterError
+from ppfl.core.params import num_bytes
+from ppfl.engine.mapping.uplinks import Uplink, UplinkRows, UplinkSum
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ppfl.core.method import Algorithm
+    from ppfl.core.types import Params, State
+    from ppfl.engine.mapping.uplinks import AnyUplink
+
+
+class Sent:
+    """The uplinks of one run, to be iterated over once."""
+
+    def __init__(
+        self, algorithm: Algorithm, server: State, uplinks: Iterable[AnyUplink], cohort: frozenset[int], like: Params,
+        round: int,
+    ) -> None:  # fmt: skip
+        self._algorithm = algorithm
+        self._server = server
+        self._uplinks = uplinks
+        self._like = like
+        self._round = round
+        # asked of a client that all ranks know: they have to agree on the sums that they exchange
+        self.is_weighed = bool(like) and algorithm.coordinate_weights(server, round, min(cohort)) is not None
+        """Whether coordinates have weights of their own."""
+        self.num_bytes = 0
+        """Size of all so far; of what has weights, of the coordinates that have one."""
+
+    def __iter__(self) -> Iterator[AnyUplink]:
+        """Yield each uplink, the weights filled in.
+
+        Raises LocalParameterError when one has a name that was not announced.
+        """
+        for uplink in self._uplinks:
+            if uplink.params.keys() != self._like.keys():
+                raise LocalParameterError(
+                    f"the uplink of {self._algorithm.name} has {', '.join(uplink.params)}, but only "
+                    f"{', '.join(self._like)} may leave a client: local parameters stay on the rank of their client"
+                )
+            if self.is_weighed:
+                yield from self._weighed(uplink)
+            else:
+                self.num_bytes += len(uplink.reports) * num_bytes(self._like)
+                yield uplink
+
+    def _weighed(self, uplink: AnyUplink) -> Iterator[Uplink]:
+        if isinstance(uplink, UplinkSum):
+            raise TypeError(f"{self._algorithm.name} adds clients up, so their coordinates can have no weights")
+        for one in uplink.one_by_one() if isinstance(uplink, UplinkRows) else [uplink]:
+            weights = self._algorithm.coordinate_weights(self._server, self._round, one.client)
+            if weights is None:
+                raise TypeError(f"{self._algorithm.name} has weights for some clients of a round, not for {one.client}")
+            sizes = {name: value.element_size() for name, value in self._like.items()}
+            self.num_bytes += sum(sizes[name] * int(torch.count_nonzero(value)) for name, value in weights.items())
+            yield replace(one, weights=weights)
