@@ -21,11 +21,11 @@ from benchmarks.launch import rank_environment
 from benchmarks.machine import peak_bytes, reset_peak, resident_bytes
 from benchmarks.options import Options, Report
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.aggregator import Aggregator
-from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.plugins import PlugIn, discover
-from ppfl.core.pre_aggregator import Moment
-from ppfl.device import keep_freed_memory
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.rows.client_matrix import ClientMatrix
+from ppfl.runs.device import keep_freed_memory
 
 NUM_VECTORS, DIMENSION = 50, 1_000_000
 TINY_DIMENSION = 20_000

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppfl.config import load
+from ppfl.config.run import load
 from ppfl.engine import synchronous
-from ppfl.experiment import run
-from ppfl.keeper import CheckpointKeeper
-from ppfl.launcher import launched_as, open_communicator
-from ppfl.progress import Silent
+from ppfl.jobs.launcher import launched_as, open_communicator
+from ppfl.runs.experiment import run
+from ppfl.runs.keeper import CheckpointKeeper
+from ppfl.runs.progress import Silent
 
 STATES_BYTES = 60 * 65 * 10_000 * 4
 LARGE_STATES = """

@@ -36,13 +36,13 @@ class NotesFirstRound(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         """Find nothing, ever."""
-        if name == "ppfl.experiment":
+        if name == "ppfl.runs.experiment":
             sys.meta_path.remove(self)
             self._wrap()
 
     def _wrap(self) -> None:
         from ppfl.engine import synchronous
-        from ppfl.launcher import launched_as
+        from ppfl.jobs.launcher import launched_as
 
         original = synchronous.play_round
 

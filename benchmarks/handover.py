@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from ppfl.algorithms.ffgg import FFGG
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import validate
+from ppfl.config.run import validate
 from ppfl.core.types import Draws, Params
 from ppfl.engine.setup import Setup
 from ppfl.fine_tuners.gradient_descent import GradientDescent
+from ppfl.runs.assemble import build
 
 # names under which `draws` of a method hands over the orders of its two sides
 _LOCAL_ORDER, _SHARED_ORDER = "order of samples", "order of samples for training"

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ppfl.provenance import describe_process, now
+from ppfl.core.provenance import describe_process, now
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from ppfl.grid import load_cells
-from ppfl.provenance import describe_process, now
+from ppfl.config.grid import load_cells
+from ppfl.core.provenance import describe_process, now
 
 ROOT = Path(__file__).parent.parent
 BASE: dict[str, Any] = {

@@ -17,12 +17,12 @@ import torch
 from benchmarks.handover import difference
 from benchmarks.launch import PlainProcess
 from benchmarks.machine import peak_bytes, reset_peak, sgemm_gflops
-from ppfl.assemble import build
-from ppfl.config import validate
+from ppfl.config.run import validate
 from ppfl.core.communicator import Communicator, Operation
 from ppfl.engine.ledger import Scored
 from ppfl.engine.synchronous import Synchronous
-from ppfl.launcher import open_communicator
+from ppfl.jobs.launcher import open_communicator
+from ppfl.runs.assemble import build
 
 
 class Rounds:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from benchmarks.data import ROOT, equal_clients
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 from ppfl.submit.memory import memory_mb
 
 BESIDE_MB = 25

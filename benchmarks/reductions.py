@@ -19,8 +19,8 @@ from benchmarks.launch import run_ranks
 from benchmarks.machine import peak_bytes, reset_peak
 from benchmarks.options import Options, Report
 from ppfl.core.communicator import Communicator
-from ppfl.core.exact_sum import ExactSum
-from ppfl.launcher import open_communicator
+from ppfl.jobs.launcher import open_communicator
+from ppfl.rows.exact_sum import ExactSum
 
 DIMENSIONS = (100_000, 1_000_000, 10_000_000)
 TINY_DIMENSIONS = (1_000, 10_000)

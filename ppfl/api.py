@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config, validate
-from ppfl.config_errors import ConfigError, Finding, error_of, show_value
-from ppfl.config_schema import schema_of
-from ppfl.core.aggregator import Aggregator
-from ppfl.core.client_matrix import ClientMatrix
+from ppfl.config.errors import ConfigError, Finding, error_of, show_value
+from ppfl.config.run import Config, validate
+from ppfl.config.schema import schema_of
+from ppfl.config.scope import without_folders
+from ppfl.config.yaml_file import NoSuchPathError, parse_yaml, read_yaml, set_path
 from ppfl.core.plugins import PlugIn, discover, find, joined_by
-from ppfl.core.pre_aggregator import Moment
 from ppfl.engine.choose import open_engine
-from ppfl.experiment import run as run_experiment
-from ppfl.launcher import open_communicator
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.jobs.launcher import open_communicator
 from ppfl.outside.cells import register as register_class
-from ppfl.outside.scope import without_folders
-from ppfl.progress import Silent
 from ppfl.results.reader import open_result as read_result
-from ppfl.yaml_file import NoSuchPathError, parse_yaml, read_yaml, set_path
+from ppfl.rows.client_matrix import ClientMatrix
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import run as run_experiment
+from ppfl.runs.progress import Silent
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,7 +83,7 @@ def run(config: Configuration, out: Path | str | None = None) -> xr.DataTree:
     out: the result file; None: results/<name>/<digest>.h5. A complete result of the same run is not computed again, an
     unfinished one goes on from its checkpoint.
 
-    Raises ConfigError for a wrong configuration, and UserError for what `ppfl.experiment.run` does.
+    Raises ConfigError for a wrong configuration, and UserError for what `ppfl.runs.experiment.run` does.
     """
     config = load(config)
     out = config.default_out() if out is None else Path(out)

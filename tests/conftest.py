@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ppfl.stopping import SIGNALS
+from ppfl.jobs.stopping import SIGNALS
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import xarray as xr
 from click.testing import CliRunner, Result
 
 from ppfl.cli import main
-from ppfl.grid import Cell, load_cells
+from ppfl.config.grid import Cell, load_cells
 from ppfl.results.layout import failed_path, running_path
 from ppfl.results.seal import seal_anew
 from tests.conftest import MakeResult

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.placement import Placement
+from ppfl.interfaces.placement import Placement
 from ppfl.problems._quadratic_problem import QuadraticProblem
 from ppfl.problems.quadratic import QuadraticSettings
 from tests import numpy_reference as reference

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.communicator import Communicator, Message, Operation
+from ppfl.rows.client_matrix import ClientMatrix
 
 
 class _Exchange:

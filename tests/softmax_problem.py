@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ppfl.core.client_data import ClientData
-from ppfl.core.objective import Objective
-from ppfl.core.problem import Problem
-from ppfl.core.scores import Scores
-from ppfl.core.theory import Theory
+from ppfl.interfaces.client_data import ClientData
+from ppfl.interfaces.objective import Objective
+from ppfl.interfaces.problem import Problem
+from ppfl.interfaces.scores import Scores
+from ppfl.interfaces.theory import Theory
 
 
 class Softmax(Objective):

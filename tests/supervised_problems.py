@@ -8,10 +8,10 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
-from ppfl.core.placement import Placement
 from ppfl.core.plugins import discover
-from ppfl.core.problem import ProblemSettings
 from ppfl.core.types import Params
+from ppfl.interfaces.placement import Placement
+from ppfl.interfaces.problem import ProblemSettings
 from ppfl.problems._supervised_problem import SupervisedProblem
 
 torch.set_num_threads(1)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.allotment import check_allotment
 from ppfl.cli.rows import print_rows
 from ppfl.cli.streams import accept_any_text
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.numbers import whole_number
-from ppfl.launcher import launched_as
+from ppfl.core.provenance import describe_process
+from ppfl.jobs.allotment import check_allotment
+from ppfl.jobs.launcher import launched_as
 from ppfl.pack.budget import seconds_left_of_job
 from ppfl.pack.environment import default_jobs
-from ppfl.provenance import describe_process
 from tests.grids import grid_file, ppfl
 
 ODD = ["²", "١", "1_0", " 1", "+1", "-1", "1.0", "nan", "abc", "", "9" * 5000]

@@ -15,12 +15,12 @@ import yaml
 
 import ppfl
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import load
-from ppfl.config_errors import ConfigError
+from ppfl.config.errors import ConfigError
+from ppfl.config.run import load
 from ppfl.core.errors import UserError
-from ppfl.experiment import run
-from ppfl.progress import Silent
 from ppfl.results.reader import open_result
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.mpi.jobs import MPIEXEC, arrays
 
 DOCUMENT: dict[str, Any] = {

@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 
 from ppfl.cli import main
 from ppfl.core.errors import USER_ERROR
-from ppfl.progress import Bar, Lines, Silent, choose_progress
+from ppfl.jobs.stopping import INTERRUPTED, STOPPED, STOPPED_ON_REQUEST
+from ppfl.jobs.supervisor import Report
 from ppfl.results.reader import open_result
-from ppfl.stopping import INTERRUPTED, STOPPED, STOPPED_ON_REQUEST
-from ppfl.supervisor import Report
+from ppfl.runs.progress import Bar, Lines, Silent, choose_progress
 from tests.conftest import MakeResult
 
 TINY = """
@@ -195,7 +195,7 @@ def test_doctor_says_what_to_do_about_a_folder_that_cannot_be_written(tmp_path: 
 
 
 def test_doctor_survives_an_mpi_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ppfl import doctor
+    from ppfl.status import doctor
 
     monkeypatch.setattr(doctor, "_PROBE_MPI", "import os; os.abort()")
     diagnosis = doctor.mpi_library()
@@ -203,7 +203,7 @@ def test_doctor_survives_an_mpi_that_crashes(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_doctor_notices_locks_that_do_not_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ppfl import doctor
+    from ppfl.status import doctor
 
     monkeypatch.setattr(doctor.fcntl, "flock", lambda *_: None)
     assert doctor._file_locks(tmp_path).state == "warn"
@@ -239,7 +239,7 @@ def test_a_failure_of_the_program_is_no_user_error(config: Path, monkeypatch: py
     def broken(*_: Any, **__: Any) -> str:
         raise AssertionError("a mistake of ours")
 
-    monkeypatch.setattr("ppfl.experiment.run", broken)
+    monkeypatch.setattr("ppfl.runs.experiment.run", broken)
     done = CliRunner().invoke(main, ["run", str(config)])
     assert done.exit_code == 1
     assert isinstance(done.exception, AssertionError)
@@ -249,7 +249,7 @@ def test_an_interrupt_is_code_130(config: Path, monkeypatch: pytest.MonkeyPatch)
     def interrupted(*_: Any, **__: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ppfl.experiment.run", interrupted)
+    monkeypatch.setattr("ppfl.runs.experiment.run", interrupted)
     done = ppfl("run", config)
     assert (done.exit_code, "interrupted" in done.stderr) == (130, True)
 
@@ -257,7 +257,7 @@ def test_an_interrupt_is_code_130(config: Path, monkeypatch: pytest.MonkeyPatch)
 def test_other_ranks_say_nothing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMI_RANK", "1")
     monkeypatch.setenv("PMI_SIZE", "2")
-    monkeypatch.setattr("ppfl.supervisor.fork_rank", lambda rank: Report())
+    monkeypatch.setattr("ppfl.jobs.supervisor.fork_rank", lambda rank: Report())
     for command in (("grid", config), ("run", config, "--set", "rounds=0"), ("rum",), ()):
         done = ppfl(*command)
         assert (done.output, done.exit_code) == ("", 0 if command[:1] == ("grid",) else 2)
@@ -275,7 +275,7 @@ class Clock:
 
 def test_lines_are_rare_but_the_last_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, stream = Clock(), io.StringIO()
-    monkeypatch.setattr("ppfl.progress.time", clock)
+    monkeypatch.setattr("ppfl.runs.progress.time", clock)
     lines = Lines(stream)
     lines.start(100)
     for round in range(0, 101, 10):

@@ -18,8 +18,8 @@ from ppfl.analysis.collect import collect
 from ppfl.analysis.dimensions import encode, find_dimensions
 from ppfl.analysis.factors import flatten
 from ppfl.analysis.sources import open_source, results_at
+from ppfl.config.grid import load_cells
 from ppfl.core.errors import UserError
-from ppfl.grid import load_cells
 from ppfl.results import collection
 from ppfl.results.layout import failed_path, running_path
 from ppfl.results.reader import open_result

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppfl.core.compute_times import RandomComputeTimes
+from ppfl.interfaces.compute_times import RandomComputeTimes
 from tests import examples
 
 NAMES = examples.names("compute_times")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.dataset import MAX_NUM_CLASSES, ClientSamples, FederatedSamples
-from ppfl.core.placement import Placement
+from ppfl.interfaces.dataset import MAX_NUM_CLASSES, ClientSamples, FederatedSamples
+from ppfl.interfaces.placement import Placement
 from tests import examples
 from tests.ranks import on_ranks
 

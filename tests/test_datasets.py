@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
-from ppfl.core.dataset import FederatedSamples
 from ppfl.core.errors import UserError
-from ppfl.core.placement import Placement
 from ppfl.core.plugins import discover
-from ppfl.hdf5 import DataArray, DataGroup
+from ppfl.interfaces.data_hdf5 import DataArray, DataGroup
+from ppfl.interfaces.dataset import FederatedSamples
+from ppfl.interfaces.placement import Placement
 from tests.ranks import on_ranks
 
 Clients = Mapping[str, Mapping[str, np.ndarray]]

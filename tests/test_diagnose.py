@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.diagnose import measure as measuring
 from ppfl.diagnose.command import Plan, diagnose
 from ppfl.diagnose.measure import NUM_BATCHES, gradient_pair, group_of, measure
 from ppfl.diagnose.verdict import SAFE_BELOW, UNSAFE_ABOVE, Diagnosis, Ratio, level, ratio_of_means, show_ratio, verdict
-from ppfl.progress import Silent
+from ppfl.runs.assemble import build
+from ppfl.runs.progress import Silent
 from tests.engine.build import COMPARISON, config, ffgg
 from tests.ranks import on_ranks
 from tests.softmax_problem import SoftmaxData, softmax

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ppfl.config.grid import choose_cell, load_cells
 from ppfl.core.errors import UserError
-from ppfl.grid import choose_cell, load_cells
 from tests.slurm import session
 
 ROOT = Path(__file__).parent.parent

@@ -11,16 +11,16 @@ import torch
 from pydantic import ValidationError
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.method import ExactFineTuner
-from ppfl.core.placement import Placement
 from ppfl.core.plugins import discover
-from ppfl.core.problem import Problem
 from ppfl.fine_tuners.adam import Adam
 from ppfl.fine_tuners.conjugate_gradient import ConjugateGradient
 from ppfl.fine_tuners.exact import Exact
 from ppfl.fine_tuners.gradient_descent import GradientDescent
 from ppfl.fine_tuners.lbfgs import LBFGS, NUM_TRIALS
 from ppfl.fine_tuners.sgd import SGD
+from ppfl.interfaces.method import ExactFineTuner
+from ppfl.interfaces.placement import Placement
+from ppfl.interfaces.problem import Problem
 from ppfl.problems.quadratic import QuadraticSettings
 from tests import examples
 from tests.softmax_problem import Softmax, softmax

@@ -11,9 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.client_data import join
 from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
 from ppfl.core.types import Data, Params
@@ -23,9 +21,11 @@ from ppfl.engine.ledger import Scored
 from ppfl.fine_tuners.conjugate_gradient import ConjugateGradient
 from ppfl.fine_tuners.exact import Exact
 from ppfl.fine_tuners.gradient_descent import GradientDescent
+from ppfl.interfaces.client_data import join
 from ppfl.problems._least_squares_problem import _solve, ridge_regression
 from ppfl.problems._supervised_problem import SupervisedProblem
 from ppfl.problems.least_squares import LeastSquaresSettings
+from ppfl.runs.assemble import build
 from tests.engine.build import config, engine, ffgg, scores
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, CONFIG, make

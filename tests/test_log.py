@@ -11,17 +11,17 @@ from click.testing import CliRunner, Result
 
 from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config
-from ppfl.experiment import run
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
+from ppfl.config.run import Config
+from ppfl.jobs.failures import Failure, write_failure
+from ppfl.jobs.place import Caller
+from ppfl.jobs.run_log import KEPT_TRIES, RunLog, tries
+from ppfl.jobs.states import results_in
 from ppfl.pack.board import RunOfCell
 from ppfl.pack.cells import make_work
-from ppfl.place import Caller
-from ppfl.progress import Silent
-from ppfl.results.failures import Failure, write_failure
 from ppfl.results.layout import log_folder, running_path
-from ppfl.results.run_log import KEPT_TRIES, RunLog, tries
-from ppfl.results.states import results_in
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.test_stop import GRID, TINY
 
 
@@ -91,7 +91,7 @@ def test_a_failure_stands_in_the_log(config: Config, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise RuntimeError("something broke")
 
-    monkeypatch.setattr("ppfl.experiment.score_stages", fail)
+    monkeypatch.setattr("ppfl.runs.experiment.score_stages", fail)
     with pytest.raises(RuntimeError):
         compute(config, config.default_out())
     done = ppfl("log", "tiny.yaml")

@@ -9,10 +9,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ppfl.core.errors import UserError
-from ppfl.core.model import Model, Stage
 from ppfl.core.plugins import discover
 from ppfl.core.rng import generator
 from ppfl.core.types import Params
+from ppfl.networks.model import Model, Stage
 from tests import examples
 
 torch.set_num_threads(1)

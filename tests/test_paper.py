@@ -13,13 +13,13 @@ import yaml
 from ppfl.analysis.paper.runs import Run, late_mean, spread
 from ppfl.analysis.paper.theory import Affine, System, system_of
 from ppfl.analysis.paper.tuning import choose, write_comparison
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import validate
+from ppfl.config.grid import load_cells
+from ppfl.config.run import validate
 from ppfl.engine.choose import open_engine
-from ppfl.experiment import run
-from ppfl.grid import load_cells
-from ppfl.progress import Silent
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.engine.build import EXACT, config, ffgg
 
 SMALL = {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 4, "rows": 60, "shared_dimension": 8,

@@ -14,9 +14,9 @@ from ppfl.analysis.paper.comparison import _after, _by_panel, _communications, _
 from ppfl.analysis.paper.exhibit import ratios
 from ppfl.analysis.paper.numbers import EXHIBITS, TABLES, fill, fingerprints
 from ppfl.analysis.paper.runs import Run
-from ppfl.config import validate
+from ppfl.config.grid import load_cells
+from ppfl.config.run import validate
 from ppfl.core.errors import UserError
-from ppfl.grid import load_cells
 
 ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "configs" / "paper"

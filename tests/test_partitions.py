@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ppfl.core.dataset import Partition
 from ppfl.core.plugins import discover
+from ppfl.interfaces.dataset import Partition
 from tests import examples
 
 NAMES = examples.names("partitions")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ppfl.config import Config
+from ppfl.config.run import Config
 from ppfl.core.plugins import PlugIn, discover
 from tests import examples
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.core.client_data import Statistics
+from ppfl.interfaces.client_data import Statistics
 from ppfl.problems._quadratic_objective import Quadratic
 from tests import numpy_reference as reference
 from tests.quadratic_problems import flat, from_clients, random_point, small

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from ppfl.attempts import log
+from ppfl.jobs import owner as owners
+from ppfl.jobs import stop_requests
+from ppfl.jobs.claim import ClaimedError
+from ppfl.jobs.run_log import RunLog
+from ppfl.jobs.stop_requests import PackRequests, forget_run, request_for
 from ppfl.pack.scheduler import _outcome
-from ppfl.results import owner as owners
-from ppfl.results import stop_requests
-from ppfl.results.claim import ClaimedError
 from ppfl.results.layout import STALE_SECONDS, packs_stop_path, running_path, stop_path
-from ppfl.results.run_log import RunLog
-from ppfl.results.stop_requests import PackRequests, forget_run, request_for
 from ppfl.status import watch
 from tests.conftest import MakeResult
 from tests.grids import curve, ppfl

@@ -10,8 +10,8 @@ import torch
 from ppfl.algorithms.ffgg import FFGG
 from ppfl.core.params import add_scaled
 from ppfl.core.types import Params
-from ppfl.problems import _network
-from ppfl.problems._network import Network
+from ppfl.networks import network as _network
+from ppfl.networks.network import Network
 from ppfl.problems._supervised_problem import SupervisedProblem
 from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make
 

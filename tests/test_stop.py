@@ -14,17 +14,17 @@ from click.testing import CliRunner, Result
 
 from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config
-from ppfl.experiment import run
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
+from ppfl.config.run import Config
+from ppfl.jobs import stop_requests
+from ppfl.jobs.place import Caller
+from ppfl.jobs.stop_requests import PackRequests, StopRequest, ask_packs, ask_run, request_for
+from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
 from ppfl.pack.board import ELSEWHERE, ONE_RANK, RunQueue
 from ppfl.pack.command import Packed
-from ppfl.place import Caller
-from ppfl.progress import Silent
-from ppfl.results import stop_requests
 from ppfl.results.layout import apart_path, checkpoint_path, packs_stop_path, running_path, stop_path
-from ppfl.results.stop_requests import PackRequests, StopRequest, ask_packs, ask_run, request_for
-from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.mpi.test_same_bits import arrays
 
 TINY = """
@@ -117,7 +117,7 @@ def test_a_request_that_comes_while_a_run_begins_is_heeded(config: Config, monke
         """Do what `ppfl stop` does between the claim and the first round."""
         ask_run(out, token=json.loads(running_path(out).read_text())["token"], job="", requeue=False)
 
-    monkeypatch.setattr("ppfl.place.remove_failure", remove_failure)
+    monkeypatch.setattr("ppfl.jobs.place.remove_failure", remove_failure)
     assert compute(config, out) == ON_REQUEST
 
 
@@ -173,9 +173,9 @@ def test_a_run_that_still_computes_is_no_success(config: Config) -> None:
 
 
 def test_exit_code_of_a_run(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppfl.experiment.run", lambda *_, **__: ON_REQUEST)
+    monkeypatch.setattr("ppfl.runs.experiment.run", lambda *_, **__: ON_REQUEST)
     assert ppfl("run", "tiny.yaml").exit_code == STOPPED_ON_REQUEST
-    monkeypatch.setattr("ppfl.experiment.run", lambda *_, **__: "stopped")
+    monkeypatch.setattr("ppfl.runs.experiment.run", lambda *_, **__: "stopped")
     assert ppfl("run", "tiny.yaml").exit_code == STOPPED
 
 

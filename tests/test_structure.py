@@ -90,10 +90,10 @@ def test_every_dependency_is_pinned() -> None:
     assert pins["torch"] == "2.13.0"
 
 
-@pytest.mark.parametrize("module", ["ppfl.config", "ppfl.grid"])
+@pytest.mark.parametrize("module", ["ppfl.config.run", "ppfl.config.grid"])
 def test_configurations_are_read_without_torch_and_mpi(module: str, tmp_path: Path) -> None:
     script = (
-        "import sys; from ppfl.deferred import defer_torch; defer_torch(); "
+        "import sys; from ppfl.config.deferred import defer_torch; defer_torch(); "
         f"import {module}; print(*(m for m in sys.modules if m in ('torch._C', 'mpi4py.MPI', 'h5py')))"
     )
     done = subprocess.run(
@@ -113,7 +113,7 @@ def test_help_loads_nothing_that_computes(tmp_path: Path) -> None:
 
 
 def test_one_process_needs_no_mpi(tmp_path: Path) -> None:
-    script = "import sys, ppfl.experiment, ppfl.comm.solo; print('mpi4py.MPI' in sys.modules)"
+    script = "import sys, ppfl.runs.experiment, ppfl.comm.solo; print('mpi4py.MPI' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
         check=True, capture_output=True, text=True,

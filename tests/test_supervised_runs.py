@@ -12,15 +12,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
-from ppfl.experiment import run
-from ppfl.problems._network import PIECE_ROWS
+from ppfl.networks.network import PIECE_ROWS
 from ppfl.problems._supervised_problem import SupervisedProblem
 from ppfl.problems.supervised import SupervisedSettings
-from ppfl.progress import Silent
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.engine.build import config, ffgg
 from tests.ranks import on_ranks
 from tests.supervised_problems import CONFIG, PROBLEMS, make

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.aggregator import Aggregator
-from ppfl.core.gram import central_row, squared_distances_to
 from ppfl.core.params import ratio
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.rows.gram import central_row, squared_distances_to
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.plugins import Example
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 class CenteredClipping(Aggregator):

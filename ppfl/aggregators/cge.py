@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
-from ppfl.core.aggregator import Aggregator
-from ppfl.core.gram import mean_of, smallest
-from ppfl.core.pre_aggregator import Bound, majority
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.interfaces.pre_aggregator import Bound, majority
+from ppfl.rows.gram import mean_of, smallest
 
 if TYPE_CHECKING:
     import torch
 
-    from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.plugins import Example
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 class CGE(Aggregator):

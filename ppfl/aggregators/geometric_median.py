@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.aggregator import Aggregator
-from ppfl.core.gram import central_row, half_around, squared_distances_to
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.rows.gram import central_row, half_around, squared_distances_to
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.rows.client_matrix import ClientMatrix
 
 _CONVERGED = 1e-12
 

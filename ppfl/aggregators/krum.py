@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import NonNegativeInt
 
-from ppfl.core.aggregator import Aggregator
-from ppfl.core.gram import krum_scores, mean_of, smallest
-from ppfl.core.pre_aggregator import Bound, few_neighbours
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.interfaces.pre_aggregator import Bound, few_neighbours
+from ppfl.rows.gram import krum_scores, mean_of, smallest
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.plugins import Example
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 class Krum(Aggregator):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ppfl.core.aggregator import WeightedMean
+from ppfl.interfaces.aggregator import WeightedMean
 
 
 class Mean(WeightedMean):

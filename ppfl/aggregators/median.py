@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ppfl.core import order_statistics
-from ppfl.core.aggregator import Aggregator
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.rows import order_statistics
 
 if TYPE_CHECKING:
     import torch
 
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 class Median(Aggregator):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep, FineTuner, ServerOptimizer
 from ppfl.core.params import subtract
 from ppfl.core.plugins import ChosenFrom
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep, FineTuner, ServerOptimizer
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
 
 
 class Alternating(LocalTraining):

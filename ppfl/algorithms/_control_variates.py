@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, map_params, subtract, zeros_like
-from ppfl.core.step_sizes import step_size
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep
+from ppfl.interfaces.step_sizes import step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.objective import Objective
-    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.method import ServerOptimizer
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.theory import Constants
 
 _CONTROL = "control/"
 

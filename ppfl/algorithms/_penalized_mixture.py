@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 import torch
 from pydantic import Field, PositiveFloat
 
-from ppfl.core.local_training import refuse_server_optimizer
-from ppfl.core.method import Algorithm, ClientStep, ServerOptimizer
 from ppfl.core.params import add_scaled, map_params, subtract
 from ppfl.core.plugins import Resolved
 from ppfl.core.rng import generator
-from ppfl.core.step_sizes import resolve_training_lr, step_size
+from ppfl.interfaces.local_training import refuse_server_optimizer
+from ppfl.interfaces.method import Algorithm, ClientStep, ServerOptimizer
+from ppfl.interfaces.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
 
 _GRADIENT = "take a gradient step"
 _SEND = "send x"

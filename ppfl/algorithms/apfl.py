@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import torch
 from pydantic import Field, NonNegativeFloat
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, inner, map_params, subtract
-from ppfl.core.step_sizes import step_size
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep
+from ppfl.interfaces.step_sizes import step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.split import Splits
 
 
 class APFL(LocalTraining):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep, FineTuner
 from ppfl.core.params import subtract
 from ppfl.core.plugins import ChosenFrom
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep, FineTuner
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
-    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.method import ServerOptimizer
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
+    from ppfl.interfaces.split import Splits
 
 
 class FedBABU(LocalTraining):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from ppfl.algorithms._simultaneous import Simultaneous
 
 if TYPE_CHECKING:
-    from ppfl.core.split import Splits
+    from ppfl.interfaces.split import Splits
 
 
 class FedPer(Simultaneous):

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.method import ClientStep, FineTuner, JointAlgorithm, JointStep, Report, ServerOptimizer
 from ppfl.core.plugins import ChosenFrom
-from ppfl.core.step_sizes import resolve_shared_lr, step_size
+from ppfl.interfaces.method import ClientStep, FineTuner, JointAlgorithm, JointStep, Report, ServerOptimizer
+from ppfl.interfaces.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import JointObjective, Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.objective import JointObjective, Objective
+    from ppfl.interfaces.problem import Problem
 
 
 class FFGG(JointAlgorithm):

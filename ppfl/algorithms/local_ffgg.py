@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.method import Algorithm, ClientStep, FineTuner, ServerOptimizer
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.plugins import ChosenFrom
-from ppfl.core.step_sizes import resolve_shared_lr, step_size
+from ppfl.interfaces.method import Algorithm, ClientStep, FineTuner, ServerOptimizer
+from ppfl.interfaces.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
     import torch
 
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
 
 
 class LocalFFGG(Algorithm):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep
 from ppfl.core.params import subtract
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
-    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.split import Splits
 
 
 class LocalGD(LocalTraining):

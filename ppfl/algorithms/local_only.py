@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from ppfl.core.local_training import LocalTraining, refuse_server_optimizer
-from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled
-from ppfl.core.step_sizes import refuse_divergence, step_size
+from ppfl.interfaces.local_training import LocalTraining, refuse_server_optimizer
+from ppfl.interfaces.method import ClientStep
+from ppfl.interfaces.step_sizes import refuse_divergence, step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.objective import Objective
-    from ppfl.core.problem import Problem
-    from ppfl.core.theory import Constants
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.method import ServerOptimizer
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
+    from ppfl.interfaces.theory import Constants
 
 
 class LocalOnly(LocalTraining):

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, subtract
-from ppfl.core.step_sizes import resolve_training_lr, step_size
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep
+from ppfl.interfaces.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
-    from ppfl.core.split import Splits
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.method import ServerOptimizer
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
+    from ppfl.interfaces.split import Splits
 
 
 class PFedMe(LocalTraining):

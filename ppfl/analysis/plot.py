@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from ppfl.analysis.curves import load_curves
 from ppfl.analysis.figure import draw_figure, save_figure
 from ppfl.analysis.sources import Source, results_at
+from ppfl.config.deferred import hide_torch
 from ppfl.core.errors import UserError
-from ppfl.deferred import hide_torch
 
 FORMATS = (".png", ".pdf", ".svg")
 

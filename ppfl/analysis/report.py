@@ -13,8 +13,8 @@ import jinja2
 
 from ppfl.analysis.tables import provenance_rows, runs_table, varying_keys
 from ppfl.core.whole_file import write_whole
+from ppfl.core.yaml_text import dump_text
 from ppfl.results.reader import Result, open_result
-from ppfl.yaml_text import dump_text
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from typing import Any
 import numpy.typing as npt
 
 from ppfl.analysis.factors import find_factors, flatten, same
-from ppfl.config_errors import show_value
+from ppfl.config.errors import show_value
+from ppfl.config.grid import planned, refuse_for_results
+from ppfl.config.yaml_file import parse_yaml
 from ppfl.core.errors import UserError
-from ppfl.grid import planned, refuse_for_results
+from ppfl.jobs.outcome import outline
 from ppfl.results.collection import is_collection
 from ppfl.results.collection_reader import Collected, open_collection
 from ppfl.results.layout import FILE_KIND, FINISHED, PLUG_INS
-from ppfl.results.outcome import outline
 from ppfl.results.quick_reader import MISSING, Outline, kind_of, read_numbers, why_unreadable
 from ppfl.results.seal import DamagedError
 from ppfl.results.stored_config import stored_config
-from ppfl.yaml_file import parse_yaml
 
 Arrays = dict[str, npt.NDArray[Any]]
 Read = Callable[[int, Collection[str], Collection[str]], tuple[Arrays, Arrays]]
@@ -121,7 +121,7 @@ def _different_plug_ins(runs: Iterable[Outline]) -> list[str]:
 
 def _fits(value: Any, wanted: Any, key: str) -> bool:
     """Whether a value is the one that was asked for; 10 means 10.0 where a key takes numbers of one kind alone."""
-    from ppfl.config import takes_both_kinds
+    from ppfl.config.run import takes_both_kinds
 
     if {type(value), type(wanted)} == {int, float} and not takes_both_kinds(key.rsplit(".", 1)[-1]):
         return bool(value == wanted)
@@ -251,7 +251,7 @@ def _reader(paths: Sequence[Path]) -> Read:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    from ppfl.config import Config
+    from ppfl.config.run import Config
 
     return flatten({key: value for key, value in config.items() if Config.decides_results(key)})
 

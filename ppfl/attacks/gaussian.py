@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveFloat
 
-from ppfl.core.attack import AttackOnVectors, Block, Scene
 from ppfl.core.rng import generator
+from ppfl.interfaces.attack import AttackOnVectors, Block, Scene
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from ppfl.core.attack import AttackOnVectors, Block, Scene
+from ppfl.interfaces.attack import AttackOnVectors, Block, Scene
 
 
 class Inf(AttackOnVectors):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ppfl.core.attack import AttackOnData
+from ppfl.interfaces.attack import AttackOnData
 
 if TYPE_CHECKING:
     from ppfl.core.types import Data

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.attack import AttackOnVectors, Block, Scene, worst_factor
+from ppfl.interfaces.attack import AttackOnVectors, Block, Scene, worst_factor
 
 if TYPE_CHECKING:
     import torch
 
-    from ppfl.core.client_matrix import ClientMatrix
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 class LittleIsEnough(AttackOnVectors):

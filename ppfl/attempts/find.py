@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppfl.config.grid import choose_cell, planned
 from ppfl.core.errors import UserError
-from ppfl.grid import choose_cell, planned
+from ppfl.jobs.owner import read_owner
+from ppfl.jobs.slurm import NoAnswerError, ask
 from ppfl.results.layout import CLAIM_SUFFIX, RESULT_SUFFIX, final_folder
-from ppfl.results.owner import read_owner
-from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.core.plain_file import open_plain
-from ppfl.results.failures import rank_logs, read_failure
-from ppfl.results.owner import Watch
-from ppfl.results.run_log import tries
-from ppfl.results.states import states_of
+from ppfl.jobs.failures import rank_logs, read_failure
+from ppfl.jobs.owner import Watch
+from ppfl.jobs.run_log import tries
+from ppfl.jobs.states import states_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

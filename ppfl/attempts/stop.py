@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from ppfl.attempts.find import Meant, jobs, results_of_job
 from ppfl.core.errors import UserError
-from ppfl.results.states import states_of
-from ppfl.results.stop_requests import ask_packs, ask_run, forget_packs, forget_run
-from ppfl.slurm import NoAnswerError, ask
+from ppfl.jobs.slurm import NoAnswerError, ask
+from ppfl.jobs.states import states_of
+from ppfl.jobs.stop_requests import ask_packs, ask_run, forget_packs, forget_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ppfl.results.states import RunState
+    from ppfl.jobs.states import RunState
 
 _LOOK_SECONDS = 0.5
 _WORDS = {

@@ -1,7 +1,7 @@
 """The command line: the only place that parses arguments; one file a command.
 
 Exit codes: 0 done or already done, 2 a mistake that the user can correct, 1 a failure of the program, 75 and 76 stopped
-with everything saved, 130 interrupted (`ppfl.stopping`).
+with everything saved, 130 interrupted (`ppfl.jobs.stopping`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ppfl.launcher import launched_as
+from ppfl.jobs.launcher import launched_as
 
 
 @click.command()
@@ -30,7 +30,7 @@ def diagnose(source: Path, splits: tuple[str, ...], rounds: int | None, json_fil
     """
     from ppfl.diagnose.command import plan
     from ppfl.diagnose.command import run as run_diagnosis
-    from ppfl.progress import choose_progress, show_warnings
+    from ppfl.runs.progress import choose_progress, show_warnings
 
     rank = launched_as().rank
     show_warnings(rank)
@@ -38,7 +38,7 @@ def diagnose(source: Path, splits: tuple[str, ...], rounds: int | None, json_fil
     if rank == 0:
         from ppfl.diagnose.table import render
         from ppfl.diagnose.verdict import verdict
-        from ppfl.show import wide_console
+        from ppfl.status.show import wide_console
 
         wide_console().print(render(found))
         for one in found:

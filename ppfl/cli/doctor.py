@@ -24,6 +24,6 @@ def doctor(out: Path) -> int:
     Each finding says what to do about it. Start it as you start a run, e.g. under mpiexec, to see every rank and its
     device. Exit code 2 when something does not work.
     """
-    from ppfl.doctor import examine
+    from ppfl.status.doctor import examine
 
     return USER_ERROR if examine(out) else 0

@@ -9,7 +9,7 @@ import click
 
 from ppfl.cli.pack import pack
 from ppfl.cli.run import run
-from ppfl.deferred import defer_torch
+from ppfl.config.deferred import defer_torch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def ended(code: int, command: tuple[str, ...]) -> int:
 
 def _results(command: tuple[str, ...]) -> dict[Path, str]:
     """Return {result: what varies} of the runs that a command is about."""
-    from ppfl.grid import choose_cell, planned, show_varying
+    from ppfl.config.grid import choose_cell, planned, show_varying
 
     names = [number for number, word in enumerate(command) if word in ("run", "pack")]
     if not names:

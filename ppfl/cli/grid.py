@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ppfl.cli.options import config_argument, overrides_option
-from ppfl.collector import without_collector
-from ppfl.deferred import defer_numpy, defer_torch
-from ppfl.launcher import launched_as
+from ppfl.config.deferred import defer_numpy, defer_torch
+from ppfl.core.collector import without_collector
+from ppfl.jobs.launcher import launched_as
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.grid import Cell
+    from ppfl.config.grid import Cell
 
 
 @click.command()
@@ -31,7 +31,7 @@ def grid(config: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     defer_torch()
     defer_numpy()
     with without_collector():
-        from ppfl.grid import load_cells
+        from ppfl.config.grid import load_cells
 
         cells = list(load_cells(config, overrides).values())
         if launched_as().rank == 0:
@@ -47,7 +47,7 @@ def _print_json(cells: Sequence[Cell]) -> None:
 
 def _print_table(cells: Sequence[Cell]) -> None:
     from ppfl.cli.rows import print_rows
-    from ppfl.config_errors import show_value
+    from ppfl.config.errors import show_value
 
     paths = list(dict.fromkeys(path for cell in cells for path in cell.varying))
     rows = [

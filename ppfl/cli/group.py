@@ -12,8 +12,8 @@ import click
 
 from ppfl.cli.streams import accept_any_text, finish_output, give_up_output
 from ppfl.core.errors import USER_ERROR, UserError, in_one_line
-from ppfl.launcher import launched_as
-from ppfl.stopping import INTERRUPTED
+from ppfl.jobs.launcher import launched_as
+from ppfl.jobs.stopping import INTERRUPTED
 
 _PIPE_CLOSED = 1
 """Whoever read has enough; what click says of it too."""

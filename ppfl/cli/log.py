@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ppfl.cli.options import overrides_option, results_option
-from ppfl.deferred import defer_torch
+from ppfl.config.deferred import defer_torch
 
 
 @click.command()

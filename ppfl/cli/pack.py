@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ppfl.cli.options import config_argument, overrides_option
-from ppfl.deferred import defer_torch
-from ppfl.launcher import launched_as
-from ppfl.stopping import StopSignals
+from ppfl.config.deferred import defer_torch
+from ppfl.jobs.launcher import launched_as
+from ppfl.jobs.stopping import StopSignals
 
 if TYPE_CHECKING:
-    from ppfl.config import Config
-    from ppfl.launcher import LaunchedAs
+    from ppfl.config.run import Config
+    from ppfl.jobs.launcher import LaunchedAs
     from ppfl.pack.budget import Budget
 
 
@@ -73,7 +73,7 @@ def pack(
     stop = StopSignals()
     # the parent of a pack never computes: its children load torch, once for all of them
     defer_torch()
-    from ppfl.grid import load_cells
+    from ppfl.config.grid import load_cells
     from ppfl.pack.board import ONE_RANK
     from ppfl.pack.command import choose_part, pack
     from ppfl.pack.environment import default_jobs
@@ -119,7 +119,7 @@ def _budget(time_limit: float | None, stop: StopSignals) -> Budget:
 
 
 def _warn(config: Config) -> None:
-    from ppfl.gpus_in_vain import in_vain
+    from ppfl.jobs.gpus_in_vain import in_vain
 
     if vain := in_vain(config.engine.device):
         click.echo(f"ppfl: warning: {vain}", err=True)

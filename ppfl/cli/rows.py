@@ -37,7 +37,7 @@ def _print_by_rich(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from ppfl.show import wide_console
+    from ppfl.status.show import wide_console
 
     table = Table(*map(escape, header))
     for row in rows:

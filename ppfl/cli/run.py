@@ -10,12 +10,12 @@ import click
 
 from ppfl.cli.group import end_together
 from ppfl.cli.options import config_argument, overrides_option
-from ppfl.launcher import launched_as
-from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
+from ppfl.jobs.launcher import launched_as
+from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
 
 if TYPE_CHECKING:
-    from ppfl.config import Config
-    from ppfl.supervisor import Report
+    from ppfl.config.run import Config
+    from ppfl.jobs.supervisor import Report
 
 
 @click.command()
@@ -46,7 +46,7 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
     or another job at work on the run, 75 stopped by a signal with everything saved, 76 stopped by `ppfl stop`, 130
     interrupted.
     """
-    from ppfl.supervisor import Report, fork_rank
+    from ppfl.jobs.supervisor import Report, fork_rank
 
     launched = launched_as()
     # before the configuration is read, which may take seconds: a signal in between must not end the process without a
@@ -55,7 +55,7 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
     # before anything heavy is imported: what the fork shares is small, and neither torch nor MPI knows of it
     report = Report() if launched.size == 1 else fork_rank(launched.rank)
     with report:
-        from ppfl.grid import choose_cell, show_varying
+        from ppfl.config.grid import choose_cell, show_varying
 
         found = choose_cell(config, overrides, cell)
         out = out or found.config.default_out()
@@ -64,10 +64,10 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
 
 
 def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report, *, delivers: bool) -> int:
-    from ppfl.experiment import run as run_experiment
-    from ppfl.gpus_in_vain import in_vain
-    from ppfl.place import Caller
-    from ppfl.progress import Bar, choose_progress, show_warnings
+    from ppfl.jobs.gpus_in_vain import in_vain
+    from ppfl.jobs.place import Caller
+    from ppfl.runs.experiment import run as run_experiment
+    from ppfl.runs.progress import Bar, choose_progress, show_warnings
 
     rank = launched_as().rank
     show_warnings(rank)

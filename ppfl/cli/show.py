@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ppfl.deferred import defer_torch
-from ppfl.launcher import launched_as
+from ppfl.config.deferred import defer_torch
+from ppfl.jobs.launcher import launched_as
 
 
 @click.command()
@@ -15,7 +15,7 @@ from ppfl.launcher import launched_as
 def show(file: Path) -> int:
     """Show what a result holds: configuration, final metrics, provenance, status."""
     defer_torch()
-    from ppfl.show import show as show_result
+    from ppfl.status.show import show as show_result
 
     if launched_as().rank == 0:
         show_result(file)

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from ppfl.cli.options import overrides_option, results_option
-from ppfl.deferred import defer_torch
-from ppfl.launcher import launched_as
+from ppfl.config.deferred import defer_torch
+from ppfl.jobs.launcher import launched_as
 
 
 @click.command()
@@ -28,7 +28,7 @@ def status(grid: Path, results: Path | None, overrides: tuple[str, ...], as_json
     """
     defer_torch()
     from ppfl.core.errors import UserError
-    from ppfl.show import wide_console
+    from ppfl.status.show import wide_console
     from ppfl.status.survey import find_runs
     from ppfl.status.view import render
     from ppfl.status.watch import watch as watch_runs

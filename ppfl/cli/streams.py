@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 
-_ERRORS = "ppfl.show"
+_ERRORS = "ppfl.status.show"
 _SPELLED = str.maketrans(
     {
         "θ": "theta", "∇": "grad ", "ρ": "rho", "σ": "sigma", "η": "eta", "α": "alpha", "ζ": "zeta", "×": "x",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ppfl.cli.options import config_argument, overrides_option
-from ppfl.deferred import defer_torch
+from ppfl.config.deferred import defer_torch
 
 _COUNT = click.IntRange(min=1)
 
@@ -50,7 +50,7 @@ def submit(
     loses a node goes back to the queue and continues.
     """
     defer_torch()
-    from ppfl.grid import choose_cell, load_cells
+    from ppfl.config.grid import choose_cell, load_cells
     from ppfl.submit.cluster import megabytes
     from ppfl.submit.command import Work
     from ppfl.submit.command import submit as submit_job

@@ -15,7 +15,7 @@ def verify(paths: tuple[Path, ...]) -> int:
     ok; does not match: damaged, or changed after it was written; has none: as files of version 3 of the results. Ends
     with 1 when something does not match or cannot be read.
     """
-    from ppfl.verify import verify as verify_paths
+    from ppfl.results.verify import verify as verify_paths
 
     is_good = True
     for found in verify_paths(paths):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ppfl.core.compute_times import RandomComputeTimes
+from ppfl.interfaces.compute_times import RandomComputeTimes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ppfl.core.compute_times import RandomComputeTimes
+from ppfl.interfaces.compute_times import RandomComputeTimes
 
 
 class Fixed(RandomComputeTimes):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ppfl.core.compute_times import RandomComputeTimes
+from ppfl.interfaces.compute_times import RandomComputeTimes
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ppfl.core.compute_times import RandomComputeTimes
+from ppfl.interfaces.compute_times import RandomComputeTimes
 
 if TYPE_CHECKING:
     import numpy as np

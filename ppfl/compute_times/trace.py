@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ppfl.arrival_log import read_arrivals
-from ppfl.core.compute_times import ComputeTimes
 from ppfl.core.data_file import DataFile
+from ppfl.interfaces.arrival_log import read_arrivals
+from ppfl.interfaces.compute_times import ComputeTimes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@
 
 The content goes to another name in the same folder, `.<name>.<pid>-<token>@<host>.partial`, with the mode that the
 umask gives; it is flushed to the disk and then gets its name, which is flushed to the disk too. What a killed process
-leaves is said by that name to be nobody's (`ppfl.results.leftovers`). A symbolic link stays one, its target is
+leaves is said by that name to be nobody's (`ppfl.jobs.leftovers`). A symbolic link stays one, its target is
 replaced; what is no file (a pipe, a device) is written to directly.
 """
 

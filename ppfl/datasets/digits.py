@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ppfl.core.dataset import CentralizedDataset, Samples
+from ppfl.interfaces.dataset import CentralizedDataset, Samples
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

@@ -11,7 +11,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.data_file import DataFile
-from ppfl.core.dataset import (
+from ppfl.core.errors import UserError
+from ppfl.interfaces.dataset import (
     MAX_NUM_CLASSES,
     ClientSamples,
     Dataset,
@@ -21,16 +22,15 @@ from ppfl.core.dataset import (
     deal,
     refuse_parts,
 )  # fmt: skip
-from ppfl.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from ppfl.core.placement import Placement
     from ppfl.core.plugins import Example
-    from ppfl.hdf5 import DataArray, DataGroup
+    from ppfl.interfaces.data_hdf5 import DataArray, DataGroup
+    from ppfl.interfaces.placement import Placement
 
 _SAMPLE_FIELDS = ("pixels", "image")
 _LABEL_FIELD = "label"
@@ -120,7 +120,7 @@ class _Reader:
     @classmethod
     def open(cls, data_file: DataFile, key: str, stack: ExitStack) -> _Reader:
         """Open a file until the stack unwinds and check the layout of all its clients, without reading samples."""
-        from ppfl.hdf5 import open_data
+        from ppfl.interfaces.data_hdf5 import open_data
 
         where = f"problem.dataset.{key}: {data_file.path}"
         examples = stack.enter_context(open_data(data_file.path, where)).group("examples", f"{where}, examples")

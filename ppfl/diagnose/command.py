@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppfl.assemble import build
-from ppfl.config import load, validate
+from ppfl.config.run import load, validate
+from ppfl.config.yaml_file import set_path
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.errors import UserError
 from ppfl.diagnose.measure import measure
 from ppfl.diagnose.table import write_json
 from ppfl.diagnose.verdict import diagnosis
 from ppfl.engine.choose import open_engine
-from ppfl.launcher import open_communicator
+from ppfl.jobs.launcher import open_communicator
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.results.reader import open_result
-from ppfl.yaml_file import set_path
+from ppfl.runs.assemble import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ppfl.config import Config
+    from ppfl.config.run import Config
     from ppfl.core.communicator import Communicator
     from ppfl.core.types import Params
     from ppfl.diagnose.verdict import Diagnosis
     from ppfl.engine.setup import Setup
-    from ppfl.progress import Progress
+    from ppfl.runs.progress import Progress
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

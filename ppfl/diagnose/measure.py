@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ppfl.core.client_data import join, num_samples
-from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import flatten, map_params
+from ppfl.interfaces.client_data import join, num_samples
+from ppfl.rows.exact_sum import ExactSum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Params
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.problem import Problem
 
 NUM_BATCHES = 8
 """Mini-batches in each of the two independent halves of a gradient estimate."""

@@ -21,12 +21,12 @@ from ppfl.engine.run import Run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ppfl.core.method import Report, ServerOptimizer
     from ppfl.core.types import Params, State
     from ppfl.engine.cohort import CohortSampler
     from ppfl.engine.ledger import Scored
     from ppfl.engine.mapping.uplinks import Uplink
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.method import Report, ServerOptimizer
 
 
 class Dispatcher:

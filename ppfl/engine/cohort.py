@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ppfl.core.cohort_size import cohort_size
 from ppfl.core.rng import generator
+from ppfl.interfaces.cohort_size import cohort_size
 
 if TYPE_CHECKING:
-    from ppfl.core.client_data import ClientData
+    from ppfl.interfaces.client_data import ClientData
 
 
 class CohortSampler:

@@ -9,8 +9,8 @@ from ppfl.core.params import num_bytes
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ppfl.core.method import Algorithm
     from ppfl.core.types import Params, State
+    from ppfl.interfaces.method import Algorithm
 
 
 class Downlink:

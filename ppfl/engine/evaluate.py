@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from ppfl.core.client_data import join, num_samples
-from ppfl.core.method import ExactFineTuner
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned import NOT_FOR_LANES
 from ppfl.engine.spent import shared
+from ppfl.interfaces.client_data import join, num_samples
+from ppfl.interfaces.method import ExactFineTuner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from ppfl.core.method import Report
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.method import Report
 
 Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
 """`stopped`: before its end, because somebody wished so; the keeper has a snapshot."""

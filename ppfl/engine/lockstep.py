@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ppfl.core.aggregator import is_sum
 from ppfl.core.content import content
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.run import Run, play_round
+from ppfl.interfaces.aggregator import is_sum
 
 if TYPE_CHECKING:
     from ppfl.engine.ledger import Scored

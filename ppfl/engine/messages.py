@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ppfl.core.communicator import Message
-    from ppfl.core.method import Report
     from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
     from ppfl.engine.checkpoint import Keeper
     from ppfl.engine.ledger import Scored
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.method import Report
 
 COORDINATOR = 0
 _UNIT = 2.0**-20

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ppfl.core.attack import AttackOnData
-from ppfl.core.client_data import LabelledData
+from ppfl.interfaces.attack import AttackOnData
+from ppfl.interfaces.client_data import LabelledData
 
 if TYPE_CHECKING:
-    from ppfl.core.client_data import ClientData
-    from ppfl.core.placement import Placement
     from ppfl.core.types import Data
+    from ppfl.interfaces.client_data import ClientData
+    from ppfl.interfaces.placement import Placement
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ppfl.core.aggregator import is_sum
-from ppfl.core.attack import AttackOnVectors
+from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.attack import AttackOnVectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ppfl.core.aggregator import Aggregator
-    from ppfl.core.asynchronous import Asynchronous
-    from ppfl.core.byzantine import Byzantine
     from ppfl.core.communicator import GuardedCommunicator
-    from ppfl.core.compute_times import ComputeTimes
-    from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
-    from ppfl.core.problem import Problem
     from ppfl.engine.client_store import Kind
     from ppfl.engine.cohort import CohortSampler
     from ppfl.engine.roles import Roles
+    from ppfl.interfaces.aggregator import Aggregator
+    from ppfl.interfaces.asynchronous import Asynchronous
+    from ppfl.interfaces.byzantine import Byzantine
+    from ppfl.interfaces.compute_times import ComputeTimes
+    from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+    from ppfl.interfaces.problem import Problem
 
 
 @dataclass(frozen=True)

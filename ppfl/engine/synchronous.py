@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.core.aggregator import is_sum
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.checkpoint import Keeper, StatesOf, agree, name_state, read_state
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.run import Run, play_round
+from ppfl.interfaces.aggregator import is_sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from ppfl.core.method import Report
     from ppfl.core.types import Params
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.method import Report
 
 _PREFIX = "told/"
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field, PositiveFloat
 
-from ppfl.core.method import Tuned
-from ppfl.core.mini_batches import MiniBatchFineTuner
 from ppfl.core.params import map_params, zeros_like
+from ppfl.interfaces.method import Tuned
+from ppfl.interfaces.mini_batches import MiniBatchFineTuner
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params
+    from ppfl.interfaces.objective import Objective
 
 
 class Adam(MiniBatchFineTuner):

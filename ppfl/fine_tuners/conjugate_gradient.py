@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveInt
 
-from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.params import add_scaled, inner, ratio, zeros_like
+from ppfl.interfaces.method import FineTuner, Tuned
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params
+    from ppfl.interfaces.objective import Objective
 
 
 class ConjugateGradient(FineTuner):

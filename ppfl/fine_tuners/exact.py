@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ppfl.core.method import ExactFineTuner, FineTuner
+from ppfl.interfaces.method import ExactFineTuner, FineTuner
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
 
 
 class Exact(ExactFineTuner):

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from ppfl.core.method import FineTuner, Tuned
-from ppfl.core.step_sizes import resolve_local_lr, step_size
+from ppfl.interfaces.method import FineTuner, Tuned
+from ppfl.interfaces.step_sizes import resolve_local_lr, step_size
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
 
 
 class GradientDescent(FineTuner):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import torch
 from pydantic import PositiveInt
 
-from ppfl.core.method import FineTuner, Tuned
 from ppfl.core.params import flatten, ratio, unflatten
+from ppfl.interfaces.method import FineTuner, Tuned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params
+    from ppfl.interfaces.objective import Objective
 
 NUM_TRIALS = 8
 """Step lengths 1, 1/2, …, 2⁻⁷ that the line search tries."""

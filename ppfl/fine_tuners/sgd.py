@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.core.method import Tuned
-from ppfl.core.mini_batches import MiniBatchFineTuner
 from ppfl.core.params import add_scaled
-from ppfl.core.step_sizes import resolve_local_lr
+from ppfl.interfaces.method import Tuned
+from ppfl.interfaces.mini_batches import MiniBatchFineTuner
+from ppfl.interfaces.step_sizes import resolve_local_lr
 
 if TYPE_CHECKING:
-    from ppfl.core.method import FineTuner
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params
+    from ppfl.interfaces.method import FineTuner
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
 
 
 class SGD(MiniBatchFineTuner):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from ppfl.core.blocked import convolve_and_pool
 from ppfl.core.errors import UserError
-from ppfl.core.model import BlockedStage, Model, Parameter, Stage, linear_stage, names_of, weight_and_bias
 from ppfl.core.plugins import refusal
+from ppfl.networks.blocked import convolve_and_pool
+from ppfl.networks.model import BlockedStage, Model, Parameter, Stage, linear_stage, names_of, weight_and_bias
 
 if TYPE_CHECKING:
-    from ppfl.core.blocked import Blocked
     from ppfl.core.plugins import Example
     from ppfl.core.types import Params
+    from ppfl.networks.blocked import Blocked
 
 
 class CNN(Model):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from ppfl.core.model import Model, linear_stage, names_of
+from ppfl.networks.model import Model, linear_stage, names_of
 
 if TYPE_CHECKING:
-    from ppfl.core.model import Stage
+    from ppfl.networks.model import Stage
 
 
 class LogisticRegression(Model):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from ppfl.core.model import Model, linear_stage, names_of
+from ppfl.networks.model import Model, linear_stage, names_of
 
 if TYPE_CHECKING:
-    from ppfl.core.model import Stage
     from ppfl.core.plugins import Example
+    from ppfl.networks.model import Stage
 
 
 class MLP(Model):

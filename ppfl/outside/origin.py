@@ -6,14 +6,14 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ppfl.core.aggregator import Aggregator
-from ppfl.core.attack import Attack
-from ppfl.core.compute_times import ComputeTimes
-from ppfl.core.dataset import Dataset, Partition
-from ppfl.core.method import Algorithm, FineTuner, ServerOptimizer
-from ppfl.core.model import Model
-from ppfl.core.pre_aggregator import PreAggregator
-from ppfl.core.problem import ProblemSettings
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.interfaces.attack import Attack
+from ppfl.interfaces.compute_times import ComputeTimes
+from ppfl.interfaces.dataset import Dataset, Partition
+from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.interfaces.pre_aggregator import PreAggregator
+from ppfl.interfaces.problem import ProblemSettings
+from ppfl.networks.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,5 +98,5 @@ def check_fits(kind: type[PlugIn], room: str) -> None:
 
 
 def has_torch() -> bool:
-    """Whether torch itself is loaded, and not a stand-in for it (`ppfl.deferred`)."""
+    """Whether torch itself is loaded, and not a stand-in for it (`ppfl.config.deferred`)."""
     return "torch._C" in sys.modules

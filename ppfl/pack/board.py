@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ppfl.config.grid import show_varying
+from ppfl.core.clock import time_in
 from ppfl.core.errors import UserError
-from ppfl.grid import show_varying
+from ppfl.jobs.owner import Watch
+from ppfl.jobs.states import state_of, states_of
+from ppfl.jobs.stop_requests import request_for
+from ppfl.jobs.stopping import ON_REQUEST
 from ppfl.pack.scheduler import Task
-from ppfl.results.clock import time_in
 from ppfl.results.layout import STALE_SECONDS, failed_path, stop_path
-from ppfl.results.owner import Watch
-from ppfl.results.states import state_of, states_of
-from ppfl.results.stop_requests import request_for
-from ppfl.stopping import ON_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ppfl.config import Config
-    from ppfl.grid import Cell
-    from ppfl.results.states import RunState
+    from ppfl.config.grid import Cell
+    from ppfl.config.run import Config
+    from ppfl.jobs.states import RunState
 
 MAX_BATCH = 32
 MAX_CLIENT_ROUNDS = 1 << 16

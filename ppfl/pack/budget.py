@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.core.numbers import whole_number
-from ppfl.slurm import NoAnswerError, ask
+from ppfl.jobs.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

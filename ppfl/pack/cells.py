@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.content import content
-from ppfl.experiment import run
+from ppfl.jobs.claim import is_claimed
+from ppfl.jobs.place import Caller
+from ppfl.jobs.stopping import StopSignals
 from ppfl.pack.board import CLAIMED
 from ppfl.pack.together import run_together
-from ppfl.place import Caller
-from ppfl.progress import Silent, show_warnings
-from ppfl.results.claim import is_claimed
-from ppfl.stopping import StopSignals
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent, show_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.placement import Placement
-    from ppfl.core.problem import Problem, ProblemSettings
+    from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.problem import Problem, ProblemSettings
     from ppfl.pack.board import RunOfCell
     from ppfl.pack.scheduler import Work
 

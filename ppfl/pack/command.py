@@ -7,27 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ppfl.config.grid import show_varying
+from ppfl.config.scope import origins_in
 from ppfl.core.errors import UserError
 from ppfl.core.numbers import whole_number
-from ppfl.grid import show_varying
+from ppfl.jobs.failures import Failure, remove_failure, write_failure
+from ppfl.jobs.leftovers import clear_folder
+from ppfl.jobs.states import state_of, states_of
+from ppfl.jobs.stop_requests import PackRequests
+from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
 from ppfl.outside.origin import of_this_process
-from ppfl.outside.scope import origins_in
 from ppfl.pack.board import CLAIMED, RunQueue
 from ppfl.pack.budget import beginning_of_array, place_in_array
 from ppfl.pack.scheduler import run_tasks
-from ppfl.results.failures import Failure, remove_failure, write_failure
 from ppfl.results.layout import FINISHED, failed_path
-from ppfl.results.leftovers import clear_folder
-from ppfl.results.states import state_of, states_of
-from ppfl.results.stop_requests import PackRequests
-from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
 
 if TYPE_CHECKING:
     from collections import Counter
     from pathlib import Path
 
-    from ppfl.grid import Cell
-    from ppfl.launcher import LaunchedAs
+    from ppfl.config.grid import Cell
+    from ppfl.jobs.launcher import LaunchedAs
     from ppfl.pack.board import Executor
     from ppfl.pack.budget import Budget
     from ppfl.pack.scheduler import Outcome

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ppfl.core.errors import UserError
+from ppfl.jobs.failures import describe_exit
+from ppfl.jobs.stopping import SIGNALS
 from ppfl.pack.environment import without_ranks
-from ppfl.results.failures import describe_exit
-from ppfl.stopping import SIGNALS
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import USER_ERROR, UserError
+from ppfl.jobs.claim import CLAIMED_WORDS
+from ppfl.jobs.failures import describe_exit
+from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
 from ppfl.pack.board import CLAIMED, Executor
-from ppfl.results.claim import CLAIMED_WORDS
-from ppfl.results.failures import describe_exit
-from ppfl.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ppfl.grid import Cell
+    from ppfl.config.grid import Cell
     from ppfl.pack.scheduler import Work
 
 ALREADY_DONE = "already done"

@@ -1,4 +1,4 @@
-"""Several small runs as one computation: each leaves what `ppfl.experiment.run` leaves, at a fraction of the time.
+"""Several small runs as one computation: each leaves what `ppfl.runs.experiment.run` leaves, at a fraction of the time.
 
 While they run nothing is written but their claims; they last for seconds, so that a kill costs no more than a
 checkpoint would save.
@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
-from ppfl.experiment import complete, open_recorder
+from ppfl.jobs.claim import is_claimed
+from ppfl.jobs.place import Caller, Place
 from ppfl.pack.board import CLAIMED
-from ppfl.place import Caller, Place
-from ppfl.results.claim import is_claimed
 from ppfl.results.layout import apart_path, checkpoint_path
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import complete, open_recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ppfl.assemble import BuildProblem
     from ppfl.engine.evaluate import Stages
     from ppfl.engine.ledger import Ledger, Scored
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
     from ppfl.pack.board import RunOfCell
+    from ppfl.runs.assemble import BuildProblem
 
 
 @dataclass(eq=False)

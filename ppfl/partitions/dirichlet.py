@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from ppfl.core.dataset import Partition
 from ppfl.core.rng import generator
+from ppfl.interfaces.dataset import Partition
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

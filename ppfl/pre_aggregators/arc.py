@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
-from ppfl.core.pre_aggregator import Bound, NormClipping, majority
+from ppfl.interfaces.pre_aggregator import Bound, NormClipping, majority
 
 if TYPE_CHECKING:
     import torch

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveInt
 
-from ppfl.core.pre_aggregator import Moment, PreAggregator
 from ppfl.core.rng import generator
+from ppfl.interfaces.pre_aggregator import Moment, PreAggregator
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.plugins import Example
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 class Bucketing(PreAggregator):

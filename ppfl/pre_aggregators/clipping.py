@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.core.pre_aggregator import NormClipping
+from ppfl.interfaces.pre_aggregator import NormClipping
 
 if TYPE_CHECKING:
     import torch

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import NonNegativeInt
 
-from ppfl.core.gram import mean_of, smallest, squared_distances
-from ppfl.core.pre_aggregator import Bound, Moment, PreAggregator, majority
+from ppfl.interfaces.pre_aggregator import Bound, Moment, PreAggregator, majority
+from ppfl.rows.gram import mean_of, smallest, squared_distances
 
 if TYPE_CHECKING:
-    from ppfl.core.client_matrix import ClientMatrix
     from ppfl.core.plugins import Example
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 class NNM(PreAggregator):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.params import add_scaled
-from ppfl.problems._losses import SquaredError
+from ppfl.networks.losses import SquaredError
 from ppfl.problems._supervised_objective import Supervised
 from ppfl.problems._supervised_problem import SupervisedProblem, build_supervised
 from ppfl.problems._supervised_scores import SupervisedScores
@@ -16,10 +16,10 @@ from ppfl.problems._supervised_scores import SupervisedScores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.classification_settings import ClassificationSettings
-    from ppfl.core.model import Stage
-    from ppfl.core.placement import Placement
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.placement import Placement
+    from ppfl.networks.classification_settings import ClassificationSettings
+    from ppfl.networks.model import Stage
 
 
 def build_least_squares(

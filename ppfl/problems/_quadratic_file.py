@@ -15,7 +15,7 @@ from ppfl.core.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ppfl.hdf5 import DataArray, DataGroup
+    from ppfl.interfaces.data_hdf5 import DataArray, DataGroup
     from ppfl.problems._quadratic_generators import Matrices
 
 _NUM_AXES = {"H": 2, "b": 1, "A": 2, "B": 2, "y": 1}
@@ -42,7 +42,7 @@ def open_clients(path: Path) -> Iterator[tuple[Layout, Callable[[str], Matrices]
     Every field is float64: H (p, d_θ), b (p,), A (r, d_θ), B (r, d_w), y (r,); p and r may differ between clients, d_θ
     and d_w may not. Raises UserError naming the file and the field, when reading also for NaN or inf.
     """
-    from ppfl.hdf5 import open_data
+    from ppfl.interfaces.data_hdf5 import open_data
 
     with open_data(path, f"{path}:") as root:
         clients = root.group("clients", f"{path}: clients")

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.objective import Objective
 from ppfl.core.params import flatten
 from ppfl.core.rng import generator
+from ppfl.interfaces.objective import Objective
 
 if TYPE_CHECKING:
-    from ppfl.core.placement import Placement
-    from ppfl.core.split import Split
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.split import Split
     from ppfl.problems._quadratic_file import Layout
 
 PARAMETER_NAMES = ("theta", "w")

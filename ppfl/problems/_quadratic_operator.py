@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.exact_sum import ExactSum
+from ppfl.rows.exact_sum import ExactSum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

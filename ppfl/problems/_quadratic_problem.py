@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ppfl.core.client_data import Statistics
-from ppfl.core.problem import Problem
-from ppfl.core.split import EVERYTHING, Split
+from ppfl.interfaces.client_data import Statistics
+from ppfl.interfaces.problem import Problem
+from ppfl.interfaces.split import EVERYTHING, Split
 from ppfl.problems._quadratic_gram import Gram, blocks_of, gram_of
 from ppfl.problems._quadratic_objective import Quadratic
 from ppfl.problems._quadratic_operator import PersonalizedOperator
@@ -15,7 +15,7 @@ from ppfl.problems._quadratic_scores import PureQuadraticScores, QuadraticScores
 from ppfl.problems._quadratic_theory import QuadraticTheory
 
 if TYPE_CHECKING:
-    from ppfl.core.placement import Placement
+    from ppfl.interfaces.placement import Placement
     from ppfl.problems._quadratic_file import Layout
 
 

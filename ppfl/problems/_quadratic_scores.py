@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import subtract
-from ppfl.core.scores import PureScores, Scores
+from ppfl.interfaces.scores import PureScores, Scores
 from ppfl.problems._quadratic_objective import column, exactly, join
+from ppfl.rows.exact_sum import ExactSum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ppfl.core.client_data import ClientData
     from ppfl.core.communicator import Communicator
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.client_data import ClientData
     from ppfl.problems._quadratic_objective import Quadratic
     from ppfl.problems._quadratic_operator import PersonalizedOperator
 

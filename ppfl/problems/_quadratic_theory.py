@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.exact_sum import ExactSum
-from ppfl.core.theory import Constants, Theory
+from ppfl.interfaces.theory import Constants, Theory
 from ppfl.problems._quadratic_gram import gram_of, pseudo_inverse
 from ppfl.problems._quadratic_objective import column, cut
+from ppfl.rows.exact_sum import ExactSum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ppfl.core.client_data import ClientData
     from ppfl.core.communicator import Communicator
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.client_data import ClientData
     from ppfl.problems._quadratic_objective import Quadratic
 
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from ppfl.core.client_data import LabelledData
 from ppfl.core.rng import generator
-from ppfl.problems._network import PIECE_ROWS
+from ppfl.interfaces.client_data import LabelledData
+from ppfl.networks.network import PIECE_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ppfl.core.dataset import FederatedSamples, Samples
-    from ppfl.core.placement import Placement
     from ppfl.core.types import Data
+    from ppfl.interfaces.dataset import FederatedSamples, Samples
+    from ppfl.interfaces.placement import Placement
 
 SCORED_PARTS = ("test", "validation")
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from ppfl.core.objective import JointObjective
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
-from ppfl.problems._losses import CrossEntropy, Loss
-from ppfl.problems._network import Network, SupervisedJointPass, SupervisedPass
+from ppfl.interfaces.objective import JointObjective
+from ppfl.networks.losses import CrossEntropy, Loss
+from ppfl.networks.network import Network, SupervisedJointPass, SupervisedPass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
 
-    from ppfl.core.model import Stage
-    from ppfl.core.placement import Placement
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.placement import Placement
+    from ppfl.networks.model import Stage
 
 
 class Supervised(JointObjective):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.agree import SharedUserError, on_every_rank
-from ppfl.core.problem import Problem
-from ppfl.core.theory import Theory
+from ppfl.interfaces.problem import Problem
+from ppfl.interfaces.theory import Theory
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Supervised
 from ppfl.problems._supervised_scores import SupervisedScores
@@ -16,9 +16,9 @@ from ppfl.problems._supervised_scores import SupervisedScores
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ppfl.core.classification_settings import ClassificationSettings
-    from ppfl.core.model import Stage
-    from ppfl.core.placement import Placement
+    from ppfl.interfaces.placement import Placement
+    from ppfl.networks.classification_settings import ClassificationSettings
+    from ppfl.networks.model import Stage
 
     MakeObjective = Callable[[tuple[Stage, ...], tuple[str, ...], Placement, int], Supervised]
 

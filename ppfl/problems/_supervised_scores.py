@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.scores import Scores
+from ppfl.interfaces.scores import Scores
 from ppfl.problems._supervised_data import SCORED_PARTS, SupervisedData
 from ppfl.problems._supervised_objective import Supervised
 

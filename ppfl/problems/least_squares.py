@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ppfl.core.classification_settings import ClassificationSettings
+from ppfl.networks.classification_settings import ClassificationSettings
 
 if TYPE_CHECKING:
-    from ppfl.core.placement import Placement
-    from ppfl.core.problem import Problem
+    from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.problem import Problem
 
 
 class LeastSquaresSettings(ClassificationSettings):

@@ -11,8 +11,8 @@ from ppfl.core.agree import on_every_rank
 from ppfl.core.data_file import DataFile
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
-from ppfl.core.problem import ProblemSettings
-from ppfl.core.split import Split
+from ppfl.interfaces.problem import ProblemSettings
+from ppfl.interfaces.split import Split
 from ppfl.problems._quadratic_file import Layout, open_clients
 from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
 from ppfl.problems._quadratic_gram import Gram
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ppfl.core.placement import Placement
     from ppfl.core.plugins import Example
+    from ppfl.interfaces.placement import Placement
     from ppfl.problems._quadratic_generators import Matrices
 
 _LARGEST = 1e150

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ppfl.core.classification_settings import ClassificationSettings
+from ppfl.networks.classification_settings import ClassificationSettings
 
 if TYPE_CHECKING:
-    from ppfl.core.placement import Placement
-    from ppfl.core.problem import Problem
+    from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.problem import Problem
 
 
 class SupervisedSettings(ClassificationSettings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
-from ppfl.yaml_text import YamlError, load_text
+from ppfl.core.yaml_text import YamlError, load_text
 
 if TYPE_CHECKING:
     from pathlib import Path

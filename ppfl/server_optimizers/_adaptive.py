@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field, PositiveFloat
 
-from ppfl.core.method import ServerOptimizer
 from ppfl.core.params import map_params, zeros_like
+from ppfl.interfaces.method import ServerOptimizer
 
 if TYPE_CHECKING:
     from ppfl.core.types import Params, State

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ppfl.core.method import ServerOptimizer
 from ppfl.core.params import map_params, zeros_like
+from ppfl.interfaces.method import ServerOptimizer
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

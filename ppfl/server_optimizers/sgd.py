@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ppfl.core.method import ServerOptimizer
 from ppfl.core.params import map_params
+from ppfl.interfaces.method import ServerOptimizer
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ppfl.slurm import NoAnswerError, ask
+from ppfl.jobs.slurm import NoAnswerError, ask
 
 TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 30.0

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ppfl.grid import planned, refuse_for_results
-from ppfl.results.goes_on import goes_on_from
+from ppfl.config.grid import planned, refuse_for_results
+from ppfl.jobs.goes_on import goes_on_from
+from ppfl.jobs.leftovers import clear_folder
+from ppfl.jobs.owner import Watch
+from ppfl.jobs.states import KINDS, RunState, results_in, states_of
 from ppfl.results.layout import apart_path, checkpoint_path
-from ppfl.results.leftovers import clear_folder
-from ppfl.results.owner import Watch
-from ppfl.results.states import KINDS, RunState, results_in, states_of
 from ppfl.status.queue import Job, Queue
 
 

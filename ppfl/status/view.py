@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from ppfl.results.states import Kind
+    from ppfl.jobs.states import Kind
     from ppfl.status.survey import Survey
 
 _MAX_ROWS = 20

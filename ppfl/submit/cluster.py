@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
 from ppfl.core.numbers import whole_number
-from ppfl.slurm import NoAnswerError, ask
+from ppfl.jobs.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
-from ppfl.gpus_in_vain import torch_without_gpus, without
-from ppfl.slurm import NoAnswerError, ask
+from ppfl.jobs.gpus_in_vain import torch_without_gpus, without
+from ppfl.jobs.slurm import NoAnswerError, ask
 from ppfl.submit import cluster
 from ppfl.submit.memory import memory_mb
 from ppfl.submit.script import script, scripts_folder
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from ppfl.config import Config
+    from ppfl.config.run import Config
     from ppfl.submit.request import Request
 
 

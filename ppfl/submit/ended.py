@@ -12,16 +12,16 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ppfl.results.failures import Failure, describe_exit, read_failure, write_failure
+from ppfl.jobs.failures import Failure, describe_exit, read_failure, write_failure
+from ppfl.jobs.slurm import NoAnswerError, ask
+from ppfl.jobs.states import state_of
 from ppfl.results.layout import failed_path, running_path
-from ppfl.results.states import state_of
-from ppfl.slurm import NoAnswerError, ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ppfl.results.states import RunState
+    from ppfl.jobs.states import RunState
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 _KILLED = 128

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ppfl.config.scope import origins_in
 from ppfl.core.errors import UserError
-from ppfl.core.method import Algorithm
-from ppfl.outside.scope import origins_in
+from ppfl.interfaces.method import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ppfl.config import Config
+    from ppfl.config.run import Config
 
 Found = TypeVar("Found")
 
@@ -121,7 +121,7 @@ def _file(dataset: Any) -> _Sizes:
 
 @cache
 def _look_at(path: Path) -> _Sizes:
-    from ppfl.hdf5 import open_data
+    from ppfl.interfaces.data_hdf5 import open_data
 
     where = str(path)
     with open_data(path, where) as file:

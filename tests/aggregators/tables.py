@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.attack import AttackOnVectors
-from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.pre_aggregator import Moment
+from ppfl.interfaces.attack import AttackOnVectors
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.rows.client_matrix import ClientMatrix
 from tests import examples
 from tests.ranks import client_matrix_of
 

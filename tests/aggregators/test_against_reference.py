@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppfl.core import client_rows
 from ppfl.core.plugins import discover
-from ppfl.core.pre_aggregator import Moment
 from ppfl.core.rng import generator
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.rows import client_rows
 from tests import examples
 from tests.aggregators import dense_reference
 from tests.aggregators.tables import BEFORE, RULES, aggregate, asks_for, most, rule, settings_for, vectors

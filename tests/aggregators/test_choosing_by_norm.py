@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.gram import TIE
 from ppfl.core.plugins import discover
-from ppfl.core.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.rows.client_matrix import ClientMatrix
+from ppfl.rows.gram import TIE
 from tests.aggregators.tables import aggregate, vectors
 from tests.ranks import client_matrix_of, on_ranks
 

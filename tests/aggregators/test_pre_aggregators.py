@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core import client_rows
-from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.rows import client_rows
+from ppfl.rows.client_matrix import ClientMatrix
 from tests import examples
 from tests.aggregators.tables import BEFORE, matrix_of, step, vectors
 from tests.ranks import on_ranks

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core import client_rows
-from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
-from ppfl.core.gram import smallest
 from ppfl.core.plugins import discover
+from ppfl.interfaces.aggregator import NotFiniteError, TooFewVectorsError
+from ppfl.rows import client_rows
+from ppfl.rows.gram import smallest
 from tests.aggregators import dense_reference
 from tests.aggregators.tables import BEFORE, RULES, aggregate, asks_for, rule, settings_for, vectors
 from tests.ranks import client_matrix_of, on_ranks

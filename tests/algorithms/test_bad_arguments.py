@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ppfl.config import ConfigError
+from ppfl.config.run import ConfigError
 from ppfl.core.errors import UserError
 from tests import examples
 from tests.algorithms.cases import NAMES, sections, settings_of, splits_of

@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from ppfl.cli import main
+from ppfl.config.grid import load_cells
 from ppfl.core.rng import generator
-from ppfl.grid import load_cells
 from ppfl.results.reader import open_result
 from tests.algorithms.cases import QUADRATIC, split_of, splits_of
 from tests.engine.build import engine

@@ -12,14 +12,14 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from ppfl.assemble import build
 from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import load
-from ppfl.config_errors import ConfigError
+from ppfl.config.errors import ConfigError
+from ppfl.config.grid import load_cells
+from ppfl.config.run import load
 from ppfl.engine.synchronous import Synchronous
-from ppfl.grid import load_cells
 from ppfl.results.parameters import load_local, load_shared
+from ppfl.runs.assemble import build
 from tests.engine.build import config
 from tests.numpy_reference import Array
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.core import client_rows
-from ppfl.core.attack import Scene
-from ppfl.core.client_matrix import ClientMatrix
-from ppfl.core.pre_aggregator import Moment
+from ppfl.interfaces.attack import Scene
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.rows import client_rows
+from ppfl.rows.client_matrix import ClientMatrix
 from tests.aggregators import dense_reference
 from tests.aggregators.tables import ON_VECTORS, RULES, attack, matrix_of, rule, settings_for, vectors
 from tests.attacks import formulas

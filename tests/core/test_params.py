@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from ppfl.core.exact_sum import ExactSum
 from ppfl.core.params import ratio, weigh
+from ppfl.rows.exact_sum import ExactSum
 from tests.ranks import on_ranks
 
 

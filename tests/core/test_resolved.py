@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from ppfl.config import ConfigError, validate
+from ppfl.config.run import ConfigError, validate
 from ppfl.core.content import content
 from ppfl.core.plugins import PlugIn, Resolved
 from tests.algorithms.cases import sections

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import validate
+from ppfl.config.run import validate
 from ppfl.core.rng import generator
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.results.reader import Result, open_result
+from ppfl.runs.assemble import build
 from tests.crosscheck.problem import (
     SPLITS,
     TEST,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
+from ppfl.jobs.stopping import STOPPED
 from ppfl.results.layout import apart_path, checkpoint_path, running_path
-from ppfl.stopping import STOPPED
 from tests.drill.processes import kill, tree, wait_until_gone
 from tests.drill.scenarios import CHECKPOINT_SECONDS, Scenario
 from tests.mpi.jobs import ROOT, arrays

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 from tests.mpi.jobs import CONFIG, MESSAGES, MPIEXEC, VIRTUAL
 
 CHECKPOINT_SECONDS = 0.5

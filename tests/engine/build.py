@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config, validate
+from ppfl.config.run import Config, validate
 from ppfl.engine.ledger import Scored
 from ppfl.engine.synchronous import Synchronous
+from ppfl.runs.assemble import build
 
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator

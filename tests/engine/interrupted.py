@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppfl.assemble import build
 from ppfl.engine.checkpoint import NO_WISH, Wish
 from ppfl.engine.choose import AnyEngine, open_engine
 from ppfl.results.checkpoints import Checkpoints
+from ppfl.runs.assemble import build
 from tests.engine.build import config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ppfl.config import Config
+    from ppfl.config.run import Config
     from ppfl.core.communicator import Communicator
     from ppfl.core.snapshot import Snapshot
     from ppfl.engine.ledger import Scored

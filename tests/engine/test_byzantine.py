@@ -10,15 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config_errors import ConfigError
+from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.core.rng import generator
 from ppfl.engine.mapping.inputs import ClientInputs
-from ppfl.experiment import run
-from ppfl.progress import Silent
 from ppfl.results.reader import open_result
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.engine.build import COMPARISON, EXACT, config, engine, ffgg, norms, scores
 from tests.numpy_reference import random_clients, write_clients
 

@@ -10,7 +10,7 @@ import torch
 from ppfl.core.params import add_scaled, zeros_like
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.run import play_round
-from ppfl.problems import _network
+from ppfl.networks import network as _network
 from tests.engine.build import engine, ffgg, scores
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ppfl.algorithms.ffgg import FFGG
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import LocalParameterError
 from ppfl.engine.client_store import MemoryStore
 from ppfl.engine.synchronous import Synchronous
+from ppfl.runs.assemble import build
 from tests.engine.build import config
 
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 import yaml
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.exact_sum import ExactSum, exact_sums
+from ppfl.config.grid import load_cells
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.ledger import Scored, StageCosts
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
@@ -20,7 +19,8 @@ from ppfl.engine.mapping.laned import UnlikeRunsError
 from ppfl.engine.mapping.lanes import Lanes, as_lanes, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
-from ppfl.grid import load_cells
+from ppfl.rows.exact_sum import ExactSum, exact_sums
+from ppfl.runs.assemble import build
 from tests import examples
 from tests.algorithms.cases import NAMES, sections
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ppfl.algorithms.ffgg import FFGG
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.engine.evaluate import score_stages
@@ -24,6 +23,7 @@ from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.vectorized import Vectorized
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
+from ppfl.runs.assemble import build
 from tests.algorithms.cases import NAMES, QUADRATIC, sections
 from tests.engine.build import config, engine, ffgg
 from tests.ranks import on_ranks

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.assemble import build
 from ppfl.core.communicator import LocalParameterError, Message
 from ppfl.engine.choose import open_engine
 from ppfl.engine.messages import Messages
 from ppfl.results.recorder import Recorder
+from ppfl.runs.assemble import build
 from tests.engine.build import EXACT, config, ffgg
 from tests.engine.test_virtual_clock import CG, SMALL, WARM, clock, locals_of, theta
 from tests.ranks import ThreadCommunicator, on_ranks

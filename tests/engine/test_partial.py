@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from ppfl.algorithms.ffgg import FFGG
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config
+from ppfl.config.run import Config
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
@@ -28,6 +27,7 @@ from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.vectorized import Vectorized
 from ppfl.engine.synchronous import Synchronous
+from ppfl.runs.assemble import build
 from tests.algorithms.reference import Bowl, bowl
 from tests.engine.build import config
 from tests.engine.interrupted import go_on

@@ -11,9 +11,9 @@ import pytest
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.errors import UserError
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
-from ppfl.experiment import run as run_to_file
-from ppfl.progress import Silent
 from ppfl.results.reader import open_result
+from ppfl.runs.experiment import run as run_to_file
+from ppfl.runs.progress import Silent
 from tests.engine.build import COMPARISON, EXACT, config, engine, ffgg
 from tests.grids import ppfl
 from tests.numpy_reference import best_local, loss, random_clients, write_clients

@@ -10,18 +10,18 @@ import pytest
 import yaml
 
 import ppfl
-from ppfl.config import load
+from ppfl.config.grid import load_cells
+from ppfl.config.run import load
 from ppfl.engine import evaluate, run
 from ppfl.engine.spent import Spent, shared
-from ppfl.experiment import run as run_experiment
-from ppfl.grid import load_cells
+from ppfl.jobs.place import Caller
 from ppfl.pack import cells
 from ppfl.pack.board import ONE_RANK
-from ppfl.place import Caller
-from ppfl.progress import Silent
 from ppfl.results import recorder
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.reader import open_result
+from ppfl.runs.experiment import run as run_experiment
+from ppfl.runs.progress import Silent
 from tests.grids import ppfl as command
 
 NAMES = {

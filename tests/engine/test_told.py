@@ -12,9 +12,8 @@ import yaml
 
 import ppfl
 from ppfl.algorithms.ffgg import FFGG
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config, load
+from ppfl.config.run import Config, load
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import Communicator
 from ppfl.engine.choose import open_engine
@@ -23,8 +22,9 @@ from ppfl.engine.lockstep import Lockstep
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.synchronous import Synchronous
-from ppfl.experiment import run as run_experiment
-from ppfl.progress import Silent
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import run as run_experiment
+from ppfl.runs.progress import Silent
 from tests.engine.build import config, engine, ffgg
 from tests.engine.interrupted import go_on
 from tests.engine.test_mapping import one_by_one

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config_errors import ConfigError
+from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.engine.choose import open_engine
 from ppfl.engine.virtual_clock import VirtualClock
-from ppfl.experiment import run
-from ppfl.progress import Silent
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests import examples
 from tests.algorithms import cases
 from tests.engine.build import COMPARISON, EXACT, config, ffgg

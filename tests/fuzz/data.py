@@ -11,12 +11,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ppfl.assemble import build
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config, load
+from ppfl.config.run import Config, load
 from ppfl.core.errors import UserError
-from ppfl.experiment import run
-from ppfl.progress import Silent
+from ppfl.runs.assemble import build
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.fuzz.harness import Kind, main
 
 _CONFIG = "config.yaml"

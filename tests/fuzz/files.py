@@ -14,14 +14,14 @@ import torch
 
 from ppfl.core.errors import UserError
 from ppfl.core.snapshot import Snapshot
+from ppfl.jobs.failures import Failure, read_failure, write_failure
+from ppfl.jobs.outcome import outline
+from ppfl.jobs.states import state_of
 from ppfl.results.checkpoint_parts import examine_part, read_entry, read_snapshot, write_entry, write_snapshot
 from ppfl.results.collection_reader import open_collection
-from ppfl.results.failures import Failure, read_failure, write_failure
-from ppfl.results.outcome import outline
 from ppfl.results.parameters import load_local, load_shared, save_local, save_shared
 from ppfl.results.reader import open_result
 from ppfl.results.recorder import Recorder, look
-from ppfl.results.states import state_of
 from tests.fuzz.harness import Kind, main
 
 STATE = {"local": {"w": torch.arange(6.0)}}

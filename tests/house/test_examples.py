@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from ppfl.core.client_data import ClientData
-from ppfl.core.objective import Objective
 from ppfl.core.plugins import PlugIn
-from ppfl.core.problem import Problem
-from ppfl.core.scores import Scores
-from ppfl.core.theory import Theory
+from ppfl.interfaces.client_data import ClientData
+from ppfl.interfaces.objective import Objective
+from ppfl.interfaces.problem import Problem
+from ppfl.interfaces.scores import Scores
+from ppfl.interfaces.theory import Theory
 from tests.house.counts import INTERFACES, ROOT, Source, sources_of
 
 SOURCES = sources_of(ROOT / "ppfl")

@@ -11,7 +11,8 @@ import pytest
 from tests.house.counts import ROOT, Source, sources_of
 
 FOLDERS = (
-    "core", "aggregators", "pre_aggregators", "attacks", "problems", "models", "datasets", "partitions",
+    "core", "rows", "interfaces", "networks",
+    "aggregators", "pre_aggregators", "attacks", "problems", "models", "datasets", "partitions",
     "compute_times", "fine_tuners", "server_optimizers", "comm", "engine",
 )  # fmt: skip
 _LETTER = r"(?:[A-Z](?:_r)?|n)'?"

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ppfl.config import RESULTS_VERSION
+from ppfl.config.run import RESULTS_VERSION
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "test"
 ASYNCHRONOUS = """

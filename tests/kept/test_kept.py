@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ppfl.config import RESULTS_VERSION
+from ppfl.config.run import RESULTS_VERSION
 from ppfl.results.reader import open_result
 from tests.grids import opened, ppfl
 

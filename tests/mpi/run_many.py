@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ppfl.config import load
-from ppfl.experiment import run
-from ppfl.progress import Silent
+from ppfl.config.run import load
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

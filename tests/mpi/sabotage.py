@@ -18,7 +18,7 @@ from typing import Any
 from ppfl.cli import main
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.mapping.inputs import ClientInputs
-from ppfl.launcher import launched_as
+from ppfl.jobs.launcher import launched_as
 
 
 def stay(mark: Path) -> None:

@@ -16,11 +16,11 @@ import pytest
 import xarray
 import yaml
 
-from ppfl.config import load
-from ppfl.experiment import run
-from ppfl.progress import Silent
+from ppfl.config.run import load
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.results.reader import open_result
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 
 pytestmark = pytest.mark.mpi
 

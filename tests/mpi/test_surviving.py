@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from ppfl.config import load
+from ppfl.config.run import load
 from ppfl.core.errors import UserError
-from ppfl.experiment import run
-from ppfl.progress import Silent
-from ppfl.results.failures import rank_log_path, read_failure
+from ppfl.jobs.failures import rank_log_path, read_failure
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.mpi.jobs import MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
 
 pytestmark = pytest.mark.mpi

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
-from ppfl.core.aggregator import Aggregator
+from ppfl.interfaces.aggregator import Aggregator
 
 from ._choice import weights_of_smallest
 
@@ -82,7 +82,7 @@ def rule_called(name: str, body: str = "return matrix.combine(matrix.norms() * 0
     """Return the text of a file with an aggregator."""
     return (
         "from typing import Literal\n"
-        "from ppfl.core.aggregator import Aggregator\n\n\n"
+        "from ppfl.interfaces.aggregator import Aggregator\n\n\n"
         f'class {name.title()}(Aggregator):\n    name: Literal["{name}"]\n\n'
         f"    def rule(self, matrix):\n        {body}\n"
     )

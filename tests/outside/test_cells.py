@@ -13,13 +13,13 @@ from typing import Any, Literal
 import pytest
 
 import ppfl
-from ppfl.config import load
-from ppfl.config_errors import ConfigError
-from ppfl.core.aggregator import Aggregator
+from ppfl.config.errors import ConfigError
+from ppfl.config.grid import load_cells
+from ppfl.config.run import load
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import PlugIn
-from ppfl.grid import load_cells
-from ppfl.launcher import launched_as
+from ppfl.interfaces.aggregator import Aggregator
+from ppfl.jobs.launcher import launched_as
 from ppfl.outside import cells
 from ppfl.pack.board import ONE_RANK
 from ppfl.pack.budget import Budget

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import load
-from ppfl.experiment import run
-from ppfl.grid import load_cells
-from ppfl.place import Caller
-from ppfl.progress import Silent
+from ppfl.config.grid import load_cells
+from ppfl.config.run import load
+from ppfl.jobs.place import Caller
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from ppfl.submit.memory import memory_mb
 from tests.grids import ppfl as command
 from tests.mpi.jobs import MPIEXEC, arrays
@@ -31,7 +31,7 @@ from typing import Literal
 
 import torch.nn.functional as F
 
-from ppfl.core.model import Model, linear_stage, names_of
+from ppfl.networks.model import Model, linear_stage, names_of
 
 ZERO = F.relu(-__import__("torch").ones(1)).item()
 

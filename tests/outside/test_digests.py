@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config, load
-from ppfl.experiment import run
+from ppfl.config.run import Config, load
+from ppfl.config.scope import origins_in
 from ppfl.outside.origin import ROOMS
-from ppfl.outside.scope import origins_in
-from ppfl.progress import Silent
 from ppfl.results.reader import open_result
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.aggregators.tables import vectors
 from tests.grids import ppfl as command
 from tests.outside.sources import CHOICE, NUMBERS, SMALLEST, project, rule_called
@@ -143,7 +143,7 @@ def test_configurations_without_plug_ins_never_look_for_any(tmp_path: Path, monk
     def look() -> dict[tuple[str, str], object]:
         raise AssertionError
 
-    monkeypatch.setattr("ppfl.outside.scope.installed", look)
+    monkeypatch.setattr("ppfl.config.scope.installed", look)
     config = load(project(tmp_path), ["aggregator={name: mean}", "plugins=[]"])
     assert json.loads(json.dumps(config.scientific())) == config.scientific()
     assert isinstance(config, Config)

@@ -9,12 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 import ppfl
-from ppfl.config import Config, load, schema
-from ppfl.config_errors import ConfigError
+from ppfl.config.errors import ConfigError
+from ppfl.config.grid import load_cells
+from ppfl.config.run import Config, load, schema
+from ppfl.config.scope import scope_of
 from ppfl.core.plugins import discover, joined_by
-from ppfl.grid import load_cells
 from ppfl.outside.origin import ROOMS
-from ppfl.outside.scope import scope_of
 from tests.grids import ppfl as command
 from tests.outside.sources import DOCUMENT, SMALLEST, project, rule_called
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ppfl
-from ppfl.config import load
+from ppfl.config.run import load
 from ppfl.core.errors import UserError
 from ppfl.outside import installed
 from tests.outside.sources import CHOICE, NUMBERS, SMALLEST, project, rule_called, write

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.config.grid import load_cells
 from ppfl.core.agree import SharedUserError
-from ppfl.experiment import run
-from ppfl.grid import load_cells
+from ppfl.jobs.claim import Claim, ClaimedError, is_claimed
 from ppfl.pack import cells, steps
 from ppfl.pack.board import CLAIMED, ONE_RANK
-from ppfl.progress import Silent
-from ppfl.results.claim import Claim, ClaimedError, is_claimed
 from ppfl.results.layout import failed_path, running_path
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.pack.test_sharing import ROOT, command, write
 
 TOGETHER: dict[str, Any] = {"engine": {}, "rounds": 3, "grid": {"seed": [0, 1, 2]}}

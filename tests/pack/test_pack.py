@@ -16,15 +16,15 @@ from click.testing import CliRunner, Result
 
 from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.experiment import run
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
+from ppfl.jobs.failures import read_failure
+from ppfl.jobs.owner import has_ended
 from ppfl.pack.budget import Budget, Phase
 from ppfl.pack.scheduler import Outcome, Task, run_tasks
-from ppfl.progress import Silent
-from ppfl.results.failures import read_failure
 from ppfl.results.layout import failed_path, shared_path
-from ppfl.results.owner import has_ended
 from ppfl.results.reader import open_result
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.grids import change
 from tests.mpi.test_same_bits import arrays
 from tests.pack.test_sharing import wait_for

@@ -20,11 +20,11 @@ PLUG_IN = '''\
 
 from typing import Literal
 
-from ppfl.core.local_training import LocalTraining
+from ppfl.interfaces.local_training import LocalTraining
 from ppfl.core.params import add_scaled, subtract
-from ppfl.core.method import ClientStep
+from ppfl.interfaces.method import ClientStep
 from ppfl.core.plugins import Resolved
-from ppfl.core.step_sizes import step_size
+from ppfl.interfaces.step_sizes import step_size
 
 
 class Damped(LocalTraining):
@@ -55,7 +55,7 @@ DOCUMENT: dict[str, Any] = {
 RUNS = """\
 from pathlib import Path
 from ppfl.cli import main
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 for digest in load_cells(Path("damped.yaml")):
     main(["run", "damped.yaml", "--cell", digest, "--out", f"alone/{digest}.h5"], standalone_mode=False)
 main(["pack", "damped.yaml", "--out", "packed", "--jobs", "1"], standalone_mode=False)

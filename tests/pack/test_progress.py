@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.grid import Cell, load_cells
-from ppfl.launcher import launched_as
+from ppfl.config.grid import Cell, load_cells
+from ppfl.jobs.launcher import launched_as
 from ppfl.pack import command
 from ppfl.pack.board import ONE_RANK, RunQueue
 from ppfl.pack.budget import Budget

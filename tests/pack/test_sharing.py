@@ -16,10 +16,10 @@ import h5py
 import pytest
 import yaml
 
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
+from ppfl.jobs.states import states_of
 from ppfl.pack.environment import default_jobs, without_ranks
 from ppfl.results.layout import checkpoint_path, running_path, shared_path
-from ppfl.results.states import states_of
 
 ROOT = Path(__file__).parent.parent.parent
 MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
@@ -200,7 +200,7 @@ def test_cores_are_shared_by_the_processes_of_a_host() -> None:
 LOOKS = """
 import sys
 from ppfl.cli import main
-from ppfl.results.owner import Clocks
+from ppfl.jobs.owner import Clocks
 looks = open(sys.argv[1], "a+", buffering=1)
 
 def is_stale(self, owner, folder):

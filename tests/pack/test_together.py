@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.experiment import run
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 from ppfl.pack import cells
 from ppfl.pack.board import ONE_RANK
-from ppfl.progress import Silent
 from ppfl.results.reader import open_result
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.grids import opened, ppfl
 from tests.mpi.jobs import arrays, left_beside
 from tests.pack.test_pack import write

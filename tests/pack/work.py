@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppfl.stopping import StopSignals
+from ppfl.jobs.stopping import StopSignals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

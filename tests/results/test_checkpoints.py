@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import RESULTS_VERSION
+from ppfl.config.run import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError
 from ppfl.core.snapshot import Snapshot
-from ppfl.experiment import run
-from ppfl.place import Caller
-from ppfl.progress import Silent
+from ppfl.jobs.failures import read_failure
+from ppfl.jobs.place import Caller
 from ppfl.results import checkpoints as module
 from ppfl.results.checkpoint_parts import read_entry, write_entry
 from ppfl.results.checkpoints import Checkpoints
-from ppfl.results.failures import read_failure
 from ppfl.results.reader import open_result
 from ppfl.results.seal import DamagedError
 from ppfl.results.tensor_file import TensorFile, write_tensors
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.algorithms.cases import sections
 from tests.engine.build import config
 from tests.mpi.jobs import arrays, left_beside
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_other_chunks_is_refused(stopped: Path, warnings: list[s
 def test_a_checkpoint_of_other_results_is_refused(
     stopped: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ppfl.experiment.RESULTS_VERSION", 3)
+    monkeypatch.setattr("ppfl.runs.experiment.RESULTS_VERSION", 3)
     assert go(stopped)[1] == list(range(1, 30))
     assert f"its results_version is {RESULTS_VERSION}, here it is 3" in warnings[0]
 

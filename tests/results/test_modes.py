@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import Config
-from ppfl.experiment import run
-from ppfl.grid import load_cells
-from ppfl.place import Caller
-from ppfl.progress import Silent
-from ppfl.results.failures import Failure, write_failure, write_rank_log
+from ppfl.config.grid import load_cells
+from ppfl.config.run import Config
+from ppfl.jobs.failures import Failure, write_failure, write_rank_log
+from ppfl.jobs.place import Caller
+from ppfl.jobs.run_log import tries
+from ppfl.jobs.stop_requests import ask_packs, ask_run
 from ppfl.results.layout import checkpoint_path, failed_path, running_path, shared_path
-from ppfl.results.run_log import tries
-from ppfl.results.stop_requests import ask_packs, ask_run
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests.grids import BASE, grid_file, ppfl
 
 

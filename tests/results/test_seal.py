@@ -12,13 +12,13 @@ import pytest
 import xarray
 
 from ppfl.core.errors import UserError
+from ppfl.jobs.outcome import outline
+from ppfl.jobs.states import state_of, states_of
 from ppfl.results.layout import shared_path
-from ppfl.results.outcome import outline
 from ppfl.results.quick_reader import FAILED, is_finished
 from ppfl.results.reader import open_result
 from ppfl.results.recorder import look, set_aside
 from ppfl.results.seal import DamagedError, seal_anew
-from ppfl.results.states import state_of, states_of
 from tests.conftest import MakeResult
 from tests.grids import change, curve, fill, grid_file, ppfl
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 from tests.slurm.cluster import Cluster, wait_for
 from tests.test_docs_digests import present
 

@@ -11,7 +11,7 @@ import h5py
 import pytest
 import yaml
 
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).parent.parent.parent

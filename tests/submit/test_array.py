@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 from ppfl.pack.budget import place_in_array
 from ppfl.pack.steps import launcher
 from tests.test_stop import GRID

@@ -14,11 +14,11 @@ import yaml
 from click.testing import CliRunner
 
 from ppfl.cli import main
-from ppfl.grid import load_cells
-from ppfl.results.failures import Failure, read_failure, write_failure
+from ppfl.config.grid import load_cells
+from ppfl.jobs.failures import Failure, read_failure, write_failure
+from ppfl.jobs.states import state_of
 from ppfl.results.layout import running_path
-from ppfl.results.states import state_of
-from tests.test_status import BASE
+from tests.status.test_status import BASE
 
 SLURM = {"SLURM_JOB_ID": "12", "SLURM_MEM_PER_CPU": "256"}
 SAYS_SLURMSTEPD = "slurmstepd: error: StepId=12.0 exceeded memory limit (560 > 524), being killed\n"

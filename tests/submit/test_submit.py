@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ppfl.cli import main
-from ppfl.config import load
+from ppfl.config.run import load
 from ppfl.submit.cluster import num_gpus, seconds
 from tests.outside.sources import project
 
@@ -99,7 +99,7 @@ def test_logs_of_jobs_are_ignored_by_git() -> None:
 
 
 def digest_of_second_run() -> str:
-    from ppfl.grid import load_cells
+    from ppfl.config.grid import load_cells
 
     return list(load_cells("grid.yaml", ["rounds=5", "seed=3"]))[1]
 
@@ -283,7 +283,7 @@ def test_a_slurm_that_does_not_answer_is_named(folder: Path, monkeypatch: pytest
     dry = submit("run.yaml", "--dry-run")
     assert (dry.exit_code, "ppfl: not checked whether this fits" in dry.stderr) == (0, True)
     program("sinfo", "exec sleep 60")
-    monkeypatch.setattr("ppfl.slurm.TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("ppfl.jobs.slurm.TIMEOUT_SECONDS", 0.2)
     assert "Slurm does not answer: sinfo said nothing" in submit("run.yaml").stderr
     Path("bin", "sinfo").unlink()
     Path("bin", "bash").symlink_to(str(shutil.which("bash")))

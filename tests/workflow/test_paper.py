@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from ppfl.analysis.paper.numbers import fill, fingerprints, main
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ROOT / "configs" / "test" / "paper" / "workflow.yaml"

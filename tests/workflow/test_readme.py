@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import ppfl.config
+import ppfl.config.run
 
 ROOT = Path(__file__).parent.parent.parent
 TESTED_BLOCK = re.compile(r"<!-- tested -->\n```console\n(.*?)```", re.DOTALL)
@@ -87,14 +87,14 @@ def field_names(node: Any) -> Iterator[str]:
 def test_every_field_and_method_is_explained() -> None:
     text = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
     explained = {word for span in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", span)}
-    names = set(field_names(ppfl.config.schema()))
+    names = set(field_names(ppfl.config.run.schema()))
     assert len(names) > 40
     assert not names - explained
 
 
 def test_the_stored_schema_is_the_present_one() -> None:
     stored = json.loads((ROOT / "workflow" / "schemas" / "experiment.schema.json").read_text(encoding="utf-8"))
-    assert stored == json.loads(json.dumps(ppfl.config.schema())), "generate it as CONTRIBUTING.md says"
+    assert stored == json.loads(json.dumps(ppfl.config.run.schema())), "generate it as CONTRIBUTING.md says"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.name)
@@ -103,6 +103,6 @@ def test_configurations_of_the_repository_are_valid(path: Path) -> None:
         return
     if "mnist20_train.h5" in path.read_text(encoding="utf-8") and "PPFL_DATA" not in os.environ:
         pytest.skip("PPFL_DATA is not set: mnist20 is not there")
-    from ppfl.grid import load_cells
+    from ppfl.config.grid import load_cells
 
     assert load_cells(path)

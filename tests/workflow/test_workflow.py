@@ -15,12 +15,12 @@ import yaml
 
 from ppfl.analysis.sources import results_at
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config import load
-from ppfl.experiment import run
-from ppfl.grid import load_cells
-from ppfl.place import Caller
-from ppfl.progress import Silent
-from ppfl.results.states import state_of
+from ppfl.config.grid import load_cells
+from ppfl.config.run import load
+from ppfl.jobs.place import Caller
+from ppfl.jobs.states import state_of
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = ROOT / "configs" / "test" / "workflow.yaml"

@@ -4,10 +4,10 @@ from shlex import quote
 
 from snakemake.utils import validate
 
-from ppfl.deferred import defer_torch
+from ppfl.config.deferred import defer_torch
 
 defer_torch()  # reading configurations needs no torch
-from ppfl.grid import load_cells
+from ppfl.config.grid import load_cells
 
 validate(config, "../schemas/workflow.schema.yaml")
 

@@ -1,4 +1,4 @@
-from ppfl.gpus_in_vain import torch_without_gpus, without
+from ppfl.jobs.gpus_in_vain import torch_without_gpus, without
 from ppfl.submit.memory import memory_mb
 
 # Slurm's signals reach the steps of the job, which are the ranks, and not the Snakemake around them.

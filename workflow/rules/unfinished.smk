@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ppfl.results.layout import apart_path
-from ppfl.results.states import states_of
+from ppfl.jobs.states import states_of
 
 for experiment in EXPERIMENTS:
     for out, state in states_of(map(Path, results_of(experiment))).items():

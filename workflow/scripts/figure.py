@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ppfl.analysis.plot import plot_or_explain
-from ppfl.deferred import defer_torch
+from ppfl.config.deferred import defer_torch
 
 sys.stderr = Path(snakemake.log[0]).open("w", encoding="utf-8")
 defer_torch()

@@ -19,8 +19,8 @@ from typing import Any
 import click
 
 from ppfl.analysis.paper.runs import load_runs
+from ppfl.config.grid import load_cells
 from ppfl.core.errors import UserError
-from ppfl.grid import load_cells
 
 EXHIBITS = ("steps", "comparison", "asynchronous", "byzantine", "abstract")
 Row = dict[str, str]

@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ppfl.config import Config
+from ppfl.config.grid import load_cells
+from ppfl.config.run import Config
 from ppfl.core.errors import UserError
-from ppfl.grid import load_cells
 from ppfl.results.reader import open_result
 
 Floats = npt.NDArray[np.float64]

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ppfl.assemble import build
-from ppfl.config import validate
-from ppfl.launcher import open_communicator
+from ppfl.config.run import validate
+from ppfl.jobs.launcher import open_communicator
+from ppfl.runs.assemble import build
 
 if TYPE_CHECKING:
-    from ppfl.config import Config
+    from ppfl.config.run import Config
     from ppfl.engine.setup import Setup
 
 Floats = npt.NDArray[np.float64]

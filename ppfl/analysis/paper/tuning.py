@@ -8,7 +8,7 @@ from typing import Any
 
 from ppfl.analysis.paper.runs import Run, grouped, load_runs
 from ppfl.core.whole_file import write_whole
-from ppfl.yaml_text import dump_text
+from ppfl.core.yaml_text import dump_text
 
 
 def choose(runs: Sequence[Run]) -> list[Run]:

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.attack import AttackOnVectors, Scene
+from ppfl.interfaces.attack import AttackOnVectors, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.aggregator import Aggregator
-    from ppfl.core.byzantine import Byzantine
-    from ppfl.core.client_matrix import ClientMatrix
-    from ppfl.core.pre_aggregator import Moment
     from ppfl.engine.cohort import CohortSampler
     from ppfl.engine.roles import Roles
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.aggregator import Aggregator
+    from ppfl.interfaces.byzantine import Byzantine
+    from ppfl.interfaces.pre_aggregator import Moment
+    from ppfl.rows.client_matrix import ClientMatrix
 
 
 def check_cohort(roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None) -> None:

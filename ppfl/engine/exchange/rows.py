@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.aggregator import NotFiniteError, TooFewVectorsError
 from ppfl.core.agree import SharedUserError
-from ppfl.core.client_matrix import ClientMatrix
 from ppfl.core.params import flatten
-from ppfl.core.pre_aggregator import Moment
 from ppfl.engine.exchange.attackers import attack, hostile_rows, name_of_row
 from ppfl.engine.mapping.uplinks import UplinkRows
+from ppfl.interfaces.aggregator import NotFiniteError, TooFewVectorsError
+from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.rows.client_matrix import ClientMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,9 +14,9 @@ from ppfl.engine.mapping.uplinks import Uplink, UplinkRows, UplinkSum
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ppfl.core.method import Algorithm
     from ppfl.core.types import Params, State
     from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.interfaces.method import Algorithm
 
 
 class Sent:

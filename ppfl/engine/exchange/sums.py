@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.exact_sum import ExactSum, exact_sums
 from ppfl.core.params import ratio, weigh
 from ppfl.engine.mapping.uplinks import Uplink, UplinkRows
+from ppfl.rows.exact_sum import ExactSum, exact_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.core.client_data import num_samples
+from ppfl.interfaces.client_data import num_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

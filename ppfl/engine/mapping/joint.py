@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.core.method import JointAlgorithm
-from ppfl.core.objective import JointObjective
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import UplinkSum
+from ppfl.interfaces.method import JointAlgorithm
+from ppfl.interfaces.objective import JointObjective
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

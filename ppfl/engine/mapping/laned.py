@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.client_data import Statistics
 from ppfl.core.content import content
-from ppfl.core.scores import PureScores
 from ppfl.engine.downlink import Downlink
 from ppfl.engine.mapping.laned_scores import LanedScores
 from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
@@ -20,14 +18,16 @@ from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import UplinkRows
+from ppfl.interfaces.client_data import Statistics
+from ppfl.interfaces.scores import PureScores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from ppfl.core.method import Report
-    from ppfl.core.objective import Objective
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.method import Report
+    from ppfl.interfaces.objective import Objective
 
 NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What functions raise that do with tensors what lanes cannot."""

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from ppfl.core.exact_sum import exact_sums
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.lanes import stack, values_of
 from ppfl.engine.mapping.states import stack_states
+from ppfl.rows.exact_sum import exact_sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.method import FineTuner
-    from ppfl.core.scores import PureScores
     from ppfl.core.types import Data, Params, State
     from ppfl.engine.mapping.laned import Laned
+    from ppfl.interfaces.method import FineTuner
+    from ppfl.interfaces.scores import PureScores
 
 Rows: TypeAlias = dict[str, torch.Tensor]
 """{metric: (R, C)}, float64."""

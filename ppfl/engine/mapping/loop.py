@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.core.client_data import num_samples
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import Uplink
+from ppfl.interfaces.client_data import num_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ppfl.core.method import Report
     from ppfl.core.types import Params
+    from ppfl.interfaces.method import Report
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.client_data import num_samples
 from ppfl.core.errors import UserError
 from ppfl.core.params import map_params
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.engine.mapping.states import member, stack_states
 from ppfl.engine.mapping.uplinks import Uplink
+from ppfl.interfaces.client_data import num_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep
 from ppfl.core.params import subtract
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep
 
 from ._windows import placed, window
 
 if TYPE_CHECKING:
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.objective import Objective
 
 _BEGIN = "where it begins"
 

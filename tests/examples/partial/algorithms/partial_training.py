@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 import torch
 from pydantic import Field
 
-from ppfl.core.local_training import LocalTraining
-from ppfl.core.method import ClientStep
 from ppfl.core.params import add_scaled, map_params, subtract
 from ppfl.core.plugins import Resolved
-from ppfl.core.step_sizes import step_size
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep
+from ppfl.interfaces.step_sizes import step_size
 
 from ._windows import placed, window
 
 if TYPE_CHECKING:
-    from ppfl.core.method import ServerOptimizer
-    from ppfl.core.objective import Objective
     from ppfl.core.plugins import Example
-    from ppfl.core.problem import Problem
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.method import ServerOptimizer
+    from ppfl.interfaces.objective import Objective
+    from ppfl.interfaces.problem import Problem
 
 
 class PartialTraining(LocalTraining):

@@ -1,0 +1,1 @@
+"""From YAML to one frozen, validated value, and from grids to many."""

@@ -1,0 +1,1 @@
+"""What plug-ins implement, and what several of them share."""

@@ -1,0 +1,167 @@
+"""What Byzantine clients do: with the vectors that they send, or with their data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.plugins import PlugIn
+from ppfl.interfaces.pre_aggregator import Moment
+
+if TYPE_CHECKING:
+    from ppfl.core.types import Data
+    from ppfl.rows.client_matrix import ClientMatrix
+
+_TRIALS = 16
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an attacker knows besides the vectors: when it is, and the rule that it is up against."""
+
+    moment: Moment
+    aggregate: Callable[[ClientMatrix], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The same columns of all vectors that an attacker looks at, in float64."""
+
+    honest: torch.Tensor
+    """(H, W), of the honest clients, those with NaN or inf left out."""
+    own: torch.Tensor
+    """(A, W), what the attackers would have sent had they been honest."""
+    number: int
+    """Of the block, over all ranks."""
+
+
+class Attack(PlugIn):
+    """What the Byzantine clients of a run do; there are two kinds, and a plug-in is one of either.
+
+    >>> from ppfl.interfaces.attack import Attack, AttackOnData, AttackOnVectors
+    >>> from ppfl.core.plugins import discover
+    >>> attacks = discover("ppfl.attacks")
+    >>> [name for name, kind in attacks.items() if issubclass(kind, AttackOnData)]
+    ['label_flip']
+    >>> issubclass(attacks["sign_flip"], AttackOnVectors)
+    True
+    """
+
+    def check(self, num_vectors: int, num_byzantine: int | None) -> None:
+        """Raise ValueError, beginning with the key, when so many attackers among N vectors would do nothing.
+
+        num_byzantine: None when it varies by round.
+        """
+
+    @abstractmethod
+    def poison(self, data: Data, num_classes: int) -> Data:
+        """Return the data that a Byzantine client computes on."""
+
+
+class AttackOnData(Attack):
+    """The data of the Byzantine clients are changed, who then send what honest clients would.
+
+    Such an attack says what becomes of the data:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.interfaces.attack import AttackOnData
+    >>> class NextLabel(AttackOnData):
+    ...     name: Literal["next_label"]
+    ...
+    ...     def poison(self, data, num_classes):
+    ...         return {**data, "y": (data["y"] + 1) % num_classes}
+    >>> NextLabel(name="next_label").poison({"y": torch.tensor([0, 2])}, num_classes=3)
+    {'y': tensor([1, 0])}
+    """
+
+
+class AttackOnVectors(Attack):
+    """N client vectors in, the same number out, those of the Byzantine clients replaced. Attackers see everything.
+
+    Such an attack sees all columns of all vectors, block by block, and says what the attackers send there:
+
+    >>> from typing import Literal
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.interfaces.attack import AttackOnVectors, Scene
+    >>> from ppfl.rows.client_matrix import ClientMatrix
+    >>> from ppfl.interfaces.pre_aggregator import Moment
+    >>> class Opposite(AttackOnVectors):
+    ...     name: Literal["opposite"]
+    ...
+    ...     def vectors(self, block, scene):
+    ...         return -block.honest.mean(dim=0, keepdim=True)
+    >>> vectors = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 2.0]])
+    >>> is_byzantine = torch.tensor([False, False, True])
+    >>> scene = Scene(Moment(), aggregate=lambda matrix: matrix.combine(torch.full((3,), 1 / 3)))
+    >>> sent = Opposite(name="opposite")(ClientMatrix(SoloCommunicator(), vectors, 2), is_byzantine, scene)
+    >>> sent.coordinatewise(lambda block: block[2])
+    tensor([-2., -0.])
+    """
+
+    @abstractmethod
+    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+        """Return what the attackers send, (A, W) or (1, W) for all of them alike."""
+
+    def poison(self, data: Data, num_classes: int) -> Data:
+        """Return the data as they are."""
+        return data
+
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> AttackOnVectors:
+        """Return the attack with what it chooses in view of the vectors filled in. Collective."""
+        return self
+
+    def __call__(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> ClientMatrix:
+        """Replace the rows that are marked in `byzantine`, (N,) bool; at least one other row is finite. Collective."""
+        return self.prepare(matrix, byzantine, scene).replace(matrix, byzantine, scene)
+
+    def replace(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> ClientMatrix:
+        """Replace the rows, nothing being left to choose."""
+        honest, own = _rows(~byzantine & matrix.finite()), _rows(byzantine)
+
+        def changed(block: torch.Tensor, number: int) -> torch.Tensor:
+            wide = block.to(torch.float64)
+            seen = Block(
+                wide.index_select(0, honest.to(wide.device)), wide.index_select(0, own.to(wide.device)), number
+            )
+            return wide.index_copy(0, own.to(wide.device), self.vectors(seen, scene).expand(len(own), -1))
+
+        return matrix.map_blocks(changed)
+
+
+def worst_factor(
+    attack_with: Callable[[float], AttackOnVectors], matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene
+) -> float:
+    """Return the factor x >= 0 that takes the aggregate farthest from the honest mean, by line search. Collective.
+
+    x grows by 1, 4/3, 16/9, … times 1 as long as that helps, and is then refined by steps that shrink by 3/4 and change
+    direction whenever they do not help; 16 trials in all. Source of the idea: Shejwalkar & Houmansadr, NDSS 2021.
+    """
+    honest = (~byzantine & matrix.finite()).to(torch.float64)
+    mean = matrix.select(_rows(honest > 0)).combine(torch.full((int(honest.sum()),), 1.0 / float(honest.sum())))
+
+    def damage(factor: float) -> float:
+        aggregate = scene.aggregate(attack_with(factor).replace(matrix, byzantine, scene))
+        return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
+
+    # aggregates have the same bits on every rank, so that all ranks take the same turns without being told
+    best, found, step, growing = 0.0, damage(0.0), 1.0, True
+    for _ in range(_TRIALS - 1):
+        trial = max(best + step, 0.0)
+        new = damage(trial)
+        if new > found:
+            best, found = trial, new
+            step *= 4.0 / 3.0 if growing else 1.0
+        else:
+            growing = False
+            step *= -3.0 / 4.0
+    return best
+
+
+def _rows(marked: torch.Tensor) -> torch.Tensor:
+    return marked.nonzero()[:, 0]

@@ -1,0 +1,111 @@
+"""Who the clients are, and what each of them computes on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from ppfl.core.types import Data
+
+
+class ClientData(ABC):
+    """The clients of all ranks by name and size, and the data of those of this rank.
+
+    >>> import torch
+    >>> from ppfl.interfaces.client_data import ClientData, join
+    >>> class Points(ClientData):
+    ...     client_names, num_train_samples, clients = ("a", "b"), (4, 4), range(2)
+    ...
+    ...     def data(self, client, round):
+    ...         first = 2 * (round % 2)
+    ...         return {"x": torch.arange(4.0)[first : first + 2] + 10 * client}
+    ...
+    ...     def training_epoch(self, client, epoch):
+    ...         return [self.data(client, 0), self.data(client, 1)]
+    >>> points = Points()
+    >>> points.num_clients, points.data(1, round=3)
+    (2, {'x': tensor([12., 13.])})
+    >>> join(points.training_epoch(0, epoch=0))
+    {'x': tensor([0., 1., 2., 3.])}
+    """
+
+    client_names: tuple[str, ...]
+    """One name a client, all clients of all ranks, in the order of client numbers."""
+    num_train_samples: tuple[int, ...]
+    """Training samples of every client of all ranks; clients with 0 are never sampled."""
+    clients: range
+    """Clients whose data this rank holds."""
+    fixed_data: bool = False
+    """True when `data` is the same in every round and the engine may keep it."""
+
+    @property
+    def num_clients(self) -> int:
+        """M, all clients of all ranks."""
+        return len(self.client_names)
+
+    @abstractmethod
+    def data(self, client: int, round: int) -> Data:
+        """Return what client m computes on in this round: a drawn batch, or everything it has."""
+
+    @abstractmethod
+    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+        """All training samples of a client, cut into batches of the size that a round uses, in a drawn order."""
+
+    def client_facts(self) -> dict[str, np.ndarray]:
+        """Return facts about every client of all ranks, (M,) or (M, labels), e.g. a histogram of labels."""
+        return {}
+
+
+class LabelledData(ClientData):
+    """Samples with class labels `y`, (S,) int64."""
+
+    num_classes: int
+    """Labels are below it, on all ranks."""
+
+
+class Statistics(ClientData):
+    """Sufficient statistics of every client in the place of samples: nothing to draw from, nothing to cut.
+
+    of_client: of every client of this rank.
+    """
+
+    fixed_data = True
+
+    def __init__(
+        self,
+        client_names: tuple[str, ...],
+        num_train_samples: tuple[int, ...],
+        clients: range,
+        of_client: Mapping[int, Data],
+    ) -> None:
+        self.client_names = client_names
+        self.num_train_samples = num_train_samples
+        self.clients = clients
+        self._of_client = of_client
+
+    def data(self, client: int, round: int) -> Data:
+        """Return the statistics."""
+        return self._of_client[client]
+
+    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+        """Return the statistics, whole."""
+        return [self._of_client[client]]
+
+
+def num_samples(data: Data) -> int:
+    """Return S; 1 where there are no samples."""
+    return len(data["y"]) if "y" in data else 1
+
+
+def join(batches: Sequence[Data]) -> Data:
+    """Return the samples of one batch or more as one batch."""
+    if len(batches) == 1:
+        return batches[0]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

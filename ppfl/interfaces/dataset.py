@@ -1,0 +1,259 @@
+"""Interfaces of data sets and of partitions over clients, the samples that they hand over, and how these are dealt."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
+
+import numpy as np
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from ppfl.core.plugins import ChosenFrom, PlugIn, refusal
+from ppfl.core.rng import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ppfl.interfaces.placement import Placement
+
+MAX_NUM_CLASSES = 65_536
+"""A label beyond this is taken for damage rather than for a class."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """S samples: x (S, channels, height, width) or (S, features), uint8 or floating point; y (S,) int64 labels."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: np.ndarray) -> Samples:
+        """Return a copy of some samples."""
+        return Samples(self.x[rows], self.y[rows])
+
+
+class ClientSamples(NamedTuple):
+    """The three parts of one client's data; any of them may be empty."""
+
+    train: Samples
+    validation: Samples
+    test: Samples
+
+
+@dataclass(frozen=True)
+class FederatedSamples:
+    """The part of a federated data set that one rank holds, and what every rank knows of all M clients."""
+
+    client_names: tuple[str, ...]
+    num_train_samples: tuple[int, ...]
+    num_validation_samples: tuple[int, ...]
+    num_test_samples: tuple[int, ...]
+    clients: range
+    """Clients of this rank."""
+    samples: dict[int, ClientSamples]
+    """Of the clients of this rank."""
+    input_shape: tuple[int, ...]
+    """Of one sample: (channels, height, width) or (features,)."""
+    divisor: float
+    """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
+
+
+class Partition(PlugIn):
+    """A way to give the samples of a centralized data set to clients.
+
+    It sees labels and a seed:
+
+    >>> from typing import Literal
+    >>> import numpy as np
+    >>> from ppfl.interfaces.dataset import Partition
+    >>> class InTurn(Partition):
+    ...     name: Literal["in_turn"]
+    ...
+    ...     def assign(self, labels, seed):
+    ...         self.check(len(labels))
+    ...         return [np.arange(client, len(labels), self.clients) for client in range(self.clients)]
+    >>> InTurn(name="in_turn", clients=2).assign(np.array([7, 8, 9]), seed=0)
+    [array([0, 2]), array([1])]
+    >>> InTurn(name="in_turn", clients=4).assign(np.array([7, 8, 9]), seed=0)
+    Traceback (most recent call last):
+    ValueError: the partition in_turn with 4 clients needs at least 4 samples, there are 3; take fewer clients
+    """
+
+    clients: PositiveInt
+    """Number of clients, M."""
+
+    @property
+    def num_samples_needed(self) -> int:
+        """Fewest samples that a data set must have so that no client ends up empty."""
+        return self.clients
+
+    @abstractmethod
+    def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+        """Return for each client the ascending indices of its samples: every sample once, no client empty.
+
+        Always terminates. Raises ValueError with fewer than `num_samples_needed` labels.
+        """
+
+    def check(self, num_samples: int) -> None:
+        """Raise ValueError when a data set of this size would leave a client empty."""
+        if num_samples < self.num_samples_needed:
+            raise ValueError(
+                f"the partition {self.name} with {self.clients} clients needs at least {self.num_samples_needed} "
+                f"samples, there are {num_samples}; take fewer clients"
+            )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the samples of one client are cut: ⌊S·test⌋ for testing, ⌊S·validation⌋ for validation, the rest to train."""
+
+    test: float
+    validation: float
+
+    def num_samples(self, total: int) -> tuple[int, int, int]:
+        """Return the numbers (training, validation, test) for S samples; training keeps at least one of them."""
+        # of the decimal numbers that the configuration says: 100 · 0.29 is 29, in floating point just below
+        num_test, num_validation = (int(total * Fraction(str(part))) for part in (self.test, self.validation))
+        return total - num_test - num_validation, num_validation, num_test
+
+    def cut(self, samples: Samples, seed: int, client: int) -> ClientSamples:
+        """Choose the parts by (seed, client); each keeps the order of the samples."""
+        _, num_validation, num_test = self.num_samples(len(samples))
+        order = generator(seed, "validation", client=client).permutation(len(samples))
+        test, validation, train = np.split(order, [num_test, num_test + num_validation])
+        return ClientSamples(*(samples.take(np.sort(rows)) for rows in (train, validation, test)))
+
+
+def deal(
+    placement: Placement,
+    clients_per_chunk: int,
+    client_names: Sequence[str],
+    sizes: Sequence[tuple[int, int, int]],
+    of_client: Callable[[int], ClientSamples],
+    input_shape: tuple[int, ...],
+    divisor: float,
+) -> FederatedSamples:
+    """Deal the clients to ranks, and ask for the samples of this rank's.
+
+    sizes: (training, validation, test) samples of every client of all ranks.
+    """
+    num_train, num_validation, num_test = zip(*sizes, strict=True)
+    mine = placement.clients_of_rank(num_train, clients_per_chunk)
+    samples = {client: of_client(client) for client in mine}
+    return FederatedSamples(
+        tuple(client_names), num_train, num_validation, num_test, mine, samples, input_shape, divisor
+    )
+
+
+class Dataset(PlugIn):
+    """A data set whose samples belong to clients, with training, validation and test parts for each.
+
+    It names all clients on every rank, and reads the samples of this rank's clients alone:
+
+    >>> from typing import Literal
+    >>> import numpy as np
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.interfaces.dataset import Dataset, Parts, Samples, deal
+    >>> from ppfl.interfaces.placement import Placement
+    >>> class Coins(Dataset):
+    ...     name: Literal["coins"]
+    ...     flips: int
+    ...
+    ...     def load(self, placement, clients_per_chunk):
+    ...         parts, y = Parts(test=0.5, validation=0.0), np.arange(self.flips) % 2
+    ...         coin = Samples(y[:, None].astype(np.float32), y)
+    ...         of_client = lambda client: parts.cut(coin, placement.data_seed, client)
+    ...         sizes = [parts.num_samples(self.flips)] * 2
+    ...         return deal(placement, clients_per_chunk, ("a", "b"), sizes, of_client, input_shape=(1,), divisor=1.0)
+    >>> here = Placement(SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"))
+    >>> samples = Coins(name="coins", flips=10).load(here, clients_per_chunk=1)
+    >>> samples.clients, [len(part) for part in samples.samples[1]]
+    (range(0, 2), [5, 0, 5])
+    """
+
+    @abstractmethod
+    def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+        """Read what this rank holds. Raises UserError, on every rank, for data that cannot be used."""
+
+
+class CentralizedDataset(Dataset):
+    """A data set without clients, whose samples a partition gives to some.
+
+    It says how many samples it has, and reads them; every rank reads all of them and keeps those of its clients:
+
+    >>> from typing import ClassVar, Literal
+    >>> import numpy as np
+    >>> import torch
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.interfaces.dataset import CentralizedDataset, Samples
+    >>> from ppfl.interfaces.placement import Placement
+    >>> class Steps(CentralizedDataset):
+    ...     name: Literal["steps"]
+    ...     num_samples: ClassVar[int] = 100
+    ...
+    ...     def read(self):
+    ...         x = np.arange(100.0)[:, None]
+    ...         return Samples(x, (x[:, 0] >= 50).astype(np.int64))
+    >>> section = {"name": "steps", "partition": {"name": "iid", "clients": 4}, "test": 0.2, "validation": 0.0}
+    >>> here = Placement(SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"))
+    >>> samples = Steps.model_validate(section).load(here, clients_per_chunk=1)
+    >>> samples.client_names, samples.num_train_samples, samples.input_shape
+    (('0', '1', '2', '3'), (20, 20, 20, 20), (1,))
+    """
+
+    num_samples: ClassVar[int]
+    """S; known before anything is read, so that a partition that does not fit is refused at once."""
+    divisor: ClassVar[float] = 1.0
+    """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
+
+    partition: Annotated[Partition, ChosenFrom("ppfl.partitions")]
+    """Which client gets which samples."""
+    test: float = Field(default=0.2, ge=0, lt=1)
+    """Fraction of each client's samples kept for testing, rounded down."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of each client's samples kept for choosing hyperparameters, rounded down."""
+
+    @field_validator("partition")
+    @classmethod
+    def _partition_fits(cls, partition: Partition) -> Partition:
+        try:
+            partition.check(cls.num_samples)
+        except ValueError as error:
+            raise refusal("clients", f"few enough clients; {error}") from error
+        return partition
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        refuse_parts(self.test, self.validation)
+        return self
+
+    @abstractmethod
+    def read(self) -> Samples:
+        """Return all samples."""
+
+    def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+        """Read all samples on every rank, and keep those of its own clients; clients are named by their numbers."""
+        everything, parts = self.read(), Parts(self.test, self.validation)
+        hands = self.partition.assign(everything.y, placement.data_seed)
+        digits = len(str(len(hands) - 1))
+        return deal(
+            placement,
+            clients_per_chunk,
+            [f"{client:0{digits}d}" for client in range(len(hands))],
+            [parts.num_samples(len(hand)) for hand in hands],
+            lambda client: parts.cut(everything.take(hands[client]), placement.data_seed, client),
+            everything.x.shape[1:],
+            self.divisor,
+        )
+
+
+def refuse_parts(test: float, validation: float) -> None:
+    """Raise pydantic's error for fractions that leave nothing to train on."""
+    if test + validation >= 1:
+        raise refusal("validation", f"less than 1 − test = {1 - test:g}")

@@ -1,0 +1,154 @@
+"""What is minimized, as methods and fine-tuners see it: parameters, and losses and gradients of one client."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.params import add_scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.core.types import Data, Params
+
+
+class SharedPass:
+    """What depends on θ alone, evaluated once for one client: w may then be tuned, and θ's gradient taken."""
+
+    data: Data
+    """Stands in for the client's data, as what `Objective.advance` returns does."""
+
+    def __init__(self, objective: Objective, shared: Params, data: Data) -> None:
+        self._objective, self._shared, self._original = objective, shared, data
+        self.data = objective.advance(shared, data)
+
+    def shared_gradient(self, local: Params) -> Params:
+        """∇_1 f_m(θ, w); for one use."""
+        return self._objective.shared_gradient(self._shared, local, self._original)
+
+
+class JointPass(ABC):
+    """What depends on θ alone, evaluated once for several clients together: each w may then be tuned by itself."""
+
+    datas: list[Data]
+    """Stand in for the clients' data, as what `Objective.advance` returns does."""
+
+    @abstractmethod
+    def shared_gradient(self, tuned: Sequence[Params], weights: Sequence[float]) -> Params:
+        """Σ_k v_k ∇_1 f_k(θ, w_k), by one way back; for one use."""
+
+
+class Objective(ABC):
+    """f_m(θ, w_m), seen one client at a time; which one is said by `data` alone.
+
+    Functions that take `data` are pure and free of control flow on values, so that they may be vectorized over
+    clients. `shared` and `local` are Params with disjoint names.
+
+    Whatever a method asks for follows from the loss of one client, where an objective knows nothing faster:
+
+    >>> import torch
+    >>> from ppfl.interfaces.objective import Objective
+    >>> class Meeting(Objective):
+    ...     parameter_names, seed = ("theta", "w"), 0
+    ...
+    ...     def init_shared(self):
+    ...         return {"theta": torch.zeros(1)}
+    ...
+    ...     def init_local(self, client):
+    ...         return {"w": torch.zeros(1)}
+    ...
+    ...     def redraw_local(self, client, round):
+    ...         return self.init_local(client)
+    ...
+    ...     def loss(self, shared, local, data):
+    ...         miss = shared["theta"] + local["w"] - data["goal"]
+    ...         return (miss.square().sum() + local["w"].square().sum()) / 2
+    >>> meeting, data = Meeting(), {"goal": torch.tensor([4.0])}
+    >>> theta, w = meeting.init_shared(), meeting.init_local(1)
+    >>> meeting.gradients(theta, w, data)
+    ({'theta': tensor([-4.])}, {'w': tensor([-4.])})
+    >>> meeting.descend(theta, w, data, lr=0.5, steps=1)
+    {'w': tensor([2.])}
+    """
+
+    parameter_names: tuple[str, ...]
+    """Names of all parameters, shared and local, from the input of the model to its output."""
+    seed: int
+    """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
+
+    @abstractmethod
+    def init_shared(self) -> Params:
+        """θ at the start, the same on every rank."""
+
+    @abstractmethod
+    def init_local(self, client: int) -> Params:
+        """w_m at the start."""
+
+    @abstractmethod
+    def redraw_local(self, client: int, round: int) -> Params:
+        """Return a fresh random w_m, e.g. N(0, I), keyed (seed, round, client)."""
+
+    @abstractmethod
+    def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w), a scalar; `data` may have been advanced."""
+
+    def advance(self, shared: Params, data: Data) -> Data:
+        """Evaluate the part of the model that depends on θ alone, once, for many uses of `loss` in w with θ fixed.
+
+        The result stands in for `data` in `loss` and `local_gradient` as long as θ does not change; data that was
+        advanced is returned as it is.
+        """
+        return data
+
+    def shared_pass(self, shared: Params, data: Data) -> SharedPass:
+        """Evaluate the same part, and keep what a gradient of θ needs of it; `data` as it came, not advanced."""
+        return SharedPass(self, shared, data)
+
+    def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """∇_2 f_m(θ, w)."""
+        gradient: Params = torch.func.grad(lambda w: self.loss(shared, w, data))(local)
+        return gradient
+
+    def descend(self, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
+        """w ← w − lr · ∇_2 f_m(θ, w), `steps` times."""
+        for _ in range(steps):
+            local = add_scaled(local, self.local_gradient(shared, local, data), -lr)
+        return local
+
+    def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
+        """∇_1 f_m(θ, w); `data` as it came, not advanced."""
+        gradient: Params = torch.func.grad(lambda theta: self.loss(theta, local, data))(shared)
+        return gradient
+
+    def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
+        """(∇_1 f_m(θ, w), ∇_2 f_m(θ, w)) at the price of one; `data` as it came, not advanced."""
+        both: tuple[Params, Params] = torch.func.grad(lambda theta, w: self.loss(theta, w, data), argnums=(0, 1))(
+            shared, local
+        )
+        return both
+
+    def local_hessian_product(self, shared: Params, local: Params, direction: Params, data: Data) -> Params:
+        """∇²_22 f_m(θ, w) · direction."""
+        transposed = torch.func.vjp(lambda w: self.local_gradient(shared, w, data), local)[1]  # it is symmetric
+        product: Params = transposed(direction)[0]
+        return product
+
+    @property
+    def needs_iterations(self) -> str:
+        """Why argmin_w f_m(θ, w) has no closed form; "" when it has one, which is `exact_local`."""
+        return "the loss of this problem has no closed form for w"
+
+    def exact_local(self, shared: Params, data: Data) -> Params:
+        """Return argmin_w f_m(θ, w) where `needs_iterations` is ""; raises NotImplementedError elsewhere."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form for the local parameters")
+
+
+class JointObjective(Objective):
+    """An objective that evaluates what depends on θ alone for the samples of several clients together."""
+
+    @abstractmethod
+    def joint_pass(self, shared: Params, datas: Sequence[Data]) -> JointPass:
+        """Evaluate it for several clients at once; `datas` as they came, not advanced."""

@@ -1,0 +1,1 @@
+"""Who works on which result: claims, attempts, signals, launchers; processes and files, no numbers."""

@@ -1,0 +1,1 @@
+"""Models as stages of pure functions, and the fast ways through them."""

@@ -1,0 +1,254 @@
+"""A model cut before its first local parameter: what depends on θ alone is run once, in pieces of fixed size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.params import add_scaled
+from ppfl.interfaces.objective import JointPass, SharedPass
+from ppfl.networks.blocked import Blocked, as_blocked, as_dense
+from ppfl.networks.gradients import Pull, counted_bytes, pullback
+from ppfl.networks.losses import one_hot
+from ppfl.networks.model import BlockedStage, LinearStage
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from ppfl.core.types import Data, Params
+    from ppfl.networks.losses import Loss
+    from ppfl.networks.model import Stage
+
+PIECE_ROWS = 128
+"""Samples that go through the shared stages together: convolutions are fastest at about 128 rows (docs/performance.md).
+Fixed, since results depend on the number of rows."""
+KEPT_BYTES = 1 << 30
+"""Bytes of the graph of one client, or of those computed together, that are kept for the way back; the shared stages
+run again for pieces beyond."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Stages in order; those before `num_shared` have shared parameters alone."""
+
+    stages: tuple[Stage, ...]
+    num_shared: int
+    loss: Loss
+    """What gradients are of, in the logits."""
+    body_dtype: torch.dtype | None = None
+    """What all stages but the last one compute in; None: in the number type of the parameters."""
+
+    @classmethod
+    def cut(
+        cls, stages: tuple[Stage, ...], local_names: frozenset[str], loss: Loss, body_dtype: torch.dtype | None = None
+    ) -> Network:
+        """Cut before the first stage with a local parameter."""
+        with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
+        return cls(stages, next(with_local, len(stages)), loss, body_dtype)
+
+    def prefix(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Return the features that the shared stages make of x."""
+        return self._run(range(self.num_shared), params, x)
+
+    def suffix(self, params: Params, features: torch.Tensor) -> torch.Tensor:
+        """Return the logits that the other stages make of features."""
+        return self._run(range(self.num_shared, len(self.stages)), params, features)
+
+    def _run(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor | Blocked = x
+        for number in numbers:
+            stage = self.stages[number]
+            # the last stage, the cheapest, stays as it is: in bfloat16 a logit of 10 is known to 0.03 alone, which
+            # the loss sees
+            if self.body_dtype is not None and number < len(self.stages) - 1:
+                short = {name: params[name].to(self.body_dtype) for name in stage.parameters}
+                y = _apply(stage, short, y, self.body_dtype)
+            else:
+                y = _apply(stage, params, y, x.dtype)
+        # features leave in the precision of the run, so that fine-tuners do not know of another
+        return as_dense(y).to(x.dtype)
+
+    def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Return `prefix` of any number of samples, piece by piece."""
+        pieces = [self.prefix(params, piece) for piece in torch.split(x, PIECE_ROWS)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def suffix_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
+        """Return the gradients of the loss in the wanted parameters of the suffix; "features" may be among them."""
+        if self.num_shared == len(self.stages):
+            return {"features": self.loss.gradient(features, data)} if "features" in wanted else {}
+        if self._is_linear:
+            return self._linear_gradients(params, features, data, wanted)
+        variables = {name: value for name, value in {**params, "features": features}.items() if name in wanted}
+
+        def logits_of(changed: Params) -> torch.Tensor:
+            return self.suffix({**params, **changed}, changed.get("features", features))
+
+        logits, pull = pullback(logits_of, variables)
+        return pull(self.loss.gradient(logits, data))
+
+    @property
+    def _is_linear(self) -> bool:
+        rest = self.stages[self.num_shared :]
+        return len(rest) == 1 and isinstance(rest[0], LinearStage)
+
+    def _linear_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
+        """The same in closed form: a graph would cost several times what is computed."""
+        weight, bias = self.stages[self.num_shared].parameters
+        flat = features.flatten(1)
+        of_logits = self.loss.gradient(torch.nn.functional.linear(flat, params[weight], params[bias]), data)
+        found: Params = {}
+        if weight in wanted:
+            found[weight] = of_logits.T @ flat
+        if bias in wanted:
+            found[bias] = of_logits.sum(dim=0)
+        if "features" in wanted:
+            found["features"] = (of_logits @ params[weight]).reshape(features.shape)
+        return found
+
+    def linear_parameters(self, wanted: Container[str]) -> tuple[str, str] | None:
+        """Return the names of weight and bias where the suffix is one linear stage and both are wanted, else None."""
+        if not self._is_linear:
+            return None
+        weight, bias = self.stages[self.num_shared].parameters
+        return (weight, bias) if weight in wanted and bias in wanted else None
+
+    def descend_on_logits(
+        self, params: Params, data: Data, wanted: Container[str], lr: float, steps: int, ridge: float = 0.0
+    ) -> Params | None:
+        """Gradient descent on weight and bias of a linear suffix Z = F Wᵀ + b, done on Z: the dual form.
+
+        With P_t the gradient in Z and κ = 1 − lr · ridge, for a loss with (ridge/2)(‖W‖² + ‖b‖²) beside it:
+        Z ← κZ − lr · (F Fᵀ + 1) P_t, in the end κ^steps W − lr · Σ_t κ^(steps−1−t) P_tᵀ F. None where another part is
+        wanted, or for so many samples that F Fᵀ costs more than what it saves.
+        """
+        features, names = data["features"].flatten(1), self.linear_parameters(wanted)
+        if names is None:
+            return None
+        weight, bias = (params[name] for name in names)
+        (num_classes, width), num_samples = weight.shape, len(features)
+        # multiplications of both forms: F Fᵀ once and S² · classes a step, against S · width · classes twice a step
+        if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
+            return None
+        logits = torch.nn.functional.linear(features, weight, bias)
+        targets, rates = one_hot(data["y"], logits), lr * self.loss.shares(data, logits)
+        # + 1 is the bias, a column of ones beside F
+        moves = (features @ features.T + 1.0) * rates
+        total, kappa = torch.zeros_like(logits), 1.0 - lr * ridge
+        for step in range(steps):
+            derivative = self.loss.derivative(logits, targets)
+            if ridge:
+                logits, total = kappa * logits, kappa * total
+            total = total + derivative
+            # nobody reads the logits after the last step
+            if step < steps - 1:
+                logits = logits - moves @ derivative
+        if ridge:
+            weight, bias = kappa**steps * weight, kappa**steps * bias
+        total = rates[:, None] * total
+        return {names[0]: weight - total.T @ features, names[1]: bias - total.sum(dim=0)}
+
+
+class SupervisedPass(SharedPass):
+    """The features of one client's samples, and the way back through the stages that made them."""
+
+    def __init__(self, network: Network, shared: Params, data: Data) -> None:
+        self._network = network
+        self._shared = shared
+        self._prefix = {
+            name: shared[name] for stage in network.stages[: network.num_shared] for name in stage.parameters
+        }
+        self._pieces = list(torch.split(data["x"], PIECE_ROWS))
+        self._pulls: list[Pull] = []
+        self._kept_bytes = 0
+        features = [self._forward(piece) for piece in self._pieces]
+        rest = {name: value for name, value in data.items() if name != "x"}
+        self.data = {"features": features[0] if len(features) == 1 else torch.cat(features), **rest}
+
+    def shared_gradient(self, local: Params) -> Params:
+        """∇_1 f_m(θ, w); for one use."""
+        return self._gradient(local, self._shared)
+
+    def gradients(self, local: Params) -> tuple[Params, Params]:
+        """(∇_1 f_m(θ, w), ∇_2 f_m(θ, w)); for one use."""
+        both = self._gradient(local, {**self._shared, **local})
+        return {name: both[name] for name in self._shared}, {name: both[name] for name in local}
+
+    def _gradient(self, local: Params, variables: Params) -> Params:
+        wanted = {name for name in variables if name not in self._prefix} | ({"features"} if self._prefix else set())
+        features = self.data["features"]
+        found = self._network.suffix_gradients({**self._shared, **local}, features, self.data, wanted)
+        of_prefix = self.pull(found["features"]) if self._prefix else {}
+        return {name: of_prefix[name] if name in self._prefix else found[name] for name in variables}
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        # beyond that no graph is kept, and `pull` runs the piece once more
+        if self._kept_bytes >= KEPT_BYTES:
+            return self._network.prefix(self._shared, x)
+        # one piece is kept in any case, so that there is nothing to count
+        if len(self._pieces) == 1:
+            features, pull = self._linearize(x)
+        else:
+            with counted_bytes() as num_bytes:
+                features, pull = self._linearize(x)
+            self._kept_bytes += num_bytes()
+        self._pulls.append(pull)
+        return features
+
+    def _linearize(self, x: torch.Tensor) -> tuple[torch.Tensor, Pull]:
+        return pullback(lambda theta: self._network.prefix(theta, x), self._prefix)
+
+    def pull(self, of_features: torch.Tensor) -> Params:
+        """Return the gradients of the shared stages, given those of the features; for one use."""
+        total: Params = {}
+        # in the order of pieces: sums of floats depend on it, and with them the bits of a result
+        for number, (x, direction) in enumerate(zip(self._pieces, torch.split(of_features, PIECE_ROWS), strict=True)):
+            pull = self._pulls[number] if number < len(self._pulls) else self._linearize(x)[1]
+            found = pull(direction)
+            total = add_scaled(total, found, 1.0) if total else found
+        # graphs hold up to KEPT_BYTES: given back before the next client begins
+        self._pulls = []
+        return total
+
+
+class SupervisedJointPass(JointPass):
+    """The features of several clients' samples, one after another in the same pieces, and one way back for all."""
+
+    def __init__(self, network: Network, shared: Params, datas: Sequence[Data]) -> None:
+        self._network = network
+        self._shared = shared
+        self._pass = SupervisedPass(network, shared, {"x": torch.cat([data["x"] for data in datas])})
+        parts = torch.split(self._pass.data["features"], [len(data["x"]) for data in datas])
+        self.datas = [
+            # in memory of its own: kernels round differently for other alignments, and a client's would depend on its
+            # neighbours
+            {"features": part.clone(), **{name: value for name, value in data.items() if name != "x"}}
+            for part, data in zip(parts, datas, strict=True)
+        ]
+
+    def shared_gradient(self, tuned: Sequence[Params], weights: Sequence[float]) -> Params:
+        """Σ_k v_k ∇_1 f_k(θ, w_k), the gradients of features weighted before they go back; for one use."""
+        of_prefix = {name for stage in self._network.stages[: self._network.num_shared] for name in stage.parameters}
+        wanted = (self._shared.keys() - of_prefix) | ({"features"} if of_prefix else set())
+        of_features: list[torch.Tensor] = []
+        total: Params = {}
+        for local, data, weight in zip(tuned, self.datas, weights, strict=True):
+            found = self._network.suffix_gradients({**self._shared, **local}, data["features"], data, wanted)
+            weighted = {name: value if weight == 1.0 else weight * value for name, value in found.items()}
+            if of_prefix:
+                of_features.append(weighted.pop("features"))
+            total = add_scaled(total, weighted, 1.0) if total else weighted
+        total |= self._pass.pull(torch.cat(of_features)) if of_prefix else {}
+        return {name: total[name] for name in self._shared}
+
+
+def _apply(stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype) -> torch.Tensor | Blocked:
+    if not isinstance(x, Blocked):
+        x = x.to(dtype)
+    if isinstance(stage, BlockedStage) and (images := as_blocked(x)) is not None:
+        y = stage.apply_blocked(params, images)
+        if y is not None:
+            return y
+    return stage.apply(params, as_dense(x).to(dtype))

@@ -1,0 +1,196 @@
+"""Rows of a client matrix as they came, cut into blocks of columns, and what passes over these blocks find."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.rows.gram import first_centre, well_centred
+from ppfl.rows.products import copied, products_around, squared_distances_to, squared_norms_by_pieces, sum_by_eights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ppfl.core.communicator import Communicator
+
+BLOCK_COLUMNS = 8192
+_TOGETHER = 16
+"""Blocks that are read at once where each is reduced to a few numbers."""
+LARGEST = 1e140
+"""Rows with an entry beyond count as not finite: their squares would not be."""
+_SURELY_FINITE = 1e200
+"""Squares of entries up to which those of x_c and x_i − x_c prove that no entry of x_i is beyond LARGEST."""
+
+
+class NotFiniteRowsError(Exception):
+    """Rows with NaN or inf were looked at, which are not to be."""
+
+
+def column_bounds(dimension: int, num_ranks: int) -> list[int]:
+    """Return P + 1 bounds: rank r owns columns bounds[r]:bounds[r + 1], whole blocks, spread evenly."""
+    # whole blocks: what a kernel sees, and with it how it rounds, is the same on any number of ranks
+    num_blocks = -(-dimension // BLOCK_COLUMNS)
+    return [min(num_blocks * rank // num_ranks * BLOCK_COLUMNS, dimension) for rank in range(num_ranks)] + [dimension]
+
+
+class ClientRows:
+    """Some rows of a matrix of which this rank holds the columns (n, D_r); what is costly to find is kept."""
+
+    def __init__(
+        self, communicator: Communicator, columns: torch.Tensor, chosen: torch.Tensor | None, dimension: int
+    ) -> None:
+        self.communicator = communicator
+        self.columns = columns
+        self.chosen = chosen
+        self.number = columns.shape[0] if chosen is None else len(chosen)
+        self._is_quick = columns.dtype == torch.float32 and columns.device.type == "cpu"
+        """Whether sums may begin in float32."""
+        self.dimension = dimension
+        self.first_block = column_bounds(dimension, communicator.size)[communicator.rank] // BLOCK_COLUMNS
+        """Number of this rank's first block, counted over all ranks."""
+        self.refuses = False
+        """Whether to look at anything of rows that are not all finite raises NotFiniteRowsError."""
+        # not functools.cached_property: on Python 3.11 it holds one lock for all instances, also for ranks as threads
+        self._finite: torch.Tensor | None = None
+        self._squared_norms: torch.Tensor | None = None
+        self._norms: torch.Tensor | None = None
+        self._first: tuple[torch.Tensor, int | None] | None = None
+        self._factor: tuple[torch.Tensor, int | None] | None = None
+
+    def blocks(self, together: int = 1) -> Iterator[torch.Tensor]:
+        """Yield (n, W) pieces of the columns, perhaps views: copy them before anything that rounds.
+
+        Kernels round differently for other alignments and strides. together: so many blocks in one piece.
+        """
+        for block in torch.split(self.columns, together * BLOCK_COLUMNS, dim=1):
+            if block.numel():
+                yield block if self.chosen is None else block.index_select(0, self.chosen)
+
+    def choose(self, rows: torch.Tensor) -> ClientRows:
+        """Return some of the rows, (n',) int64; nothing is copied."""
+        self.refuse()
+        rows = rows.to(self.columns.device)
+        chosen = rows if self.chosen is None else self.chosen[rows]
+        return ClientRows(self.communicator, self.columns, chosen, self.dimension)
+
+    def finite(self) -> torch.Tensor:
+        """Return (n,) bool on the CPU: no NaN, no inf, no entry beyond LARGEST. Collective.
+
+        Products or norms that have been found prove it without a pass of its own, where all rows are finite.
+        """
+        if self._finite is None:
+            products = None if self._first is None else self._first[0].diagonal()
+            norms = None if self._norms is None else self._norms.square()
+            squares = next((found for found in (products, norms, self._squared_norms) if found is not None), None)
+            # NaN is not below anything either, so that such a row is looked at entry by entry
+            if squares is not None and bool((squares <= _SURELY_FINITE).all()):
+                self._finite = torch.ones(self.number, dtype=torch.bool)
+            else:
+                self._finite = self._within_range()
+        return self._finite
+
+    def refuse(self) -> None:
+        """Raise NotFiniteRowsError where that is asked for. All ranks do, or none. Collective."""
+        if self.refuses and not bool(self.finite().all()):
+            raise NotFiniteRowsError
+
+    def squared_norms(self) -> torch.Tensor:
+        """‖x_i‖², (n,) float64 on the CPU. Collective."""
+        if self._squared_norms is None:
+            self._squared_norms = self._squared_distances_to(torch.zeros(self.number))
+        self.refuse()
+        return self._squared_norms
+
+    def norms(self) -> torch.Tensor:
+        """‖x_i‖, (n,) float64 on the CPU, to 8e-7 for float32. Collective."""
+        if self._norms is None:
+            # not read off products, though they may be there: bits would depend on what else was asked for
+            quick = self._quick_squared_norms() if self._is_quick else None
+            self._norms = (self.squared_norms() if quick is None else quick).sqrt()
+        self.refuse()
+        return self._norms
+
+    def _quick_squared_norms(self) -> torch.Tensor | None:
+        chunks, like = self.blocks(together=_TOGETHER), self.columns.new_empty(self.number)
+        return squared_norms_by_pieces(self.communicator, chunks, BLOCK_COLUMNS, like)
+
+    def squared_distances_to(self, weights: torch.Tensor) -> torch.Tensor:
+        """‖x_i − Σ_j a_j x_j‖², (n,) float64 on the CPU. Collective."""
+        self.refuse()
+        return self._squared_distances_to(weights)
+
+    def _squared_distances_to(self, weights: torch.Tensor) -> torch.Tensor:
+        like = self.columns.new_empty(self.number)
+        return squared_distances_to(self.communicator, self.blocks(), like, weights)
+
+    def combine(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return Σ_i a_i x_i, (D,), the same on every rank; weights (n,) float64 on the CPU. Collective.
+
+        Summed in float64; for float32 rows on a CPU eight rows at a time in float32, to 6e-7 · Σ_i |a_i x_i|.
+        """
+        self.refuse()
+        used = weights.nonzero()[:, 0]
+        # a rule that chose one vector returns its very bits
+        if len(used) == 1 and weights[used[0]] == 1.0:
+            return self.gather(block[0] for block in self.choose(used).blocks())
+        if self._is_quick and len(used) > 1:
+            numbers = used if self.chosen is None else self.chosen[used]
+            mine = sum_by_eights(self.columns, numbers.tolist(), weights[used].tolist())
+            # None on all ranks or on none, since it is so by the weights alone: nobody gathers by himself
+            total = None if mine is None else self.communicator.allgather_rows(mine)
+            # float32 may have overflowed where float64 does not; the sum is over all columns, so that all ranks agree
+            if total is not None and math.isfinite(float(total.sum())):
+                return total
+        # to gather a few rows takes less time than to multiply all
+        rows, of_rows = (self.choose(used), weights[used]) if 2 * len(used) <= len(weights) else (self, weights)
+        of_rows = of_rows.to(self.columns.device)
+        return self.gather(torch.mv(wide.T, of_rows) for wide in copied(rows.blocks(), torch.float64))
+
+    def gather(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return (D,) on every rank, of pieces (W,) of this rank's columns in their order. Collective."""
+        mine = self.columns.new_empty(self.columns.shape[1])
+        start = 0
+        for piece in pieces:
+            mine[start : start + len(piece)] = piece
+            start += len(piece)
+        return self.communicator.allgather_rows(mine.cpu()).to(self.columns.device)
+
+    def factor(self) -> tuple[torch.Tensor, int | None]:
+        """Return (K, c): K_ij = ⟨z_i, z_j⟩ with z_c = x_c and z_i = x_i − x_c else. Collective.
+
+        c is None, which stands for z_i = x_i, or where distances between the majority would be lost in rounding a row
+        in its midst.
+        """
+        if self._factor is None:
+            products, first = self._first_products()
+            # before a pass more around another row, which may be such a one
+            self.refuse()
+            self._factor = well_centred(lambda row: products if row == first else self._around(row), first)
+        return self._factor
+
+    def _first_products(self) -> tuple[torch.Tensor, int | None]:
+        """Return products around the centre that the first block of columns suggests. Collective."""
+        if self._first is None:
+            few = torch.zeros(self.number, self.number, dtype=torch.float64)
+            # one block of the whole matrix, whoever has it: more would cost the pass that a good guess saves
+            if self.first_block == 0 and self.columns.shape[1]:
+                wide = next(copied(self.blocks(), torch.float64))
+                few = (wide @ wide.T).cpu()
+            centre = first_centre(self.communicator.allreduce(few, "sum"))
+            self._first = self._around(centre), centre
+        return self._first
+
+    def _around(self, centre: int | None) -> torch.Tensor:
+        like = self.columns.new_empty((self.number, self.number))
+        return products_around(self.communicator, self.blocks(), like, centre)
+
+    def _within_range(self) -> torch.Tensor:
+        extremes = torch.zeros(2, self.number, dtype=torch.float64)
+        for block in self.blocks():
+            # NaN is the largest and the smallest of a row that has one; two passes, since aminmax is ten times slower
+            here = torch.stack([block.amax(dim=1), block.amin(dim=1).neg()]).to("cpu", torch.float64)
+            extremes = torch.maximum(extremes, here)
+        beyond = ~(extremes <= LARGEST).all(dim=0)
+        return self.communicator.allreduce(beyond.to(torch.int64), "max") == 0

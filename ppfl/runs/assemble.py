@@ -1,0 +1,196 @@
+"""From a configuration to a Setup: problem, resolved method and ranks, all that a run consists of but its files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from ppfl.config.scope import origins_in
+from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.communicator import GuardedCommunicator
+from ppfl.core.errors import UserError
+from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
+from ppfl.engine.cohort import CohortSampler
+from ppfl.engine.exchange.attackers import check_cohort
+from ppfl.engine.roles import Roles
+from ppfl.engine.setup import Setup, adds_up
+from ppfl.interfaces.arrival_log import read_arrivals
+from ppfl.interfaces.client_data import Statistics
+from ppfl.interfaces.placement import Placement
+from ppfl.interfaces.split import refuse_split
+from ppfl.outside.origin import of_this_process
+from ppfl.runs.device import choose_device, set_tf32
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from ppfl.config.run import Config
+    from ppfl.core.communicator import Communicator
+    from ppfl.engine.client_store import Kind
+    from ppfl.interfaces.client_data import ClientData
+    from ppfl.interfaces.method import Algorithm
+    from ppfl.interfaces.problem import Problem, ProblemSettings
+
+    BuildProblem = Callable[[ProblemSettings, Placement, int], Problem]
+
+Result = TypeVar("Result")
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bfloat16": torch.float32}
+
+
+def build_problem(settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
+    """Build the part of the problem that this rank holds. Collective."""
+    return settings.build(placement, clients_per_chunk)
+
+
+def build(config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem) -> Setup:
+    """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
+    _refuse_cells(config, communicator)
+    device = choose_device(config.engine.device, communicator)
+    set_tf32(config.precision == "tf32", device, communicator)
+    guarded = GuardedCommunicator(communicator)
+    clients_per_chunk = config.engine.clients_per_chunk or 1
+    placement = _placement(config, guarded, device)
+    problem = build_problem(config.problem, placement, clients_per_chunk)
+    _check_ranks(problem.client_data, communicator, clients_per_chunk)
+    roles = Roles.of(placement, problem.client_data)
+    cohort = _sample(config, problem.client_data)
+    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine))
+    algorithm = _resolve(config, problem, cohort)
+    if (times := config.compute_times) is not None:
+        on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
+    tuner = config.evaluate.tuned.fine_tuner
+    # where nothing is local, whole models are personalized, and only with what the configuration names for it
+    whole_models = not problem.local_names
+    tuned_problem = problem.all_local() if whole_models and tuner else problem
+    resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)) if tuner else None
+    client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
+    return Setup(
+        problem=problem,
+        roles=roles,
+        algorithm=algorithm,
+        server_optimizer=config.server_optimizer,
+        aggregator=config.aggregator,
+        cohort=cohort,
+        communicator=guarded,
+        client_weights=_client_weights(config, problem.client_data),
+        bucket_bytes=config.engine.bucket_bytes,
+        client_state=client_state,
+        bytes_a_client=bytes_a_client,
+        num_rounds=config.rounds,
+        evaluate_every=config.evaluate.every,
+        tuned_epochs=config.evaluate.tuned.epochs,
+        tuned_fine_tuner=resolved_tuner or (None if whole_models else algorithm.fine_tuner_of_clients),
+        tuned_problem=tuned_problem,
+        clients_per_chunk=clients_per_chunk,
+        device=device,
+        byzantine=config.byzantine,
+        asynchronous=config.asynchronous,
+        compute_times=config.compute_times,
+        reports=tuple(dict.fromkeys(config.evaluate.reports)),
+        replay=_read_replay(config, communicator),
+    )
+
+
+def _placement(config: Config, communicator: Communicator, device: torch.device) -> Placement:
+    data_seed = config.seed if config.problem.seed is None else config.problem.seed
+    body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
+    dtype = _DTYPES[config.precision]
+    return Placement(communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
+
+
+def _sample(config: Config, data: ClientData) -> CohortSampler:
+    """Return who takes part in a round, or who is in flight."""
+    if config.asynchronous is None:
+        return _named("cohort: ", lambda: CohortSampler(data, config.cohort, config.seed))
+    concurrency = config.asynchronous.concurrency
+    return _named("asynchronous.concurrency: ", lambda: CohortSampler(data, concurrency, config.seed))
+
+
+def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorithm:
+    """Return the method with every step size a number, as it works on this problem with these participants."""
+    # one uplink at a time is a cohort of one client
+    participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
+    optimizer = config.server_optimizer
+    _named("algorithm.", lambda: refuse_split(config.algorithm, problem))
+    algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
+    if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
+        return algorithm.under_plain_mean()
+    return algorithm
+
+
+def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
+    """Return the arrival log that is to be repeated. Collective."""
+    file = config.asynchronous.replay if config.asynchronous is not None else None
+    if file is None:
+        return None
+
+    def read() -> dict[str, np.ndarray]:
+        log = read_arrivals(file.path, f"asynchronous.replay: {file.path}")
+        recorded = len(log["client"]) if log else 0
+        if recorded < config.rounds:
+            raise UserError(
+                f"asynchronous.replay: {file.path} has {recorded} arrivals, rounds: {config.rounds} asks for more"
+            )
+        return log
+
+    return on_every_rank(communicator, read)
+
+
+def _refuse_cells(config: Config, communicator: Communicator) -> None:
+    """Refuse plug-ins that other ranks may not have, or have otherwise."""
+    if communicator.size > 1 and (refused := of_this_process(origins_in(config))):
+        raise SharedUserError(f"{refused}; here are {communicator.size} ranks")
+
+
+def _check_ranks(data: ClientData, communicator: Communicator, clients_per_chunk: int) -> None:
+    num_chunks = -(-data.num_clients // clients_per_chunk)
+    # a rank without clients has nobody to ask for names and shapes of local parameters, and nothing to do
+    if communicator.size > num_chunks:
+        raise SharedUserError(
+            f"{communicator.size} ranks for {data.num_clients} clients in {num_chunks} chunk(s) of "
+            f"{clients_per_chunk}: every rank needs a chunk; start at most {num_chunks} ranks"
+        )
+
+
+def _named(prefix: str, action: Callable[[], Result]) -> Result:
+    """Turn a ValueError of a check that needs the built problem into an error that names the key."""
+    try:
+        return action()
+    except ValueError as error:
+        raise SharedUserError(f"{prefix}{error}") from error
+
+
+def _place_states(
+    config: Config,
+    problem: Problem,
+    algorithm: Algorithm,
+    clients_per_chunk: int,
+    communicator: Communicator,
+    device: torch.device,
+) -> tuple[Kind, int]:
+    """Return where all ranks keep states, the farthest place that any of them needs, and a state's size. Collective."""
+    objective, clients = problem.objective, problem.client_data.clients
+    initial = algorithm.init_client(objective.init_shared(), objective.init_local(clients.start))
+    bytes_a_client = state_bytes(initial)
+    # the free memory of a host is shared by its ranks; the host with most of them decides for all
+    ranks_of_host = int(communicator.allreduce(torch.tensor([communicator.local_rank]), "max")) + 1
+    needed = bytes_a_client * len(clients)
+    saving = saving_bytes(bytes_a_client, clients_per_chunk)
+    mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, ranks_of_host))
+    # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
+    return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
+
+
+def _client_weights(config: Config, data: ClientData) -> tuple[float, ...]:
+    if config.weights == "uniform":
+        return (1.0,) * data.num_clients
+    if isinstance(data, Statistics) and len(set(data.num_train_samples)) > 1:
+        raise SharedUserError(
+            "weights: samples: what this problem knows of itself (θ*, ‖F‖, legal steps) is of the unweighted mean; "
+            "use uniform"
+        )
+    return tuple(float(samples) for samples in data.num_train_samples)

@@ -1,0 +1,221 @@
+"""From a configuration to a result file: the one place where problem, method, engine, ranks and recorder meet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppfl.config.run import RESULTS_VERSION
+from ppfl.config.scope import origins_in
+from ppfl.core.agree import on_every_rank, on_first_rank
+from ppfl.core.provenance import describe_process, now
+from ppfl.engine.choose import open_engine
+from ppfl.engine.client_store import describe
+from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
+from ppfl.engine.synchronous import Synchronous
+from ppfl.jobs.launcher import open_communicator
+from ppfl.jobs.place import NOBODY, Place
+from ppfl.results.checkpoints import Checkpoints
+from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY
+from ppfl.results.parameters import save_local, save_shared
+from ppfl.results.recorder import Recorder
+from ppfl.runs.assemble import build, build_problem
+from ppfl.runs.device import describe_device
+from ppfl.runs.keeper import CheckpointKeeper
+from ppfl.runs.progress import Both, Lines, WarningsTo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ppfl.config.run import Config
+    from ppfl.core.communicator import Communicator
+    from ppfl.engine.evaluate import Stages
+    from ppfl.engine.ledger import Scored
+    from ppfl.engine.run import Run
+    from ppfl.engine.setup import Setup
+    from ppfl.jobs.place import Caller
+    from ppfl.runs.assemble import BuildProblem
+    from ppfl.runs.progress import Progress
+
+
+logger = logging.getLogger(__name__)
+
+_LARGE_BYTES = 1_000_000_000
+"""States of clients beyond this are told before a run."""
+
+
+def run(
+    config: Config,
+    out: Path,
+    progress: Progress,
+    communicator: Communicator | None = None,
+    build_problem: BuildProblem = build_problem,
+    caller: Caller = NOBODY,
+) -> str:
+    """Run one experiment to the file `out`, from its checkpoint where there is one. Collective.
+
+    Returns "complete", "diverged", "already done", "stopped" when the caller or a request with `requeue` wanted it, or
+    "stopped on request", not to go on by itself (`ppfl.jobs.stop_requests`): everything is saved then.
+    Default communicator: all ranks that the launcher started. `build_problem` may return a problem that it built
+    earlier from the same arguments.
+
+    Raises UserError for what the user can mend: an output that belongs to another run or that another job works on,
+    more ranks than chunks of clients, a step size that must diverge, broken data, a full disk. Whatever ends a run that
+    was this job's own is noted beside the result (`ppfl.jobs.failures`).
+    """
+    communicator = communicator or open_communicator()
+    place = Place(config, out, communicator.size, caller)
+    try:
+        found = on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "")
+        if found in ("already done", "stopped"):
+            return found
+        # rank 0 has looked at the disk for all: on a shared file system others could see something else
+        place.follow(on_first_rank(communicator, lambda: "apart" if place.here != out else "beside"))
+        place.told(0)
+        with ExitStack() as stack:
+            if communicator.rank == 0:
+                log = place.open_log()
+                stack.enter_context(WarningsTo(log))
+                progress = Both(progress, Lines(log))
+            status = _compute(place, progress, communicator, build_problem)
+        return on_first_rank(communicator, lambda: place.stopped_as) if status == "stopped" else status
+    except BaseException as error:
+        place.note(error, communicator.rank)
+        raise
+    finally:
+        place.leave()
+
+
+def _compute(place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
+    config, out, began = place.config, place.here, time.perf_counter()
+    setup = build(config, communicator, build_problem)
+    recorder = open_recorder(place, setup) if communicator.rank == 0 else None
+    identity = {
+        "digest": config.digest,
+        "results_version": RESULTS_VERSION,
+        "clients_per_chunk": setup.clients_per_chunk,
+    }
+    checkpoints = Checkpoints(out, identity, communicator)
+    keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, place.wants_stop, place.told, place.check)
+    # a function, since a checkpoint that turns out to be damaged has left half of a state in the engine that tried it
+    engine, first = keeper.resume(lambda: open_engine(setup, keeper))
+    if place.is_unfinished and not first:
+        logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
+    if recorder is not None and not isinstance(engine, Synchronous):
+        recorder.follow_arrivals(engine.arrivals.arrays)
+    spent = engine.ledger.spent
+    if recorder is not None:
+        recorder.follow_seconds(engine.ledger.seconds)
+    place.begin(first)
+    progress.start(config.rounds, first, f"states of {describe_states(setup)}" if _is_large(setup) else "")
+    spent.began = began
+    spent.seconds["start"] += time.perf_counter() - began
+    for scored in engine:
+        with spent.on("writing"):
+            _record(recorder, scored, setup.communicator)
+        progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
+    # so that a kill during them costs no rounds
+    with spent.on("writing"):
+        _record(recorder, None, setup.communicator)  # the stages may take long
+    if engine.status != "stopped":
+        complete(config, out, setup, engine, score_stages([engine])[0], recorder)
+        on_first_rank(communicator, place.deliver)
+    progress.finish(engine.status, place.out)
+    return engine.status
+
+
+def describe_states(setup: Setup) -> str:
+    """Say in words where the states of all clients are."""
+    return describe(setup.client_state, setup.problem.client_data.num_clients, setup.bytes_a_client)
+
+
+def _is_large(setup: Setup) -> bool:
+    num_clients = setup.problem.client_data.num_clients
+    return setup.client_state != "device" or num_clients * setup.bytes_a_client >= _LARGE_BYTES
+
+
+def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder:
+    """Return the recorder of a result, with what is known before the first round. Called on rank 0.
+
+    Of runs that are computed together, `num_together`, each is told its share of their seconds, and its file says so.
+    """
+    config = place.config
+    attributes = {
+        "name": config.name,
+        "digest": config.digest,
+        "config": config.to_yaml(),
+        "results_version": RESULTS_VERSION,
+    }
+    problem, data, byzantine = setup.problem, setup.problem.client_data, setup.roles.byzantine
+    provenance = describe_process() | {
+        "started": now(),
+        "num_ranks": setup.communicator.size,
+        "clients_per_chunk": setup.clients_per_chunk,
+        "device": describe_device(setup.device),
+        "client_state": describe_states(setup),
+    }
+    if origins := origins_in(config):
+        told = (f"{key} ({' '.join(origin.identity.values())})" for key, origin in sorted(origins.items()))
+        provenance[PLUG_INS] = ", ".join(told)
+    if num_together > 1:
+        provenance[SECONDS_SHARED_BY] = num_together
+    recorder = Recorder(place.here, attributes, provenance, place.check)
+    clients = {
+        "client": np.array(data.client_names, dtype=object),
+        "num_train_samples": np.array(data.num_train_samples),
+        **data.client_facts(),
+    }
+    facts = problem.theory.facts()
+    if config.byzantine is not None:
+        clients["byzantine"] = np.isin(np.arange(data.num_clients), list(byzantine)).astype(np.int64)
+        facts = {**facts, "num_byzantine": float(len(byzantine) + config.byzantine.num_beside)}
+    recorder.describe_problem(facts, clients)
+    return recorder
+
+
+def _record(recorder: Recorder | None, scored: Scored | None, communicator: Communicator) -> None:
+    """Hand scores to the recorder, or have it write what it has; a refusing disk ends all ranks. Collective."""
+
+    def append() -> None:
+        if recorder is not None and scored is not None:
+            recorder.append(scored.round, {**scored.metrics, **scored.costs})
+        elif recorder is not None:
+            recorder.write()
+
+    on_every_rank(communicator, append)
+
+
+def complete(
+    config: Config,
+    out: Path,
+    setup: Setup,
+    engine: Run,
+    stages: Stages,
+    recorder: Recorder | None,
+) -> None:
+    """Save the parameters and complete the result with the scores and costs of its stages. Collective."""
+    of_stages = stages.scores
+    clients = {f"{stage}_{metric}": values for stage, scores in of_stages.items() for metric, values in scores.items()}
+    metrics = next(iter(of_stages.values())).keys()
+    summary = {
+        metric: np.array([list(summarize(setup, metric, scores[metric]).values()) for scores in of_stages.values()])
+        for metric in metrics
+    }
+    costs = stages.cost_arrays
+    rank, size = setup.communicator.rank, setup.communicator.size
+
+    def save() -> None:
+        with engine.ledger.spent.on("writing"):
+            if config.save.local:
+                save_local(out, engine.group, rank, size, config.digest)
+            if recorder is not None:
+                # before the result says that it is complete: whoever sees that finds θ beside it
+                save_shared(out, engine.server["shared"], config.digest)
+        if recorder is not None:
+            recorder.finish(engine.status, clients, summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs)
+
+    on_every_rank(setup.communicator, save)
