@@ -27,8 +27,8 @@ import torch
 from ppfl.config.run import load
 from ppfl.engine import synchronous
 from ppfl.jobs.launcher import launched_as, open_communicator
+from ppfl.runs.checkpointer import FileCheckpointer
 from ppfl.runs.experiment import run
-from ppfl.runs.keeper import CheckpointKeeper
 from ppfl.runs.progress import Silent
 
 STATES_BYTES = 60 * 65 * 10_000 * 4
@@ -66,10 +66,10 @@ def main(path: str = "configs/mnist20.yaml", rounds: str = "20") -> None:
     every_seconds = load(path).checkpoint.every_seconds
     often = "checkpoint={every_rounds: 1, every_seconds: null}"
     config = load(path, [f"rounds={rounds}", often, "evaluate={every: 1000000, tuned: {epochs: 0}}"])
-    save, ask, step = Timed(CheckpointKeeper.save), Timed(synchronous.agree), Timed(synchronous.Synchronous._round)
-    CheckpointKeeper.save = lambda *arguments: save(*arguments)  # type: ignore[method-assign]
+    save, ask, step = Timed(FileCheckpointer.save), Timed(synchronous.agree), Timed(synchronous.play_round)
+    FileCheckpointer.save = lambda *arguments: save(*arguments)  # type: ignore[method-assign]
     synchronous.agree = ask  # type: ignore[assignment]
-    synchronous.Synchronous._round = lambda *arguments: step(*arguments)  # type: ignore[method-assign]
+    synchronous.play_round = step  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=".") as folder:  # the disk that results are on, not one in memory
         communicator = open_communicator()
         shared = bytes(communicator.broadcast(torch.tensor(list(folder.encode().ljust(200))), 0).tolist()).decode()

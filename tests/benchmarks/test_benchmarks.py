@@ -248,6 +248,16 @@ def test_commands_of_the_chapter_work(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "ffgg.json").read_text())["workload"] == "mnist20-ffgg"
 
 
+def test_what_a_checkpoint_costs_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.checkpoint_cost", str(ROOT / "configs/test/digits.yaml"), "3"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert "1 rank(s)" in lines[0]
+    assert lines[0].endswith("2 checkpoints")  # none after the last round
+    assert [line.partition(":")[0] for line in lines[1:3]] == ["a checkpoint", "a question"]
+
+
 def test_made_up_results_can_be_collected(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     collect.write_results(tmp_path / "results", 3)
