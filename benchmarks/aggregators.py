@@ -23,7 +23,7 @@ from benchmarks.options import Options, Report
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.plugins import PlugIn, discover
 from ppfl.interfaces.aggregator import Aggregator
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows.client_matrix import ClientMatrix
 from ppfl.runs.device import keep_freed_memory
 
@@ -146,7 +146,7 @@ def _repetition(x: torch.Tensor, rule: Aggregator) -> dict[str, float]:
 
 def apply(x: torch.Tensor, rule: Aggregator) -> torch.Tensor:
     """Aggregate as an engine does that has the columns of the matrix: a fresh one, nothing known of it."""
-    return rule(ClientMatrix(SoloCommunicator(), x, x.shape[1]), Moment(seed=0))
+    return rule(ClientMatrix(SoloCommunicator(), x, x.shape[1]), RandomKey(seed=0))
 
 
 def _extra_bytes(name: str, dimension: int) -> int:

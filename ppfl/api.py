@@ -19,7 +19,7 @@ from ppfl.config.yaml_file import NoSuchPathError, parse_yaml, read_yaml, set_pa
 from ppfl.core.plugins import PlugIn, discover, find, joined_by
 from ppfl.engine.choose import open_engine
 from ppfl.interfaces.aggregator import Aggregator
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.jobs.launcher import open_communicator
 from ppfl.outside.cells import register as register_class
 from ppfl.results.reader import open_result as read_result
@@ -157,7 +157,7 @@ def aggregate(
     rows = _rows(vectors)
     rule.check(len(rows))
     # the rows are all columns, too: no copy, rules change none
-    result = rule(ClientMatrix(SoloCommunicator(), rows, rows.shape[1]), Moment(seed=seed))
+    result = rule(ClientMatrix(SoloCommunicator(), rows, rows.shape[1]), RandomKey(seed=seed))
     return result if isinstance(vectors, torch.Tensor) else result.numpy()
 
 

@@ -13,12 +13,12 @@ from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.config.run import Config
+from ppfl.jobs.attempt import Caller
 from ppfl.jobs.failures import Failure, write_failure
-from ppfl.jobs.place import Caller
 from ppfl.jobs.run_log import KEPT_TRIES, RunLog, tries
 from ppfl.jobs.states import results_in
-from ppfl.pack.board import RunOfCell
 from ppfl.pack.cells import make_work
+from ppfl.pack.run_queue import RunOfCell
 from ppfl.results.layout import log_folder, running_path
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent

@@ -17,11 +17,11 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.config.run import Config
 from ppfl.jobs import stop_requests
-from ppfl.jobs.place import Caller
+from ppfl.jobs.attempt import Caller
 from ppfl.jobs.stop_requests import PackRequests, StopRequest, ask_packs, ask_run, request_for
 from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
-from ppfl.pack.board import ELSEWHERE, ONE_RANK, RunQueue
 from ppfl.pack.command import Packed
+from ppfl.pack.run_queue import ELSEWHERE, ONE_RANK, RunQueue
 from ppfl.results.layout import apart_path, checkpoint_path, packs_stop_path, running_path, stop_path
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
@@ -117,7 +117,7 @@ def test_a_request_that_comes_while_a_run_begins_is_heeded(config: Config, monke
         """Do what `ppfl stop` does between the claim and the first round."""
         ask_run(out, token=json.loads(running_path(out).read_text())["token"], job="", requeue=False)
 
-    monkeypatch.setattr("ppfl.jobs.place.remove_failure", remove_failure)
+    monkeypatch.setattr("ppfl.jobs.attempt.remove_failure", remove_failure)
     assert compute(config, out) == ON_REQUEST
 
 

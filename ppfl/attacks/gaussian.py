@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 
 from ppfl.core.rng import generator
-from ppfl.interfaces.attack import AttackOnVectors, Block, Scene
+from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example
@@ -29,12 +29,12 @@ class Gaussian(AttackOnVectors):
     standard_deviation: PositiveFloat
     """Of every entry."""
 
-    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+    def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return the draws."""
         draws = torch.empty_like(block.own)
         for attacker, row in enumerate(draws):
             # a stream for each attacker and block, so that it does not matter which rank has the block
             key = attacker * _MAX_BLOCKS + block.number
-            draw = generator(scene.moment.seed, _PURPOSE, round=scene.moment.round, client=key)
+            draw = generator(knowledge.key.seed, _PURPOSE, round=knowledge.key.round, client=key)
             row.copy_(torch.from_numpy(draw.standard_normal(len(row)) * self.standard_deviation))
         return draws

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from ppfl.interfaces.attack import AttackOnVectors, Block, Scene
+from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge
 
 
 class Inf(AttackOnVectors):
@@ -17,6 +17,6 @@ class Inf(AttackOnVectors):
 
     name: Literal["inf"]
 
-    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+    def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return ∞."""
         return torch.full_like(block.own, torch.inf)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.interfaces.attack import AttackOnVectors, Block, Scene, worst_factor
+from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge, worst_factor
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +27,14 @@ class InnerProduct(AttackOnVectors):
     factor: PositiveFloat | Literal["optimal"]
     """ε; a small one passes for honest, a large one turns the mean around."""
 
-    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> AttackOnVectors:
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge) -> AttackOnVectors:
         """Choose the factor. Collective."""
         if self.factor != "optimal":
             return self
-        found = worst_factor(lambda x: self.model_copy(update={"factor": x}), matrix, byzantine, scene)
+        found = worst_factor(lambda x: self.model_copy(update={"factor": x}), matrix, byzantine, knowledge)
         return self.model_copy(update={"factor": found})
 
-    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+    def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return −factor · mean."""
         assert self.factor != "optimal"
         return -self.factor * block.honest.mean(dim=0, keepdim=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.interfaces.attack import AttackOnVectors, Block, Scene, worst_factor
+from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge, worst_factor
 
 if TYPE_CHECKING:
     import torch
@@ -47,16 +47,16 @@ class LittleIsEnough(AttackOnVectors):
                 f"no attack: give a number"
             )
 
-    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> AttackOnVectors:
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge) -> AttackOnVectors:
         """Choose the factor. Collective."""
         if self.factor == "published":
             return self.model_copy(update={"factor": _published(len(byzantine), int(byzantine.sum()))})
         if self.factor != "optimal":
             return self
-        found = worst_factor(lambda x: self.model_copy(update={"factor": x}), matrix, byzantine, scene)
+        found = worst_factor(lambda x: self.model_copy(update={"factor": x}), matrix, byzantine, knowledge)
         return self.model_copy(update={"factor": found})
 
-    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+    def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return μ − factor · σ."""
         assert not isinstance(self.factor, str)
         # of all honest vectors, which are not a sample of more

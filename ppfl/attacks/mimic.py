@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeInt
 
-from ppfl.interfaces.attack import AttackOnVectors, Block, Scene
+from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ class Mimic(AttackOnVectors):
     client: NonNegativeInt = 0
     """j: number among the honest clients of a round, modulo how many there are."""
 
-    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+    def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return x_j."""
         row = self.client % len(block.honest)
         return block.honest[row : row + 1]

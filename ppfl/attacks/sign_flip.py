@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.interfaces.attack import AttackOnVectors, Block, Scene
+from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,6 @@ class SignFlip(AttackOnVectors):
     factor: PositiveFloat = 1.0
     """Length of what is sent, in terms of the honest vector."""
 
-    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+    def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return −factor · x_a."""
         return -self.factor * block.own

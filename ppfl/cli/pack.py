@@ -74,9 +74,9 @@ def pack(
     # the parent of a pack never computes: its children load torch, once for all of them
     defer_torch()
     from ppfl.config.grid import load_cells
-    from ppfl.pack.board import ONE_RANK
     from ppfl.pack.command import choose_part, pack
     from ppfl.pack.environment import default_jobs
+    from ppfl.pack.run_queue import ONE_RANK
     from ppfl.pack.steps import in_steps
 
     launched = _launched(ranks_per_run)

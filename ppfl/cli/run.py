@@ -64,8 +64,8 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
 
 
 def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report, *, delivers: bool) -> int:
+    from ppfl.jobs.attempt import Caller
     from ppfl.jobs.gpus_in_vain import in_vain
-    from ppfl.jobs.place import Caller
     from ppfl.runs.experiment import run as run_experiment
     from ppfl.runs.progress import Bar, choose_progress, show_warnings
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ppfl.config.schema import Place, Schema
+from ppfl.config.schema import Position, Schema
 from ppfl.core.errors import UserError
 from ppfl.core.yaml_text import dump_text
 
@@ -134,13 +134,13 @@ def closest(word: object, choices: Iterable[str]) -> str | None:
 
 
 def error_of(source: str, error: ValidationError, document: dict[str, Any], schema: Schema) -> ConfigError:
-    """Translate pydantic's errors, one finding for each place in the document, the first ones when there are many."""
+    """Translate pydantic's errors, one finding for each position in the document; of many the first ones."""
     found: dict[str, Finding] = {}
     explained: set[str] = set()
     errors = error.errors(include_url=False)
     for details in errors[:_MAX_TRANSLATED]:
         finding, own_words = _finding(details, document, schema)
-        # branches of a union report the same place: the schema describes them all, unless a check explains itself
+        # branches of a union report the same position: the schema describes them all, unless a check explains itself
         if finding.where not in found or (own_words and finding.where not in explained):
             found[finding.where] = finding
         if own_words:
@@ -151,38 +151,38 @@ def error_of(source: str, error: ValidationError, document: dict[str, Any], sche
 def _finding(details: ErrorDetails, document: dict[str, Any], schema: Schema) -> tuple[Finding, bool]:
     """Return the finding, and whether a check of the settings explained it in its own words."""
     kind, context = details["type"], details.get("ctx", {})
-    place = schema.locate(details["loc"], document, last_is_key=kind in ("missing", "extra_forbidden"))
-    where = place.path
+    position = schema.locate(details["loc"], document, last_is_key=kind in ("missing", "extra_forbidden"))
+    where = position.path
     if kind == "extra_forbidden":
-        keys = place.sibling_keys
-        given = place.value
-        hint = _hint(place, schema.owners(place))
-        return Finding(where, given, ", ".join(keys), "unknown key", place.key, keys, hint), False
+        keys = position.sibling_keys
+        given = position.value
+        hint = _hint(position, schema.owners(position))
+        return Finding(where, given, ", ".join(keys), "unknown key", position.key, keys, hint), False
     if kind in ("unknown_name", "no_name"):
         where = f"{where}.name"
-        given = place.value.get("name", NOTHING) if isinstance(place.value, dict) else NOTHING
-        names = schema.names(place.node)
+        given = position.value.get("name", NOTHING) if isinstance(position.value, dict) else NOTHING
+        names = schema.names(position.node)
         what = "missing key" if given is NOTHING else "unknown name"
         return Finding(where, given, ", ".join(names), what, given, names), False
     if kind == "missing":
-        return Finding(where, NOTHING, schema.describe(place.node), "missing key"), False
+        return Finding(where, NOTHING, schema.describe(position.node), "missing key"), False
     if kind == "refusal":
         inner = str(context["where"])
-        value = place.value
+        value = position.value
         for key in filter(None, inner.split(".")):
             value = value.get(key, NOTHING) if isinstance(value, dict) else NOTHING
         return Finding(".".join(filter(None, (where, inner))), value, str(context["allowed"])), True
     if kind == "value_error":
-        return Finding(where or "the file", place.value, str(context["error"])), True
-    choices = schema.choices(place.node) if isinstance(place.value, str) else ()
-    return Finding(where, place.value, schema.describe(place.node), word=place.value, choices=choices), False
+        return Finding(where or "the file", position.value, str(context["error"])), True
+    choices = schema.choices(position.node) if isinstance(position.value, str) else ()
+    return Finding(where, position.value, schema.describe(position.node), word=position.value, choices=choices), False
 
 
-def _hint(place: Place, owners: Sequence[str]) -> str:
-    """Say what to do about a key that another plug-in of this place has: the name was changed alone."""
-    if not owners or not place.union:
+def _hint(position: Position, owners: Sequence[str]) -> str:
+    """Say what to do about a key that another plug-in of this position has: the name was changed alone."""
+    if not owners or not position.union:
         return ""
-    section, name = place.union.path, place.union.name
+    section, name = position.union.path, position.union.name
     return (
         f"it is a key of {', '.join(owners)}: take it out, or replace the whole section, by "
         f"--set '{section}={{name: {name}, …}}' or, in a grid, by {section}: [{{name: {name}, …}}]"

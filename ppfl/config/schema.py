@@ -27,7 +27,7 @@ class Union:
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """A position in a document: its dotted path, its schema, the value there (None when missing)."""
 
     path: str
@@ -46,7 +46,7 @@ class Schema:
         self._root = document_schema
         self._definitions: dict[str, Node] = document_schema.get("$defs", {})
 
-    def locate(self, position: tuple[int | str, ...], document: Any, *, last_is_key: bool) -> Place:
+    def locate(self, position: tuple[int | str, ...], document: Any, *, last_is_key: bool) -> Position:
         """Follow a position of a pydantic error through the document, skipping names of union branches.
 
         last_is_key: the last part is a key although the document need not have it.
@@ -62,7 +62,7 @@ class Schema:
             if isinstance(value, dict) and (part in value or is_last_key):
                 properties = node.get("properties", {})
                 siblings = tuple(sorted(properties))
-                # a key that nobody knows still has a place, of which the message then speaks
+                # a key that nobody knows still has a position, of which the message then speaks
                 node = properties.get(part, node.get("additionalProperties") or _ANYTHING)
                 node = node if isinstance(node, dict) else _ANYTHING
                 value, key = value.get(part), part
@@ -70,17 +70,17 @@ class Schema:
             elif isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
                 node, value, key = node.get("items", _ANYTHING), value[part], part
                 path = f"{path}[{part}]"
-        return Place(path, key, node, value, siblings, union)
+        return Position(path, key, node, value, siblings, union)
 
-    def owners(self, place: Place) -> list[str]:
-        """Return the plug-ins that can stand around a place and have its key."""
-        if place.union is None:
+    def owners(self, position: Position) -> list[str]:
+        """Return the plug-ins that can stand around a position and have its key."""
+        if position.union is None:
             return []
-        mapping = self._mapping(place.union.node)
+        mapping = self._mapping(position.union.node)
         return sorted(
             name
             for name, reference in mapping.items()
-            if place.key in self._follow({"$ref": reference}).get("properties", {})
+            if position.key in self._follow({"$ref": reference}).get("properties", {})
         )
 
     def _mapping(self, node: Node) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ppfl.core.communicator import LocalParameterError
 from ppfl.core.params import add_scaled, map_params, num_bytes
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
-from ppfl.engine.checkpoint import Keeper, StatesOf, name_params, name_state, read_params, read_state
+from ppfl.engine.checkpoint import Checkpointer, StatesOf, name_params, name_state, read_params, read_state
 from ppfl.engine.downlink import Downlink
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.run import Run
@@ -69,10 +69,10 @@ class AsynchronousEngine(Run, ABC):
     it is after those jobs of client m that have arrived. After the run `server` and `group` hold the final state.
     """
 
-    def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
+    def __init__(self, setup: Setup, checkpointer: Checkpointer | None = None) -> None:
         assert setup.asynchronous is not None
         super().__init__(setup)
-        self.keeper = keeper
+        self.checkpointer = checkpointer
         self.rules = setup.asynchronous
         self.arrivals = ArrivalLog()
         self.version = 0
@@ -95,7 +95,7 @@ class AsynchronousEngine(Run, ABC):
     def __iter__(self) -> Iterator[Scored]:
         """Run all arrivals that are left; yield the scores at 0, every `evaluate_every`-th and the last. Collective.
 
-        Between two arrivals the keeper may have a snapshot taken, or the run stopped.
+        Between two arrivals the checkpointer may have a snapshot taken, or the run stopped.
         """
 
     def restore(self, snapshot: Snapshot) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Due:
     """What is to happen between two rounds."""
 
     stop: bool
@@ -30,11 +30,11 @@ class Wish:
     """Save the state."""
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Whoever runs an engine: is told how far it is, says when to save and to stop, and takes the snapshots."""
 
-    def wish(self, done: int) -> Wish:
-        """Return what this rank wishes after `done` rounds; called often, and not at the same time on all ranks."""
+    def due(self, done: int) -> Due:
+        """Return what is due on this rank after `done` rounds; called often, and not at the same time on all ranks."""
         ...
 
     def save(self, snapshot: Snapshot) -> None:
@@ -42,18 +42,18 @@ class Keeper(Protocol):
         ...
 
 
-NO_WISH = Wish(stop=False, save=False)
+NOTHING_DUE = Due(stop=False, save=False)
 
 
-def agree(keeper: Keeper | None, communicator: Communicator, done: int) -> Wish:
-    """Return what any rank wishes. Collective; one process does not communicate."""
-    if keeper is None:
-        return NO_WISH
-    wish = keeper.wish(done)
+def agree(checkpointer: Checkpointer | None, communicator: Communicator, done: int) -> Due:
+    """Return what is due on any rank. Collective; one process does not communicate."""
+    if checkpointer is None:
+        return NOTHING_DUE
+    due = checkpointer.due(done)
     if communicator.size == 1:
-        return wish
-    stop, save = communicator.allreduce(torch.tensor([wish.stop, wish.save], dtype=torch.int64), "max").tolist()
-    return Wish(bool(stop), bool(save))
+        return due
+    stop, save = communicator.allreduce(torch.tensor([due.stop, due.save], dtype=torch.int64), "max").tolist()
+    return Due(bool(stop), bool(save))
 
 
 def name_state(prefix: str, state: Mapping[str, Params]) -> Params:

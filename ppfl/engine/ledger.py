@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.method import Report
 
 Status: TypeAlias = Literal["running", "complete", "diverged", "stopped"]
-"""`stopped`: before its end, because somebody wished so; the keeper has a snapshot."""
+"""`stopped`: before its end, because somebody wished so; the checkpointer has a snapshot."""
 
 COUNTED = ("shared_gradients", "local_gradients")
 """What of the reports of clients is a cost."""

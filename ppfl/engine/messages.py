@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Message
     from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
-    from ppfl.engine.checkpoint import Keeper
+    from ppfl.engine.checkpoint import Checkpointer
     from ppfl.engine.ledger import Scored
     from ppfl.engine.setup import Setup
     from ppfl.interfaces.method import Report
@@ -78,8 +78,8 @@ class Messages(AsynchronousEngine):
     restart they begin anew with it, whatever had become of these jobs.
     """
 
-    def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
-        super().__init__(setup, keeper)
+    def __init__(self, setup: Setup, checkpointer: Checkpointer | None = None) -> None:
+        super().__init__(setup, checkpointer)
         self.ledger = Ledger(setup, COORDINATOR)
         num_clients = setup.problem.client_data.num_clients
         self._num_applied = torch.zeros(num_clients, dtype=torch.int64)
@@ -132,11 +132,11 @@ class Messages(AsynchronousEngine):
 
     def _keep_up(self, done: int) -> None:
         """Have all ranks save and stop where anybody wishes so; what rank 0 does."""
-        if self.keeper is None:
+        if self.checkpointer is None:
             return
-        wish = self.keeper.wish(done)
-        stop = wish.stop or self._asks_to_stop
-        if wish.save or stop:
+        due = self.checkpointer.due(done)
+        stop = due.stop or self._asks_to_stop
+        if due.save or stop:
             self._stop_clock()
             for rank in range(1, self.setup.communicator.size):
                 self._send(rank, [_Kind.SAVE, done, int(stop)], {})
@@ -167,7 +167,7 @@ class Messages(AsynchronousEngine):
     def _take_in(self) -> Message | None:
         """Take in all messages, waiting for one when there is no work. Returns one that asks for all ranks, if any."""
         communicator = self.setup.communicator
-        if not self._asks_to_stop and self.keeper is not None and self.keeper.wish(self._done).stop:
+        if not self._asks_to_stop and self.checkpointer is not None and self.checkpointer.due(self._done).stop:
             self._asks_to_stop = True
             self._send(COORDINATOR, [_Kind.STOP], {})
         while (message := communicator.receive(self._dtype, wait=not self._work)) is not None:
@@ -181,7 +181,7 @@ class Messages(AsynchronousEngine):
     def _line_up(self, work: _Work) -> None:
         """Put a job in the line of this rank."""
         self._work.append(work)
-        if self.keeper is not None:
+        if self.checkpointer is not None:
             self._taken_in[work.client] = work
 
     def _dispatch(self, client: int) -> None:
@@ -254,8 +254,8 @@ class Messages(AsynchronousEngine):
         }
 
     def _save_together(self, done: int, stop: bool) -> None:
-        """Let the keeper have a snapshot, and where the run stops, end. Collective."""
-        assert self.keeper is not None
+        """Let the checkpointer have a snapshot, and where the run stops, end. Collective."""
+        assert self.checkpointer is not None
         self._bring_up_to_date()
         at_work = torch.full((self.setup.problem.client_data.num_clients,), 0, dtype=torch.int64)
         at_work[list(self._sent_at_seconds)] = 1
@@ -267,7 +267,7 @@ class Messages(AsynchronousEngine):
             messages |= name_params(self._name_of_message(work.client, work.version), work.message)
         numbers = {"num_applied": self._num_applied.tolist(), "sent_at": list(self._sent_at_seconds.items())}
         with self.ledger.spent.on("checkpoints"):
-            self.keeper.save(self._snapshot(done, numbers, messages))
+            self.checkpointer.save(self._snapshot(done, numbers, messages))
         if stop:
             self.ledger.status = "stopped"
             self._say_goodbye()

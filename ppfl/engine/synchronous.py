@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppfl.core.snapshot import Snapshot
-from ppfl.engine.checkpoint import Keeper, StatesOf, agree, name_state, read_state
+from ppfl.engine.checkpoint import Checkpointer, StatesOf, agree, name_state, read_state
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.run import Run, play_round
 from ppfl.interfaces.aggregator import is_sum
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 class Synchronous(Run):
     """A run in rounds; iterate over it to run it. After that, `server` and `group` hold the final state."""
 
-    def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
+    def __init__(self, setup: Setup, checkpointer: Checkpointer | None = None) -> None:
         super().__init__(setup)
-        self.keeper = keeper
+        self.checkpointer = checkpointer
         self._done = 0
 
     def __iter__(self) -> Iterator[Scored]:
         """Run the rounds that are left; yield scores at 0, at every `evaluate_every`-th and at the last. Collective.
 
-        Between two rounds the keeper, if there is one, may have a snapshot taken, or the run stopped.
+        Between two rounds the checkpointer, if there is one, may have a snapshot taken, or the run stopped.
         """
         if self._done == 0:
             yield self._score(0)
@@ -61,11 +61,11 @@ class Synchronous(Run):
 
     def _stops_after(self, done: int) -> bool:
         """Do what all ranks agree on: save, stop. Collective."""
-        wish = agree(self.keeper, self.setup.communicator, done)
-        if self.keeper is not None and (wish.save or wish.stop):
+        due = agree(self.checkpointer, self.setup.communicator, done)
+        if self.checkpointer is not None and (due.save or due.stop):
             with self.ledger.spent.on("checkpoints"):
-                self.keeper.save(self._snapshot(done))
-        return wish.stop
+                self.checkpointer.save(self._snapshot(done))
+        return due.stop
 
     def _score(self, round: int, *, is_finite: bool = True) -> Scored:
         return self.ledger.scored(round, score_rounds([self], round)[0], self._more_costs(), is_finite=is_finite)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.snapshot import Snapshot
     from ppfl.core.types import Params, State
-    from ppfl.engine.checkpoint import Keeper
+    from ppfl.engine.checkpoint import Checkpointer
     from ppfl.engine.ledger import Scored
     from ppfl.engine.mapping.uplinks import Uplink
     from ppfl.engine.setup import Setup
@@ -45,8 +45,8 @@ class VirtualClock(AsynchronousEngine):
     they have clients in flight.
     """
 
-    def __init__(self, setup: Setup, keeper: Keeper | None = None) -> None:
-        super().__init__(setup, keeper)
+    def __init__(self, setup: Setup, checkpointer: Checkpointer | None = None) -> None:
+        super().__init__(setup, checkpointer)
         self._now = 0.0
         self._events: list[tuple[float, int]] = []
         self._in_flight: dict[int, _Job] = {}
@@ -92,8 +92,8 @@ class VirtualClock(AsynchronousEngine):
 
     def _stops_after(self, done: int) -> bool:
         """Save or stop if any rank wants to; asked once in as many arrivals as clients are at work. Collective."""
-        wish = agree(self.keeper, self.setup.communicator, done)
-        if self.keeper is not None and (wish.save or wish.stop):
+        due = agree(self.checkpointer, self.setup.communicator, done)
+        if self.checkpointer is not None and (due.save or due.stop):
             jobs = self._in_flight.items()
             numbers = {
                 "now": self._now,
@@ -105,8 +105,8 @@ class VirtualClock(AsynchronousEngine):
             for client, job in jobs:
                 messages |= name_params(self._name_of_message(client, job.version), job.message or {})
             with self.ledger.spent.on("checkpoints"):
-                self.keeper.save(self._snapshot(done, numbers, messages))
-        return wish.stop
+                self.checkpointer.save(self._snapshot(done, numbers, messages))
+        return due.stop
 
     def _dispatch(self, client: int) -> None:
         """Send θ to a client."""

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from ppfl.core.plugins import ChosenFrom, PlugIn, find
-from ppfl.interfaces.pre_aggregator import Bound, Moment, PreAggregator
+from ppfl.interfaces.pre_aggregator import Bound, PreAggregator, RandomKey
 
 if TYPE_CHECKING:
     from ppfl.rows.client_matrix import ClientMatrix
@@ -47,7 +47,7 @@ class Aggregator(PlugIn):
     >>> from ppfl.comm.solo import SoloCommunicator
     >>> from ppfl.interfaces.aggregator import Aggregator
     >>> from ppfl.rows.client_matrix import ClientMatrix
-    >>> from ppfl.interfaces.pre_aggregator import Bound, Moment
+    >>> from ppfl.interfaces.pre_aggregator import Bound, RandomKey
     >>> class Midrange(Aggregator):
     ...     name: Literal["midrange"]
     ...
@@ -57,7 +57,7 @@ class Aggregator(PlugIn):
     ...     def rule(self, matrix):
     ...         return matrix.coordinatewise(lambda block: (block.amax(dim=0) + block.amin(dim=0)) / 2)
     >>> vectors = torch.tensor([[0.0, 4.0], [1.0, 6.0], [4.0, 5.0], [torch.nan, 5.0]])
-    >>> Midrange(name="midrange")(ClientMatrix(SoloCommunicator(), vectors, 2), Moment())
+    >>> Midrange(name="midrange")(ClientMatrix(SoloCommunicator(), vectors, 2), RandomKey())
     tensor([2., 5.])
     >>> Midrange(name="midrange").check(1)
     Traceback (most recent call last):
@@ -84,12 +84,12 @@ class Aggregator(PlugIn):
     def rule(self, matrix: ClientMatrix) -> torch.Tensor:
         """Return the aggregate of finite vectors, shape (D,), the same on every rank. Collective."""
 
-    def __call__(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+    def __call__(self, matrix: ClientMatrix, key: RandomKey) -> torch.Tensor:
         """Return the aggregate, shape (D,), the same on every rank. Collective.
 
         Raises TooFewVectorsError when not enough of them are finite.
         """
-        found = matrix.if_finite(lambda: self._of_finite(matrix, moment))
+        found = matrix.if_finite(lambda: self._of_finite(matrix, key))
         if found is not None:
             return found
         finite = matrix.finite()
@@ -98,11 +98,11 @@ class Aggregator(PlugIn):
             chosen.check(left.num_vectors)
         except ValueError as error:
             raise TooFewVectorsError(f"without vectors that have NaN or inf: {error}") from error
-        return chosen._of_finite(left, moment)
+        return chosen._of_finite(left, key)
 
-    def _of_finite(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+    def _of_finite(self, matrix: ClientMatrix, key: RandomKey) -> torch.Tensor:
         for step in self.before:
-            matrix = step(matrix, moment)
+            matrix = step(matrix, key)
         return self.rule(matrix)
 
     def check(self, num_vectors: int) -> None:
@@ -136,11 +136,11 @@ class WeightedMean(Aggregator):
     """
 
     @final
-    def __call__(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+    def __call__(self, matrix: ClientMatrix, key: RandomKey) -> torch.Tensor:
         """Return the mean; raises NotFiniteError when a vector has NaN or inf and nothing comes before the mean."""
         if is_sum(self) and not matrix.finite().all():
             raise NotFiniteError((~matrix.finite()).nonzero()[:, 0].tolist())
-        return super().__call__(matrix, moment)
+        return super().__call__(matrix, key)
 
     @final
     def rule(self, matrix: ClientMatrix) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.plugins import PlugIn
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 
 if TYPE_CHECKING:
     from ppfl.core.types import Data
@@ -20,10 +20,10 @@ _TRIALS = 16
 
 
 @dataclass(frozen=True)
-class Scene:
+class Knowledge:
     """What an attacker knows besides the vectors: when it is, and the rule that it is up against."""
 
-    moment: Moment
+    key: RandomKey
     aggregate: Callable[[ClientMatrix], torch.Tensor]
 
 
@@ -88,39 +88,39 @@ class AttackOnVectors(Attack):
     >>> from typing import Literal
     >>> import torch
     >>> from ppfl.comm.solo import SoloCommunicator
-    >>> from ppfl.interfaces.attack import AttackOnVectors, Scene
+    >>> from ppfl.interfaces.attack import AttackOnVectors, Knowledge
     >>> from ppfl.rows.client_matrix import ClientMatrix
-    >>> from ppfl.interfaces.pre_aggregator import Moment
+    >>> from ppfl.interfaces.pre_aggregator import RandomKey
     >>> class Opposite(AttackOnVectors):
     ...     name: Literal["opposite"]
     ...
-    ...     def vectors(self, block, scene):
+    ...     def vectors(self, block, knowledge):
     ...         return -block.honest.mean(dim=0, keepdim=True)
     >>> vectors = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 2.0]])
     >>> is_byzantine = torch.tensor([False, False, True])
-    >>> scene = Scene(Moment(), aggregate=lambda matrix: matrix.combine(torch.full((3,), 1 / 3)))
-    >>> sent = Opposite(name="opposite")(ClientMatrix(SoloCommunicator(), vectors, 2), is_byzantine, scene)
+    >>> knowledge = Knowledge(RandomKey(), aggregate=lambda matrix: matrix.combine(torch.full((3,), 1 / 3)))
+    >>> sent = Opposite(name="opposite")(ClientMatrix(SoloCommunicator(), vectors, 2), is_byzantine, knowledge)
     >>> sent.coordinatewise(lambda block: block[2])
     tensor([-2., -0.])
     """
 
     @abstractmethod
-    def vectors(self, block: Block, scene: Scene) -> torch.Tensor:
+    def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return what the attackers send, (A, W) or (1, W) for all of them alike."""
 
     def poison(self, data: Data, num_classes: int) -> Data:
         """Return the data as they are."""
         return data
 
-    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> AttackOnVectors:
+    def prepare(self, matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge) -> AttackOnVectors:
         """Return the attack with what it chooses in view of the vectors filled in. Collective."""
         return self
 
-    def __call__(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> ClientMatrix:
+    def __call__(self, matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge) -> ClientMatrix:
         """Replace the rows that are marked in `byzantine`, (N,) bool; at least one other row is finite. Collective."""
-        return self.prepare(matrix, byzantine, scene).replace(matrix, byzantine, scene)
+        return self.prepare(matrix, byzantine, knowledge).replace(matrix, byzantine, knowledge)
 
-    def replace(self, matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene) -> ClientMatrix:
+    def replace(self, matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge) -> ClientMatrix:
         """Replace the rows, nothing being left to choose."""
         honest, own = _rows(~byzantine & matrix.finite()), _rows(byzantine)
 
@@ -129,13 +129,13 @@ class AttackOnVectors(Attack):
             seen = Block(
                 wide.index_select(0, honest.to(wide.device)), wide.index_select(0, own.to(wide.device)), number
             )
-            return wide.index_copy(0, own.to(wide.device), self.vectors(seen, scene).expand(len(own), -1))
+            return wide.index_copy(0, own.to(wide.device), self.vectors(seen, knowledge).expand(len(own), -1))
 
         return matrix.map_blocks(changed)
 
 
 def worst_factor(
-    attack_with: Callable[[float], AttackOnVectors], matrix: ClientMatrix, byzantine: torch.Tensor, scene: Scene
+    attack_with: Callable[[float], AttackOnVectors], matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge
 ) -> float:
     """Return the factor x >= 0 that takes the aggregate farthest from the honest mean, by line search. Collective.
 
@@ -146,7 +146,7 @@ def worst_factor(
     mean = matrix.select(_rows(honest > 0)).combine(torch.full((int(honest.sum()),), 1.0 / float(honest.sum())))
 
     def damage(factor: float) -> float:
-        aggregate = scene.aggregate(attack_with(factor).replace(matrix, byzantine, scene))
+        aggregate = knowledge.aggregate(attack_with(factor).replace(matrix, byzantine, knowledge))
         return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
 
     # aggregates have the same bits on every rank, so that all ranks take the same turns without being told

@@ -1,4 +1,4 @@
-"""What rules do to the vectors of clients before they aggregate them, and the moment at which they do it."""
+"""What rules do to the vectors of clients before they aggregate them, and the key of their random choices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Moment:
+class RandomKey:
     """What random choices are keyed by: the seed of the run and the round."""
 
     seed: int = 0
@@ -57,15 +57,15 @@ class PreAggregator(PlugIn):
     >>> import torch
     >>> from ppfl.comm.solo import SoloCommunicator
     >>> from ppfl.rows.client_matrix import ClientMatrix
-    >>> from ppfl.interfaces.pre_aggregator import Moment, PreAggregator
+    >>> from ppfl.interfaces.pre_aggregator import RandomKey, PreAggregator
     >>> class Neighbours(PreAggregator):
     ...     name: Literal["neighbours"]
     ...
-    ...     def mixing(self, matrix, moment):
+    ...     def mixing(self, matrix, key):
     ...         one = torch.eye(matrix.num_vectors, dtype=torch.float64)
     ...         return (one + one.roll(1, dims=1)) / 2
     >>> vectors = torch.tensor([[0.0], [2.0], [6.0]])
-    >>> mixed = Neighbours(name="neighbours")(ClientMatrix(SoloCommunicator(), vectors, 1), Moment())
+    >>> mixed = Neighbours(name="neighbours")(ClientMatrix(SoloCommunicator(), vectors, 1), RandomKey())
     >>> mixed.norms()
     tensor([1., 4., 3.], dtype=torch.float64)
     """
@@ -79,12 +79,12 @@ class PreAggregator(PlugIn):
         return num_vectors
 
     @abstractmethod
-    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+    def mixing(self, matrix: ClientMatrix, key: RandomKey) -> torch.Tensor:
         """Return the weights of the new vectors, (N', N) float64. Collective."""
 
-    def __call__(self, matrix: ClientMatrix, moment: Moment) -> ClientMatrix:
+    def __call__(self, matrix: ClientMatrix, key: RandomKey) -> ClientMatrix:
         """Return the new vectors. Collective."""
-        return matrix.mix(self.mixing(matrix, moment))
+        return matrix.mix(self.mixing(matrix, key))
 
 
 class NormClipping(PreAggregator):
@@ -96,14 +96,14 @@ class NormClipping(PreAggregator):
     >>> import torch
     >>> from ppfl.comm.solo import SoloCommunicator
     >>> from ppfl.rows.client_matrix import ClientMatrix
-    >>> from ppfl.interfaces.pre_aggregator import Moment, NormClipping
+    >>> from ppfl.interfaces.pre_aggregator import RandomKey, NormClipping
     >>> class ToTheMedian(NormClipping):
     ...     name: Literal["to_the_median"]
     ...
     ...     def largest(self, norms):
     ...         return norms.median()
     >>> vectors = torch.tensor([[1.0], [2.0], [6.0]])
-    >>> clipped = ToTheMedian(name="to_the_median")(ClientMatrix(SoloCommunicator(), vectors, 1), Moment())
+    >>> clipped = ToTheMedian(name="to_the_median")(ClientMatrix(SoloCommunicator(), vectors, 1), RandomKey())
     >>> clipped.exact_norms()
     tensor([1., 2., 2.], dtype=torch.float64)
     """
@@ -112,17 +112,17 @@ class NormClipping(PreAggregator):
     def largest(self, norms: torch.Tensor) -> torch.Tensor:
         """Return c, (), given the norms of all vectors, (N,)."""
 
-    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+    def mixing(self, matrix: ClientMatrix, key: RandomKey) -> torch.Tensor:
         """Return the factors, on the diagonal."""
         norms = matrix.norms()
         largest = self.largest(norms)
         return torch.diag(torch.where(norms > largest, ratio(largest, norms), 1.0))
 
-    def __call__(self, matrix: ClientMatrix, moment: Moment) -> ClientMatrix:
+    def __call__(self, matrix: ClientMatrix, key: RandomKey) -> ClientMatrix:
         """Return the new vectors, which know that all that were clipped are equally long. Collective."""
 
         def norms() -> torch.Tensor:
             exact = matrix.exact_norms()
             return exact.minimum(self.largest(exact))
 
-        return matrix.mix(self.mixing(matrix, moment), norms)
+        return matrix.mix(self.mixing(matrix, key), norms)

@@ -56,7 +56,7 @@ NOBODY = Caller()
 """Wishes nothing and is told nothing."""
 
 
-class Place:
+class Attempt:
     """The result file and what lies beside it; on rank 0 with a claim."""
 
     def __init__(self, config: Config, out: Path, num_ranks: int, caller: Caller) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.content import content
+from ppfl.jobs.attempt import Caller
 from ppfl.jobs.claim import is_claimed
-from ppfl.jobs.place import Caller
 from ppfl.jobs.stopping import StopSignals
-from ppfl.pack.board import CLAIMED
+from ppfl.pack.run_queue import CLAIMED
 from ppfl.pack.together import run_together
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent, show_warnings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.problem import Problem, ProblemSettings
-    from ppfl.pack.board import RunOfCell
+    from ppfl.pack.run_queue import RunOfCell
     from ppfl.pack.scheduler import Work
 
 

@@ -17,8 +17,8 @@ from ppfl.jobs.states import state_of, states_of
 from ppfl.jobs.stop_requests import PackRequests
 from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
 from ppfl.outside.origin import of_this_process
-from ppfl.pack.board import CLAIMED, RunQueue
 from ppfl.pack.budget import beginning_of_array, place_in_array
+from ppfl.pack.run_queue import CLAIMED, RunQueue
 from ppfl.pack.scheduler import run_tasks
 from ppfl.results.layout import FINISHED, failed_path
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from ppfl.config.grid import Cell
     from ppfl.jobs.launcher import LaunchedAs
-    from ppfl.pack.board import Executor
     from ppfl.pack.budget import Budget
+    from ppfl.pack.run_queue import Executor
     from ppfl.pack.scheduler import Outcome
 
 LINE_INTERVAL_SECONDS = 5.0

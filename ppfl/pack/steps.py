@@ -15,7 +15,7 @@ from ppfl.core.errors import USER_ERROR, UserError
 from ppfl.jobs.claim import CLAIMED_WORDS
 from ppfl.jobs.failures import describe_exit
 from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
-from ppfl.pack.board import CLAIMED, Executor
+from ppfl.pack.run_queue import CLAIMED, Executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

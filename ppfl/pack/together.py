@@ -16,9 +16,9 @@ import numpy as np
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
+from ppfl.jobs.attempt import Attempt, Caller
 from ppfl.jobs.claim import is_claimed
-from ppfl.jobs.place import Caller, Place
-from ppfl.pack.board import CLAIMED
+from ppfl.pack.run_queue import CLAIMED
 from ppfl.results.layout import apart_path, checkpoint_path
 from ppfl.runs.assemble import build
 from ppfl.runs.experiment import complete, open_recorder
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ppfl.engine.ledger import Ledger, Scored
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
-    from ppfl.pack.board import RunOfCell
+    from ppfl.pack.run_queue import RunOfCell
     from ppfl.runs.assemble import BuildProblem
 
 
@@ -39,7 +39,7 @@ class _Guest:
     """One of the runs, from its claim to its result."""
 
     run: RunOfCell
-    place: Place
+    attempt: Attempt
     setup: Setup | None = None
     answer: str | Exception | None = None
     """None: not done, and to be done alone."""
@@ -47,12 +47,12 @@ class _Guest:
     """That it took to enter and to build it."""
     rows: list[Scored] = field(default_factory=list)
 
-    def attempt(self, action: Callable[[_Guest], None]) -> None:
+    def safely(self, action: Callable[[_Guest], None]) -> None:
         """Do something that may fail; a failure is noted, and is this run's alone."""
         try:
             action(self)
         except Exception as error:  # noqa: BLE001, one run must not take the others along
-            self.place.note(error, 0)
+            self.attempt.note(error, 0)
             self.answer = CLAIMED if is_claimed(error) else error
 
 
@@ -61,10 +61,10 @@ def run_together(
 ) -> list[str | Exception | None]:
     """Run what can run together; return what `run` would, its exception, CLAIMED, or None for a run that has to run
     alone."""
-    guests = [_Guest(one, Place(one.config, one.out, 1, Caller(one.cell))) for one in runs]
+    guests = [_Guest(one, Attempt(one.config, one.out, 1, Caller(one.cell))) for one in runs]
     try:
         for guest in guests:
-            guest.attempt(lambda guest: _enter(guest, build_problem))
+            guest.safely(lambda guest: _enter(guest, build_problem))
         groups: dict[object, list[_Guest]] = defaultdict(list)
         for guest in guests:
             if guest.setup is not None and guest.answer is None and fits(guest.setup):
@@ -74,7 +74,7 @@ def run_together(
                 _compute(group, wants_stop)
     finally:
         for guest in guests:
-            guest.place.leave()
+            guest.attempt.leave()
     return [guest.answer for guest in guests]
 
 
@@ -82,23 +82,23 @@ def _enter(guest: _Guest, build_problem: BuildProblem) -> None:
     out = guest.run.out
     if checkpoint_path(out).exists() or checkpoint_path(apart_path(out)).exists():
         return
-    if guest.place.enter() == "already done":
+    if guest.attempt.enter() == "already done":
         guest.answer = "already done"
         return
     began = time.perf_counter()
-    guest.place.told(0)
+    guest.attempt.told(0)
     guest.setup = build(guest.run.config, SoloCommunicator(), build_problem)
     guest.start_seconds = time.perf_counter() - began
 
 
 def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
     for guest in guests:
-        guest.place.open_log().write(f"ppfl: computed together with {len(guests) - 1} other runs\n")
+        guest.attempt.open_log().write(f"ppfl: computed together with {len(guests) - 1} other runs\n")
     began = time.perf_counter()
     lockstep = Lockstep([guest.setup for guest in guests if guest.setup is not None])
     for number, scored in lockstep.run(wants_stop):
         guests[number].rows.append(scored)
-        guests[number].place.told(scored.round)
+        guests[number].attempt.told(scored.round)
     ended = []
     for guest, member in zip(guests, lockstep.runs, strict=True):
         if member.status == "running":
@@ -113,7 +113,7 @@ def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
         member.ledger.spent.seconds["start"] = guest.start_seconds
         member.ledger.spent.before += guest.start_seconds
     for (guest, member), stages in zip(ended, of_stages, strict=True):
-        guest.attempt(lambda guest, member=member, stages=stages: _save(guest, member, stages, len(guests)))  # type: ignore[misc]
+        guest.safely(lambda guest, member=member, stages=stages: _save(guest, member, stages, len(guests)))  # type: ignore[misc]
 
 
 def _share_rest(seconds: float, ledgers: Sequence[Ledger]) -> None:
@@ -124,19 +124,19 @@ def _share_rest(seconds: float, ledgers: Sequence[Ledger]) -> None:
 
 
 def _save(guest: _Guest, member: Run, stages: Stages, num_together: int) -> None:
-    config, out = guest.run.config, guest.place.here
+    config, out = guest.run.config, guest.attempt.here
     member.ledger.spent.began = time.perf_counter()  # from here on it is alone
-    recorder = open_recorder(guest.place, member.setup, num_together)
+    recorder = open_recorder(guest.attempt, member.setup, num_together)
     recorder.restore({
         "round": np.array([scored.round for scored in guest.rows]),
         **_columns({**scored.metrics, **scored.costs} for scored in guest.rows),
     })  # fmt: skip
     recorder.follow_seconds(member.ledger.seconds)
     complete(config, out, member.setup, member, stages, recorder)
-    guest.place.deliver()
+    guest.attempt.deliver()
     guest.answer = member.status
-    if guest.place.log is not None:
-        guest.place.log.write(f"ppfl: {member.status}\n")
+    if guest.attempt.log is not None:
+        guest.attempt.log.write(f"ppfl: {member.status}\n")
 
 
 def _columns(rows: Iterable[dict[str, float | np.ndarray]]) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 
 from ppfl.core.rng import generator
-from ppfl.interfaces.pre_aggregator import Moment, PreAggregator
+from ppfl.interfaces.pre_aggregator import PreAggregator, RandomKey
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example
@@ -31,11 +31,11 @@ class Bucketing(PreAggregator):
         """⌈N/s⌉."""
         return -(-num_vectors // self.size)
 
-    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+    def mixing(self, matrix: ClientMatrix, key: RandomKey) -> torch.Tensor:
         """Return 1/(vectors in the bucket) for each of them."""
         number = matrix.num_vectors
         # every rank draws it by itself, from the same key
-        order = torch.from_numpy(generator(moment.seed, "bucketing", round=moment.round).permutation(number))
+        order = torch.from_numpy(generator(key.seed, "bucketing", round=key.round).permutation(number))
         weights = torch.zeros(self.num_outputs(number), number, dtype=torch.float64)
         for bucket, members in enumerate(torch.split(order, self.size)):
             weights[bucket, members] = 1.0 / len(members)

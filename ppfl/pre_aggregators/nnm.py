@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import NonNegativeInt
 
-from ppfl.interfaces.pre_aggregator import Bound, Moment, PreAggregator, majority
+from ppfl.interfaces.pre_aggregator import Bound, PreAggregator, RandomKey, majority
 from ppfl.rows.gram import mean_of, smallest, squared_distances
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class NNM(PreAggregator):
         """f < N/2."""
         return majority(self.f)
 
-    def mixing(self, matrix: ClientMatrix, moment: Moment) -> torch.Tensor:
+    def mixing(self, matrix: ClientMatrix, key: RandomKey) -> torch.Tensor:
         """Return 1/(N − f) for each neighbour."""
         distances = squared_distances(matrix.gram())
         return mean_of(smallest(distances, matrix.num_vectors - self.f))

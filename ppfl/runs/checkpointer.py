@@ -12,7 +12,7 @@ import torch
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
 from ppfl.core.params import kinds
-from ppfl.engine.checkpoint import NO_WISH, Wish, name_params, read_params
+from ppfl.engine.checkpoint import NOTHING_DUE, Due, name_params, read_params
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from ppfl.results.checkpoints import Checkpoints
     from ppfl.results.recorder import Recorder
 
-_STOP = Wish(stop=True, save=False)
-_SAVE = Wish(stop=False, save=True)
+_STOP = Due(stop=True, save=False)
+_SAVE = Due(stop=False, save=True)
 _CPU = torch.device("cpu")
 
 
-class CheckpointKeeper:
-    """The `ppfl.engine.checkpoint.Keeper` of a run with a result file; rank 0 has the recorder and the clock."""
+class FileCheckpointer:
+    """The `ppfl.engine.checkpoint.Checkpointer` of a run with a result file; rank 0 has the recorder and the clock."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class CheckpointKeeper:
         self._last_seconds = time.monotonic()
         self._last_round = 0
 
-    def wish(self, done: int) -> Wish:
+    def due(self, done: int) -> Due:
         """Stop when the caller wants it; save, on rank 0, when time or rounds have passed."""
         self._told(done)
         # a run that stops is saved in any case, so that nothing has to be due
         if self._wants_stop():
             return _STOP
-        return _SAVE if self._recorder is not None and self._is_due(done) else NO_WISH
+        return _SAVE if self._recorder is not None and self._is_due(done) else NOTHING_DUE
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint with the rows of the result so far. Collective."""

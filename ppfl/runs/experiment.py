@@ -17,15 +17,15 @@ from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
 from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
 from ppfl.engine.synchronous import Synchronous
+from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
-from ppfl.jobs.place import NOBODY, Place
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY
 from ppfl.results.parameters import save_local, save_shared
 from ppfl.results.recorder import Recorder
 from ppfl.runs.assemble import build, build_problem
+from ppfl.runs.checkpointer import FileCheckpointer
 from ppfl.runs.device import describe_device
-from ppfl.runs.keeper import CheckpointKeeper
 from ppfl.runs.progress import Both, Lines, WarningsTo
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ppfl.engine.ledger import Scored
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
-    from ppfl.jobs.place import Caller
+    from ppfl.jobs.attempt import Caller
     from ppfl.runs.assemble import BuildProblem
     from ppfl.runs.progress import Progress
 
@@ -68,49 +68,51 @@ def run(
     was this job's own is noted beside the result (`ppfl.jobs.failures`).
     """
     communicator = communicator or open_communicator()
-    place = Place(config, out, communicator.size, caller)
+    attempt = Attempt(config, out, communicator.size, caller)
     try:
-        found = on_first_rank(communicator, place.enter if communicator.rank == 0 else lambda: "")
+        found = on_first_rank(communicator, attempt.enter if communicator.rank == 0 else lambda: "")
         if found in ("already done", "stopped"):
             return found
         # rank 0 has looked at the disk for all: on a shared file system others could see something else
-        place.follow(on_first_rank(communicator, lambda: "apart" if place.here != out else "beside"))
-        place.told(0)
+        attempt.follow(on_first_rank(communicator, lambda: "apart" if attempt.here != out else "beside"))
+        attempt.told(0)
         with ExitStack() as stack:
             if communicator.rank == 0:
-                log = place.open_log()
+                log = attempt.open_log()
                 stack.enter_context(WarningsTo(log))
                 progress = Both(progress, Lines(log))
-            status = _compute(place, progress, communicator, build_problem)
-        return on_first_rank(communicator, lambda: place.stopped_as) if status == "stopped" else status
+            status = _compute(attempt, progress, communicator, build_problem)
+        return on_first_rank(communicator, lambda: attempt.stopped_as) if status == "stopped" else status
     except BaseException as error:
-        place.note(error, communicator.rank)
+        attempt.note(error, communicator.rank)
         raise
     finally:
-        place.leave()
+        attempt.leave()
 
 
-def _compute(place: Place, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
-    config, out, began = place.config, place.here, time.perf_counter()
+def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
+    config, out, began = attempt.config, attempt.here, time.perf_counter()
     setup = build(config, communicator, build_problem)
-    recorder = open_recorder(place, setup) if communicator.rank == 0 else None
+    recorder = open_recorder(attempt, setup) if communicator.rank == 0 else None
     identity = {
         "digest": config.digest,
         "results_version": RESULTS_VERSION,
         "clients_per_chunk": setup.clients_per_chunk,
     }
     checkpoints = Checkpoints(out, identity, communicator)
-    keeper = CheckpointKeeper(config.checkpoint, checkpoints, recorder, place.wants_stop, place.told, place.check)
+    checkpointer = FileCheckpointer(
+        config.checkpoint, checkpoints, recorder, attempt.wants_stop, attempt.told, attempt.check
+    )
     # a function, since a checkpoint that turns out to be damaged has left half of a state in the engine that tried it
-    engine, first = keeper.resume(lambda: open_engine(setup, keeper))
-    if place.is_unfinished and not first:
+    engine, first = checkpointer.resume(lambda: open_engine(setup, checkpointer))
+    if attempt.is_unfinished and not first:
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
     if recorder is not None and not isinstance(engine, Synchronous):
         recorder.follow_arrivals(engine.arrivals.arrays)
     spent = engine.ledger.spent
     if recorder is not None:
         recorder.follow_seconds(engine.ledger.seconds)
-    place.begin(first)
+    attempt.begin(first)
     progress.start(config.rounds, first, f"states of {describe_states(setup)}" if _is_large(setup) else "")
     spent.began = began
     spent.seconds["start"] += time.perf_counter() - began
@@ -123,8 +125,8 @@ def _compute(place: Place, progress: Progress, communicator: Communicator, build
         _record(recorder, None, setup.communicator)  # the stages may take long
     if engine.status != "stopped":
         complete(config, out, setup, engine, score_stages([engine])[0], recorder)
-        on_first_rank(communicator, place.deliver)
-    progress.finish(engine.status, place.out)
+        on_first_rank(communicator, attempt.deliver)
+    progress.finish(engine.status, attempt.out)
     return engine.status
 
 
@@ -138,12 +140,12 @@ def _is_large(setup: Setup) -> bool:
     return setup.client_state != "device" or num_clients * setup.bytes_a_client >= _LARGE_BYTES
 
 
-def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder:
+def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Recorder:
     """Return the recorder of a result, with what is known before the first round. Called on rank 0.
 
     Of runs that are computed together, `num_together`, each is told its share of their seconds, and its file says so.
     """
-    config = place.config
+    config = attempt.config
     attributes = {
         "name": config.name,
         "digest": config.digest,
@@ -163,7 +165,7 @@ def open_recorder(place: Place, setup: Setup, num_together: int = 1) -> Recorder
         provenance[PLUG_INS] = ", ".join(told)
     if num_together > 1:
         provenance[SECONDS_SHARED_BY] = num_together
-    recorder = Recorder(place.here, attributes, provenance, place.check)
+    recorder = Recorder(attempt.here, attributes, provenance, attempt.check)
     clients = {
         "client": np.array(data.client_names, dtype=object),
         "num_train_samples": np.array(data.num_train_samples),

@@ -10,7 +10,7 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.interfaces.attack import AttackOnVectors
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows.client_matrix import ClientMatrix
 from tests import examples
 from tests.ranks import client_matrix_of
@@ -55,7 +55,7 @@ def asks_for(name: str, look: str) -> bool:
     """Say whether a rule asks a client matrix for that, such as `gram`."""
     matrix = matrix_of(SoloCommunicator(), vectors(11, 8, "generic"))
     with mock.patch.object(matrix, look, wraps=getattr(matrix, look)) as asked:
-        rule(name, 11)(matrix, Moment())
+        rule(name, 11)(matrix, RandomKey())
     return asked.called
 
 
@@ -69,8 +69,8 @@ def matrix_of(communicator: Any, x: np.ndarray) -> ClientMatrix:
     return client_matrix_of(communicator, torch.from_numpy(x[first:last].copy()))
 
 
-def aggregate(communicator: Any, chosen: Any, x: np.ndarray, moment: Moment | None = None) -> np.ndarray:
-    result: np.ndarray = chosen(matrix_of(communicator, x), moment or Moment(3, 5)).numpy()
+def aggregate(communicator: Any, chosen: Any, x: np.ndarray, key: RandomKey | None = None) -> np.ndarray:
+    result: np.ndarray = chosen(matrix_of(communicator, x), key or RandomKey(3, 5)).numpy()
     return result
 
 

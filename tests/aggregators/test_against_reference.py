@@ -9,7 +9,7 @@ import pytest
 
 from ppfl.core.plugins import discover
 from ppfl.core.rng import generator
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows import client_rows
 from tests import examples
 from tests.aggregators import dense_reference
@@ -127,11 +127,11 @@ def test_buckets_are_new_in_every_round_and_the_same_for_the_same_seed() -> None
     x = vectors(10, DIMENSION, "generic")
     chosen = rule("median", 10, "bucketing")
 
-    def run(moment: Moment) -> Any:
-        return on_ranks(1, lambda communicator: aggregate(communicator, chosen, x, moment))[0].tobytes()
+    def run(key: RandomKey) -> Any:
+        return on_ranks(1, lambda communicator: aggregate(communicator, chosen, x, key))[0].tobytes()
 
-    assert run(Moment(1, 2)) == run(Moment(1, 2))
-    assert len({run(Moment(1, 2)), run(Moment(1, 3)), run(Moment(2, 2))}) == 3
+    assert run(RandomKey(1, 2)) == run(RandomKey(1, 2))
+    assert len({run(RandomKey(1, 2)), run(RandomKey(1, 3)), run(RandomKey(2, 2))}) == 3
 
 
 @pytest.mark.parametrize("num_vectors", [20, 50])

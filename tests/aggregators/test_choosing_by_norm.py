@@ -10,7 +10,7 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.plugins import discover
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows.client_matrix import ClientMatrix
 from ppfl.rows.gram import TIE
 from tests.aggregators.tables import aggregate, vectors
@@ -90,13 +90,13 @@ def test_shorter_vectors_stay_before_those_that_are_clipped() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_known_of_norms_survives_what_keeps_vectors_apart(seed: int) -> None:
     """Multiples, an other order, a selection and a second clipping of rows that are equally long."""
-    clipped = step(name="clipping", threshold=1.0)(matrix(rows(seed)), Moment())
+    clipped = step(name="clipping", threshold=1.0)(matrix(rows(seed)), RandomKey())
     equal = torch.ones(NUM_VECTORS, dtype=torch.float64)
     apart = [
         clipped,
-        step(name="bucketing", size=1)(clipped, Moment(seed)),
-        step(name="clipping", threshold=2.0)(clipped, Moment()),
-        step(name="arc", f=2)(clipped, Moment()),
+        step(name="bucketing", size=1)(clipped, RandomKey(seed)),
+        step(name="clipping", threshold=2.0)(clipped, RandomKey()),
+        step(name="arc", f=2)(clipped, RandomKey()),
         clipped.select(torch.arange(NUM_VECTORS).flip(0)),
         clipped.mix(-torch.eye(NUM_VECTORS)),
     ]
@@ -109,7 +109,7 @@ def test_what_is_known_of_norms_survives_what_keeps_vectors_apart(seed: int) -> 
 
 def test_norms_of_sums_are_those_of_their_numbers() -> None:
     x = rows(1)
-    clipped = step(name="clipping", threshold=1.0)(matrix(x), Moment())
+    clipped = step(name="clipping", threshold=1.0)(matrix(x), RandomKey())
     mixing = torch.from_numpy(np.random.default_rng(1).random((4, NUM_VECTORS)))
     mixing[2] = 0.0
     mixing[2, 5] = 0.5

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows import client_rows
 from ppfl.rows.client_matrix import ClientMatrix
 from tests import examples
@@ -28,12 +28,12 @@ def matrix(x: np.ndarray) -> ClientMatrix:
     return matrix_of(SoloCommunicator(), x)
 
 
-def mixing(name: str, x: np.ndarray, num_ranks: int = 1, moment: Moment | None = None) -> list[torch.Tensor]:
+def mixing(name: str, x: np.ndarray, num_ranks: int = 1, key: RandomKey | None = None) -> list[torch.Tensor]:
     """Return the weights that every rank finds."""
     chosen = examples.kind("pre_aggregators", name).model_validate(step(name, len(x)))
 
     def go(communicator: Any) -> torch.Tensor:
-        found: torch.Tensor = chosen.mixing(matrix_of(communicator, x), moment or Moment(3, 5))
+        found: torch.Tensor = chosen.mixing(matrix_of(communicator, x), key or RandomKey(3, 5))
         assert found.shape == (chosen.num_outputs(len(x)), len(x))
         return found
 
@@ -51,7 +51,7 @@ def test_new_vectors_are_the_weighted_sums_of_the_old_ones(name: str, num_vector
     want = weights.numpy() @ x
     assert np.isfinite(want).all()
     assert (np.abs(want).max(axis=1) > 0).all()
-    new = examples.kind("pre_aggregators", name).model_validate(step(name, num_vectors))(matrix(x), Moment(3, 5))
+    new = examples.kind("pre_aggregators", name).model_validate(step(name, num_vectors))(matrix(x), RandomKey(3, 5))
     for row, unit in enumerate(torch.eye(new.num_vectors, dtype=torch.float64)):
         np.testing.assert_allclose(new.combine(unit), want[row], rtol=0, atol=1e-6 * np.abs(want).max())
     lengths = np.linalg.norm(want, axis=1)
@@ -70,9 +70,9 @@ def test_ranks_find_the_same_bits(name: str, kind: str) -> None:
 @EACH
 def test_the_moment_decides_what_is_drawn_and_nothing_else_does(name: str) -> None:
     x = vectors(11, 333, "generic")
-    first, again = (mixing(name, x, moment=Moment(1, 2))[0] for _ in range(2))
+    first, again = (mixing(name, x, key=RandomKey(1, 2))[0] for _ in range(2))
     assert torch.equal(first, again)
-    others = [mixing(name, x, moment=moment)[0] for moment in (Moment(1, 3), Moment(2, 2))]
+    others = [mixing(name, x, key=key)[0] for key in (RandomKey(1, 3), RandomKey(2, 2))]
     # either nothing is drawn, or both the seed and the round count
     assert len({torch.equal(first, other) for other in others}) == 1
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.interfaces.attack import Scene
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.attack import Knowledge
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows import client_rows
 from ppfl.rows.client_matrix import ClientMatrix
 from tests.aggregators import dense_reference
@@ -33,17 +33,17 @@ def rows_of(matrix: ClientMatrix) -> np.ndarray:
 
 
 def attacked(
-    chosen: Any, x: np.ndarray, num_ranks: int = 1, moment: Moment | None = None, aggregator: Any = None
+    chosen: Any, x: np.ndarray, num_ranks: int = 1, key: RandomKey | None = None, aggregator: Any = None
 ) -> np.ndarray:
     marked = torch.zeros(len(x), dtype=torch.bool)
     marked[list(HOSTILE)] = True
-    moment = moment or Moment(3, 5)
+    key = key or RandomKey(3, 5)
     aggregator = aggregator or rule("median", len(x))
 
     def run(communicator: Any) -> np.ndarray:
         matrix = matrix_of(communicator, x)
-        scene = Scene(moment, lambda changed: aggregator(changed, moment))
-        result = rows_of(chosen(matrix, marked, scene))
+        knowledge = Knowledge(key, lambda changed: aggregator(changed, key))
+        result = rows_of(chosen(matrix, marked, knowledge))
         np.testing.assert_array_equal(rows_of(matrix), x)
         return result
 
@@ -90,9 +90,9 @@ def test_gaussian_draws_are_keyed_by_seed_round_attacker_and_block() -> None:
     assert got.std() == pytest.approx(3.0, rel=0.05)
     blocks = got.reshape(3, -1, 8).reshape(-1, 8)
     assert len(np.unique(blocks, axis=0)) == len(blocks)
-    assert (attacked(chosen, x, moment=Moment(3, 5)) == attacked(chosen, x)).all()
-    for moment in (Moment(3, 6), Moment(4, 5)):
-        assert (attacked(chosen, x, moment=moment)[list(HOSTILE)] != got).all()
+    assert (attacked(chosen, x, key=RandomKey(3, 5)) == attacked(chosen, x)).all()
+    for key in (RandomKey(3, 6), RandomKey(4, 5)):
+        assert (attacked(chosen, x, key=key)[list(HOSTILE)] != got).all()
 
 
 HARMFUL = (0.64, 0.81, 1.06, 1.22, 1.73, 1.9, 2.98, 3.0, 3.66, 5.0)
@@ -112,7 +112,7 @@ def damages(rule_name: str, name: str, factors: Sequence[Any]) -> list[float]:
 
     def damage(factor: Any) -> float:
         sent = attacked(attack(name, factor=factor), x, aggregator=aggregator)
-        moved = on_ranks(1, lambda c: aggregator(matrix_of(c, sent), Moment()))[0].numpy()
+        moved = on_ranks(1, lambda c: aggregator(matrix_of(c, sent), RandomKey()))[0].numpy()
         return float(np.linalg.norm(moved - mean))
 
     return [damage(factor) for factor in factors]

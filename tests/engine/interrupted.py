@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppfl.engine.checkpoint import NO_WISH, Wish
+from ppfl.engine.checkpoint import NOTHING_DUE, Due
 from ppfl.engine.choose import AnyEngine, open_engine
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.runs.assemble import build
@@ -25,7 +25,7 @@ IDENTITY = {"digest": "0123", "results_version": 1, "clients_per_chunk": 1}
 
 
 class StopAfter:
-    """A keeper that saves every snapshot and wants to stop after some rounds, on one of the ranks alone."""
+    """A checkpointer that saves every snapshot and wants to stop after some rounds, on one of the ranks alone."""
 
     def __init__(self, checkpoints: Checkpoints, rounds: int | None, *, wants: bool, every: int | None = None) -> None:
         self.checkpoints = checkpoints
@@ -33,10 +33,10 @@ class StopAfter:
         self.wants = wants
         self.every = every
 
-    def wish(self, done: int) -> Wish:
+    def due(self, done: int) -> Due:
         if self.wants and self.rounds is not None and done >= self.rounds:
-            return Wish(stop=True, save=False)
-        return Wish(stop=False, save=True) if self.every and done % self.every == 0 else NO_WISH
+            return Due(stop=True, save=False)
+        return Due(stop=False, save=True) if self.every and done % self.every == 0 else NOTHING_DUE
 
     def save(self, snapshot: Snapshot) -> None:
         self.checkpoints.save(snapshot)
@@ -58,8 +58,8 @@ def go_on(
     """
     checkpoints = Checkpoints(folder / "r.h5", IDENTITY, communicator)
     wants = communicator.rank == (communicator.size - 1 if stopping_rank is None else stopping_rank)
-    keeper = StopAfter(checkpoints, stop_after, wants=wants, every=every)
-    engine = open_engine(build(checked or config(**sections), communicator), keeper)
+    checkpointer = StopAfter(checkpoints, stop_after, wants=wants, every=every)
+    engine = open_engine(build(checked or config(**sections), communicator), checkpointer)
     snapshot = checkpoints.load(engine.group.clients)
     if snapshot is not None:
         engine.restore(snapshot)

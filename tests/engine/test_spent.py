@@ -14,9 +14,9 @@ from ppfl.config.grid import load_cells
 from ppfl.config.run import load
 from ppfl.engine import evaluate, run
 from ppfl.engine.spent import Spent, shared
-from ppfl.jobs.place import Caller
+from ppfl.jobs.attempt import Caller
 from ppfl.pack import cells
-from ppfl.pack.board import ONE_RANK
+from ppfl.pack.run_queue import ONE_RANK
 from ppfl.results import recorder
 from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.reader import open_result

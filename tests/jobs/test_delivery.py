@@ -20,8 +20,8 @@ from ppfl.cli import main
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.run import load
 from ppfl.core.errors import UserError
+from ppfl.jobs.attempt import Attempt, Caller
 from ppfl.jobs.claim import Claim
-from ppfl.jobs.place import Caller, Place
 from ppfl.jobs.states import results_in, state_of
 from ppfl.results.layout import apart_path, checkpoint_path, running_path, shared_path
 from ppfl.runs.experiment import run
@@ -177,9 +177,9 @@ def test_delivery_replaces_nothing_on_any_file_system(
     assert ppfl(config, out, WORKFLOW).exit_code == 0
     first = out.read_bytes()
     shutil.copy(out, apart_path(out))
-    place = Place(load(config), out, 1, Caller(delivers=True))
-    place.here, place.claim = apart_path(out), Claim(out, 1, 60)
+    attempt = Attempt(load(config), out, 1, Caller(delivers=True))
+    attempt.here, attempt.claim = apart_path(out), Claim(out, 1, 60)
     with pytest.raises(UserError, match="another job has finished it"):
-        place.deliver()
-    place.leave()
+        attempt.deliver()
+    attempt.leave()
     assert out.read_bytes() == first

@@ -21,9 +21,9 @@ from ppfl.core.plugins import PlugIn
 from ppfl.interfaces.aggregator import Aggregator
 from ppfl.jobs.launcher import launched_as
 from ppfl.outside import cells
-from ppfl.pack.board import ONE_RANK
 from ppfl.pack.budget import Budget
 from ppfl.pack.command import pack
+from ppfl.pack.run_queue import ONE_RANK
 from tests.mpi.jobs import MPIEXEC
 from tests.outside.sources import DOCUMENT, project, rule_called
 

@@ -11,7 +11,7 @@ import pytest
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.config.run import load
-from ppfl.jobs.place import Caller
+from ppfl.jobs.attempt import Caller
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from ppfl.submit.memory import memory_mb

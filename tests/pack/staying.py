@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ppfl.cli import main
-from ppfl.pack import board
+from ppfl.pack import run_queue
 
 if TYPE_CHECKING:
     from ppfl.pack.scheduler import Work
@@ -28,5 +28,5 @@ def make_work() -> Work:
 
 if __name__ == "__main__":
     os.environ[_MARK], os.environ[_ROUND] = sys.argv[1:3]
-    board.ONE_RANK = replace(board.ONE_RANK, make_work="tests.pack.staying:make_work")
+    run_queue.ONE_RANK = replace(run_queue.ONE_RANK, make_work="tests.pack.staying:make_work")
     main(sys.argv[3:])

@@ -14,7 +14,7 @@ from ppfl.config.grid import load_cells
 from ppfl.core.agree import SharedUserError
 from ppfl.jobs.claim import Claim, ClaimedError, is_claimed
 from ppfl.pack import cells, steps
-from ppfl.pack.board import CLAIMED, ONE_RANK
+from ppfl.pack.run_queue import CLAIMED, ONE_RANK
 from ppfl.results.layout import failed_path, running_path
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent

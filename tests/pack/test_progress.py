@@ -13,8 +13,8 @@ import pytest
 from ppfl.config.grid import Cell, load_cells
 from ppfl.jobs.launcher import launched_as
 from ppfl.pack import command
-from ppfl.pack.board import ONE_RANK, RunQueue
 from ppfl.pack.budget import Budget
+from ppfl.pack.run_queue import ONE_RANK, RunQueue
 from ppfl.results.layout import running_path
 from tests.pack.test_sharing import write
 

@@ -10,7 +10,7 @@ import pytest
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.pack import cells
-from ppfl.pack.board import ONE_RANK
+from ppfl.pack.run_queue import ONE_RANK
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent

@@ -15,8 +15,8 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.run import RESULTS_VERSION
 from ppfl.core.agree import SharedUserError
 from ppfl.core.snapshot import Snapshot
+from ppfl.jobs.attempt import Caller
 from ppfl.jobs.failures import read_failure
-from ppfl.jobs.place import Caller
 from ppfl.results import checkpoints as module
 from ppfl.results.checkpoint_parts import read_entry, write_entry
 from ppfl.results.checkpoints import Checkpoints

@@ -13,8 +13,8 @@ import pytest
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.config.run import Config
+from ppfl.jobs.attempt import Caller
 from ppfl.jobs.failures import Failure, write_failure, write_rank_log
-from ppfl.jobs.place import Caller
 from ppfl.jobs.run_log import tries
 from ppfl.jobs.stop_requests import ask_packs, ask_run
 from ppfl.results.layout import checkpoint_path, failed_path, running_path, shared_path

@@ -17,7 +17,7 @@ from ppfl.analysis.sources import results_at
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.config.run import load
-from ppfl.jobs.place import Caller
+from ppfl.jobs.attempt import Caller
 from ppfl.jobs.states import state_of
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.interfaces.attack import AttackOnVectors, Scene
+from ppfl.interfaces.attack import AttackOnVectors, Knowledge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ppfl.engine.setup import Setup
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.byzantine import Byzantine
-    from ppfl.interfaces.pre_aggregator import Moment
+    from ppfl.interfaces.pre_aggregator import RandomKey
     from ppfl.rows.client_matrix import ClientMatrix
 
 
@@ -46,7 +46,7 @@ def check_cohort(roles: Roles, cohort: CohortSampler, aggregator: Aggregator, by
         raise ValueError(f"aggregator: {error}") from error
 
 
-def attack(setup: Setup, matrix: ClientMatrix, cohort: Sequence[int], moment: Moment) -> ClientMatrix:
+def attack(setup: Setup, matrix: ClientMatrix, cohort: Sequence[int], key: RandomKey) -> ClientMatrix:
     """Return the vectors that the server gets; rows are those of the cohort, then of attackers beside it. Collective.
 
     An attacker beside the clients begins with the vector of an honest client, the first one with that of the first
@@ -58,11 +58,11 @@ def attack(setup: Setup, matrix: ClientMatrix, cohort: Sequence[int], moment: Mo
     marked = torch.tensor(hostile_rows(setup, cohort))
     if byzantine.num_beside:
         matrix = matrix.select(torch.arange(len(marked)) % len(cohort))
-    if not byzantine.attacks_in(moment.round, moment.seed) or not marked.any():
+    if not byzantine.attacks_in(key.round, key.seed) or not marked.any():
         return matrix
     if not (matrix.finite() & ~marked).any():
         return matrix  # the honest clients have diverged, and nothing is left to attack
-    return byzantine.attack(matrix, marked, Scene(moment, lambda changed: setup.aggregator(changed, moment)))
+    return byzantine.attack(matrix, marked, Knowledge(key, lambda changed: setup.aggregator(changed, key)))
 
 
 def hostile_rows(setup: Setup, cohort: Sequence[int]) -> list[bool]:

@@ -12,7 +12,7 @@ from ppfl.core.params import flatten
 from ppfl.engine.exchange.attackers import attack, hostile_rows, name_of_row
 from ppfl.engine.mapping.uplinks import UplinkRows
 from ppfl.interfaces.aggregator import NotFiniteError, TooFewVectorsError
-from ppfl.interfaces.pre_aggregator import Moment
+from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows.client_matrix import ClientMatrix
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
         )
     rows = (flatten(params) for uplink in uplinks for params in _params_of(uplink))
     num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
-    moment = Moment(setup.problem.objective.seed, round)
+    key = RandomKey(setup.problem.objective.seed, round)
     vector = flatten(like)
     sent = ClientMatrix.from_stream(setup.communicator, rows, num_rows, vector, setup.bucket_bytes)
-    matrix = attack(setup, sent, cohort, moment)
+    matrix = attack(setup, sent, cohort, key)
     vector = torch.full_like(vector, math.nan)
     try:
-        vector = setup.aggregator(matrix, moment)
+        vector = setup.aggregator(matrix, key)
     except NotFiniteError as error:
         hostile = hostile_rows(setup, cohort)
         if all(hostile[row] for row in error.rows):
