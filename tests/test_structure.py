@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 
+import ppfl
+
 ROOT = Path(__file__).parent.parent
 MAX_FILE_LINES = 400
 MAX_TEST_FILE_LINES = 450
 MAX_FUNCTION_LINES = 48
 TEXT_SUFFIXES = ("", ".html", ".j2", ".json", ".md", ".py", ".sh", ".smk", ".toml", ".txt", ".yaml")
+OUR_NAMES = {*ppfl.__all__, "plugins"}
+"""What the package itself offers, and the entry points of plug-ins: no modules."""
 FOLDERS = ("ppfl", "tests", "workflow", "benchmarks")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 LIBRARY = [path for path in SOURCES if path.is_relative_to(ROOT / "ppfl")]
@@ -76,6 +80,29 @@ def test_files_name_no_machine() -> None:
     for path in text_files():
         found = forbidden.search(path.read_text(encoding="utf-8"))
         assert not found, f"{name_of(path)}: {found.group()}"
+
+
+def modules_mentioned(text: str) -> set[str]:
+    """`ppfl.room.module` and `ppfl/room/module.py` in a text, as paths; what follows the module is a name in it."""
+    paths = set()
+    for found in re.finditer(r"(?<![\w./-])ppfl((?:\.[a-z_][a-z_0-9]*)+)", text):
+        path = ROOT / "ppfl"
+        for name in found[1].removeprefix(".").split("."):
+            if not path.is_dir() or (path == ROOT / "ppfl" and name in OUR_NAMES):
+                break
+            path = path / name if (path / name).is_dir() else path / f"{name}.py"
+        paths.add(str(path.relative_to(ROOT)))
+    return paths | set(re.findall(r"(?<![\w./-])ppfl/[\w/]+\.py", text))
+
+
+def test_mentioned_modules_are_there() -> None:
+    """In docstrings and pages: modules move, and no linter reads sentences."""
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    for path in (*LIBRARY, *pages, *(ROOT / "workflow").rglob("*.smk")):
+        missing = [name for name in modules_mentioned(path.read_text(encoding="utf-8")) if not (ROOT / name).exists()]
+        assert not missing, f"{name_of(path)}: {missing}"
+    assert modules_mentioned("`ppfl.core.nowhere.thing`, ppfl/gone.py") == {"ppfl/core/nowhere.py", "ppfl/gone.py"}
+    assert modules_mentioned("`ppfl.core.rng.generator`, ppfl.load(path)") == {"ppfl/core/rng.py", "ppfl"}
 
 
 def test_every_dependency_is_pinned() -> None:
