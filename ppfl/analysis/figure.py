@@ -20,7 +20,7 @@ from ppfl.analysis.factors import Factor
 from ppfl.analysis.roles import Roles, assign_roles
 from ppfl.analysis.tables import STATUS_TEXT
 from ppfl.core.errors import in_one_line
-from ppfl.core.whole_file import write_whole
+from ppfl.core.files import write_whole
 
 MAX_COLUMNS = 4
 _LINE = 42

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from ppfl.analysis.tables import provenance_rows, runs_table, varying_keys
-from ppfl.core.whole_file import write_whole
+from ppfl.core.files import write_whole
 from ppfl.core.yaml_text import dump_text
 from ppfl.results.reader import Result, open_result
 

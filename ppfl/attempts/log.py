@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
-from ppfl.core.plain_file import open_plain
+from ppfl.core.files import open_plain
 from ppfl.jobs.failures import rank_logs, read_failure
 from ppfl.jobs.owner import Watch
 from ppfl.jobs.run_log import tries

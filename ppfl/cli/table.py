@@ -52,8 +52,8 @@ def table(
     from ppfl.analysis.sources import open_source
     from ppfl.analysis.table_formats import FORMATS
     from ppfl.core.errors import UserError
+    from ppfl.core.files import write_whole
     from ppfl.core.numbers import whole_number
-    from ppfl.core.whole_file import write_whole
 
     if at not in (None, "last", "best") and whole_number(str(at)) is None:
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")

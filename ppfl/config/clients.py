@@ -1,6 +1,7 @@
 """Combinations that cannot work with as many clients as a configuration says: refused before a job is submitted.
 
-Where only the data know the clients, `ppfl.engine.byzantine` and `ppfl.engine.cohort` refuse them when a run starts.
+Where only the data know the clients, `ppfl.engine.exchange.attackers` and `ppfl.engine.participants` refuse them when
+a run starts.
 """
 
 from __future__ import annotations

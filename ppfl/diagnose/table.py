@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ppfl.core.errors import UserError
-from ppfl.core.whole_file import write_whole
+from ppfl.core.files import write_whole
 from ppfl.diagnose.verdict import level, show_ratio, verdict
 
 if TYPE_CHECKING:

@@ -14,17 +14,17 @@ from ppfl.core.params import add_scaled, map_params, num_bytes
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
 from ppfl.engine.checkpoint import Checkpointer, StatesOf, name_params, name_state, read_params, read_state
-from ppfl.engine.downlink import Downlink
 from ppfl.engine.evaluate import score_rounds
+from ppfl.engine.participants import Downlink
 from ppfl.engine.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ppfl.core.types import Params, State
-    from ppfl.engine.cohort import CohortSampler
     from ppfl.engine.ledger import Scored
-    from ppfl.engine.mapping.uplinks import Uplink
+    from ppfl.engine.mapping.mapping import Uplink
+    from ppfl.engine.participants import CohortSampler
     from ppfl.engine.setup import Setup
     from ppfl.interfaces.method import Report, ServerOptimizer
 

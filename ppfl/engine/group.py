@@ -9,7 +9,7 @@ from ppfl.engine.client_store import MemoryStore, open_store
 from ppfl.engine.mapping.choose import choose_mapping
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.loop import Loop
-from ppfl.engine.mapping.states import member, stack_states
+from ppfl.engine.mapping.mapping import member, stack_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from ppfl.core.snapshot import ClientStates
     from ppfl.core.types import Params, State
-    from ppfl.engine.downlink import Downlink
-    from ppfl.engine.mapping.mapping import Mapping
-    from ppfl.engine.mapping.uplinks import AnyUplink, Uplink
+    from ppfl.engine.mapping.mapping import AnyUplink, Mapping, Uplink
+    from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
 
 

@@ -7,17 +7,17 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ppfl.core.params import largest_entry
-from ppfl.engine.downlink import Downlink
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
+from ppfl.engine.participants import Downlink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ppfl.core.types import Params, State
     from ppfl.engine.mapping.laned import Laned
-    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.engine.mapping.mapping import AnyUplink
     from ppfl.engine.setup import Setup
 
 

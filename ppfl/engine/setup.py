@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.communicator import GuardedCommunicator
     from ppfl.engine.client_store import Kind
-    from ppfl.engine.cohort import CohortSampler
-    from ppfl.engine.roles import Roles
+    from ppfl.engine.participants import CohortSampler, Roles
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.asynchronous import Asynchronous
     from ppfl.interfaces.byzantine import Byzantine

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Params, State
     from ppfl.engine.checkpoint import Checkpointer
     from ppfl.engine.ledger import Scored
-    from ppfl.engine.mapping.uplinks import Uplink
+    from ppfl.engine.mapping.mapping import Uplink
     from ppfl.engine.setup import Setup
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppfl.core.errors import UserError
+from ppfl.core.files import hidden_name
 from ppfl.core.numbers import whole_number
-from ppfl.core.whole_file import hidden_name
 from ppfl.jobs.exclusive import put_once
 from ppfl.jobs.failures import now
 from ppfl.jobs.owner import Owner, Watch, age_of, is_gone, read_owner

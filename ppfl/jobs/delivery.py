@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ppfl.core.errors import UserError
-from ppfl.core.whole_file import whole_path
+from ppfl.core.files import whole_path
 from ppfl.results.layout import apart_path, checkpoint_path
 from ppfl.results.parameters import parameters_of
 from ppfl.results.recorder import look

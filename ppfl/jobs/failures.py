@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppfl.core.errors import UserError
-from ppfl.core.whole_file import hidden_name, write_whole
+from ppfl.core.files import hidden_name, write_whole
 from ppfl.jobs.exclusive import put_once
 from ppfl.jobs.notes import count, lines, read_note, text
 from ppfl.results.layout import failed_path

@@ -1,4 +1,4 @@
-"""Removes what killed processes were writing: hidden files (`ppfl.core.whole_file.hidden_name`) that are nobody's.
+"""Removes what killed processes were writing: hidden files (`ppfl.core.files.hidden_name`) that are nobody's.
 
 A file is nobody's when its process is gone from this host, or when nobody on another host has written to it for a day;
 for whoever has the claim on its result, for a minute.
@@ -11,8 +11,7 @@ import platform
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ppfl.core.clock import time_in
-from ppfl.core.whole_file import HIDDEN
+from ppfl.core.files import HIDDEN, time_in
 from ppfl.jobs.owner import has_ended, read_owner
 from ppfl.results.layout import STALE_SECONDS
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ppfl.core.clock import time_in
+from ppfl.core.files import time_in
 from ppfl.jobs.notes import count, number, read_note, text
 from ppfl.results.layout import STALE_SECONDS
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
-from ppfl.core.whole_file import write_whole
+from ppfl.core.files import write_whole
 from ppfl.jobs.failures import now
 from ppfl.jobs.notes import flag, read_note, text
 from ppfl.results.layout import packs_stop_path, stop_path

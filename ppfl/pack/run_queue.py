@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppfl.config.grid import show_varying
-from ppfl.core.clock import time_in
 from ppfl.core.errors import UserError
+from ppfl.core.files import time_in
 from ppfl.jobs.owner import Watch
 from ppfl.jobs.states import state_of, states_of
 from ppfl.jobs.stop_requests import request_for

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ppfl.core.files import write_whole
 from ppfl.core.snapshot import Snapshot
-from ppfl.core.whole_file import write_whole
 from ppfl.results.seal import DamagedError
 from ppfl.results.tensor_file import TensorFile, client_by_client, write_tensors
 

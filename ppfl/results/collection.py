@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
-from ppfl.core.whole_file import whole_path
+from ppfl.core.files import whole_path
 from ppfl.results.quick_reader import kind_of
 from ppfl.results.seal import CHECKSUM, blank, fill
 

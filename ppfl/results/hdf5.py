@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 
 from ppfl.core.errors import UserError
-from ppfl.core.plain_file import open_plain
+from ppfl.core.files import open_plain
 from ppfl.core.results_version import RESULTS_VERSION
 from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, Seal, damaged, digits_of, matches, seal_in
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppfl.core.errors import UserError
-from ppfl.core.plain_file import open_plain
+from ppfl.core.files import open_plain
 from ppfl.results.hdf5 import NotHDF5Error, check_attributes, opened
 from ppfl.results.layout import FILE_KIND, FINISHED, PLUG_INS, SECONDS_SHARED_BY
 from ppfl.results.seal import CHECKSUM, DamagedError, seal_of

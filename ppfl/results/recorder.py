@@ -1,6 +1,6 @@
 """Writes a result file so that a kill at any moment leaves the last written state readable.
 
-The whole file is written anew under another name and moved over the old one (`ppfl.core.whole_file`),
+The whole file is written anew under another name and moved over the old one (`ppfl.core.files`),
 at most every `WRITE_INTERVAL_SECONDS` while scores arrive (less often when writing takes long). A finished result is
 never overwritten; who may write an unfinished one is decided by `ppfl.jobs.claim`.
 """
@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import h5py
 import numpy as np
 
-from ppfl.core.clock import try_to_write
 from ppfl.core.errors import UserError
-from ppfl.core.whole_file import write_whole
+from ppfl.core.files import try_to_write, write_whole
 from ppfl.results.hdf5 import NotHDF5Error
 from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
 from ppfl.results.quick_reader import attributes_of, kind_of

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from ppfl.core.errors import UserError
-from ppfl.core.plain_file import open_plain
-from ppfl.core.whole_file import whole_file
+from ppfl.core.files import open_plain, whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path

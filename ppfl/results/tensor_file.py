@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ppfl.core.plain_file import open_plain
-from ppfl.core.whole_file import whole_path
+from ppfl.core.files import open_plain, whole_path
 from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, blank, damaged, digits_of, fill, seal_in
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
-from ppfl.engine.cohort import CohortSampler
 from ppfl.engine.exchange.attackers import check_cohort
-from ppfl.engine.roles import Roles
+from ppfl.engine.participants import CohortSampler, Roles
 from ppfl.engine.setup import Setup, adds_up
 from ppfl.interfaces.arrival_log import read_arrivals
 from ppfl.interfaces.client_data import Statistics

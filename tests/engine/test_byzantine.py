@@ -14,7 +14,7 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.core.rng import generator
-from ppfl.engine.mapping.inputs import ClientInputs
+from ppfl.engine.mapping.mapping import ClientInputs
 from ppfl.results.reader import open_result
 from ppfl.runs.assemble import build
 from ppfl.runs.experiment import run

@@ -19,13 +19,13 @@ from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
 from ppfl.core.params import flatten
 from ppfl.engine.choose import AnyEngine, open_engine
-from ppfl.engine.downlink import Downlink
 from ppfl.engine.ledger import Scored
 from ppfl.engine.lockstep import Lockstep
 from ppfl.engine.mapping import laned
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.vectorized import Vectorized
+from ppfl.engine.participants import Downlink
 from ppfl.engine.synchronous import Synchronous
 from ppfl.runs.assemble import build
 from tests.algorithms.reference import Bowl, bowl

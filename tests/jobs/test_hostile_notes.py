@@ -219,7 +219,7 @@ def test_a_log_that_a_full_disk_refuses_is_not_left_empty(tmp_path: Path, monkey
         return refuse()
 
     monkeypatch.setattr(Path, "write_text", refuse_after_opening)
-    monkeypatch.setattr("ppfl.core.whole_file._Everything.write", refuse)
+    monkeypatch.setattr("ppfl.core.files._Everything.write", refuse)
     failure = Failure(digest="d", reason="why")
     write_rank_log(tmp_path / "r.h5", failure)
     assert not write_failure(tmp_path / "r.h5", failure)

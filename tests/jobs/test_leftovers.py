@@ -46,7 +46,7 @@ def test_only_what_is_nobodys_goes(tmp_path: Path) -> None:
 WRITE = """
 import os, sys
 from pathlib import Path
-from ppfl.core.whole_file import whole_path
+from ppfl.core.files import whole_path
 with whole_path(Path(sys.argv[1])) as partial:
     partial.write_text("half")
     os.kill(os.getpid(), 9)
@@ -54,7 +54,7 @@ with whole_path(Path(sys.argv[1])) as partial:
 ASK_THE_TIME = """
 import os, sys
 from pathlib import Path
-from ppfl.core.clock import time_in
+from ppfl.core.files import time_in
 opened = os.open
 def open_and_die(path, flags, *rest):
     if flags & os.O_TMPFILE == os.O_TMPFILE:

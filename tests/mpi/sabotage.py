@@ -17,7 +17,7 @@ from typing import Any
 
 from ppfl.cli import main
 from ppfl.engine.group import ClientGroup
-from ppfl.engine.mapping.inputs import ClientInputs
+from ppfl.engine.mapping.mapping import ClientInputs
 from ppfl.jobs.launcher import launched_as
 
 

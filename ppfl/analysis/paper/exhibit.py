@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ppfl.analysis.figure import STYLE, save_figure
 from ppfl.analysis.paper.runs import Floats, Spread, spread
-from ppfl.core.whole_file import write_whole
+from ppfl.core.files import write_whole
 
 PREDICTED = {"color": "black", "linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 5}
 OPERATOR = r"$\|F(\theta)\|$"

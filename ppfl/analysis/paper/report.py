@@ -11,8 +11,8 @@ from typing import Any
 
 import jinja2
 
+from ppfl.core.files import write_whole
 from ppfl.core.provenance import describe_process, now
-from ppfl.core.whole_file import write_whole
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppfl.analysis.paper.runs import Run, grouped, load_runs
-from ppfl.core.whole_file import write_whole
+from ppfl.core.files import write_whole
 from ppfl.core.yaml_text import dump_text
 
 

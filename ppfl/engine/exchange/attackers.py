@@ -11,8 +11,7 @@ from ppfl.interfaces.attack import AttackOnVectors, Knowledge
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.engine.cohort import CohortSampler
-    from ppfl.engine.roles import Roles
+    from ppfl.engine.participants import CohortSampler, Roles
     from ppfl.engine.setup import Setup
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.byzantine import Byzantine

@@ -8,13 +8,13 @@ from ppfl.core.params import unflatten
 from ppfl.engine.exchange.rows import by_rule
 from ppfl.engine.exchange.sent import Sent
 from ppfl.engine.exchange.sums import weighted_mean, weighted_means
-from ppfl.engine.mapping.uplinks import UplinkRows
+from ppfl.engine.mapping.mapping import UplinkRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ppfl.core.types import Params, State
-    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.engine.mapping.mapping import AnyUplink
     from ppfl.engine.setup import Setup
 
 

@@ -10,7 +10,7 @@ import torch
 from ppfl.core.agree import SharedUserError
 from ppfl.core.params import flatten
 from ppfl.engine.exchange.attackers import attack, hostile_rows, name_of_row
-from ppfl.engine.mapping.uplinks import UplinkRows
+from ppfl.engine.mapping.mapping import UplinkRows
 from ppfl.interfaces.aggregator import NotFiniteError, TooFewVectorsError
 from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows.client_matrix import ClientMatrix
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Params
     from ppfl.engine.exchange.sent import Sent
-    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.engine.mapping.mapping import AnyUplink
     from ppfl.engine.setup import Setup
 
 

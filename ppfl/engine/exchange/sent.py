@@ -9,13 +9,13 @@ import torch
 
 from ppfl.core.communicator import LocalParameterError
 from ppfl.core.params import num_bytes
-from ppfl.engine.mapping.uplinks import Uplink, UplinkRows, UplinkSum
+from ppfl.engine.mapping.mapping import Uplink, UplinkRows, UplinkSum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ppfl.core.types import Params, State
-    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.engine.mapping.mapping import AnyUplink
     from ppfl.interfaces.method import Algorithm
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.params import ratio, weigh
-from ppfl.engine.mapping.uplinks import Uplink, UplinkRows
+from ppfl.engine.mapping.mapping import Uplink, UplinkRows
 from ppfl.rows.exact_sum import ExactSum, exact_sums
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Params
     from ppfl.engine.exchange.sent import Sent
-    from ppfl.engine.mapping.uplinks import UplinkSum
+    from ppfl.engine.mapping.mapping import UplinkSum
     from ppfl.engine.setup import Setup
 
 

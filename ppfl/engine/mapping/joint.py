@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.engine.mapping.mapping import Mapping
-from ppfl.engine.mapping.states import member, stack_states
-from ppfl.engine.mapping.uplinks import UplinkSum
+from ppfl.engine.mapping.mapping import Mapping, UplinkSum, member, stack_states
 from ppfl.interfaces.method import JointAlgorithm
 from ppfl.interfaces.objective import JointObjective
 
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.types import State
-    from ppfl.engine.downlink import Downlink
+    from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
 
 

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.content import content
-from ppfl.engine.downlink import Downlink
 from ppfl.engine.mapping.laned_scores import LanedScores
 from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
 from ppfl.engine.mapping.loop import Loop
-from ppfl.engine.mapping.mapping import Mapping
-from ppfl.engine.mapping.states import member, stack_states
-from ppfl.engine.mapping.uplinks import UplinkRows
+from ppfl.engine.mapping.mapping import Mapping, UplinkRows, member, stack_states
+from ppfl.engine.participants import Downlink
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.scores import PureScores
 

@@ -9,7 +9,7 @@ import torch
 
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.lanes import stack, values_of
-from ppfl.engine.mapping.states import stack_states
+from ppfl.engine.mapping.mapping import stack_states
 from ppfl.rows.exact_sum import exact_sums
 
 if TYPE_CHECKING:

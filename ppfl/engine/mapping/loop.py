@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.engine.mapping.mapping import Mapping
-from ppfl.engine.mapping.states import member, stack_states
-from ppfl.engine.mapping.uplinks import Uplink
+from ppfl.engine.mapping.mapping import Mapping, Uplink, member, stack_states
 from ppfl.interfaces.client_data import num_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.types import Params, State
-    from ppfl.engine.downlink import Downlink
+    from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
 
 

@@ -1,19 +1,114 @@
-"""What a mapping is: the one way in which an engine calls the function of a client."""
+"""What a mapping is: the one way in which an engine calls the function of a client, what that is given and sends."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from ppfl.engine.mapping.inputs import ClientInputs
+import torch
+
+from ppfl.interfaces.client_data import num_samples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from ppfl.core.types import State
-    from ppfl.engine.downlink import Downlink
-    from ppfl.engine.mapping.uplinks import AnyUplink
+    from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.method import Report
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """What one client of the cohort sent, and what it told."""
+
+    client: int
+    params: Params
+    report: Report
+    weights: Params | None = None
+    """Of its coordinates in the mean; the exchange fills them in where a method has them."""
+
+    @property
+    def clients(self) -> list[int]:
+        """This one."""
+        return [self.client]
+
+    @property
+    def reports(self) -> list[Report]:
+        """One for every client."""
+        return [self.report]
+
+
+@dataclass(frozen=True)
+class UplinkSum:
+    """Σ_k v_k x_k of what several clients of the cohort would have sent, v their weights, and what each told."""
+
+    clients: Sequence[int]
+    params: Params
+    reports: list[Report]
+
+
+@dataclass(frozen=True)
+class UplinkRows:
+    """What several clients of the cohort sent, a row (K, …) each, and what each told."""
+
+    clients: range
+    params: Params
+    reports: list[Report]
+
+    def one_by_one(self) -> Iterator[Uplink]:
+        """Yield the uplink of every client."""
+        for row, (client, report) in enumerate(zip(self.clients, self.reports, strict=True)):
+            yield Uplink(client, {name: value[row] for name, value in self.params.items()}, report)
+
+
+AnyUplink: TypeAlias = Uplink | UplinkSum | UplinkRows
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """Return the states of K clients with a first dimension K."""
+    first = states[0]
+    return {
+        name: {key: torch.stack([state[name][key] for state in states]) for key in group}
+        for name, group in first.items()
+    }
+
+
+def member(states: State, row: int) -> State:
+    """Return the state of one of them."""
+    # a copy in memory of its own: kernels round differently for other alignments
+    return {name: {key: value[row].clone() for key, value in group.items()} for name, group in states.items()}
+
+
+class ClientInputs:
+    """Data and draws of the clients of this rank; data that never change are fetched once."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._objective = setup.problem.objective
+        self._client_data = setup.problem.client_data
+        self._roles = setup.roles
+        self._algorithm = setup.algorithm
+        self._kept: dict[int, Data] = {}
+
+    def data(self, client: int, round: int) -> Data:
+        """Return what a client computes on."""
+        if client in self._kept:
+            return self._kept[client]
+        data = self._roles.seen_by(client, self._client_data.data(client, round))
+        if self._client_data.fixed_data:
+            self._kept[client] = data
+        return data
+
+    def draws(self, client: int, round: int, num_samples: int) -> Draws:
+        """Return the random inputs of one call."""
+        return self._algorithm.draws(self._objective, client, round, num_samples)
+
+    def of_all(self, clients: Sequence[int], round: int) -> tuple[list[Data], list[int], list[Draws]]:
+        """Return data, numbers of samples and draws of some clients."""
+        datas = [self.data(client, round) for client in clients]
+        sizes = [num_samples(data) for data in datas]
+        return datas, sizes, [self.draws(client, round, size) for client, size in zip(clients, sizes, strict=True)]
 
 
 class Mapping(ABC):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppfl.engine.cohort import CohortSampler
+from ppfl.engine.participants import CohortSampler
 from tests.engine.build import COMPARISON, scores
 from tests.ranks import on_ranks
 

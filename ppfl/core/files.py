@@ -1,27 +1,46 @@
-"""Files that are there as a whole or not at all, also after a kill or a power cut: every file that ppfl writes.
+"""Files: opened when they are plain ones, written whole or not at all, dated by the clock of their own file system.
 
     write_whole(path, content)
     with whole_file(path) as file: file.write(…)
     with whole_path(path) as partial: …              for libraries that want a name
 
-The content goes to another name in the same folder, `.<name>.<pid>-<token>@<host>.partial`, with the mode that the
-umask gives; it is flushed to the disk and then gets its name, which is flushed to the disk too. What a killed process
-leaves is said by that name to be nobody's (`ppfl.jobs.leftovers`). A symbolic link stays one, its target is
-replaced; what is no file (a pipe, a device) is written to directly.
+Every file that ppfl writes is there as a whole, also after a kill or a power cut. The content goes to another name in
+the same folder, `.<name>.<pid>-<token>@<host>.partial`, with the mode that the umask gives; it is flushed to the disk
+and then gets its name, which is flushed to the disk too. What a killed process leaves is said by that name to be
+nobody's (`ppfl.jobs.leftovers`). A symbolic link stays one, its target is replaced; what is no file (a pipe, a device)
+is written to directly.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
 import secrets
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedReader
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file for reading, also behind a symbolic link. Raises OSError, also for what is no plain file."""
+    # O_NONBLOCK, or opening a pipe would wait for somebody to write into it; plain files do not care
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # asked of what is open, not of the name, which somebody may have given to another file meanwhile
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is no plain file", str(path))
+
 
 _LONGEST_NAME = 120
 """Bytes of a name that are kept in that of its partial file: names of more than 255 bytes are refused."""
@@ -99,3 +118,39 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+_PAGE = b"\0" * 65536
+
+
+def time_in(folder: Path) -> float:
+    """Return the time by the clock that dates the files of a folder.
+
+    Raises OSError where nothing can be written, and leaves nothing there: the file has no name where that is possible.
+    """
+    descriptor = _open_nameless(folder)
+    try:
+        return os.fstat(descriptor).st_mtime
+    finally:
+        os.close(descriptor)
+
+
+def try_to_write(folder: Path) -> None:
+    """Raise OSError when a folder does not take a file of some size."""
+    descriptor = _open_nameless(folder)
+    try:
+        left = memoryview(_PAGE)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    finally:
+        os.close(descriptor)
+
+
+def _open_nameless(folder: Path) -> int:
+    with suppress(OSError):  # which file systems cannot: NFS, FAT, some of FUSE, each with an error of its own
+        return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    path = hidden_name(folder / "time", "probe")
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with suppress(OSError):
+        path.unlink()
+    return descriptor

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppfl.core.balance import balanced_bounds
+from ppfl.interfaces.placement import balanced_bounds
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 5))

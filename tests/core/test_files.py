@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.core.whole_file import HIDDEN, whole_file, whole_path, write_whole
+from ppfl.core.files import HIDDEN, whole_file, whole_path, write_whole
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
