@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ import pytest
 import yaml
 
 from ppfl.jobs.stopping import SIGNALS
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in all that tests start
+
+
+def pytest_collection_finish() -> None:
+    """An error of a command that a test runs in its process would end the job, of which this process is the only rank:
+    it would be gone without a word."""
+    assert "mpi4py.MPI" not in sys.modules, "a module of tests has started MPI while it was imported"
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from ppfl.comm.mpi import MpiCommunicator
 from ppfl.core.communicator import Communicator
 
 BOUNDS = {1: [0, 7], 2: [0, 0, 7], 3: [0, 3, 3, 7], 4: [0, 1, 5, 6, 7]}
@@ -30,5 +29,7 @@ def there_and_back(communicator: Communicator, dtype: torch.dtype) -> None:
 
 
 if __name__ == "__main__":
+    from ppfl.comm.mpi import MpiCommunicator  # starts MPI, which a process of tests must not
+
     for number_type in (torch.float32, torch.float64, torch.int64):
         there_and_back(MpiCommunicator(), number_type)
