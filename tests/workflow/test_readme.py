@@ -89,7 +89,8 @@ def test_every_field_and_method_is_explained() -> None:
     explained = {word for span in re.findall(r"`([^`\n]+)`", text) for word in re.findall(r"\w+", span)}
     names = set(field_names(ppfl.config.run.schema()))
     assert len(names) > 40
-    assert not names - explained
+    missing = names - explained
+    assert not missing, f"explain {', '.join(sorted(missing))} in configs/README.md"
 
 
 def test_the_stored_schema_is_the_present_one() -> None:
