@@ -163,6 +163,14 @@ def test_vectorized_over_clients_equals_a_loop(settings: dict[str, object]) -> N
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
+def test_no_sample_sees_another(settings: dict[str, object]) -> None:
+    """Those of several clients may be sent through together, and those of one in pieces."""
+    stages = make(settings).stages(SMALL, 4)
+    params, x = perturbed(draw(stages)), batch(5)[0]
+    torch.testing.assert_close(forward(stages, params, x)[:2], forward(stages, params, x[:2]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_strides_do_not_change_a_bit(settings: dict[str, object]) -> None:
     stages = make(settings).stages((3, 18, 18), 4)
     params = {name: value.float() for name, value in draw(stages).items()}

@@ -36,7 +36,10 @@ class Stage:
     parameters: dict[str, Parameter]
     """By full name, e.g. "conv1.weight", in the order in which they are stored."""
     apply: Callable[[Params, torch.Tensor], torch.Tensor]
-    """(params, x (S, …)) -> (S, …); `params` may hold parameters of other stages too."""
+    """(params, x (S, …)) -> (S, …); `params` may hold parameters of other stages too.
+
+    Each sample by itself: a stage is run on pieces of the samples of a client, or on those of several clients together,
+    so what it makes of one may not depend on the others (no statistics of a batch)."""
 
     def init(self, generator: Callable[[str], np.random.Generator]) -> Params:
         """Draw every parameter from its law, float64, with a generator of its own that is asked for by name."""
