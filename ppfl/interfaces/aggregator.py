@@ -40,7 +40,8 @@ class Aggregator(PlugIn):
 
     Vectors with NaN or inf count as Byzantine: they are left out, and f is that much smaller, though not below 0.
 
-    A rule is a short function of a client matrix, and never says on how many ranks that lies:
+    A rule is a short function of a client matrix, and never says on how many ranks that lies. What it may ask of the
+    matrix stands in `ppfl.rows.client_matrix`; one that chooses among values asks for them `exact`:
 
     >>> from typing import Literal
     >>> import torch

@@ -235,7 +235,7 @@ class CentralizedDataset(Dataset):
 
     @abstractmethod
     def read(self) -> Samples:
-        """Return all samples."""
+        """Return all samples: x as the model is to see it, or uint8 to be divided by `divisor`; y int64."""
 
     def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
         """Read all samples on every rank, and keep those of its own clients; clients are named by their numbers."""

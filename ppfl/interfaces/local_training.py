@@ -36,6 +36,10 @@ class LocalTraining(Algorithm):
     all of it. Mini-batches go through the data in a freshly drawn order, ⌈S/B⌉ of them an epoch, the last one possibly
     smaller.
 
+    Its server takes single changes of θ, so it has an empty `needs_rounds`. A subclass whose server or clients keep
+    anything else that belongs to a round says there why it cannot run asynchronously, and `needs_mean` where another
+    rule would lead it astray.
+
     Such a method says what its steps are; mini-batches, epochs and the server's step are there:
 
     >>> from typing import Literal
