@@ -9,7 +9,7 @@ from tests.fuzz.harness import Report, fuzz
 
 FLIPS = 500
 
-pytestmark = pytest.mark.xdist_group("tests.fuzz.files")
+pytestmark = [pytest.mark.xdist_group("tests.fuzz.files"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

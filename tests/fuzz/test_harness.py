@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fuzz.harness import damage, fuzz
 
 
+@pytest.mark.slow
 def test_whatever_must_not_be_is_noted_with_its_flip_and_the_next_file_is_read() -> None:
     reports = fuzz("tests.fuzz.naughty", flips=9, seed=0, patience_seconds=1.5)
     naughty = reports["naughty"]
