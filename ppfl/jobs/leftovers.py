@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.files import HIDDEN, time_in
 from ppfl.jobs.owner import has_ended, read_owner
-from ppfl.results.layout import STALE_SECONDS
+from ppfl.results.layout import STALE_SECONDS, WORK_FOLDER, apart_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,11 +23,14 @@ _seen: set[Path] = set()
 
 
 def clear_folder(folder: Path) -> None:
-    """Look through a folder of results, and through the checkpoints in it. What cannot be removed stays."""
-    for place in (folder, *_folders_in(folder, ".checkpoint")):
-        for name in _hidden_in(place, "."):
-            if HIDDEN.fullmatch(name):
-                _remove(place / name, ABANDONED_SECONDS)
+    """Look through a folder of results, and through the checkpoints in it, also where results are computed that are
+    to be delivered. What cannot be removed stays.
+    """
+    for place in (folder, folder / WORK_FOLDER):
+        for holding in (place, *_folders_in(place, ".checkpoint")):
+            for name in _hidden_in(holding, "."):
+                if HIDDEN.fullmatch(name):
+                    _remove(holding / name, ABANDONED_SECONDS)
 
 
 def clear_folder_once(folder: Path) -> None:
@@ -38,13 +41,14 @@ def clear_folder_once(folder: Path) -> None:
 
 
 def clear_result(result: Path) -> None:
-    """Look at what is hidden beside one result; called by whoever has the claim on it.
+    """Look at what is hidden beside one result, in both places; called by whoever has the claim on it.
 
     Then also files without an owner in their name go, as older versions wrote them, and turns of dead takers.
     """
-    for name in _hidden_in(result.parent, f".{result.name}."):
-        if name.endswith((".partial", ".stale", ".probe", ".turn")):
-            _remove(result.with_name(name), STALE_SECONDS)
+    for path in (result, apart_path(result)):
+        for name in _hidden_in(path.parent, f".{path.name}."):
+            if name.endswith((".partial", ".stale", ".probe", ".turn")):
+                _remove(path.with_name(name), STALE_SECONDS)
 
 
 def _remove(path: Path, after_seconds: float) -> None:

@@ -7,11 +7,13 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ppfl.jobs.leftovers import ABANDONED_SECONDS, clear_folder
+from ppfl.jobs.leftovers import ABANDONED_SECONDS, clear_folder, clear_result
+from ppfl.results.layout import apart_path
 
 
 def test_only_what_is_nobodys_goes(tmp_path: Path) -> None:
@@ -74,6 +76,17 @@ def test_what_a_kill_leaves_has_such_a_name(tmp_path: Path, program: str, ending
     assert [path.name.rpartition(".")[2] for path in tmp_path.iterdir()] == [ending]
     clear_folder(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("look", [lambda result: clear_folder(result.parent), clear_result], ids=["folder", "result"])
+def test_what_a_kill_leaves_in_the_other_place_goes(tmp_path: Path, look: Callable[[Path], None]) -> None:
+    """Also when the run is computed beside its result the next time."""
+    result = tmp_path / "r.h5"
+    apart_path(result).parent.mkdir()
+    assert subprocess.run([sys.executable, "-c", WRITE, apart_path(result)], check=False).returncode == -9
+    assert len(list(apart_path(result).parent.iterdir())) == 1
+    look(result)
+    assert not list(apart_path(result).parent.iterdir())
 
 
 def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
