@@ -133,8 +133,9 @@ class Drill:
         names = {path.name for path in self._results(out)}
         left = [p.name for p in out.iterdir() if p.name not in names and not p.name.endswith(".safetensors")]
         left += [p.name for p in out.iterdir() if p.name.startswith(".")]
-        if set(left) - {"running", "logs"} or any((out / "running").glob("*")):
-            self.complaints.append(f"{name}: left beside the results: {left}")
+        apart = [f"running/{p.name}" for p in (out / "running").glob("*")]
+        if apart or set(left) - {"running", "logs"}:
+            self.complaints.append(f"{name}: left beside the results: {left + apart}")
 
     def _replayed(self, live: Path, found: dict[str, bytes]) -> dict[str, bytes]:
         """Return what a replay of the log of a run holds, of what the run has."""
