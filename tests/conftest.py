@@ -12,6 +12,8 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it loads
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"  # MPICH: ranks outnumber the cores, so one that waits sleeps
+# no queue to ask but that of a test: without a file, Slurm's programs look for a site's in the DNS, for seconds
+os.environ["SLURM_CONF"] = os.devnull
 
 import numpy as np
 import pytest

@@ -36,6 +36,7 @@ def legend_of(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
+@pytest.mark.slow
 def test_the_formats_are_what_the_endings_say(make_result: MakeResult, tmp_path: Path) -> None:
     config = grid_file(tmp_path, GRID)
     fill(make_result, config)
@@ -154,6 +155,7 @@ def too_much(make_result: MakeResult) -> list[Path]:
     ]
 
 
+@pytest.mark.slow
 def test_too_much_for_one_figure_is_refused_with_the_remedy(make_result: MakeResult, tmp_path: Path) -> None:
     paths = too_much(make_result)
     out = tmp_path / "figures" / "a.png"

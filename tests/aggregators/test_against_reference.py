@@ -68,6 +68,7 @@ def test_rules(name: str, num_vectors: int, kind: str, num_ranks: int) -> None:
         assert_close(got, expected(name, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 3])
 @pytest.mark.parametrize("num_vectors", [10, 50])
 @pytest.mark.parametrize("before", BEFORE_WITH_REFERENCE)

@@ -82,6 +82,7 @@ def test_a_huge_first_vector_does_not_blur_the_others(name: str, seed: int, huge
     np.testing.assert_allclose(alone(rule(name, 10), x), want, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("before", [None, *sorted(set(BEFORE) - {"bucketing"})])
 @pytest.mark.parametrize("name", RULES)

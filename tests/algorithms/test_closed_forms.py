@@ -160,6 +160,7 @@ def test_l2gd_theory(run: Any) -> None:
     assert running.setup.algorithm.lr == pytest.approx(bound)
 
 
+@pytest.mark.slow
 def test_l2gd_theta_follows_the_loop_and_ends_near_its_minimizer(tmp_path: Path) -> None:
     """The penalty is on θ_m alone; w_m takes part in the gradient steps."""
     path = write_clients(tmp_path / "problem.h5", CLIENTS)

@@ -75,6 +75,7 @@ def test_a_run_counts_what_was_sent_and_computed(tmp_path: Path, name: str) -> N
     assert_counts(tmp_path / "out.h5", name, 3)
 
 
+@pytest.mark.slow
 def test_packed_runs_count_the_same(tmp_path: Path) -> None:
     cases = [{"algorithm.name": name, "problem.split": split_of(name, "quadratic")} for name in ("l2gd", "l2gd_theta")]
     path = tmp_path / "config.yaml"

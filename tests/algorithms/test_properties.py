@@ -46,6 +46,7 @@ def test_runs_and_everything_is_finite(name: str, problem: str) -> None:
         assert float(found["4 loss"]) < float(found["0 loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cohort", ["all", 2])
 @pytest.mark.parametrize(("name", "problem"), EACH)
 def test_vectorized_chunks_equal_the_loop(name: str, problem: str, cohort: str | int) -> None:

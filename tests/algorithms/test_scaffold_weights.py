@@ -75,6 +75,7 @@ def test_c_is_the_weighted_mean_of_all_c_m_after_every_round(
     assert np.abs(of_clients).max() > 1e-2
 
 
+@pytest.mark.slow
 @CASES
 def test_the_gradient_of_the_weighted_mean_vanishes(
     experiment: Any, tmp_path: Path, name: str, local: list[str]
@@ -85,6 +86,7 @@ def test_the_gradient_of_the_weighted_mean_vanishes(
     assert weighted_gradient(tmp_path, out) < 1e-13
 
 
+@pytest.mark.slow
 def test_so_it_does_in_a_pack(experiment: Any, tmp_path: Path) -> None:
     path = experiment("scaffold", [], grid={"seed": [0, 1]})
     called(["pack", str(path), "--out", str(tmp_path / "packed"), "--jobs", "1"])

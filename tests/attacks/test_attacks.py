@@ -125,6 +125,7 @@ def test_the_optimal_factor_does_no_less_damage_than_the_first_that_is_tried(nam
     assert optimal >= first
 
 
+@pytest.mark.slow
 @OPTIMAL
 @pytest.mark.parametrize("rule_name", [name for name in RULES if hasattr(dense_reference, name)])
 def test_the_optimal_factor_does_nearly_the_most_damage(name: str, rule_name: str) -> None:

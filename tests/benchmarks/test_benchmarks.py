@@ -248,6 +248,7 @@ def test_commands_of_the_chapter_work(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "ffgg.json").read_text())["workload"] == "mnist20-ffgg"
 
 
+@pytest.mark.slow
 def test_what_a_checkpoint_costs_is_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.checkpoint_cost", str(ROOT / "configs/test/digits.yaml"), "3"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -13,6 +13,8 @@ from tests.crosscheck import methods
 from tests.crosscheck.runs import FULL, SAMPLED, compare, compare_stage, document, near, run, world_of
 from tests.crosscheck.tuners import num_gradients, tune
 
+pytestmark = pytest.mark.slow
+
 WITH_FORMULA = [name for name in examples.names("algorithms") if hasattr(methods, name)]
 LOCAL = {
     "any": ("nothing", "head", "hidden1"), "all shared": ("nothing",), "something local": ("head", "hidden1"),

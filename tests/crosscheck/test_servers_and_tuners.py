@@ -16,6 +16,8 @@ from tests.crosscheck.problem import TRAIN
 from tests.crosscheck.runs import RIDGE, SAMPLED, SEED, compare, document, near, run, world_of
 from tests.crosscheck.tuners import tune
 
+pytestmark = pytest.mark.slow
+
 LEAST_SQUARES: dict[str, Any] = {"name": "least_squares", "ridge": RIDGE}
 _GD: dict[str, Any] = {"name": "gradient_descent", "steps": 2, "lr": 0.3}
 SERVERS = [name for name in examples.names("server_optimizers") if hasattr(servers, name)]

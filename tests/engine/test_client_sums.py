@@ -22,6 +22,7 @@ TOGETHER = {"clients_per_chunk": 3}
 RUN: dict[str, Any] = {"problem": {**CONFIG}, "algorithm": ffgg(STEPS, 0.3), "rounds": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", PROBLEMS, ids=str)
 @pytest.mark.parametrize("limits", [(128, 1 << 30), (7, 1 << 30), (7, 1)], ids=str)
 @pytest.mark.parametrize(("model", "local_globs"), SPLITS + INNER_SPLITS, ids=str)
@@ -49,6 +50,7 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(
     close(once.shared_gradient(locals, WEIGHTS), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sections",
     [

@@ -37,6 +37,7 @@ def whole_and_pieces(folder: Path, plan: list[tuple[int, int | None]], **documen
     return whole, pieces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_goes_on_with_the_same_bits(tmp_path: Path, name: str, problem: str) -> None:

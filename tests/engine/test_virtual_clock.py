@@ -202,6 +202,7 @@ def test_ranks_compute_ahead_and_not_twice() -> None:
         assert ahead >= computed // 2 > 5
 
 
+@pytest.mark.slow
 def test_thousands_of_clients() -> None:
     problem = {**SMALL, "clients": 2000, "rows": 6, "shared_dimension": 3, "local_dimension": 2}
     engine = clock(problem=problem, rounds=2000, rules={"concurrency": 1000})

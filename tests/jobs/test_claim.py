@@ -159,6 +159,7 @@ def test_beats_end_with_the_thread_that_works(out: Path, monkeypatch: pytest.Mon
     assert written(out)["updated"] == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(10))
 def test_of_simultaneous_starts_one_wins(out: Path, takers: list[subprocess.Popen[str]], attempt: int) -> None:
     for process in takers:
@@ -172,6 +173,7 @@ def test_of_simultaneous_starts_one_wins(out: Path, takers: list[subprocess.Pope
     assert not list(out.parent.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(10))
 def test_of_simultaneous_takers_of_a_dead_claim_one_wins(
     out: Path, takers: list[subprocess.Popen[str]], attempt: int

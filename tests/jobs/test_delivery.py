@@ -29,6 +29,8 @@ from ppfl.runs.progress import Silent
 from tests.mpi.jobs import ROOT, arrays, wait_for
 from tests.pack.test_sharing import BASE
 
+pytestmark = pytest.mark.slow
+
 CONFIG: dict[str, Any] = BASE | {"rounds": 60, "save": {"local": True}, "checkpoint": {"every_rounds": 5}}
 HAND, WORKFLOW = False, True
 

@@ -89,6 +89,7 @@ def test_a_file_that_cannot_be_filled_is_removed(links: str, tmp_path: Path) -> 
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_claims(links: str, tmp_path: Path) -> None:
     out = tmp_path / "r.h5"
     claim = Claim(out, 1, 100)

@@ -47,6 +47,7 @@ def test_a_second_ctrl_c_interrupts() -> None:
     assert stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "number"),
     [

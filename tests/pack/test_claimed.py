@@ -20,6 +20,8 @@ from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from tests.pack.test_sharing import ROOT, command, write
 
+pytestmark = pytest.mark.slow
+
 TOGETHER: dict[str, Any] = {"engine": {}, "rounds": 3, "grid": {"seed": [0, 1, 2]}}
 
 

@@ -30,6 +30,8 @@ from tests.mpi.test_same_bits import arrays
 from tests.pack.test_sharing import wait_for
 from tests.pack.work import is_starting
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 QUADRATIC = {"name": "quadratic", "generator": "comparison", "zeta": 1, "clients": 3, "rows": 60}
 CG = {"name": "conjugate_gradient", "steps": 2, "start": "redraw"}

@@ -15,6 +15,8 @@ import yaml
 import ppfl
 from tests.mpi.jobs import arrays
 
+pytestmark = pytest.mark.slow
+
 PLUG_IN = '''\
 """Local steps with a weight decay of the problem's own size."""
 

@@ -21,6 +21,8 @@ from ppfl.jobs.states import states_of
 from ppfl.pack.environment import default_jobs, without_ranks
 from ppfl.results.layout import checkpoint_path, running_path, shared_path
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
 BASE: dict[str, Any] = {

@@ -18,6 +18,8 @@ from tests.grids import opened, ppfl
 from tests.mpi.jobs import arrays, left_beside
 from tests.pack.test_pack import write
 
+pytestmark = pytest.mark.slow
+
 GRID: dict[str, Any] = {
     "rounds": 40,
     "evaluate": {"every": 10},

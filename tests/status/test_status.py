@@ -102,6 +102,7 @@ def test_a_result_alone_is_opened(grid: tuple[Path, list[Path]]) -> None:
     assert state_of(outs[0]).kind == "missing"
 
 
+@pytest.mark.slow
 def test_watching_ends_when_nobody_is_at_work(grid: tuple[Path, list[Path]]) -> None:
     config, outs = grid
     command = [sys.executable, "-m", "ppfl", "status", str(config), "--results", str(outs[0].parent), "--watch"]

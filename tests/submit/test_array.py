@@ -28,6 +28,7 @@ def task(folder: Path, number: int, numbers: list[int], step: int = 1) -> int:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("numbers", "step"), [([3, 7], 4), ([5], 1)])
 def test_all_runs_are_computed(tmp_path: Path, numbers: list[int], step: int) -> None:
     (tmp_path / "grid.yaml").write_text(GRID)
