@@ -21,7 +21,7 @@ _TRIALS = 16
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What an attacker knows besides the vectors: when it is, and the rule that it is up against."""
+    """What an attacker knows besides the vectors: the key to its random numbers, and the rule that it is up against."""
 
     key: RandomKey
     aggregate: Callable[[ClientMatrix], torch.Tensor]

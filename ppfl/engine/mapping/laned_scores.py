@@ -78,8 +78,8 @@ class LanedScores:
         laned, setup = self._laned, self._laned.setups[0]
         advanced = laned.objective.advance(shared, laned.data)
         for epoch in range(setup.tuned_epochs):
-            moment = setup.num_rounds + epoch
-            draws = laned.drawn(lambda objective, client, moment=moment: tuner.draws(objective, client, moment, 1))  # type: ignore[misc]
+            later_round = setup.num_rounds + epoch
+            draws = laned.drawn(lambda objective, client, at=later_round: tuner.draws(objective, client, at, 1))  # type: ignore[misc]
             start = tuner.begin(local, draws) if epoch == 0 else local
             local, num_gradients = tuner.tune(laned.objective, shared, start, advanced, draws)
             costs.count(setup, num_gradients, laned.num_clients)
