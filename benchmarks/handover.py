@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ppfl.algorithms.ffgg import FFGG
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config.run import validate
-from ppfl.core.types import Draws, Params
+from ppfl.config.run import Config, validate
+from ppfl.core.types import Data, Draws, Params
 from ppfl.engine.setup import Setup
+from ppfl.engine.synchronous import Synchronous
+from ppfl.fine_tuners.conjugate_gradient import ConjugateGradient
 from ppfl.fine_tuners.gradient_descent import GradientDescent
+from ppfl.pack.cells import LastProblem
 from ppfl.runs.assemble import build
+
+CHECKED_ROUNDS = 3
+"""Of the first run, after which a plain loop must have the same θ."""
 
 # names under which `draws` of a method hands over the orders of its two sides
 _LOCAL_ORDER, _SHARED_ORDER = "order of samples", "order of samples for training"
@@ -61,7 +69,7 @@ def write_quadratic(config: dict[str, Any], path: Path) -> None:
             "method": "quadratic",
             "shared": problem.objective.init_shared(),
             "local": problem.objective.init_local(0),
-            "clients": [dict(problem.client_data.data(client, 0)) for client in problem.client_data.clients],
+            "clients": [_in_rows(problem.client_data.data(client, 0)) for client in problem.client_data.clients],
             "settings": {
                 "server_lr": algorithm.lr,
                 "local_lr": algorithm.fine_tuner.lr,
@@ -70,6 +78,51 @@ def write_quadratic(config: dict[str, Any], path: Path) -> None:
         },
         path,
     )
+
+
+def write_runs(configs: Sequence[Config], path: Path) -> None:
+    """Write what the plain loop over many runs needs: every problem once, and for a check θ of the first run."""
+    build_problem, arrays = LastProblem(), dict[str, Any]()
+    setups = [build(config, SoloCommunicator(), build_problem) for config in configs]
+    problems = list({id(setup.problem): setup.problem for setup in setups}.values())
+    for number, problem in enumerate(problems):
+        data = problem.client_data
+        for client in data.clients:
+            of_client = _in_rows(data.data(client, 0))
+            arrays |= {f"{number}/{client}/{name}": value.numpy() for name, value in of_client.items()}
+    algorithm = configs[0].algorithm
+    assert isinstance(algorithm, FFGG)
+    assert isinstance(algorithm.fine_tuner, ConjugateGradient)
+    np.savez(
+        path,
+        problem=[next(k for k, one in enumerate(problems) if one is setup.problem) for setup in setups],
+        lr=[config.algorithm.model_dump()["lr"] for config in configs],
+        rounds=setups[0].num_rounds,
+        every=setups[0].evaluate_every,
+        steps=algorithm.fine_tuner.steps,
+        num_problems=len(problems),
+        num_clients=problems[0].client_data.num_clients,
+        **arrays,
+        **_checked(configs[0]),
+    )
+
+
+def _checked(config: Config) -> dict[str, Any]:
+    """Return θ of a run after some rounds, and the draws of w that it had, (rounds, M, d_w)."""
+    setup = build(config.model_copy(update={"rounds": CHECKED_ROUNDS}), SoloCommunicator(), LastProblem())
+    engine, problem = Synchronous(setup), setup.problem
+    for _ in engine:
+        pass
+    draws = [
+        [problem.objective.redraw_local(client, round)["w"].numpy() for client in problem.client_data.clients]
+        for round in range(CHECKED_ROUNDS)
+    ]
+    return {"theta": engine.server["shared"]["theta"].numpy(), "draws": np.array(draws)}
+
+
+def _in_rows(data: Data) -> dict[str, torch.Tensor]:
+    """Return matrices as they are where nobody has thought of their layout."""
+    return {name: value.contiguous() for name, value in data.items()}
 
 
 def difference(handover: Path, shared: Params) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 Packed: `ppfl pack` on a grid of step sizes × seeds × ζ of the comparison experiment (8 clients, 200 rounds). Naive: one
 `ppfl run` for each run, as many at once as there are jobs, on a sample. Snakemake: the same grid as one packed
-experiment of the workflow, less the time of `ppfl pack` alone.
+experiment of the workflow, less the time of `ppfl pack` alone. Plain: a loop in NumPy over the same runs, in as many
+processes; rounds and scores alone, without start, problems and writing, which the time of `ppfl pack` contains.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.handover import write_runs
 from ppfl.config.grid import load_cells
 from ppfl.core.provenance import describe_process, now
 
@@ -53,6 +55,7 @@ def main() -> None:
     packed = timed("-m", "ppfl", "pack", config, "--out", folder / "packed", "--jobs", arguments.jobs)
     again = timed("-m", "ppfl", "pack", config, "--out", folder / "packed", "--jobs", arguments.jobs)
     status = timed("-m", "ppfl", "status", config, "--out", folder / "packed")
+    plain = time_plain(config, folder, arguments.jobs)
     workflow = time_workflow(config, folder, arguments.jobs)
     per_run = naive / arguments.naive
     facts = describe_process()
@@ -64,8 +67,10 @@ def main() -> None:
     row("`ppfl pack` when all is done", len(digests), again)
     row("`ppfl status`", len(digests), status)
     row("Snakemake around a pack, all in all", len(digests), workflow)
+    row("a plain loop in NumPy", len(digests), plain)
     row("one `ppfl run` a run, measured", arguments.naive, naive)
     row("the same, all runs (extrapolated)", len(digests), per_run * len(digests))
+    print(f"\nplain/packed: {plain / packed:.2f}")
 
 
 def write_grid(folder: Path, num_runs: int) -> Path:
@@ -94,6 +99,21 @@ def time_naive(config: Path, folder: Path, digests: list[str], jobs: int) -> flo
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(run, digests))
     return time.monotonic() - started
+
+
+def time_plain(config: Path, folder: Path, jobs: int) -> float:
+    """Return the seconds of the slowest of several processes that share the runs."""
+    handover = folder / "handover.npz"
+    write_runs([cell.config for cell in load_cells(config).values()], handover)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.plain_pack", str(handover)]
+    processes = [
+        subprocess.Popen([*command, str(number), str(jobs)], cwd=ROOT, env=one_thread, stdout=subprocess.PIPE)
+        for number in range(jobs)
+    ]
+    answers = [process.communicate()[0] for process in processes]
+    assert not any(process.returncode for process in processes), "the plain loop failed"
+    return max(map(float, answers))
 
 
 def time_workflow(config: Path, folder: Path, jobs: int) -> float:

@@ -206,7 +206,7 @@ def test_data_and_starts():
     assert torch.equal(problem.objective.init_shared()["theta"], torch.zeros(6, dtype=torch.float64))
     assert torch.equal(problem.objective.init_local(0)["w"], torch.zeros(4, dtype=torch.float64))
     for value in problem.client_data.data(0, 0).values():
-        assert value.is_contiguous()
+        assert (value.T if value.ndim == 2 else value).is_contiguous()
         assert value.data_ptr() % 64 == 0
 
 

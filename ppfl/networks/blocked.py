@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ppfl.core.params import largest_entry
-from ppfl.networks.gradients import is_transformed
+from ppfl.core.transforms import is_transformed
 
 LARGEST_BOUND = 1e37
 """A tenth of what float32 and bfloat16 hold, so that rounding in sums cannot lead beyond."""

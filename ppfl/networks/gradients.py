@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from ppfl.core.transforms import is_transformed
+
 if TYPE_CHECKING:
     from ppfl.core.types import Params
 
@@ -54,8 +56,3 @@ def counted_bytes() -> Iterator[Callable[[], int]]:
         return
     with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
         yield lambda: sum(sizes.values())
-
-
-def is_transformed() -> bool:
-    """Say whether the caller runs inside of torch.func.vmap, grad or vjp, which a plain graph would not survive."""
-    return torch._C._functorch.peek_interpreter_stack() is not None

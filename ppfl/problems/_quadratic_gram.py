@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.matvec import by_columns
 from ppfl.core.params import ratio
 from ppfl.problems._quadratic_operator import RANK_CUTOFF
 
@@ -41,15 +42,15 @@ class Gram:
 
 
 def blocks_of(gram: Gram, is_local: torch.Tensor) -> Data:
-    """Cut Q and c into shared and local parts; every part is contiguous and owns its memory."""
+    """Cut Q and c into shared and local parts; every part owns its memory, and matrices have their columns whole."""
     s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
     rows_s, rows_l = gram.curvature.index_select(0, s), gram.curvature.index_select(0, l)
     local_curvature = rows_l.index_select(1, l)
     return {
-        "shared_curvature": rows_s.index_select(1, s),
-        "cross": rows_s.index_select(1, l),
-        "local_curvature": local_curvature,
-        "local_inverse": pseudo_inverse(local_curvature),
+        "shared_curvature": by_columns(rows_s.index_select(1, s)),
+        "cross": by_columns(rows_s.index_select(1, l)),
+        "local_curvature": by_columns(local_curvature),
+        "local_inverse": by_columns(pseudo_inverse(local_curvature)),
         "shared_linear": gram.linear.index_select(0, s),
         "local_linear": gram.linear.index_select(0, l),
         "constant": gram.constant,

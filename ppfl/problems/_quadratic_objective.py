@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.matvec import matvec
 from ppfl.core.params import flatten
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import Objective
@@ -58,29 +59,30 @@ class Quadratic(Objective):
         """Add t = c_l − Q_ls s (Bᵀy − BᵀAθ): a gradient in w then costs one product with Q_ll."""
         if "target" in data:
             return data
-        return {**data, "target": data["local_linear"] - data["cross"].T @ join(shared, data["shared_linear"])}
+        return {**data, "target": data["local_linear"] - matvec(data["cross"].T, join(shared, data["shared_linear"]))}
 
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """½ sᵀQ_ss s − c_sᵀs + ½ lᵀQ_ll l − tᵀl + ½(‖b‖² + ‖y‖²); near 0 it loses digits to cancellation."""
         data = self.advance(shared, data)
         s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
-        of_shared = s @ (data["shared_curvature"] @ s / 2 - data["shared_linear"])
-        return of_shared + l @ (data["local_curvature"] @ l / 2 - data["target"]) + data["constant"]
+        of_shared = (s * (matvec(data["shared_curvature"], s) / 2 - data["shared_linear"])).sum()
+        of_local = (l * (matvec(data["local_curvature"], l) / 2 - data["target"])).sum()
+        return of_shared + of_local + data["constant"]
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """Q_ll l − t."""
         data = self.advance(shared, data)
-        product = data["local_curvature"] @ join(local, data["local_linear"])
+        product = matvec(data["local_curvature"], join(local, data["local_linear"]))
         return cut(product - data["target"], self.local_lengths)
 
     def local_hessian_product(self, shared: Params, local: Params, direction: Params, data: Data) -> Params:
         """Q_ll · direction."""
-        return cut(data["local_curvature"] @ join(direction, data["local_linear"]), self.local_lengths)
+        return cut(matvec(data["local_curvature"], join(direction, data["local_linear"])), self.local_lengths)
 
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """Q_ss s + Q_sl l − c_s."""
         s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
-        gradient = data["shared_curvature"] @ s + data["cross"] @ l - data["shared_linear"]
+        gradient = matvec(data["shared_curvature"], s) + matvec(data["cross"], l) - data["shared_linear"]
         return cut(gradient, self.shared_lengths)
 
     def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
@@ -95,7 +97,7 @@ class Quadratic(Objective):
     def exact_local(self, shared: Params, data: Data) -> Params:
         """Q_ll⁺ t, the minimizer of least norm; (BᵀB)⁺ Bᵀ(y − Aθ) with w local."""
         data = self.advance(shared, data)
-        return cut(data["local_inverse"] @ data["target"], self.local_lengths)
+        return cut(matvec(data["local_inverse"], data["target"]), self.local_lengths)
 
     def shared_gradient_at_exact_local(self, theta: Params, blocks: Data) -> torch.Tensor:
         """∇_1 f_m(θ, w_m*(θ)), (D,), in float64 as the blocks are."""

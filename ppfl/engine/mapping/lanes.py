@@ -8,9 +8,12 @@ not known to be like that, matrix products first of all, is done lane after lane
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
+
+from ppfl.core.matvec import Matrices
 
 _ELEMENTWISE: frozenset[Any] = frozenset({
     torch.where, torch.maximum, torch.minimum, torch.zeros_like, torch.ones_like, torch.abs, torch.sqrt, torch.clone,
@@ -156,27 +159,25 @@ class MatrixLanes:
     """L matrices of one shape, each where it is: lanes of one problem share theirs."""
 
     def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
-        self.matrices = list(matrices)
-        self._transposed: MatrixLanes | None = None
-        rows, columns = self.matrices[0].shape
-        # cut into lanes once: cutting a tensor up costs as much as the products
-        self._vectors = self.matrices[0].new_empty(len(self.matrices), columns)
-        self._products = self.matrices[0].new_empty(len(self.matrices), rows)
-        self._calls = list(zip(self.matrices, self._vectors.unbind(), self._products.unbind(), strict=True))
+        self.matrices = matrices
 
-    @property
+    @cached_property
     def T(self) -> MatrixLanes:  # noqa: N802, as of tensors
         """The transposed matrices, as views."""
-        if self._transposed is None:
-            self._transposed = MatrixLanes([matrix.T for matrix in self.matrices])
-        return self._transposed
+        return MatrixLanes([matrix.T for matrix in self.matrices])
 
     def __matmul__(self, vectors: Lanes) -> Lanes:
         """Return the product of every matrix with its vector, one call a lane: batched products have other bits."""
-        self._vectors.copy_(vectors.values)
-        for matrix, vector, product in self._calls:
-            torch.mv(matrix, vector, out=product)
-        return Lanes(self._products.clone())
+        calls = zip(self.matrices, vectors.values.unbind(), strict=True)
+        return Lanes(torch.stack([torch.mv(matrix, vector.clone()) for matrix, vector in calls]))
+
+    def matvec(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the same products by `ppfl.core.matvec`, all in one call."""
+        return as_lanes(self._ready.times(values_of(vectors)))
+
+    @cached_property
+    def _ready(self) -> Matrices:
+        return Matrices(self.matrices)
 
 
 def as_lanes(values: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,111 @@
+"""Products of small matrices with vectors, many in one call, whose bits depend on their numbers alone.
+
+y = x_1 a_1 + x_2 a_2 + …, the columns a_j added one after another from 0, every product rounded before it is added. A
+batch of products, their memory layout and the CPU change no bit; those of a BLAS depend on all three. And it is fast:
+what a call costs is paid once for all products, and a column is read once, in order.
+
+Compiled by Numba where that is installed; without it the same bits come more slowly.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from ppfl.core.transforms import is_transformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_ZERO = {torch.float64: np.float64(0), torch.float32: np.float32(0)}
+"""Of the number types that are compiled for; the compiler tells them by it."""
+
+
+class StandIn(Protocol):
+    """Takes the place of a matrix, as lanes do."""
+
+    def matvec(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return what stands in for the product with a vector."""
+
+
+def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor:
+    """A x, (m, n) times (n,).
+
+    By torch on other devices, in other number types and where derivatives are taken.
+    """
+    if not isinstance(matrix, torch.Tensor):
+        return matrix.matvec(vector)
+    by_torch = not matrix.is_cpu or matrix.dtype not in _ZERO or vector.dtype != matrix.dtype
+    if by_torch or is_transformed() or matrix.requires_grad or vector.requires_grad:
+        return matrix @ vector
+    # every call counts here: what is asked for first takes a tenth of a microsecond, and `T` or `numpy` take one each
+    num_rows, num_columns = matrix.shape
+    strides, kernels = matrix.stride(), _compiled()
+    has_columns = strides == (1, num_rows)
+    if kernels is None or not (has_columns or strides == (num_columns, 1)) or not vector.is_contiguous():
+        return Matrices([matrix]).times(vector.unsqueeze(0))[0]
+    product = vector.new_empty(num_rows)
+    places = vector.data_ptr(), product.data_ptr()
+    kernels.one(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, _ZERO[vector.dtype])
+    return product
+
+
+def by_columns(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the matrix with its columns in one piece of memory each, which makes products fast and changes no bit."""
+    return matrix.T.contiguous().T
+
+
+class Matrices:
+    """L matrices of one shape on the CPU, each where it is; they are not copied if rows or columns are in one piece."""
+
+    def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
+        self.has_columns = matrices[0].T.is_contiguous()
+        self.matrices = [matrix if self._is_whole(matrix) else self._whole(matrix) for matrix in matrices]
+        self.addresses = np.array([matrix.data_ptr() for matrix in self.matrices])
+        # what several lanes share is used up while it is in the cache; the order of products changes none of them
+        self.order = np.argsort(self.addresses, kind="stable")
+
+    def times(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the product of every matrix with its vector, (L, n) -> (L, m)."""
+        num_rows, num_columns = self.matrices[0].shape
+        vectors = vectors.contiguous()
+        products = vectors.new_empty(len(self.matrices), num_rows)
+        kernels = _compiled()
+        if kernels is None:
+            self._plainly(vectors.numpy(), products.numpy())
+        else:
+            places = vectors.data_ptr(), products.data_ptr()
+            sizes = num_rows, num_columns, _ZERO[vectors.dtype]
+            kernels.all(self.addresses, self.order, self.has_columns, *places, *sizes)
+        return products
+
+    def _plainly(self, vectors: np.ndarray, products: np.ndarray) -> None:
+        products[:] = 0.0
+        with np.errstate(all="ignore"):  # as compiled loops do: a run that diverges says so by its numbers
+            for matrix, vector, product in zip(self.matrices, vectors, products, strict=True):
+                for column, factor in zip(matrix.T.numpy(), vector, strict=True):
+                    product += column * factor
+
+    def _is_whole(self, matrix: torch.Tensor) -> bool:
+        return (matrix.T if self.has_columns else matrix).is_contiguous()
+
+    def _whole(self, matrix: torch.Tensor) -> torch.Tensor:
+        return by_columns(matrix) if self.has_columns else matrix.contiguous()
+
+
+class _Kernels(NamedTuple):
+    one: Callable[..., None]
+    all: Callable[..., None]
+
+
+@cache
+def _compiled() -> _Kernels | None:
+    try:
+        # loaded by those who multiply: it takes a third of a second
+        from ppfl.core._matvec_kernel import product, products
+    except ImportError:
+        return None
+    return _Kernels(product, products)
