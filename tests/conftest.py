@@ -60,11 +60,14 @@ def make_result(tmp_path: Path) -> MakeResult:
     from ppfl.results.recorder import Recorder
 
     def make(
-        digest: str, config: Mapping[str, Any], series: Mapping[str, Any], *, status: str = "complete", every: int = 10
-    ) -> Path:
+        digest: str, config: Mapping[str, Any], series: Mapping[str, Any], *, status: str = "complete", every: int = 10,
+        spent: Mapping[str, float] | None = None,
+    ) -> Path:  # fmt: skip
         path = tmp_path / f"{digest}.h5"
         attributes = {"digest": digest, "name": config["name"], "config": yaml.safe_dump(dict(config), sort_keys=False)}
         recorder = Recorder(path, attributes | {"results_version": 1}, {"commit": "0123456789ab", "num_ranks": 2})
+        if spent is not None:
+            recorder.follow_seconds(lambda: spent)
         recorder.describe_problem({"L": 2.5}, {"client": np.array(["a", "b"], dtype=object)})
         for position in range(len(next(iter(series.values())))):
             scores = {name: np.float64(values[position]) for name, values in series.items()}

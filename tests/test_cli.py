@@ -281,11 +281,13 @@ def test_lines_are_rare_but_the_last_is_never_lost(monkeypatch: pytest.MonkeyPat
     for round in range(0, 101, 10):
         lines.update(round, {"seconds": 1.0, "loss": 0.5, "operator_norm": 1 / (1 + round)})
         clock.now += 0.9
+    for purpose in ("scoring", "final_stages"):
+        lines.doing(purpose)
     lines.finish("complete", Path("r.h5"))
     assert stream.getvalue().splitlines() == [
         "ppfl: round 0/100, operator_norm 1",
         "ppfl: round 60/100, operator_norm 0.01639, 4 s left",
-        "ppfl: round 100/100, operator_norm 0.009901, 0 s left",
+        "ppfl: round 100/100, operator_norm 0.009901, 0 s left, final stages …",
         "ppfl: complete after 9.9 s",
     ]
 
@@ -302,9 +304,10 @@ def test_a_terminal_gets_a_bar_and_only_on_rank_0() -> None:
     assert isinstance(bar, Bar)
     bar.start(100)
     bar.update(50, {"loss": 0.25})
+    bar.doing("scoring")
     bar.finish("complete", Path("r.h5"))
     assert "50/100" in stream.getvalue()
-    assert "loss 0.25" in stream.getvalue()
+    assert "scoring …" in stream.getvalue()
 
 
 def test_main_is_a_click_group_that_setuptools_can_call() -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import jinja2
 
 from ppfl.analysis.tables import provenance_rows, runs_table, varying_keys
+from ppfl.analysis.time_bars import time_bars
 from ppfl.core.files import write_whole
 from ppfl.core.yaml_text import dump_text
+from ppfl.results.layout import SECONDS_SHARED_BY
 from ppfl.results.reader import Result, open_result
 
 
@@ -44,12 +46,17 @@ def write_report(sections: Sequence[Section], out: Path) -> None:
 
 def _describe(section: Section) -> dict[str, Any]:
     results = [open_result(path) for path in section.results]
+    bars = time_bars(results)
+    has_shares = any(SECONDS_SHARED_BY in result.provenance for result in results)
     picture = base64.b64encode(section.figure.read_bytes()).decode()
     return {
         "name": section.name,
         "figure": f"data:image/svg+xml;base64,{picture}",
         "varying": varying_keys(results),
         "table": runs_table(results),
+        "bars": bars,
+        "longest": max((bar.total for bar in bars), default=0.0) or 1.0,
+        "shared": "; of runs that were computed together, their shares" if has_shares else "",
         "config": _config_text(results[0]),
         "provenance": provenance_rows(results),
     }

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 Purpose: TypeAlias = Literal["start", "scoring", "final_stages", "writing", "checkpoints"]
 """Beside rounds and communication in them, which are costs."""
@@ -22,6 +22,8 @@ class Spent:
         """Seconds of earlier tries, up to their last checkpoints."""
         self.began: float | None = None
         """When this try began, by `time.perf_counter`; None while nobody has said so."""
+        self.tell: Callable[[Purpose], None] = lambda purpose: None
+        """Told what begins now."""
 
     @property
     def total(self) -> float:
@@ -31,6 +33,7 @@ class Spent:
     @contextmanager
     def on(self, purpose: Purpose, share: float = 1.0) -> Iterator[None]:
         """Count the seconds of what is done inside, or a share of them."""
+        self.tell(purpose)
         started = time.perf_counter()
         yield
         self.seconds[purpose] += share * (time.perf_counter() - started)

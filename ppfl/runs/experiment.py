@@ -114,6 +114,7 @@ def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, b
         recorder.follow_seconds(engine.ledger.seconds)
     attempt.begin(first)
     progress.start(config.rounds, first, f"states of {describe_states(setup)}" if _is_large(setup) else "")
+    spent.tell = progress.doing
     spent.began = began
     spent.seconds["start"] += time.perf_counter() - began
     for scored in engine:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_INTERVAL_SECONDS = 5.0
+_SHOWN = {"scoring": "scoring …", "final_stages": "final stages …", "checkpoints": "saving a checkpoint …"}
 _MAIN_METRICS = ("operator_norm", "test_accuracy", "loss")
 
 
@@ -41,6 +42,10 @@ class Progress(Protocol):
         """Tell the scores after `round` rounds."""
         ...
 
+    def doing(self, purpose: str) -> None:
+        """Tell what begins beside rounds, e.g. scoring; `update` or `finish` comes after it."""
+        ...
+
     def finish(self, status: str, out: Path) -> None:
         """End with a status; called once, after the result is written."""
         ...
@@ -53,6 +58,9 @@ class Silent:
         """Say nothing."""
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Say nothing."""
+
+    def doing(self, purpose: str) -> None:
         """Say nothing."""
 
     def finish(self, status: str, out: Path) -> None:
@@ -91,6 +99,12 @@ class Lines:
             self._write(self._latest)
             self._latest = ""
 
+    def doing(self, purpose: str) -> None:
+        """Write a line about what may take long after the last round."""
+        if purpose == "final_stages":
+            self._write(f"{self._latest or 'rounds are done'}, {_SHOWN[purpose]}")
+            self._latest = ""
+
     def finish(self, status: str, out: Path) -> None:
         """Write the last line."""
         if self._latest:
@@ -117,6 +131,11 @@ class Both:
         """Tell both."""
         for one in self._all:
             one.update(round, metrics)
+
+    def doing(self, purpose: str) -> None:
+        """Tell both."""
+        for one in self._all:
+            one.doing(purpose)
 
     def finish(self, status: str, out: Path) -> None:
         """Tell both."""
@@ -155,6 +174,11 @@ class Bar:
         """Move the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=round, description=show_metric(metrics).removeprefix(", "))
+
+    def doing(self, purpose: str) -> None:
+        """Show it in the place of the metric."""
+        if self._bar is not None and self._task is not None and purpose in _SHOWN:
+            self._bar.update(self._task, description=_SHOWN[purpose])
 
     def finish(self, status: str, out: Path) -> None:
         """Leave the bar where it is."""
