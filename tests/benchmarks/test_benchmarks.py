@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import aggregators, collect, data, flops, plain, scaling
+from benchmarks import aggregators, collect, data, flops, pack, plain, scaling
 from benchmarks.__main__ import main
+from benchmarks.handover import write_runs
 from benchmarks.report import KEYS, as_markdown
 from benchmarks.training import FEMNIST_MODEL, MNIST20_MODEL
 from benchmarks.workloads import SUMMARIES
+from ppfl.config.grid import load_cells
 from ppfl.core.plugins import discover
 from tests.grids import ppfl
 from tests.workflow.test_readme import ROOT, commands_of
@@ -118,6 +121,10 @@ def test_other_workloads_run(run: Run, workload: str) -> None:
         assert [row["name"] for row in rows] == ["float32", "bfloat16"]
         assert all(0 < row[f"{when}accuracy_percent"] <= 100 for row in rows for when in ("", "late_"))
         assert all(len(row["repetitions"]) == 2 for row in rows)
+        assert all(row["wall_seconds"] > row["seconds_in_rounds"] > 0 for row in rows)
+        assert all(
+            one["wall_seconds"] > sum(one["spent_seconds"].values()) for row in rows for one in row["repetitions"]
+        )
     if workload == "startup":
         assert [row["imports_torch"] for row in rows] == ["no", "no", "no", "yes"]
     if workload == "scaling":
@@ -265,3 +272,21 @@ def test_made_up_results_can_be_collected(tmp_path: Path) -> None:
     done = ppfl("collect", tmp_path / "results", "--out", tmp_path / "grid.h5")
     assert done.exit_code == 0, done.output
     assert done.output.startswith("3 complete")
+
+
+def test_the_plain_loop_over_many_runs_does_the_same(tmp_path: Path) -> None:
+    """It stops by itself where θ is another one."""
+    small = {**pack.BASE, "rounds": 5, "problem": {**pack.BASE["problem"], "clients": 2, "rows": 30}}
+    config, handover = tmp_path / "grid.yaml", tmp_path / "handover.npz"
+    config.write_text(yaml.safe_dump({**small, "grid": {"seed": [0, 1], "algorithm.lr": [0.01, 0.02]}}))
+    write_runs([cell.config for cell in load_cells(config).values()], handover)
+    command = [sys.executable, "-m", "benchmarks.plain_pack", str(handover), "0", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
+    with np.load(handover) as file:
+        arrays = {name: file[name] for name in file.files}
+    assert arrays["problem"].tolist() == [0, 0, 1, 1]
+    np.savez(handover, **{**arrays, "theta": 1.001 * arrays["theta"]})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "computes something else" in done.stderr
