@@ -278,7 +278,9 @@ def test_the_plain_loop_over_many_runs_does_the_same(tmp_path: Path) -> None:
     """It stops by itself where θ is another one."""
     small = {**pack.BASE, "rounds": 5, "problem": {**pack.BASE["problem"], "clients": 2, "rows": 30}}
     config, handover = tmp_path / "grid.yaml", tmp_path / "handover.npz"
-    config.write_text(yaml.safe_dump({**small, "grid": {"seed": [0, 1], "algorithm.lr": [0.01, 0.02]}}))
+    config.write_text(
+        yaml.safe_dump({**small, "grid": {"seed": [0, 1], "algorithm.lr": [0.01, 0.02]}}, sort_keys=False)
+    )
     write_runs([cell.config for cell in load_cells(config).values()], handover)
     command = [sys.executable, "-m", "benchmarks.plain_pack", str(handover), "0", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
