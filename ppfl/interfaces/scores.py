@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from ppfl.interfaces.advanced_client import AdvancedClient
+
 if TYPE_CHECKING:
     import torch
 
@@ -49,6 +51,18 @@ class Scores(ABC):
     @abstractmethod
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
         """Score one client of this rank with the parameters it would deploy; the same keys for every client."""
+
+    def advanced(self, client: int) -> AdvancedClient:
+        """Return the data of a client of this rank, for all scores and fine-tuning of it at one time."""
+        return AdvancedClient(self.objective, self.client_data, client)
+
+    def metrics_of(self, shared: Params, local: Params, client: AdvancedClient) -> dict[str, float]:
+        """Return `client_metrics`, from what is advanced already where scores can be."""
+        return self.client_metrics(shared, local, client.client)
+
+    def is_scored(self, client: int) -> bool:
+        """Say whether a client of this rank is scored; if not, its scores are NaN whatever its parameters."""
+        return True
 
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
         """Score one client of this rank during a run: what `client_metrics` says, and what only makes sense there."""
