@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from ppfl.interfaces.client_data import Part
 
 
+ORDER_OF_SCORES: tuple[Part, ...] = ("test", "validation", "train")
+
+
 @dataclass(frozen=True)
 class Selection:
     """Parts in the order of scores, and limits; the same on all ranks and throughout a run."""
 
-    parts: tuple[Part, ...] = ("test", "validation")
+    parts: tuple[Part, ...] = ORDER_OF_SCORES[:2]
     max_samples: int | None = None
     """Most samples of a client and part; None: all."""
     clients: frozenset[int] | None = None
