@@ -95,15 +95,26 @@ def _client_scores(runs: Sequence[Run], round: int) -> list[dict[str, torch.Tens
 
 def _one_by_one(run: Run, round: int) -> dict[str, torch.Tensor]:
     """Score what every client of this rank deploys."""
-    scores = run.setup.problem.scores
-    return _columns([scores.round_metrics(*_deployed(run, client), client, round) for client in run.group.clients])
+    scores, view = run.setup.problem.scores, run.setup.algorithm.view
+
+    def of_client(client: int) -> Mapping[str, float]:
+        deployed = view(run.server, run.group.state(client)) if scores.is_scored(client) else ({}, {})
+        return scores.round_metrics(*deployed, client, round)
+
+    return _columns(_of_each(run, of_client))
 
 
-def _deployed(run: Run, client: int) -> tuple[Params, Params]:
-    """Return (θ_m, w_m) of a client of this rank; nothing where it is not scored, which is told without them."""
-    if not run.setup.problem.scores.is_scored(client):
-        return {}, {}
-    return run.setup.algorithm.view(run.server, run.group.state(client))
+def _of_each(run: Run, score: Callable[[int], Found]) -> list[Found]:
+    """Score the clients of this rank in their order; of those that are not scored one by its NaN speaks for all."""
+    scores, found = run.setup.problem.scores, []
+    of_others: list[Found] = []
+    for client in run.group.clients:
+        if scores.is_scored(client):
+            found.append(score(client))
+        else:
+            of_others = of_others or [score(client)]
+            found.append(of_others[0])
+    return found
 
 
 def score_stages(runs: Sequence[Run]) -> list[Stages]:
@@ -131,7 +142,7 @@ def _score_stages(runs: Sequence[Run]) -> list[Stages]:
 def _stages_one_by_one(run: Run) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, StageCosts]]:
     # client by client: what is advanced for one stage serves the others, and that of one client is kept at a time
     tuning = StageCosts()
-    of_clients = [_stages_of(run, client, tuning) for client in run.group.clients]
+    of_clients = _of_each(run, lambda client: _stages_of(run, client, tuning))
     scores = {stage: _columns([of_client[stage] for of_client in of_clients]) for stage in of_clients[0]}
     return scores, {stage: tuning if stage == "tuned" else StageCosts() for stage in scores}
 
@@ -140,19 +151,21 @@ def _stages_of(run: Run, client: int, tuning: StageCosts) -> dict[str, Mapping[s
     """Return {stage: scores} of one client of this rank; adds to what tuning has cost."""
     setup, server = run.setup, run.server
     algorithm, problem, tuned_problem = setup.algorithm, setup.problem, setup.tuned_problem
-    scores, deployed = problem.scores, _deployed(run, client)
-    advanced = scores.advanced(client)
+    scores, advanced = problem.scores, problem.scores.advanced(client)
+    stages = ("global", "personal") if setup.tuned_fine_tuner is None else ("global", "personal", "tuned")
+    if not scores.is_scored(client):
+        return dict.fromkeys(stages, scores.metrics_of({}, {}, advanced))
     initial = algorithm.init_client(server["shared"], problem.objective.init_local(client))
+    deployed = algorithm.view(server, run.group.state(client))
     found: dict[str, Mapping[str, float]] = {
         "global": scores.metrics_of(*algorithm.view(server, initial), advanced),
         "personal": scores.metrics_of(*deployed, advanced),
     }
-    if setup.tuned_fine_tuner is not None:
+    if "tuned" in stages:
         if tuned_problem is not problem:
             advanced = tuned_problem.scores.advanced(client)
-        if scores.is_scored(client):
-            deployed = _tuned(setup, *deployed, advanced, tuning)
-        found["tuned"] = tuned_problem.scores.metrics_of(*deployed, advanced)
+        tuned = _tuned(setup, *deployed, advanced, tuning)
+        found["tuned"] = tuned_problem.scores.metrics_of(*tuned, advanced)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 from ppfl.core.params import num_bytes
-from ppfl.interfaces.client_data import SampledData, join, num_samples
+from ppfl.interfaces.client_data import SampledData, join
 from ppfl.interfaces.selection import Selection
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class AdvancedClient:
             self._theta, self._kept, self._kept_bytes, self._too_large = theta, {}, 0, {}
         if use not in self._kept and use not in self._too_large and (cuts := self._cuts(use)):
             first = self._advance(shared, cuts[0])
-            bytes_a_sample = -(-num_bytes(first) // num_samples(first))
+            bytes_a_sample = -(-num_bytes(first) // sum(len(rows) for _, rows in cuts[0]))
             needed = bytes_a_sample * sum(len(rows) for cut in cuts for _, rows in cut)
             if self._kept_bytes + needed > KEPT_BYTES:
                 self._too_large[use] = bytes_a_sample

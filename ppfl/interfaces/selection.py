@@ -48,8 +48,11 @@ class Selection:
 
     def weights(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """Return how many samples of a part are scored, given the sizes of the part of all M clients."""
-        most = max(sizes, default=0) if self.max_samples is None else self.max_samples
-        return tuple(min(size, most) if self.has(client) else 0 for client, size in enumerate(sizes))
+        weights = np.minimum(sizes, self.max_samples or np.iinfo(np.int64).max)
+        if self.clients is not None:
+            there = np.isin(np.arange(len(weights)), list(self.clients))
+            weights = np.where(there, weights, 0)
+        return tuple(weights.tolist())
 
 
 def draw_clients(number: int, choices: Collection[int], seed: int) -> frozenset[int]:

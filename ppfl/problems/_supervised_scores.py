@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from ppfl.problems._supervised_objective import Supervised
 
 if TYPE_CHECKING:
     from ppfl.core.types import Params
+    from ppfl.interfaces.client_data import Part
 
 
 class SupervisedScores(Scores):
@@ -44,18 +46,19 @@ class SupervisedScores(Scores):
 
     def metrics_of(self, shared: Params, local: Params, client: AdvancedClient) -> dict[str, float]:
         """Return `client_metrics`, from what is advanced already where it is."""
-        totals = {part: torch.zeros(3, dtype=torch.float64) for part in self.selection.parts}
+        totals: dict[Part, torch.Tensor] = {}
         if self.is_scored(client.client):
             with torch.no_grad():
                 for data, spans in client.scored(shared):
                     logits = self.objective.logits(shared, local, data)
                     for part, rows in spans:
-                        totals[part] = totals[part] + self._total(logits[rows], data["y"][rows]).cpu()
+                        found = self._total(logits[rows], data["y"][rows])
+                        totals[part] = totals[part] + found if part in totals else found
         scores: dict[str, float] = {}
-        for part, total in totals.items():
-            loss, correct, number = total.tolist()
-            scores[f"{part}_loss"] = loss / number if number else math.nan
-            scores[f"{part}_accuracy"] = correct / number if number else math.nan
+        for part in self.selection.parts:
+            # where a part has no samples, as of a client that is not scored, it has no total
+            mean = (totals[part][:2] / totals[part][2]).tolist() if part in totals else (math.nan, math.nan)
+            scores[f"{part}_loss"], scores[f"{part}_accuracy"] = mean
         return scores
 
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
@@ -72,8 +75,7 @@ class SupervisedScores(Scores):
         part = metric.partition("_")[0]
         if part in self.selection.parts:
             return self.selection.weights(self.client_data.part_sizes(part))
-        sizes = self.client_data.num_train_samples
-        return tuple(size if self.is_scored(client) else 0 for client, size in enumerate(sizes))
+        return replace(self.selection, max_samples=None).weights(self.client_data.num_train_samples)
 
     def _total(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return loss, correct guesses and samples, added up, (3,) float64."""
