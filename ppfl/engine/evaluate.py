@@ -13,6 +13,7 @@ import torch
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned import NOT_FOR_LANES
 from ppfl.engine.spent import shared
+from ppfl.interfaces.advanced_client import KEPT_BYTES
 from ppfl.interfaces.client_data import join, num_samples
 from ppfl.interfaces.method import ExactFineTuner
 
@@ -99,9 +100,18 @@ def _one_by_one(run: Run, round: int) -> dict[str, torch.Tensor]:
 
     def of_client(client: int) -> Mapping[str, float]:
         deployed = view(run.server, run.group.state(client)) if scores.is_scored(client) else ({}, {})
-        return scores.round_metrics(*deployed, client, round)
+        advanced = scores.advanced(client)
+        found = scores.round_metrics_of(*deployed, advanced, round)
+        # the final stages begin where the rounds have ended
+        if round == run.setup.num_rounds and _fits(run, advanced):
+            run.advanced[client] = advanced
+        return found
 
     return _columns(_of_each(run, of_client))
+
+
+def _fits(run: Run, advanced: AdvancedClient) -> bool:
+    return advanced.kept_bytes + sum(one.kept_bytes for one in run.advanced.values()) <= KEPT_BYTES
 
 
 def _of_each(run: Run, score: Callable[[int], Found]) -> list[Found]:
@@ -151,21 +161,20 @@ def _stages_of(run: Run, client: int, tuning: StageCosts) -> dict[str, Mapping[s
     """Return {stage: scores} of one client of this rank; adds to what tuning has cost."""
     setup, server = run.setup, run.server
     algorithm, problem, tuned_problem = setup.algorithm, setup.problem, setup.tuned_problem
-    scores, advanced = problem.scores, problem.scores.advanced(client)
+    scores = problem.scores
+    advanced = run.advanced.pop(client, None) or scores.advanced(client)
     stages = ("global", "personal") if setup.tuned_fine_tuner is None else ("global", "personal", "tuned")
     if not scores.is_scored(client):
         return dict.fromkeys(stages, scores.metrics_of({}, {}, advanced))
     initial = algorithm.init_client(server["shared"], problem.objective.init_local(client))
     deployed = algorithm.view(server, run.group.state(client))
-    found: dict[str, Mapping[str, float]] = {
-        "global": scores.metrics_of(*algorithm.view(server, initial), advanced),
-        "personal": scores.metrics_of(*deployed, advanced),
-    }
+    # first what is at the θ of the last round, since another one takes its place; stages keep their order
+    found: dict[str, Mapping[str, float]] = {"global": {}, "personal": scores.metrics_of(*deployed, advanced)}
     if "tuned" in stages:
-        if tuned_problem is not problem:
-            advanced = tuned_problem.scores.advanced(client)
-        tuned = _tuned(setup, *deployed, advanced, tuning)
-        found["tuned"] = tuned_problem.scores.metrics_of(*tuned, advanced)
+        of_tuned = advanced if tuned_problem is problem else tuned_problem.scores.advanced(client)
+        tuned = _tuned(setup, *deployed, of_tuned, tuning)
+        found["tuned"] = tuned_problem.scores.metrics_of(*tuned, of_tuned)
+    found["global"] = scores.metrics_of(*algorithm.view(server, initial), advanced)
     return found
 
 

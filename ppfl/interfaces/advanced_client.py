@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from ppfl.interfaces.objective import Objective
 
 KEPT_BYTES = 1 << 28
-"""Bytes of advanced samples that are kept, of one client at a time: 131,000 samples of 512 features in float32, and a
-quarter of what the graph of a gradient may take. Samples beyond are advanced again at every use."""
+"""Bytes of advanced samples that are kept of one client, and of those that wait for the final stages together: 131,000
+samples of 512 features in float32, and a quarter of what the graph of a gradient may take. Samples beyond are advanced
+again at every use."""
 
 Spans: TypeAlias = "list[tuple[Part, slice]]"
 """Which rows of a piece belong to which part."""
@@ -78,7 +79,8 @@ class AdvancedClient:
         self._selection = selection or Selection()
         self._theta: Params = {}
         self._kept: dict[_Use, Data] = {}
-        self._kept_bytes = 0
+        self.kept_bytes = 0
+        """Of what is kept at this time."""
         self._too_large: dict[_Use, int] = {}
         """Bytes of a sample of what does not fit."""
 
@@ -115,15 +117,15 @@ class AdvancedClient:
         """Return all samples of a use, advanced; None where there are none, or more than may be kept."""
         theta = self._objective.prefix_of(shared)
         if not _is_same(theta, self._theta):
-            self._theta, self._kept, self._kept_bytes, self._too_large = theta, {}, 0, {}
+            self._theta, self._kept, self.kept_bytes, self._too_large = theta, {}, 0, {}
         if use not in self._kept and use not in self._too_large and (cuts := self._cuts(use)):
             first = self._advance(shared, cuts[0])
             bytes_a_sample = -(-num_bytes(first) // sum(len(rows) for _, rows in cuts[0]))
             needed = bytes_a_sample * sum(len(rows) for cut in cuts for _, rows in cut)
-            if self._kept_bytes + needed > KEPT_BYTES:
+            if self.kept_bytes + needed > KEPT_BYTES:
                 self._too_large[use] = bytes_a_sample
             else:
-                self._kept_bytes += needed
+                self.kept_bytes += needed
                 self._kept[use] = join([first, *(self._advance(shared, cut) for cut in cuts[1:])])
         return self._kept.get(use)
 

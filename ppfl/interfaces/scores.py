@@ -68,6 +68,10 @@ class Scores(ABC):
         """Score one client of this rank during a run: what `client_metrics` says, and what only makes sense there."""
         return self.client_metrics(shared, local, client)
 
+    def round_metrics_of(self, shared: Params, local: Params, client: AdvancedClient, round: int) -> dict[str, float]:
+        """Return `round_metrics`, and leave behind what is advanced where scores can."""
+        return self.round_metrics(shared, local, client.client, round)
+
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
         """Scores of θ over all clients: scalars (), or (M,) with one number a client. Collective."""
         return {}

@@ -63,12 +63,16 @@ class SupervisedScores(Scores):
 
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
         """Add `loss`, f_m(θ, w) on the training samples of this round: f_m itself with `batch_size: all`."""
-        loss = math.nan
-        if self.client_data.num_train_samples[client] and self.is_scored(client):
+        return self.round_metrics_of(shared, local, self.advanced(client), round)
+
+    def round_metrics_of(self, shared: Params, local: Params, client: AdvancedClient, round: int) -> dict[str, float]:
+        """Return `round_metrics`, from what is advanced already where it is."""
+        loss, number = math.nan, client.client
+        if self.client_data.num_train_samples[number] and self.is_scored(number):
             with torch.no_grad():
-                data = self.objective.advance(shared, self.client_data.data(client, round))
+                data = self.objective.advance(shared, self.client_data.data(number, round))
                 loss = float(self.objective.loss(shared, local, data))
-        return {"loss": loss, **self.client_metrics(shared, local, client)}
+        return {"loss": loss, **self.metrics_of(shared, local, client)}
 
     def metric_weights(self, metric: str) -> tuple[int, ...]:
         """Return how many samples are scored of the part that the metric is named after; of `loss`, all that train."""

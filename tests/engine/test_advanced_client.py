@@ -11,6 +11,7 @@ import torch
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.core.types import Data, Params
+from ppfl.engine import evaluate
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces import advanced_client
@@ -132,9 +133,11 @@ def test_an_exact_tuner_sees_all_samples_at_once() -> None:
 
 
 def test_samples_are_advanced_once_for_all_stages_and_epochs_at_one_theta(advanced: list[int]) -> None:
-    def rows_of(name: str, **keys: Any) -> tuple[int, int, int]:
-        running = engine(**{**sections(name, "digits", evaluate=tuned(GD, epochs=4)), **keys})
+    def rows_of(name: str, *, anew: bool = True) -> tuple[int, int, int]:
+        running = engine(**sections(name, "digits", evaluate=tuned(GD, epochs=4)))
         list(running)
+        if anew:
+            running.advanced.clear()
         data = running.setup.problem.client_data
         advanced.clear()
         score_stages([running])
@@ -143,6 +146,9 @@ def test_samples_are_advanced_once_for_all_stages_and_epochs_at_one_theta(advanc
 
     found, held_out, train = rows_of("ffgg")
     assert found == held_out + train
+    # the last round has left the scored samples at the same θ
+    found, _, train = rows_of("ffgg", anew=False)
+    assert found == train
     # θ for one stage, what the client has made of it for the two others
     found, held_out, train = rows_of("local_only")
     assert found == 2 * held_out + train
@@ -185,6 +191,7 @@ def test_what_is_beyond_the_budget_is_advanced_again(monkeypatch: pytest.MonkeyP
     """Scores have the same bits whatever is kept; batches that are tuned on equal others to rounding."""
     running = engine(**sections("ffgg", "digits", evaluate=tuned(GD, epochs=3)))
     list(running)
+    running.advanced.clear()
     advanced.clear()
     kept, counts = score_stages([running])[0].scores, [sum(advanced)]
     for budget in (20_000, 2_000, 0):
@@ -198,6 +205,23 @@ def test_what_is_beyond_the_budget_is_advanced_again(monkeypatch: pytest.MonkeyP
         refuse_differences(found, kept)
     assert counts == sorted(counts)
     assert counts[0] < counts[1] < counts[2]
+
+
+def test_what_waits_for_the_final_stages_is_bounded_and_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, waiting = None, []
+    for budget in (1 << 28, 10_000, 0):
+        monkeypatch.setattr(evaluate, "KEPT_BYTES", budget)
+        running = engine(**sections("ffgg", "digits", precision="float32", evaluate=tuned(GD)))
+        list(running)
+        waiting.append(len(running.advanced))
+        assert sum(client.kept_bytes for client in running.advanced.values()) <= budget
+        found = score_stages([running])[0].scores
+        assert not running.advanced
+        wanted = wanted or found
+        for stage, scores in wanted.items():
+            assert all(found[stage][name].tobytes() == values.tobytes() for name, values in scores.items())
+    assert waiting == sorted(waiting, reverse=True)
+    assert waiting[0] == running.setup.problem.client_data.num_clients > waiting[1] > waiting[2] == 0
 
 
 def bits(running: Synchronous) -> dict[tuple[str, str], bytes]:
