@@ -100,7 +100,7 @@ def test_scores_are_of_the_data_alone() -> None:
     problem = least_squares()
     shared, local = problem.objective.init_shared(), problem.objective.redraw_local(1, 3)
     found = problem.scores.round_metrics(shared, local, 1, 0)
-    stored = problem.client_data._scored_on["test"][1]
+    stored = problem.client_data._stored["test"][1]
     data = {"x": stored.x / problem.client_data._divisor, "y": stored.y}
     logits = mlp({**shared, **local}, data["x"].double())
     errors = logits - torch.nn.functional.one_hot(data["y"], 10)

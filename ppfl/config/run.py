@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from ppfl.config.clients import Round
 from ppfl.config.errors import ConfigError, Finding, error_of
+from ppfl.config.evaluate import SELECTING, Evaluate
 from ppfl.config.schema import schema_of
 from ppfl.config.scope import Scope, carried, origins_in, scope_of
 from ppfl.config.yaml_file import apply_overrides, read_yaml
@@ -23,7 +24,7 @@ from ppfl.interfaces.aggregator import Aggregator, is_sum
 from ppfl.interfaces.asynchronous import Asynchronous
 from ppfl.interfaces.byzantine import Byzantine
 from ppfl.interfaces.compute_times import ComputeTimes
-from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.interfaces.method import Algorithm, ServerOptimizer
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.networks.classification_settings import ClassificationSettings
 
@@ -35,28 +36,6 @@ _MAX_SEED = 2**32
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 _SGD: Any = {"name": "sgd"}
 _MEAN: Any = {"name": "mean"}
-
-
-class Tuned(Settings):
-    """The final stage `tuned`: every client's w is tuned once more before it is scored."""
-
-    epochs: Annotated[int, Field(ge=0)] = 5
-    """Passes over a client's training samples in batches of problem.batch_size; each batch is one call of the
-    fine-tuner, with all the steps or epochs that its own settings say."""
-    fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")] | None = None
-    """What to tune with; null takes the algorithm's own."""
-
-
-class Evaluate(Settings):
-    """When and how to score."""
-
-    every: Annotated[int, Field(ge=1)] = 10
-    """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
-    tuned: Tuned = Tuned()
-    """The final stage `tuned`."""
-    reports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(default=(), strict=False)
-    """What clients tell, such as local_gradients, to be kept for each of them with the scores: what it told last since
-    the scores before."""
 
 
 class Save(Settings):
@@ -167,6 +146,16 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _has_what_is_scored(self) -> Config:
+        evaluate, known = self.evaluate, self.problem.known_clients
+        if evaluate.selected and not isinstance(self.problem, ClassificationSettings):
+            where = f"evaluate.{evaluate.selected[0]}"
+            raise refusal(where, f"nothing, since problem {self.problem.name!r} has no samples to choose from")
+        if evaluate.clients is not None and known is not None and evaluate.clients > known:
+            raise refusal("evaluate.clients", f"at most {known}, the clients of the partition")
+        return self
+
+    @model_validator(mode="after")
     def _fits_attackers(self) -> Config:
         if self.byzantine is not None:
             has_labels = isinstance(self.problem, ClassificationSettings)
@@ -191,7 +180,7 @@ class Config(Settings):
         content = self.model_dump(exclude={**dict.fromkeys(_NOT_SCIENTIFIC, True), **self._left_out()})
         tuned = content["evaluate"]["tuned"]
         # null and the method's own fine-tuner written out are the same run
-        if tuned["fine_tuner"] is None:
+        if tuned is not None and tuned["fine_tuner"] is None:
             tuned["fine_tuner"] = content["algorithm"].get("fine_tuner")
         if origins := origins_in(self):
             content["plugins"] = {key: origin.identity for key, origin in origins.items()}
@@ -217,8 +206,9 @@ class Config(Settings):
         return dump_text(self.model_dump(mode="json", exclude=left_out))
 
     def _left_out(self) -> dict[str, Any]:
-        # where it says nothing, as if it were not there: digests are older than this key
-        return {} if self.evaluate.reports else {"evaluate": {"reports"}}
+        # where they say nothing, as if they were not there: digests are older than these keys
+        silent = {key for key in SELECTING if key not in self.evaluate.selected}
+        return {"evaluate": silent if self.evaluate.reports else silent | {"reports"}}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Bring the files of plug-ins along to another process."""

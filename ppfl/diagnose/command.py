@@ -83,6 +83,7 @@ def run(what: Plan, json_file: Path | None, progress: Progress) -> list[Diagnosi
 
 def diagnose(config: Config, communicator: Communicator, progress: Progress, what: Plan) -> Diagnosis:
     """ρ = σ²(θ̂)/σ²(θ₀) of one configuration. Collective."""
+    config = config.model_copy(update={"evaluate": config.evaluate.of_everything()})
     setup = build(config, communicator)
     problem = setup.problem
     if problem.theory.solution() is not None:

@@ -84,7 +84,7 @@ def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_
 
 def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: Data) -> Params:
     """w ← w*(θ) where it has a closed form, otherwise `evaluate.tuned`'s fine-tuner on all training samples."""
-    objective, tuner = setup.problem.objective, setup.tuned_fine_tuner
+    objective, tuner = setup.problem.objective, setup.tuned_fine_tuner or setup.algorithm.fine_tuner_of_clients
     if not local:
         return local
     # θ is fixed while w is tuned, so that the shared stages run once

@@ -13,6 +13,7 @@ import torch
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned import NOT_FOR_LANES
 from ppfl.engine.spent import shared
+from ppfl.interfaces.advanced_client import KEPT_BYTES
 from ppfl.interfaces.client_data import join, num_samples
 from ppfl.interfaces.method import ExactFineTuner
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ppfl.engine.mapping.laned_scores import LanedScores
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.advanced_client import AdvancedClient
 
 Found = TypeVar("Found")
 
@@ -89,13 +91,40 @@ def _client_scores(runs: Sequence[Run], round: int) -> list[dict[str, torch.Tens
     rows = _at_once(runs, lambda lanes: lanes.of_clients(servers, [run.group.lanes for run in runs]))
     if rows is not None:
         return [{name: values[number] for name, values in rows.items()} for number in range(len(runs))]
-    return [_one_by_one(run, lambda *of, run=run: run.setup.problem.scores.round_metrics(*of, round)) for run in runs]
+    return [_one_by_one(run, round) for run in runs]
 
 
-def _one_by_one(run: Run, metrics: Callable[[Params, Params, int], Mapping[str, float]]) -> dict[str, torch.Tensor]:
+def _one_by_one(run: Run, round: int) -> dict[str, torch.Tensor]:
     """Score what every client of this rank deploys."""
-    algorithm, group = run.setup.algorithm, run.group
-    return _columns([metrics(*algorithm.view(run.server, group.state(m)), m) for m in group.clients])
+    scores, view = run.setup.problem.scores, run.setup.algorithm.view
+
+    def of_client(client: int) -> Mapping[str, float]:
+        deployed = view(run.server, run.group.state(client)) if scores.is_scored(client) else ({}, {})
+        advanced = scores.advanced(client)
+        found = scores.round_metrics_of(*deployed, advanced, round)
+        # the final stages begin where the rounds have ended
+        if round == run.setup.num_rounds and _fits(run, advanced):
+            run.advanced[client] = advanced
+        return found
+
+    return _columns(_of_each(run, of_client))
+
+
+def _fits(run: Run, advanced: AdvancedClient) -> bool:
+    return advanced.kept_bytes + sum(one.kept_bytes for one in run.advanced.values()) <= KEPT_BYTES
+
+
+def _of_each(run: Run, score: Callable[[int], Found]) -> list[Found]:
+    """Score the clients of this rank in their order; of those that are not scored one by its NaN speaks for all."""
+    scores, found = run.setup.problem.scores, []
+    of_others: list[Found] = []
+    for client in run.group.clients:
+        if scores.is_scored(client):
+            found.append(score(client))
+        else:
+            of_others = of_others or [score(client)]
+            found.append(of_others[0])
+    return found
 
 
 def score_stages(runs: Sequence[Run]) -> list[Stages]:
@@ -121,23 +150,32 @@ def _score_stages(runs: Sequence[Run]) -> list[Stages]:
 
 
 def _stages_one_by_one(run: Run) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, StageCosts]]:
-    setup, problem, server = run.setup, run.setup.problem, run.server
+    # client by client: what is advanced for one stage serves the others, and that of one client is kept at a time
     tuning = StageCosts()
-
-    def of_global(client: int) -> Mapping[str, float]:
-        initial = setup.algorithm.init_client(server["shared"], problem.objective.init_local(client))
-        return problem.scores.client_metrics(*setup.algorithm.view(server, initial), client)
-
-    def of_tuned(shared: Params, local: Params, client: int) -> Mapping[str, float]:
-        return setup.tuned_problem.scores.client_metrics(*_tuned(setup, shared, local, client, tuning), client)
-
-    scores = {
-        "global": _columns([of_global(client) for client in run.group.clients]),
-        "personal": _one_by_one(run, problem.scores.client_metrics),
-    }
-    if setup.tuned_fine_tuner is not None:
-        scores["tuned"] = _one_by_one(run, of_tuned)
+    of_clients = _of_each(run, lambda client: _stages_of(run, client, tuning))
+    scores = {stage: _columns([of_client[stage] for of_client in of_clients]) for stage in of_clients[0]}
     return scores, {stage: tuning if stage == "tuned" else StageCosts() for stage in scores}
+
+
+def _stages_of(run: Run, client: int, tuning: StageCosts) -> dict[str, Mapping[str, float]]:
+    """Return {stage: scores} of one client of this rank; adds to what tuning has cost."""
+    setup, server = run.setup, run.server
+    algorithm, problem, tuned_problem = setup.algorithm, setup.problem, setup.tuned_problem
+    scores = problem.scores
+    advanced = run.advanced.pop(client, None) or scores.advanced(client)
+    stages = ("global", "personal") if setup.tuned_fine_tuner is None else ("global", "personal", "tuned")
+    if not scores.is_scored(client):
+        return dict.fromkeys(stages, scores.metrics_of({}, {}, advanced))
+    initial = algorithm.init_client(server["shared"], problem.objective.init_local(client))
+    deployed = algorithm.view(server, run.group.state(client))
+    # first what is at the θ of the last round, since another one takes its place; stages keep their order
+    found: dict[str, Mapping[str, float]] = {"global": {}, "personal": scores.metrics_of(*deployed, advanced)}
+    if "tuned" in stages:
+        of_tuned = advanced if tuned_problem is problem else tuned_problem.scores.advanced(client)
+        tuned = _tuned(setup, *deployed, of_tuned, tuning)
+        found["tuned"] = tuned_problem.scores.metrics_of(*tuned, of_tuned)
+    found["global"] = scores.metrics_of(*algorithm.view(server, initial), advanced)
+    return found
 
 
 def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
@@ -184,7 +222,9 @@ def _total(setup: Setup, mine: StageCosts) -> StageCosts:
     return StageCosts(of_shared, of_local, float(seconds))
 
 
-def _tuned(setup: Setup, shared: Params, local: Params, client: int, costs: StageCosts) -> tuple[Params, Params]:
+def _tuned(
+    setup: Setup, shared: Params, local: Params, advanced: AdvancedClient, costs: StageCosts
+) -> tuple[Params, Params]:
     """`tuned_epochs` times: the fine-tuner applied to every batch of the client's training samples in turn.
 
     An exact one is applied to all of them at once, since it keeps nothing of the batches before. Adds to `costs`.
@@ -198,13 +238,14 @@ def _tuned(setup: Setup, shared: Params, local: Params, client: int, costs: Stag
         shared, local = {}, {name: whole[name] for name in problem.local_names}
     applications = 0
     for epoch in range(setup.tuned_epochs):
-        batches = problem.client_data.training_epoch(client, epoch)
-        if isinstance(tuner, ExactFineTuner) and batches:
-            batches = [join(batches)]
+        batches = advanced.epoch(shared, epoch)
+        if isinstance(tuner, ExactFineTuner):
+            every = list(batches)
+            batches = iter([join(every)] if every else [])
         for data in batches:
-            draws = tuner.draws(objective, client, setup.num_rounds + applications, num_samples(data))
+            draws = tuner.draws(objective, advanced.client, setup.num_rounds + applications, num_samples(data))
             start = tuner.begin(local, draws) if applications == 0 else local
-            local, num_gradients = tuner.tune(objective, shared, start, objective.advance(shared, data), draws)
+            local, num_gradients = tuner.tune(objective, shared, start, data, draws)
             applications += 1
             costs.count(setup, num_gradients)
     if setup.device.type == "cuda":

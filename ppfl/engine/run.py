@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ppfl.engine.mapping.laned import Laned
     from ppfl.engine.mapping.mapping import AnyUplink
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.advanced_client import AdvancedClient
 
 
 class Run:
@@ -30,6 +31,8 @@ class Run:
         self.server: State = setup.algorithm.init_server(shared, setup.server_optimizer)
         self.group = ClientGroup(setup, shared, laned)
         self.ledger = Ledger(setup)
+        self.advanced: dict[int, AdvancedClient] = {}
+        """Clients of this rank as the last scores of the rounds have left them, for the final stages."""
         setup.communicator.protect(self.group)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ppfl.core.types import Data
+
+
+Part: TypeAlias = Literal["train", "validation", "test"]
+"""Of the samples of a client."""
 
 
 class ClientData(ABC):
@@ -63,7 +67,27 @@ class ClientData(ABC):
         return {}
 
 
-class LabelledData(ClientData):
+class SampledData(ClientData):
+    """Samples in parts, any rows of which may be asked for: what is done to them once need not be done to batches."""
+
+    @abstractmethod
+    def part_sizes(self, part: Part) -> tuple[int, ...]:
+        """Return how many samples every client of all ranks has in a part."""
+
+    @abstractmethod
+    def samples(self, client: int, part: Part, rows: torch.Tensor) -> Data:
+        """Return some samples of a client of this rank by their rows (S,) int64; every tensor has a row a sample."""
+
+    @abstractmethod
+    def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
+        """Return the rows of the batches of an epoch."""
+
+    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+        """Return the batches that `epoch_rows` says."""
+        return [self.samples(client, "train", rows) for rows in self.epoch_rows(client, epoch)]
+
+
+class LabelledData(SampledData):
     """Samples with class labels `y`, (S,) int64."""
 
     num_classes: int

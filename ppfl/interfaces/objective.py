@@ -78,6 +78,8 @@ class Objective(ABC):
     """Names of all parameters, shared and local, from the input of the model to its output."""
     seed: int
     """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
+    piece_rows: int = 128
+    """Samples that are evaluated together where there are many."""
 
     @abstractmethod
     def init_shared(self) -> Params:
@@ -102,6 +104,10 @@ class Objective(ABC):
         advanced is returned as it is.
         """
         return data
+
+    def prefix_of(self, shared: Params) -> Params:
+        """Return what `advance` reads of θ: data stay advanced while these values do."""
+        return shared
 
     def shared_pass(self, shared: Params, data: Data) -> SharedPass:
         """Evaluate the same part, and keep what a gradient of θ needs of it; `data` as it came, not advanced."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.objective import Objective
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.scores import Scores
+    from ppfl.interfaces.selection import Selection
     from ppfl.interfaces.theory import Theory
 
 
@@ -63,6 +64,10 @@ class Problem:
     def local_names(self) -> tuple[str, ...]:
         """Names of the local parameters."""
         return tuple(self.objective.init_local(self.client_data.clients.start))
+
+    def scored_on(self, selection: Selection) -> Problem:
+        """Return the same problem, scored on some of the samples; raises ValueError where none can be chosen."""
+        raise ValueError(f"{type(self).__name__} does not say what of its data is scored; leave the key out")
 
     def all_local(self) -> Problem:
         """Return the same problem with every parameter local, to personalize whole models. Collective."""

@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from ppfl.interfaces.advanced_client import AdvancedClient
+
 if TYPE_CHECKING:
     import torch
 
@@ -50,9 +52,25 @@ class Scores(ABC):
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
         """Score one client of this rank with the parameters it would deploy; the same keys for every client."""
 
+    def advanced(self, client: int) -> AdvancedClient:
+        """Return the data of a client of this rank, for all scores and fine-tuning of it at one time."""
+        return AdvancedClient(self.objective, self.client_data, client)
+
+    def metrics_of(self, shared: Params, local: Params, client: AdvancedClient) -> dict[str, float]:
+        """Return `client_metrics`, from what is advanced already where scores can be."""
+        return self.client_metrics(shared, local, client.client)
+
+    def is_scored(self, client: int) -> bool:
+        """Say whether a client of this rank is scored; if not, its scores are NaN whatever its parameters."""
+        return True
+
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
         """Score one client of this rank during a run: what `client_metrics` says, and what only makes sense there."""
         return self.client_metrics(shared, local, client)
+
+    def round_metrics_of(self, shared: Params, local: Params, client: AdvancedClient, round: int) -> dict[str, float]:
+        """Return `round_metrics`, and leave behind what is advanced where scores can."""
+        return self.round_metrics(shared, local, client.client, round)
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
         """Scores of θ over all clients: scalars (), or (M,) with one number a client. Collective."""

@@ -48,6 +48,11 @@ class Network:
         with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
         return cls(stages, next(with_local, len(stages)), loss, body_dtype)
 
+    @property
+    def prefix_names(self) -> tuple[str, ...]:
+        """Names of the parameters of the shared stages."""
+        return tuple(name for stage in self.stages[: self.num_shared] for name in stage.parameters)
+
     def prefix(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return the features that the shared stages make of x."""
         return self._run(range(self.num_shared), params, x)
@@ -157,9 +162,7 @@ class SupervisedPass(SharedPass):
     def __init__(self, network: Network, shared: Params, data: Data) -> None:
         self._network = network
         self._shared = shared
-        self._prefix = {
-            name: shared[name] for stage in network.stages[: network.num_shared] for name in stage.parameters
-        }
+        self._prefix = {name: shared[name] for name in network.prefix_names}
         self._pieces = list(torch.split(data["x"], PIECE_ROWS))
         self._pulls: list[Pull] = []
         self._kept_bytes = 0
@@ -230,7 +233,7 @@ class SupervisedJointPass(JointPass):
 
     def shared_gradient(self, tuned: Sequence[Params], weights: Sequence[float]) -> Params:
         """Σ_k v_k ∇_1 f_k(θ, w_k), the gradients of features weighted before they go back; for one use."""
-        of_prefix = {name for stage in self._network.stages[: self._network.num_shared] for name in stage.parameters}
+        of_prefix = set(self._network.prefix_names)
         wanted = (self._shared.keys() - of_prefix) | ({"features"} if of_prefix else set())
         of_features: list[torch.Tensor] = []
         total: Params = {}

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 
 from ppfl.core.rng import generator
-from ppfl.interfaces.client_data import LabelledData
-from ppfl.networks.network import PIECE_ROWS
+from ppfl.interfaces.client_data import LabelledData, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ppfl.core.types import Data
     from ppfl.interfaces.dataset import FederatedSamples, Samples
     from ppfl.interfaces.placement import Placement
-
-SCORED_PARTS = ("test", "validation")
 
 
 class SupervisedData(LabelledData):
@@ -38,10 +33,9 @@ class SupervisedData(LabelledData):
         self._dtype, self._device = placement.dtype, placement.device
         self._divisor = samples.divisor
         self._batch_size = batch_size
-        self._train = {m: _Stored(s.train, placement.device) for m, s in samples.samples.items()}
-        self._scored_on = {
+        self._stored: dict[Part, dict[int, _Stored]] = {
             part: {m: _Stored(getattr(s, part), placement.device) for m, s in samples.samples.items()}
-            for part in SCORED_PARTS
+            for part in get_args(Part)
         }
 
     def data(self, client: int, round: int) -> Data:
@@ -49,7 +43,7 @@ class SupervisedData(LabelledData):
 
         All of them, in their order, when B ≥ S.
         """
-        train = self._train[client]
+        train = self._stored["train"][client]
         size = self._size_of_batch(len(train))
         rows: torch.Tensor | slice = slice(None)
         if size < len(train):
@@ -58,14 +52,12 @@ class SupervisedData(LabelledData):
             rows = torch.from_numpy(draw).to(self._device)
         return self._decode(train, rows)
 
-    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+    def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""
-        train = self._train[client]
-        order = generator(self._seed, "tuned epoch", round=epoch, client=client).permutation(len(train))
-        # a client without samples has a step of 1 over an empty range
-        size = max(self._size_of_batch(len(train)), 1)
+        size = self.num_train_samples[client]
+        order = generator(self._seed, "tuned epoch", round=epoch, client=client).permutation(size)
         rows = torch.from_numpy(order).to(self._device)
-        return [self._decode(train, rows[start : start + size]) for start in range(0, len(train), size)]
+        return list(torch.split(rows, self._size_of_batch(size))) if size else []
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Return the label histogram over all three parts, (M, classes), and the sizes of the parts, (M,)."""
@@ -76,15 +68,14 @@ class SupervisedData(LabelledData):
             "num_test_samples": np.array(self.num_test_samples, dtype=np.int64),
         }
 
-    def num_scored(self, part: str, client: int) -> int:
-        """Return how many samples a part of a client of this rank has."""
-        return len(self._scored_on[part][client])
+    def part_sizes(self, part: Part) -> tuple[int, ...]:
+        """Return how many samples every client of all ranks has in a part."""
+        sizes = {"train": self.num_train_samples, "validation": self.num_validation_samples}
+        return sizes.get(part, self.num_test_samples)
 
-    def scored_on(self, part: str, client: int) -> Iterator[Data]:
-        """Yield the samples of a part in pieces."""
-        stored = self._scored_on[part][client]
-        for start in range(0, len(stored), PIECE_ROWS):
-            yield self._decode(stored, slice(start, start + PIECE_ROWS))
+    def samples(self, client: int, part: Part, rows: torch.Tensor) -> Data:
+        """Return some samples of a client of this rank."""
+        return self._decode(self._stored[part][client], rows.to(self._device))
 
     def _size_of_batch(self, num_samples: int) -> int:
         return num_samples if self._batch_size == "all" else min(self._batch_size, num_samples)

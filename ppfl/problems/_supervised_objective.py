@@ -12,7 +12,7 @@ from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import JointObjective
 from ppfl.networks.losses import CrossEntropy, Loss
-from ppfl.networks.network import Network, SupervisedJointPass, SupervisedPass
+from ppfl.networks.network import PIECE_ROWS, Network, SupervisedJointPass, SupervisedPass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,7 @@ class Supervised(JointObjective):
     """Of logits and labels."""
     _ridge = 0.0
     """Weight of ½‖w‖² in f_m."""
+    piece_rows = PIECE_ROWS
 
     def __init__(
         self, stages: tuple[Stage, ...], local_names: Sequence[str], placement: Placement, num_classes: int
@@ -78,6 +79,10 @@ class Supervised(JointObjective):
             return data
         rest = {name: value for name, value in data.items() if name != "x"}
         return {"features": self._network.in_pieces(shared, data["x"]), **rest}
+
+    def prefix_of(self, shared: Params) -> Params:
+        """Return the parameters of the stages before the first one with a local parameter."""
+        return {name: shared[name] for name in self._network.prefix_names}
 
     def shared_pass(self, shared: Params, data: Data) -> SupervisedPass:
         """Keep the graphs of the shared stages."""

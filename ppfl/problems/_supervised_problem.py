@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.selection import Selection
     from ppfl.networks.classification_settings import ClassificationSettings
     from ppfl.networks.model import Stage
 
@@ -57,7 +58,12 @@ class SupervisedProblem(Problem):
 
     def all_local(self) -> SupervisedProblem:
         """Return the same f_m on the same samples with all parameters of the model local."""
-        return put_together(self.objective.all_local(), self.client_data, type(self.scores))
+        problem = put_together(self.objective.all_local(), self.client_data, type(self.scores))
+        return problem.scored_on(self.scores.selection)
+
+    def scored_on(self, selection: Selection) -> SupervisedProblem:
+        """Return the same problem, scored on some of the samples."""
+        return replace(self, scores=type(self.scores)(self.objective, self.client_data, selection))
 
 
 def put_together(

@@ -17,6 +17,7 @@ from ppfl.engine.setup import Setup, adds_up
 from ppfl.interfaces.arrival_log import read_arrivals
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.placement import Placement
+from ppfl.interfaces.selection import ORDER_OF_SCORES, Selection, draw_clients
 from ppfl.interfaces.split import refuse_split
 from ppfl.outside.origin import of_this_process
 from ppfl.runs.device import choose_device, set_tf32
@@ -56,12 +57,14 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     problem = build_problem(config.problem, placement, clients_per_chunk)
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
     roles = Roles.of(placement, problem.client_data)
+    problem = _scored(config, problem, roles)
     cohort = _sample(config, problem.client_data)
     _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine))
     algorithm = _resolve(config, problem, cohort)
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
-    tuner = config.evaluate.tuned.fine_tuner
+    tuned = config.evaluate.tuned
+    tuner = tuned.fine_tuner if tuned else None
     # where nothing is local, whole models are personalized, and only with what the configuration names for it
     whole_models = not problem.local_names
     tuned_problem = problem.all_local() if whole_models and tuner else problem
@@ -81,8 +84,8 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,
         evaluate_every=config.evaluate.every,
-        tuned_epochs=config.evaluate.tuned.epochs,
-        tuned_fine_tuner=resolved_tuner or (None if whole_models else algorithm.fine_tuner_of_clients),
+        tuned_epochs=tuned.epochs if tuned else 0,
+        tuned_fine_tuner=resolved_tuner or (None if whole_models or not tuned else algorithm.fine_tuner_of_clients),
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
         device=device,
@@ -99,6 +102,20 @@ def _placement(config: Config, communicator: Communicator, device: torch.device)
     body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
     dtype = _DTYPES[config.precision]
     return Placement(communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
+
+
+def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:
+    """Return the problem with what of its samples the configuration wants to have scored."""
+    evaluate, data = config.evaluate, problem.client_data
+    if not evaluate.selected:
+        return problem
+    clients = None
+    if (number := evaluate.clients) is not None:
+        choices = [m for m, size in enumerate(data.num_train_samples) if size > 0 and m not in roles.byzantine]
+        clients = _named("evaluate.clients: ", lambda: draw_clients(number, choices, config.seed))
+    parts = tuple(part for part in ORDER_OF_SCORES if part in evaluate.parts)
+    selection = Selection(parts, evaluate.samples, clients, config.seed)
+    return _named(f"evaluate.{evaluate.selected[0]}: ", lambda: problem.scored_on(selection))
 
 
 def _sample(config: Config, data: ClientData) -> CohortSampler:

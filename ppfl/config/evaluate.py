@@ -1,0 +1,59 @@
+"""The section `evaluate`: when scores are taken, and of what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, PositiveInt, field_validator
+
+from ppfl.core.plugins import ChosenFrom, Settings
+from ppfl.interfaces.method import FineTuner
+
+_Part = Literal["train", "validation", "test"]
+
+
+class Tuned(Settings):
+    """The final stage `tuned`: every client's w is tuned once more before it is scored."""
+
+    epochs: Annotated[int, Field(ge=0)] = 5
+    """Passes over a client's training samples in batches of problem.batch_size; each batch is one call of the
+    fine-tuner, with all the steps or epochs that its own settings say."""
+    fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")] | None = None
+    """What to tune with; null takes the algorithm's own."""
+
+
+class Evaluate(Settings):
+    """When and how to score."""
+
+    every: Annotated[int, Field(ge=1)] = 10
+    """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
+    parts: Annotated[tuple[_Part, ...], Field(min_length=1)] = Field(default=("validation", "test"), strict=False)
+    """Which samples are scored: train, validation, test, or some of them."""
+    samples: PositiveInt | None = None
+    """Most samples of each client and part that are scored, drawn once, by the seed; null: all."""
+    clients: PositiveInt | None = None
+    """So many clients are scored, drawn once, by the seed, among the honest ones with training samples; null: all."""
+    tuned: Tuned | None = Tuned()
+    """The final stage `tuned`; null leaves it out."""
+    reports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(default=(), strict=False)
+    """What clients tell, such as local_gradients, to be kept for each of them with the scores: what it told last since
+    the scores before."""
+
+    @field_validator("parts")
+    @classmethod
+    def _in_one_order(cls, parts: tuple[_Part, ...]) -> tuple[_Part, ...]:
+        # the same parts in another order are the same run
+        return tuple(part for part in get_args(_Part) if part in parts)
+
+    @property
+    def selected(self) -> tuple[str, ...]:
+        """Names of the keys that say what is scored and are not at their defaults."""
+        return tuple(key for key in SELECTING if getattr(self, key) != type(self).model_fields[key].default)
+
+    def of_everything(self) -> Evaluate:
+        """Return the same, with the validation and test samples of all clients scored."""
+        return self.model_copy(update={key: type(self).model_fields[key].default for key in SELECTING})
+
+
+SELECTING = ("parts", "samples", "clients")
+"""Keys that say what is scored."""
