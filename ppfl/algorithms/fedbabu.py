@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
+from pydantic import model_validator
+
 from ppfl.core.params import subtract
-from ppfl.core.plugins import ChosenFrom
+from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.interfaces.local_training import LocalTraining
 from ppfl.interfaces.method import ClientStep, FineTuner
 
@@ -34,6 +36,12 @@ class FedBABU(LocalTraining):
     }
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]
     """How the heads are tuned in the final stage; the rounds do not use it."""
+
+    @model_validator(mode="after")
+    def _tunes_after_the_rounds(self) -> Self:
+        if self.fine_tuner.schedules():
+            raise refusal("fine_tuner.lr_schedule", "nothing: the rounds of fedbabu do not use its fine-tuner")
+        return self
 
     @property
     def fine_tuner_of_clients(self) -> FineTuner:

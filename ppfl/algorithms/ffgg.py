@@ -8,6 +8,7 @@ from pydantic import PositiveFloat
 
 from ppfl.core.plugins import ChosenFrom
 from ppfl.interfaces.method import ClientStep, FineTuner, JointAlgorithm, JointStep, Report, ServerOptimizer
+from ppfl.interfaces.schedule import Scheduled
 from ppfl.interfaces.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.problem import Problem
 
 
-class FFGG(JointAlgorithm):
+class FFGG(Scheduled, JointAlgorithm):
     """w_m ← tune(θ, w_m);  θ ← θ − γ · aggregate of ∇_1 f_m(θ, w_m) over the cohort.
 
     Source: Mishchenko, Islamov, Gorbunov, Horváth, TMLR 2025, Algorithm 1 (FFGG).
@@ -26,7 +27,7 @@ class FFGG(JointAlgorithm):
     name: Literal["ffgg"]
     example: ClassVar[Example] = {"lr": 0.1, "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1}}
     needs_rounds: ClassVar[str] = ""
-    server_settings: ClassVar[frozenset[str]] = frozenset({"lr"})
+    server_settings: ClassVar[frozenset[str]] = frozenset({"lr", "lr_schedule"})
     lr: PositiveFloat | Literal["theory"]
     """γ; `theory` is 1/max_m λ_max(Hessian of F_m) with exact w, 1/max_m λ_max(∇²_11 f_m) otherwise."""
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")]

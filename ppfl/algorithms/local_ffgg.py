@@ -9,6 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.plugins import ChosenFrom
 from ppfl.interfaces.method import Algorithm, ClientStep, FineTuner, ServerOptimizer
+from ppfl.interfaces.schedule import Scheduled
 from ppfl.interfaces.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.problem import Problem
 
 
-class LocalFFGG(Algorithm):
+class LocalFFGG(Scheduled, Algorithm):
     """{w_m ← tune(θ_m, w_m);  θ_m ← θ_m − γ ∇_1 f_m(θ_m, w_m)}, H times from θ;  θ ← θ − direction(θ − θ_m).
 
     Source: Mishchenko, Islamov, Gorbunov, Horváth, TMLR 2025, the local variant of FFGG. With H = 1 it is FFGG. All

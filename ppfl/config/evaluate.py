@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveInt, field_validator
 
-from ppfl.core.plugins import ChosenFrom, Settings
+from ppfl.core.plugins import ChosenFrom, Settings, refusal
 from ppfl.interfaces.method import FineTuner
 
 _Part = Literal["train", "validation", "test"]
@@ -20,6 +20,13 @@ class Tuned(Settings):
     fine-tuner, with all the steps or epochs that its own settings say."""
     fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")] | None = None
     """What to tune with; null takes the algorithm's own."""
+
+    @field_validator("fine_tuner")
+    @classmethod
+    def _has_no_rounds(cls, tuner: FineTuner | None) -> FineTuner | None:
+        if tuner is not None and tuner.schedules():
+            raise refusal("lr_schedule", "nothing: this stage has no rounds, and takes full steps")
+        return tuner
 
 
 class Evaluate(Settings):

@@ -170,6 +170,20 @@ class Config(Settings):
             self.asynchronous.refuse_chunks(self.engine.clients_per_chunk)
         return self
 
+    @model_validator(mode="after")
+    def _fits_schedules(self) -> Config:
+        steps = self.rounds if self.asynchronous is None else self.asynchronous.num_steps(self.rounds)
+        for key, schedule in self.algorithm.schedules().items():
+            if (found := schedule.unfit(steps)) is not None:
+                raise refusal(f"algorithm.{key}.{found[0]}", found[1])
+        return self
+
+    @property
+    def schedules_over_rounds(self) -> tuple[str, ...]:
+        """Keys of the schedules that `rounds` decides: with more rounds they differ from the first round on."""
+        schedules = self.algorithm.schedules()
+        return tuple(f"algorithm.{key}" for key, schedule in schedules.items() if schedule.depends_on_num_rounds)
+
     def scientific(self) -> dict[str, Any]:
         """Return what decides the results, defaults filled in, data files by their content; JSON types only."""
         content: dict[str, Any] = _canonical(self._content())
@@ -181,7 +195,7 @@ class Config(Settings):
         tuned = content["evaluate"]["tuned"]
         # null and the method's own fine-tuner written out are the same run
         if tuned is not None and tuned["fine_tuner"] is None:
-            tuned["fine_tuner"] = content["algorithm"].get("fine_tuner")
+            tuned["fine_tuner"] = _unscheduled(content["algorithm"].get("fine_tuner"))
         if origins := origins_in(self):
             content["plugins"] = {key: origin.identity for key, origin in origins.items()}
         return content
@@ -217,6 +231,10 @@ class Config(Settings):
     def default_out(self) -> Path:
         """Return where the result goes when nothing else is said."""
         return Path("results") / self.name / f"{self.digest}.h5"
+
+
+def _unscheduled(tuner: dict[str, Any] | None) -> dict[str, Any] | None:
+    return tuner and {key: value for key, value in tuner.items() if key != "lr_schedule"}
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -153,13 +153,14 @@ class AsynchronousEngine(Run, ABC):
     def _rank_of(self, client: int) -> int:
         return bisect_right(self._stops, client)
 
-    def _compute(self, client: int, message: Params, job: int) -> tuple[Uplink, State]:
-        """Return (uplink, new state) of one job of a client of this rank; the group stays as it is.
+    def _compute(self, client: int, message: Params, job: int, version: int) -> tuple[Uplink, State]:
+        """Return (uplink, new state) of one job of a client of this rank, its θ of a version; the group stays as it
+        is.
 
         Raises LocalParameterError when the uplink has other names than announced, or memory of the client's state.
         """
         state = self.group.state(client)
-        uplink, new_state = self.group.compute(client, state, message, job)
+        uplink, new_state = self.group.compute(client, state, message, job, version)
         private = {_address(value) for of in (state, new_state) for group in of.values() for value in group.values()}
         shares_memory = any(_address(value) in private for value in uplink.params.values() if value.numel())
         if shares_memory or uplink.params.keys() != self._like.keys():
@@ -200,7 +201,8 @@ class AsynchronousEngine(Run, ABC):
         if factor not in self._optimizers:
             lr = setup.server_optimizer.lr * factor
             self._optimizers[factor] = setup.server_optimizer.model_copy(update={"lr": lr})
-        self.server = setup.algorithm.server(self.server, mean, self._optimizers[factor], self.version)
+        algorithm = setup.algorithm_at(self.version)
+        self.server = algorithm.server(self.server, mean, self._optimizers[factor], self.version)
         self.version += 1
         self._total, self._num_buffered, self._largest_delay = None, 0, 0
 

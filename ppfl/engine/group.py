@@ -54,10 +54,11 @@ class ClientGroup:
         """Return the name of the tensor among them whose memory starts at an address."""
         return self._names_by_address.get(address)
 
-    def compute(self, client: int, state: State, message: Params, job: int) -> tuple[Uplink, State]:
-        """Run one client outside of rounds, with data and draws of its job number `job`; nothing is kept."""
+    def compute(self, client: int, state: State, message: Params, job: int, step: int) -> tuple[Uplink, State]:
+        """Run one client outside of rounds, with data and draws of its job number `job` and the step sizes
+        of a step of the server; nothing is kept."""
         assert isinstance(self.mapping, Loop)
-        return self.mapping.one(client, state, message, job)
+        return self.mapping.one(client, state, message, job, step)
 
     def keep(self, client: int, state: State) -> None:
         """Replace the state of one client of this rank; for chunks of one client."""

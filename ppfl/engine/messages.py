@@ -227,7 +227,7 @@ class Messages(AsynchronousEngine):
         if client in self._pending:  # the server has applied it, or it would not have sent θ again
             done = self._pending.pop(client)
             self._keep(client, done.state, done.report)
-        uplink, state = self._compute(client, message, self._num_jobs[client])
+        uplink, state = self._compute(client, message, self._num_jobs[client], version)
         self._pending[client] = _Pending(self._num_jobs[client], state, uplink.report)
         self._num_jobs[client] += 1
         return _Uplink(client, version, uplink.report, uplink.params)

@@ -89,7 +89,8 @@ def _step(
 def _serve(run: Run, combined: Params, cohort: frozenset[int], round: int) -> None:
     setup = run.setup
     share = setup.share_of(cohort)
-    run.server = setup.algorithm.server_of_cohort(run.server, combined, setup.server_optimizer, round, share)
+    algorithm = setup.algorithm_at(round)
+    run.server = algorithm.server_of_cohort(run.server, combined, setup.server_optimizer, round, share)
 
 
 def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:

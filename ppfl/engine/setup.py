@@ -65,6 +65,15 @@ class Setup:
     """Arrays of the arrival log to be repeated, (arrivals,)."""
 
     @property
+    def num_steps(self) -> int:
+        """Steps of the server, over which schedules go."""
+        return self.num_rounds if self.asynchronous is None else self.asynchronous.num_steps(self.num_rounds)
+
+    def algorithm_at(self, step: int) -> Algorithm:
+        """Return the method with the step sizes of one round; asynchronously of a step of the server."""
+        return self.algorithm.at(step, self.num_steps)
+
+    @property
     def adds_up(self) -> bool:
         """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
         return adds_up(self.aggregator, self.byzantine)

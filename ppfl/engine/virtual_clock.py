@@ -168,7 +168,7 @@ class VirtualClock(AsynchronousEngine):
         computed = self._ahead.pop(client, None)
         if computed is None:
             assert job.message is not None
-            computed = self._compute(client, job.message, job.number)
+            computed = self._compute(client, job.message, job.number, job.version)
         uplink, state = computed
         self._keep(client, state, uplink.report)
         self._count(client, job.version, uplink.report, uplink.params)
@@ -180,7 +180,7 @@ class VirtualClock(AsynchronousEngine):
             client = self._to_compute.popleft()
             job = self._in_flight.get(client)
             if job is not None and job.message is not None and client not in self._ahead:
-                self._ahead[client] = self._compute(client, job.message, job.number)
+                self._ahead[client] = self._compute(client, job.message, job.number, job.version)
                 return
 
     def _more_costs(self) -> dict[str, float]:

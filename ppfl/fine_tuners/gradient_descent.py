@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from ppfl.interfaces.method import FineTuner, Tuned
+from ppfl.interfaces.schedule import Scheduled
 from ppfl.interfaces.step_sizes import resolve_local_lr, step_size
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.problem import Problem
 
 
-class GradientDescent(FineTuner):
+class GradientDescent(Scheduled, FineTuner):
     """w ← w − η ∇_2 f(θ, w), `steps` times, on all the data of the call.
 
     Source: Mishchenko et al., TMLR 2025, the local gradient descent of Algorithm 1 (FFGG).

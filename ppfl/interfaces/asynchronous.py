@@ -58,6 +58,10 @@ class Asynchronous(Settings):
             return min(1.0, self.buffer / num_in_flight)
         return 1.0 / max(delay, 1)
 
+    def num_steps(self, num_arrivals: int) -> int:
+        """Return the steps of the server that so many arrivals begin, when none is dropped."""
+        return -(-num_arrivals // self.buffer)
+
     def refuse_method(self, algorithm: Algorithm, aggregator: Aggregator, weights: str, cohort: object) -> None:
         """Raise pydantic's error for what cannot be applied one uplink at a time."""
         if algorithm.needs_rounds:

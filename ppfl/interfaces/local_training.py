@@ -10,6 +10,7 @@ from ppfl.core.params import add_scaled
 from ppfl.core.plugins import refusal
 from ppfl.interfaces.method import Algorithm
 from ppfl.interfaces.mini_batches import cut, draw_orders, refuse_without_samples
+from ppfl.interfaces.schedule import Scheduled
 from ppfl.interfaces.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _ORDER = "order of samples for training"
 
 
-class LocalTraining(Algorithm):
+class LocalTraining(Scheduled, Algorithm):
     """A client sends θ − θ_m, θ_m where its steps from θ ended;  θ ← θ − direction(aggregate of θ − θ_m).
 
     Source: Reddi et al., ICLR 2021, Algorithm 1: θ − θ_m is a pseudo-gradient for any server optimizer, and with sgd

@@ -15,6 +15,7 @@ from pydantic import PositiveFloat
 
 from ppfl.core.params import add_scaled
 from ppfl.core.plugins import PlugIn
+from ppfl.interfaces.schedule import InRounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +67,7 @@ class Tuned(NamedTuple):
     """Gradients of w that it computed, in units of one over all S samples of its data."""
 
 
-class FineTuner(PlugIn):
+class FineTuner(InRounds):
     """(θ, w, data) -> w: improves the local parameters of one client with θ frozen.
 
     A fine-tuner is one function of one client; what begins it, and what is drawn for it, is the engine's business:
@@ -203,7 +204,7 @@ class ServerOptimizer(PlugIn):
         return {_PREFIX + name: group for name, group in state.items()}
 
 
-class Algorithm(PlugIn):
+class Algorithm(InRounds):
     """A federated method as pure functions. The server's state is a dict with at least the group "shared" (θ); a
     client's state at least the group "local" (w).
 

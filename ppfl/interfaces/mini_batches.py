@@ -11,6 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 from ppfl.core.rng import generator
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.method import FineTuner
+from ppfl.interfaces.schedule import Scheduled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def refuse_without_samples(key: str, batch_size: int | Literal["all"], problem: 
         )
 
 
-class MiniBatchFineTuner(FineTuner):
+class MiniBatchFineTuner(Scheduled, FineTuner):
     """Epochs over the data of one call in mini-batches of B samples, in a freshly drawn order each epoch.
 
     An epoch has ⌈S/B⌉ steps: the last mini-batch is used also when it is smaller.

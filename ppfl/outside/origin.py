@@ -13,6 +13,7 @@ from ppfl.interfaces.dataset import Dataset, Partition
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.interfaces.pre_aggregator import PreAggregator
 from ppfl.interfaces.problem import ProblemSettings
+from ppfl.interfaces.schedule import Schedule
 from ppfl.networks.model import Model
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ ROOMS: dict[str, type[PlugIn]] = {
     "partitions": Partition,
     "pre_aggregators": PreAggregator,
     "problems": ProblemSettings,
+    "schedules": Schedule,
     "server_optimizers": ServerOptimizer,
 }
 """What the plug-ins of a folder are."""

@@ -64,6 +64,7 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(
         {"problem": {**CONFIG, "name": "least_squares"}, "algorithm": ffgg({"name": "exact"}, 0.3)},
         {"algorithm": ffgg({"name": "sgd", "epochs": 1, "batch_size": 7, "lr": 0.2}, 0.3)},
         {"byzantine": {"attack": {"name": "label_flip"}, "clients": 2}},
+        {"algorithm": ffgg({**STEPS, "lr_schedule": {"name": "linear"}}, 0.3) | {"lr_schedule": {"name": "cosine"}}},
     ],
     ids=str,
 )

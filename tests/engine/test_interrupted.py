@@ -122,9 +122,9 @@ class Slowly:
         self._rank = engine.setup.communicator.rank
         engine._compute = self  # type: ignore[method-assign]
 
-    def __call__(self, client: int, message: Any, job: int) -> Any:
+    def __call__(self, client: int, message: Any, job: int, version: int) -> Any:
         time.sleep(0.001 * ((client * 7 + self._rank * 3 + time.perf_counter_ns()) % 3))
-        return self._original(client, message, job)
+        return self._original(client, message, job, version)
 
 
 @pytest.mark.parametrize("stopping_rank", [0, 1])

@@ -46,6 +46,18 @@ CASES: dict[str, dict[str, Any]] = {
             "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.01},
         },
     },
+    "steps that follow schedules, those of the servers not the same": {
+        "algorithm": {
+            "name": "ffgg",
+            "lr": 0.01,
+            "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.01, "lr_schedule": {"name": "cosine"}},
+        },
+        "grid": {"seed": [0, 1], "algorithm.lr_schedule": [None, {"name": "linear"}, {"name": "cosine", "warmup": 3}]},
+    },
+    "clients whose steps follow a schedule": {
+        "algorithm": {"name": "fedsim", "lr": 0.01, "local_steps": 2, "lr_schedule": {"name": "linear"}},
+        "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2]},
+    },
     "a server with a memory": {"server_optimizer": {"name": "momentum"}, "weights": "samples"},
     "adam as server": {"server_optimizer": {"name": "adam", "lr": 0.1}},
     "a method whose clients take the steps": {

@@ -31,10 +31,10 @@ def messages(communicator: Any, rules: Any = None, delay: Any = None, **sections
     assert isinstance(engine, Messages)
     original = engine._compute
 
-    def slowly(client: int, message: Any, job: int) -> Any:
+    def slowly(client: int, message: Any, job: int, version: int) -> Any:
         if delay is not None:
             time.sleep(delay(communicator.rank, client))
-        return original(client, message, job)
+        return original(client, message, job, version)
 
     engine._compute = slowly  # type: ignore[method-assign]
     engine.trail = list(engine)  # type: ignore[attr-defined]

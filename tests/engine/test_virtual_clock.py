@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,20 @@ def locals_of(engine: Any) -> bytes:
 
 
 class EventLoop:
-    """Asynchronous FFGG with exact w once more, in plain NumPy: one list of jobs, one rule after the other."""
+    """Asynchronous FFGG once more, in plain NumPy: one list of jobs, one rule after the other.
 
-    def __init__(self, clients: list[Client], times: Array, lr: float) -> None:
-        self.clients, self.times, self.lr = clients, times, lr
+    `schedule` gives the factor of a step of the server, `tune` w of a client at a θ of some version; exact by default.
+    """
+
+    def __init__(
+        self,
+        clients: list[Client],
+        times: Array,
+        lr: float,
+        schedule: Callable[[int], float] = lambda version: 1.0,
+        tune: Callable[[Client, Array, int], Array] = lambda client, theta, version: best_local(client, theta),
+    ) -> None:
+        self.clients, self.times, self.lr, self.schedule, self.tune = clients, times, lr, schedule, tune
 
     def run(
         self, arrivals: int, step: str, buffer: int, max_staleness: int | None
@@ -76,7 +87,7 @@ class EventLoop:
         log = []
         for _ in range(arrivals):
             now, m, used, number, its_version = heapq.heappop(jobs)
-            gradient = shared_gradient(self.clients[m], used, best_local(self.clients[m], used))
+            gradient = shared_gradient(self.clients[m], used, self.tune(self.clients[m], used, its_version))
             delay = version - its_version
             log.append([m, its_version, delay, now])
             if max_staleness is not None and delay > max_staleness:
@@ -86,6 +97,7 @@ class EventLoop:
             if len(held) == buffer:
                 constant = min(1.0, buffer / len(self.clients))
                 factor = constant if step == "constant" else 1.0 / max(*delays, 1)
+                factor *= self.schedule(version)
                 theta, version, held, delays = theta - self.lr * factor * np.mean(held, axis=0), version + 1, [], []
             heapq.heappush(jobs, (now + self.times[m, number + 1], m, theta, number + 1, version))
         return theta, log, dropped
@@ -184,9 +196,9 @@ def test_ranks_compute_ahead_and_not_twice() -> None:
         computed, ahead = [], []
         original, original_ahead = engine._compute, engine._compute_ahead
 
-        def count(client: int, message: Any, job: int) -> Any:
+        def count(client: int, message: Any, job: int, version: int) -> Any:
             computed.append((client, job))
-            return original(client, message, job)
+            return original(client, message, job, version)
 
         def count_ahead() -> None:
             before = len(computed)

@@ -84,6 +84,13 @@ CASES: dict[str, dict[str, object]] = {
         "server_optimizer": {"name": "momentum"},
         "weights": "samples",
     },
+    "digits-schedules": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": {
+            **ffgg(0.1, {**GD, "lr_schedule": {"name": "linear", "end": 0.2}}),
+            "lr_schedule": {"name": "cosine", "warmup": 2},
+        },
+    },
     "digits-least-squares": {
         "problem": {**DIGITS, "name": "least_squares", "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.3, {"name": "exact"}),

@@ -23,8 +23,6 @@ class Joint(Mapping):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        assert isinstance(setup.algorithm, JointAlgorithm)
-        self._method = setup.algorithm
         self._weights = setup.client_weights
 
     @classmethod
@@ -45,7 +43,9 @@ class Joint(Mapping):
         rows = [client - chunk.start for client in members]
         weights = [self._weights[client] for client in members]
         of_members = [of_chunk[row] for row in rows]
-        step = self._method.client_sum(self.objective, message, of_members, datas, draws, weights)
+        method = self.setup.algorithm_at(round)
+        assert isinstance(method, JointAlgorithm)
+        step = method.client_sum(self.objective, message, of_members, datas, draws, weights)
         for row, new_state in zip(rows, step.states, strict=True):
             of_chunk[row] = new_state
         return [UplinkSum(members, step.total, step.reports)], stack_states(of_chunk)

@@ -90,7 +90,8 @@ class Laned(Mapping):
         self, message: Params, states: Sequence[State], round: int
     ) -> tuple[list[UplinkRows], list[State]]:
         draws = self.drawn(lambda objective, client: self.algorithm.draws(objective, client, round, 1))
-        step = self.algorithm.client(self.objective, message, self.gather(states), self.data, draws)
+        algorithm = self.setup.algorithm_at(round)
+        step = algorithm.client(self.objective, message, self.gather(states), self.data, draws)
         lanes = _values(step.state)
         sent = {name: values_of(value) for name, value in step.uplink.items()}
         reports = self._reports(step.report)
@@ -166,7 +167,9 @@ class Laned(Mapping):
 def _one_by_one(setup: Setup, downlink: Downlink, states: State, round: int) -> tuple[UplinkRows, State]:
     """Return what `Laned.step` does, for one run, client after client."""
     loop, clients = Loop(setup), setup.problem.client_data.clients
-    steps = [loop.one(client, member(states, row), downlink.to(client), round) for row, client in enumerate(clients)]
+    steps = [
+        loop.one(client, member(states, row), downlink.to(client), round, round) for row, client in enumerate(clients)
+    ]
     uplinks = [uplink for uplink, _ in steps]
     params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
     rows = UplinkRows(clients, params, [uplink.report for uplink in uplinks])

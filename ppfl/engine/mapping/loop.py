@@ -27,13 +27,16 @@ class Loop(Mapping):
         self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[Uplink], State]:
         """See Mapping."""
-        uplink, state = self.one(chunk[0], member(states, 0), downlink.to(chunk[0]), round)
+        uplink, state = self.one(chunk[0], member(states, 0), downlink.to(chunk[0]), round, round)
         return [uplink], stack_states([state])
 
-    def one(self, client: int, state: State, message: Params, round: int) -> tuple[Uplink, State]:
-        """Return the uplink and the new state of one client, with data and draws of a round or of a job."""
+    def one(self, client: int, state: State, message: Params, round: int, step: int) -> tuple[Uplink, State]:
+        """Return the uplink and the new state of one client, with data and draws of a round or of a job.
+
+        step: of the server, whose step sizes it takes; in rounds the round.
+        """
         data = self.inputs.data(client, round)
         size = num_samples(data)
         draws = self.inputs.draws(client, round, size)
-        step = self.algorithm.client(self.objective, message, state, data, draws)
-        return Uplink(client, step.uplink, step.report), step.state
+        done = self.setup.algorithm_at(step).client(self.objective, message, state, data, draws)
+        return Uplink(client, done.uplink, done.report), done.state

@@ -120,6 +120,7 @@ class Mapping(ABC):
 
     def __init__(self, setup: Setup) -> None:
         self.objective = setup.problem.objective
+        self.setup = setup
         self.algorithm = setup.algorithm
         self.inputs = ClientInputs(setup)
 

@@ -32,13 +32,14 @@ class Vectorized(Mapping):
     ) -> tuple[list[Uplink], State]:
         """See Mapping."""
         datas, _, draws = self.inputs.of_all(chunk, round)
+        algorithm = self.setup.algorithm_at(round)
         if len(chunk) == 1:
-            step = self.algorithm.client(self.objective, downlink.to(chunk[0]), member(states, 0), datas[0], draws[0])
+            step = algorithm.client(self.objective, downlink.to(chunk[0]), member(states, 0), datas[0], draws[0])
             return [Uplink(chunk[0], step.uplink, step.report)], stack_states([step.state])
         numbers: dict[str, float] = {}  # that clients told: the same for all, since functions do not branch on values
 
         def one(message: Params, state: State, data: Data, draw: Draws) -> tuple[Params, State, Params]:
-            step = self.algorithm.client(self.objective, message, state, data, draw)
+            step = algorithm.client(self.objective, message, state, data, draw)
             tensors = {name: value for name, value in step.report.items() if isinstance(value, torch.Tensor)}
             numbers.update({name: value for name, value in step.report.items() if not isinstance(value, torch.Tensor)})
             return step.uplink, step.state, tensors
