@@ -10,7 +10,7 @@ Compiled by Numba where that is installed; without it the same bits come more sl
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from ppfl.core.transforms import is_transformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-_ZERO = {torch.float64: np.float64(0), torch.float32: np.float32(0)}
-"""Of the number types that are compiled for; the compiler tells them by it."""
 
 
 class StandIn(Protocol):
@@ -38,7 +35,7 @@ def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor
     """
     if not isinstance(matrix, torch.Tensor):
         return matrix.matvec(vector)
-    by_torch = not matrix.is_cpu or matrix.dtype not in _ZERO or vector.dtype != matrix.dtype
+    by_torch = not matrix.is_cpu or matrix.dtype not in _zeros() or vector.dtype != matrix.dtype
     if by_torch or is_transformed() or matrix.requires_grad or vector.requires_grad:
         return matrix @ vector
     # every call counts here: what is asked for first takes a tenth of a microsecond, and `T` or `numpy` take one each
@@ -49,7 +46,7 @@ def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor
         return Matrices([matrix]).times(vector.unsqueeze(0))[0]
     product = vector.new_empty(num_rows)
     places = vector.data_ptr(), product.data_ptr()
-    kernels.one(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, _ZERO[vector.dtype])
+    kernels.one(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, _zeros()[vector.dtype])
     return product
 
 
@@ -78,7 +75,7 @@ class Matrices:
             self._plainly(vectors.numpy(), products.numpy())
         else:
             places = vectors.data_ptr(), products.data_ptr()
-            sizes = num_rows, num_columns, _ZERO[vectors.dtype]
+            sizes = num_rows, num_columns, _zeros()[vectors.dtype]
             kernels.all(self.addresses, self.order, self.has_columns, *places, *sizes)
         return products
 
@@ -94,6 +91,13 @@ class Matrices:
 
     def _whole(self, matrix: torch.Tensor) -> torch.Tensor:
         return by_columns(matrix) if self.has_columns else matrix.contiguous()
+
+
+@cache
+def _zeros() -> dict[torch.dtype, np.floating[Any]]:
+    """Return 0 in the number types that are compiled for; the compiler tells them by it."""
+    # no constant: to import this file must not load torch
+    return {torch.float64: np.float64(0), torch.float32: np.float32(0)}
 
 
 class _Kernels(NamedTuple):
