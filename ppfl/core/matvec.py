@@ -31,13 +31,16 @@ class StandIn(Protocol):
 def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor:
     """A x, (m, n) times (n,).
 
-    By torch on other devices, in other number types and where derivatives are taken.
+    By torch on other devices, in other number types and where derivatives are taken; and what does not fit together is
+    refused as torch does.
     """
     if not isinstance(matrix, torch.Tensor):
         return matrix.matvec(vector)
     by_torch = not matrix.is_cpu or matrix.dtype not in _zeros() or vector.dtype != matrix.dtype
     if by_torch or is_transformed() or matrix.requires_grad or vector.requires_grad:
         return matrix @ vector
+    if matrix.ndim != 2 or vector.shape != matrix.shape[1:]:  # addresses would be read beyond the end
+        return torch.mv(matrix, vector)
     # every call counts here: what is asked for first takes a tenth of a microsecond, and `T` or `numpy` take one each
     num_rows, num_columns = matrix.shape
     strides, kernels = matrix.stride(), _compiled()
@@ -59,6 +62,8 @@ class Matrices:
     """L matrices of one shape on the CPU, each where it is; they are not copied if rows or columns are in one piece."""
 
     def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
+        if any(one.shape != matrices[0].shape or one.dtype != matrices[0].dtype or not one.is_cpu for one in matrices):
+            raise ValueError("matrices of different shapes, number types or devices")
         self.has_columns = matrices[0].T.is_contiguous()
         self.matrices = [matrix if self._is_whole(matrix) else self._whole(matrix) for matrix in matrices]
         self.addresses = np.array([matrix.data_ptr() for matrix in self.matrices])
@@ -66,8 +71,11 @@ class Matrices:
         self.order = np.argsort(self.addresses, kind="stable")
 
     def times(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the product of every matrix with its vector, (L, n) -> (L, m)."""
+        """Return the product of every matrix with its vector, (L, n) -> (L, m). Raises ValueError for another shape."""
         num_rows, num_columns = self.matrices[0].shape
+        if vectors.shape != (len(self.matrices), num_columns) or vectors.dtype != self.matrices[0].dtype:
+            kind = f"{tuple(vectors.shape)} {vectors.dtype}"
+            raise ValueError(f"vectors {kind} for {len(self.matrices)} matrices of {num_columns} columns")
         vectors = vectors.contiguous()
         products = vectors.new_empty(len(self.matrices), num_rows)
         kernels = _compiled()

@@ -89,3 +89,17 @@ def test_derivatives_and_vectorized_functions_are_torchs() -> None:
     torch.testing.assert_close(x.grad, matrix.sum(dim=0))
     together = torch.func.vmap(matvec)(torch.stack([matrix, other]), vectors)
     torch.testing.assert_close(together, torch.stack([matrix @ vectors[0], other @ vectors[1]]))
+
+
+def test_what_does_not_fit_is_refused_and_not_read_beyond_its_end() -> None:
+    (matrix, other), vectors = some((3, 4), 2, torch.float64)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        matvec(matrix, vectors[0, :3])
+    with pytest.raises(RuntimeError):
+        matvec(matrix, vectors)
+    with pytest.raises(ValueError, match=r"vectors \(2, 4\) torch.float32 for 2 matrices of 4 columns"):
+        Matrices([matrix, other]).times(vectors.float())
+    with pytest.raises(ValueError, match=r"vectors \(2, 3\)"):
+        Matrices([matrix, other]).times(vectors[:, :3])
+    with pytest.raises(ValueError, match="different shapes"):
+        Matrices([matrix, other.T])
