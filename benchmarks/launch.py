@@ -60,14 +60,15 @@ def run_ranks(ranks: int, module: str, spec: dict[str, Any], folder: Path) -> di
 class PlainProcess:
     """The plain way in a process of its own, started by rank 0; every rank calls `round`."""
 
-    def __init__(self, handover: Path, threads: int, rank: int) -> None:
+    def __init__(self, handover: Path, threads: int, rank: int, program: tuple[str, str]) -> None:
+        """Start it on rank 0; `program` is a Python and the name of a module."""
         self._handover = handover
         self._rank = rank
         self._count = 0
         self._process: subprocess.Popen[str] | None = None
         if rank == 0:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.plain", str(handover), str(threads)],
+                [program[0], "-m", program[1], str(handover), str(threads)],
                 cwd=ROOT,
                 env=plain_environment(),
                 stdin=subprocess.PIPE,

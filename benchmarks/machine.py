@@ -20,16 +20,21 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def describe() -> dict[str, Any]:
+def describe(module: str = "benchmarks") -> dict[str, Any]:
     """Return date, commit, versions, hardware and the command."""
-    facts = describe_process()
+    from ppfl.networks.processor import this_processor
+
+    facts, processor = describe_process(), this_processor()
     return {
         "date": now(),
         "commit": facts["commit"],
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
         "versions": {name.removeprefix("version_"): facts[name] for name in facts if name.startswith("version_")},
         "hardware": {
             "processor": _processor(),
+            "instruction_set": processor.instruction_set,
+            "l2_bytes": processor.l2_bytes,
+            "l3_bytes": processor.l3_bytes,
             "cores": num_cores(),
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "load_at_start": os.getloadavg()[0],

@@ -60,7 +60,9 @@ def measure(spec: dict[str, Any], communicator: Communicator) -> dict[str, Any]:
     folder = Path(spec["folder"])
     rounds = Rounds(spec["config"], folder, communicator)
     handover = Path(spec["handover"]) if spec["handover"] else None
-    plain = PlainProcess(handover, spec["plain_threads"], communicator.rank) if handover else None
+    plain = None
+    if handover:
+        plain = PlainProcess(handover, spec["plain_threads"], communicator.rank, spec["plain_program"])
     answer: dict[str, Any] = {"threads_of_plain": spec["plain_threads"] if plain else None}
     rounds.next()
     if plain and handover:

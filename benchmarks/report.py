@@ -58,7 +58,9 @@ def as_json(workload: str, ranks: int, report: Report, machine: dict[str, Any]) 
 def as_markdown(document: dict[str, Any]) -> str:
     """Return a heading, what was measured and where, and one table."""
     hardware, versions = document["hardware"], document["versions"]
-    when = f"{document['date']}, {hardware['processor']}, {hardware['cores']} cores"
+    caches = f"L2 {hardware['l2_bytes'] / 2**20:.3g} MiB, L3 {hardware['l3_bytes'] / 2**20:.3g} MiB"
+    processor = f"{hardware['processor']} ({hardware['instruction_set']}, {caches})"
+    when = f"{document['date']}, {processor}, {hardware['cores']} cores"
     with_what = f"commit {document['commit']}, torch {versions['torch']}"
     lines = [
         f"## {document['workload']}, {document['ranks']} rank(s)",

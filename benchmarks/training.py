@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +116,17 @@ class Training:
 
     def __call__(self, options: Options) -> Report:
         """Measure every variant with ranks of its own."""
-        data = tiny_images(options.folder) if options.tiny else self.data(options.folder)
-        model = TINY_MODEL if options.tiny else self.model
-        layers = flops.cnn_layers(model, data.side, data.num_classes)
-        variants = self.variants(data, model, layers)
+        data, variants = self.prepare(options)
         rows = [_measure(variant, data, options) for variant in variants]
+        model = TINY_MODEL if options.tiny else self.model
         facts = {"data": data.source, "num_clients": len(data.sizes), "num_samples": sum(data.sizes), "model": model}
         return Report(rows, facts)
+
+    def prepare(self, options: Options) -> tuple[WrittenData, list[Variant]]:
+        """Write the data; return it with what is to be measured on it."""
+        data = tiny_images(options.folder) if options.tiny else self.data(options.folder)
+        model = TINY_MODEL if options.tiny else self.model
+        return data, list(self.variants(data, model, flops.cnn_layers(model, data.side, data.num_classes)))
 
 
 def _measure(variant: Variant, data: WrittenData, options: Options) -> dict[str, Any]:
@@ -135,16 +140,25 @@ def _measure(variant: Variant, data: WrittenData, options: Options) -> dict[str,
 
 
 def run_beside_plain(
-    name: str, config: dict[str, Any], handover: Path, options: Options, sgemm_size: int | None
+    name: str,
+    config: dict[str, Any],
+    handover: Path,
+    options: Options,
+    sgemm_size: int | None,
+    program: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Run ranks and the plain way in turn; end the program when their θ differ."""
+    """Run ranks and the plain way in turn; end the program when their θ differ.
+
+    program: Python and module of another way than `benchmarks.plain`; it gets a thread for each rank.
+    """
     for turn in options.folder.glob("handover.turn*"):
         turn.unlink()
     spec = {
         "config": config,
         "folder": str(options.folder),
         "handover": str(handover),
-        "plain_threads": 1 if options.tiny else num_cores(),
+        "plain_threads": options.ranks if program else 1 if options.tiny else num_cores(),
+        "plain_program": program or (sys.executable, "benchmarks.plain"),
         "repetitions": options.repetitions,
         "sgemm_size": sgemm_size,
         "sgemm_seconds": 0.02 if options.tiny else 0.5,

@@ -56,6 +56,9 @@ class Engine(Settings):
     """Where what clients keep is between two uses; auto: the nearest where all of it takes half of the free memory."""
     bucket_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
     """Size of one message when vectors of all ranks are added up; one is rounded while the next is on its way."""
+    kernels: Literal["avx2", "avx512"] | None = None
+    """Whose measurements choose among equal forms of a network's stages; null: those of the processor of rank 0, or of
+    the one most like it. A run that goes on keeps what it began with."""
 
 
 class Checkpoint(Settings):

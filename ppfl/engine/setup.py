@@ -53,6 +53,8 @@ class Setup:
     """What it tunes and scores: `problem`, or where nothing is local the same with everything local."""
     clients_per_chunk: int
     device: torch.device
+    kernels: str
+    """Column of the table that chooses forms of a network's stages, the same on all ranks."""
     byzantine: Byzantine | None = None
     """Attackers; None when all clients are honest."""
     asynchronous: Asynchronous | None = None

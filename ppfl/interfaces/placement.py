@@ -33,6 +33,8 @@ class Placement:
     """What all stages of a model but the last one compute in; None: in `dtype`."""
     samples_a_round: int | None = None
     """Most samples of a client that a round uses; None: all that it has."""
+    kernels: str | None = None
+    """Column of the table of `ppfl.networks.kernels`, which chooses forms of stages; None: this processor's."""
 
     def byzantine_clients(self, client_names: Sequence[str], num_train_samples: Sequence[int]) -> frozenset[int]:
         """Return the clients that are Byzantine: scores and theory leave them out, the engine lets them attack."""

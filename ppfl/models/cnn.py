@@ -9,13 +9,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
-from ppfl.networks.blocked import convolve_and_pool
-from ppfl.networks.model import BlockedStage, Model, Parameter, Stage, linear_stage, names_of, weight_and_bias
+from ppfl.networks.convolution import convolution_stage, pool_and_relu
+from ppfl.networks.model import Model, Parameter, Stage, linear_stage, names_of
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example
     from ppfl.core.types import Params
-    from ppfl.networks.blocked import Blocked
 
 
 class CNN(Model):
@@ -80,44 +79,17 @@ class CNN(Model):
 
     def _convolution(self, number: int, in_channels: int, out_channels: int) -> list[Stage]:
         conv, norm = f"conv{number}", f"norm{number}"
+        kernel_shape = (out_channels, in_channels, self.kernel_size, self.kernel_size)
         normalized = self.normalization == "group"
-
-        def convolve(params: Params, x: torch.Tensor) -> torch.Tensor:
-            weight, bias = _channels_last(params[f"{conv}.weight"]), params[f"{conv}.bias"]
-            y = torch.nn.functional.conv2d(_channels_last(x), weight, bias, padding=self.padding)
-            return y if normalized else _pool_and_relu(y)
-
-        def convolve_blocked(params: Params, x: Blocked) -> Blocked | None:
-            return convolve_and_pool(x, params[f"{conv}.weight"], params[f"{conv}.bias"], self.padding)
+        convolution = convolution_stage(conv, kernel_shape, self.padding, pooled=not normalized)
+        if not normalized:
+            return [convolution]
 
         def normalize(params: Params, x: torch.Tensor) -> torch.Tensor:
             y = torch.nn.functional.group_norm(
                 x.contiguous(), self.groups, params[f"{norm}.weight"], params[f"{norm}.bias"]
             )
-            return _pool_and_relu(y)
+            return pool_and_relu(y)
 
-        parameters = weight_and_bias(conv, (out_channels, in_channels, self.kernel_size, self.kernel_size))
-        if normalized:
-            scale, shift = Parameter((out_channels,), centre=1.0), Parameter((out_channels,))
-            norm_stage = Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize)
-            return [Stage(conv, parameters, convolve), norm_stage]
-        if _fills_blocks(out_channels):
-            return [BlockedStage(conv, parameters, convolve, convolve_blocked)]
-        return [Stage(conv, parameters, convolve)]
-
-
-def _pool_and_relu(x: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.relu(torch.nn.functional.max_pool2d(x, 2))
-
-
-def _fills_blocks(channels: int) -> bool:
-    """Say whether oneDNN's blocked layout is faster: it fills up to 8 or 16 channels (docs/performance.md)."""
-    return channels <= 10 or channels % 16 == 0
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Return a copy laid out with channels last: twice as fast on CPU.
-
-    Always a copy, made this way, since results depend on strides and a dimension of length 1 has several.
-    """
-    return x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+        scale, shift = Parameter((out_channels,), centre=1.0), Parameter((out_channels,))
+        return [convolution, Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize)]

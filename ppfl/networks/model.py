@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ppfl.core.types import Params
-    from ppfl.networks.blocked import Blocked
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,6 @@ class Stage:
 @dataclass(frozen=True)
 class LinearStage(Stage):
     """x -> W x + b on flattened samples, with parameters W and b in this order: gradients have a closed form."""
-
-
-@dataclass(frozen=True)
-class BlockedStage(Stage):
-    """A stage that has a faster form for images in the blocked layout."""
-
-    apply_blocked: Callable[[Params, Blocked], Blocked | None]
-    """The same on these; it returns None for what it cannot do."""
 
 
 class Model(PlugIn):

@@ -9,15 +9,18 @@ import torch
 
 from ppfl.core.params import add_scaled
 from ppfl.interfaces.objective import JointPass, SharedPass
-from ppfl.networks.blocked import Blocked, as_blocked, as_dense
+from ppfl.networks.blocked import Blocked, as_dense
+from ppfl.networks.convolution import ConvolutionStage
 from ppfl.networks.gradients import Pull, counted_bytes, pullback
+from ppfl.networks.kernels import column, of_this_processor
 from ppfl.networks.losses import one_hot
-from ppfl.networks.model import BlockedStage, LinearStage
+from ppfl.networks.model import LinearStage
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from ppfl.core.types import Data, Params
+    from ppfl.networks.kernels import Kernels
     from ppfl.networks.losses import Loss
     from ppfl.networks.model import Stage
 
@@ -37,16 +40,24 @@ class Network:
     num_shared: int
     loss: Loss
     """What gradients are of, in the logits."""
+    kernels: Kernels
+    """Which forms of stages are taken."""
     body_dtype: torch.dtype | None = None
     """What all stages but the last one compute in; None: in the number type of the parameters."""
 
     @classmethod
     def cut(
-        cls, stages: tuple[Stage, ...], local_names: frozenset[str], loss: Loss, body_dtype: torch.dtype | None = None
+        cls,
+        stages: tuple[Stage, ...],
+        local_names: frozenset[str],
+        loss: Loss,
+        body_dtype: torch.dtype | None = None,
+        kernels: str | None = None,
     ) -> Network:
-        """Cut before the first stage with a local parameter."""
+        """Cut before the first stage with a local parameter; `kernels` names a column, None is this processor's."""
         with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
-        return cls(stages, next(with_local, len(stages)), loss, body_dtype)
+        of_column = column(kernels or of_this_processor())
+        return cls(stages, next(with_local, len(stages)), loss, of_column, body_dtype)
 
     @property
     def prefix_names(self) -> tuple[str, ...]:
@@ -69,11 +80,19 @@ class Network:
             # the loss sees
             if self.body_dtype is not None and number < len(self.stages) - 1:
                 short = {name: params[name].to(self.body_dtype) for name in stage.parameters}
-                y = _apply(stage, short, y, self.body_dtype)
+                y = self._apply(stage, short, y, self.body_dtype)
             else:
-                y = _apply(stage, params, y, x.dtype)
+                y = self._apply(stage, params, y, x.dtype)
         # features leave in the precision of the run, so that fine-tuners do not know of another
         return as_dense(y).to(x.dtype)
+
+    def _apply(
+        self, stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype
+    ) -> torch.Tensor | Blocked:
+        x = x if isinstance(x, Blocked) else x.to(dtype)
+        if isinstance(stage, ConvolutionStage):
+            return stage.run(params, x, self.kernels)
+        return stage.apply(params, as_dense(x).to(dtype))
 
     def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""
@@ -245,13 +264,3 @@ class SupervisedJointPass(JointPass):
             total = add_scaled(total, weighted, 1.0) if total else weighted
         total |= self._pass.pull(torch.cat(of_features)) if of_prefix else {}
         return {name: total[name] for name in self._shared}
-
-
-def _apply(stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype) -> torch.Tensor | Blocked:
-    if not isinstance(x, Blocked):
-        x = x.to(dtype)
-    if isinstance(stage, BlockedStage) and (images := as_blocked(x)) is not None:
-        y = stage.apply_blocked(params, images)
-        if y is not None:
-            return y
-    return stage.apply(params, as_dense(x).to(dtype))

@@ -47,7 +47,9 @@ class Supervised(JointObjective):
         self.stages = stages
         self._num_classes = num_classes
         self._dtype, self._device = placement.dtype, placement.device
-        self._network = Network.cut(stages, frozenset(local_names), self.criterion, placement.body_dtype)
+        self._network = Network.cut(
+            stages, frozenset(local_names), self.criterion, placement.body_dtype, placement.kernels
+        )
         self._initial_local: Params | None = None
 
     def all_local(self) -> Self:

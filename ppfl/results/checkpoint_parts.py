@@ -174,6 +174,7 @@ def _is_possible(entry: Mapping[str, Any]) -> bool:
     return (
         _is_count(round)
         and entry.get("folder") == f"round-{round}"
+        and isinstance(entry.get("notes", {}), dict)
         and isinstance(parts, list)
         and len(parts) > 0
         and _is_count(entry.get("num_ranks"))

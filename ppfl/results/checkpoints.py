@@ -2,7 +2,7 @@
 
 <result>.checkpoint/
     round-<n>/rank-<r>.safetensors   tensors of rank r; its numbers as JSON in the header; never pickle
-    current.json                     folder, run, checksums of all parts: replaced last, in one step
+    current.json                     folder, run, notes, checksums of all parts: replaced last, in one step
     previous.json                    the same of the checkpoint before, which stays in case the current one is damaged
 
 What they hold is in `ppfl.results.checkpoint_parts`.
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CURRENT, _PREVIOUS = "current.json", "previous.json"
+_NOTES = "notes"
 _FACTS = 4
 """Numbers that describe a part, beside its checksum: size, first client, client after the last, rank."""
 
@@ -51,7 +52,22 @@ class Checkpoints:
         self.folder = checkpoint_path(result)
         self._identity = dict(identity)
         self._communicator = communicator
+        self._notes: dict[str, str] = {}
         self._good: dict[str, Any] | None = None
+
+    def note(self, key: str, value: str) -> None:
+        """Have checkpoints say something that a run keeps which goes on from them."""
+        self._notes[key] = value
+
+    def noted(self, key: str) -> str | None:
+        """Return what the newest entry of this run says; None where there is none, or it says nothing. Collective."""
+
+        def read() -> str:
+            entries = (self._content(name, warns=False) for name in (_CURRENT, _PREVIOUS))
+            notes: dict[str, Any] = next((entry.get(_NOTES, {}) for entry in entries if entry is not None), {})
+            return str(notes.get(key, ""))
+
+        return on_first_rank(self._communicator, read) or None
 
     def save(self, snapshot: Snapshot, before_switch: Callable[[], None] = lambda: None) -> None:
         """Write a checkpoint and make it the current one. Collective.
@@ -81,6 +97,7 @@ class Checkpoints:
                 "round": snapshot.round,
                 "folder": folder.name,
                 "num_ranks": communicator.size,
+                _NOTES: self._notes,
                 "parts": [_describe_part(numbers) for numbers in parts],
             }
             try:
@@ -139,22 +156,26 @@ class Checkpoints:
 
     def _read_entry(self, name: str) -> str:
         """Return an entry as text, "" when there is none that could be of this run."""
-        path = self.folder / name
+        content = self._content(name, warns=True)
+        return "" if content is None else json.dumps(content)
+
+    def _content(self, name: str, *, warns: bool) -> dict[str, Any] | None:
+        path, warn = self.folder / name, self._warn if warns else _say_nothing
         try:
             content = read_entry(path)
         except FileNotFoundError:
-            return ""
+            return None
         except (OSError, DamagedError) as error:
-            self._warn(f"{path.name} of the checkpoints", f"is damaged ({error})")
-            return ""
+            warn(f"{path.name} of the checkpoints", f"is damaged ({error})")
+            return None
         for key, mine in self._identity.items():
             if content.get(key) != mine:
-                self._warn(
+                warn(
                     f"checkpoint of round {content['round']}",
                     f"is of another run: its {key} is {content.get(key)}, here it is {mine}",
                 )
-                return ""
-        return json.dumps(content)
+                return None
+        return content
 
     def _examine(self, entry: Mapping[str, Any]) -> None:
         """Compare some parts with their checksums, each on one rank."""
@@ -197,6 +218,10 @@ def _describe_part(numbers: list[int]) -> dict[str, Any]:
     size, first, stop, rank = numbers[:_FACTS]
     checksum = bytes(numbers[_FACTS:]).hex()
     return {"name": part_name(rank), "rank": rank, "clients": [first, stop], "size": size, "sha256": checksum}
+
+
+def _say_nothing(what: str, why: str) -> None:
+    """Leave it to `candidates`, which reads the same entries."""
 
 
 def _refused(path: Path, error: OSError) -> UserError:

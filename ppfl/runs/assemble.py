@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from ppfl.config.scope import origins_in
-from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
 from ppfl.core.communicator import GuardedCommunicator
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
@@ -19,6 +19,7 @@ from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.placement import Placement
 from ppfl.interfaces.selection import ORDER_OF_SCORES, Selection, draw_clients
 from ppfl.interfaces.split import refuse_split
+from ppfl.networks.kernels import of_this_processor
 from ppfl.outside.origin import of_this_process
 from ppfl.runs.device import choose_device, set_tf32
 
@@ -46,14 +47,21 @@ def build_problem(settings: ProblemSettings, placement: Placement, clients_per_c
     return settings.build(placement, clients_per_chunk)
 
 
-def build(config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem) -> Setup:
-    """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
+def build(
+    config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem, kernels: str | None = None
+) -> Setup:
+    """Build everything that a run consists of; each rank builds its own clients' part. Collective.
+
+    kernels: what a run that goes on has begun with; None: as the configuration says, or the processor of rank 0.
+    """
     _refuse_cells(config, communicator)
     device = choose_device(config.engine.device, communicator)
     set_tf32(config.precision == "tf32", device, communicator)
     guarded = GuardedCommunicator(communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
-    placement = _placement(config, guarded, device)
+    # bits depend on them, so that ranks on unlike processors must not choose for themselves
+    kernels = kernels or config.engine.kernels or on_first_rank(communicator, of_this_processor)
+    placement = _placement(config, guarded, device, kernels)
     problem = build_problem(config.problem, placement, clients_per_chunk)
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
     roles = Roles.of(placement, problem.client_data)
@@ -89,6 +97,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
         device=device,
+        kernels=kernels,
         byzantine=config.byzantine,
         asynchronous=config.asynchronous,
         compute_times=config.compute_times,
@@ -97,11 +106,11 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     )
 
 
-def _placement(config: Config, communicator: Communicator, device: torch.device) -> Placement:
+def _placement(config: Config, communicator: Communicator, device: torch.device, kernels: str) -> Placement:
     data_seed = config.seed if config.problem.seed is None else config.problem.seed
     body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
     dtype = _DTYPES[config.precision]
-    return Placement(communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype)
+    return Placement(communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype, kernels=kernels)
 
 
 def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:

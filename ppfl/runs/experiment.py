@@ -92,14 +92,15 @@ def run(
 
 def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
     config, out, began = attempt.config, attempt.here, time.perf_counter()
-    setup = build(config, communicator, build_problem)
-    recorder = open_recorder(attempt, setup) if communicator.rank == 0 else None
     identity = {
         "digest": config.digest,
         "results_version": RESULTS_VERSION,
-        "clients_per_chunk": setup.clients_per_chunk,
+        "clients_per_chunk": config.engine.clients_per_chunk or 1,
     }
     checkpoints = Checkpoints(out, identity, communicator)
+    setup = build(config, communicator, build_problem, checkpoints.noted("kernels"))
+    checkpoints.note("kernels", setup.kernels)
+    recorder = open_recorder(attempt, setup) if communicator.rank == 0 else None
     checkpointer = FileCheckpointer(
         config.checkpoint, checkpoints, recorder, attempt.wants_stop, attempt.told, attempt.check
     )
@@ -159,6 +160,7 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         "num_ranks": setup.communicator.size,
         "clients_per_chunk": setup.clients_per_chunk,
         "device": describe_device(setup.device),
+        "kernels": setup.kernels,
         "client_state": describe_states(setup),
     }
     if origins := origins_in(config):

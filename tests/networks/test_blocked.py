@@ -10,10 +10,12 @@ import torch
 
 from ppfl.core.types import Params
 from ppfl.networks import blocked
+from ppfl.networks.convolution import ConvolutionStage
 from ppfl.networks.gradients import counted_bytes, pullback
 from ppfl.networks.losses import CrossEntropy
-from ppfl.networks.model import BlockedStage, Stage
+from ppfl.networks.model import Stage
 from ppfl.networks.network import Network
+from tests.networks.kernel_columns import taking
 from tests.test_models import draw, make
 
 torch.set_num_threads(1)
@@ -27,12 +29,13 @@ def build(settings: dict[str, Any], body_dtype: torch.dtype | None = None) -> tu
     """Return a network whose head is local, and its parameters in float32."""
     stages = make(settings).stages(SHAPE, 4)
     params = {name: value.float() for name, value in draw(stages).items()}
-    return Network.cut(stages, frozenset({"head.weight", "head.bias"}), CrossEntropy(), body_dtype), params
+    local = frozenset({"head.weight", "head.bias"})
+    return replace(Network.cut(stages, local, CrossEntropy(), body_dtype), kernels=taking("blocked")), params
 
 
 def in_plain_layout(network: Network) -> Network:
     def plain(stage: Stage) -> Stage:
-        return Stage(stage.name, stage.parameters, stage.apply) if isinstance(stage, BlockedStage) else stage
+        return Stage(stage.name, stage.parameters, stage.apply)
 
     return replace(network, stages=tuple(map(plain, network.stages)))
 
@@ -49,8 +52,9 @@ def features_and_gradients(network: Network, params: Params, x: torch.Tensor) ->
 
 def takes(network: Network, params: Params, x: torch.Tensor) -> bool:
     """Say whether the first stage computes in the blocked layout."""
-    stage, found = network.stages[0], blocked.as_blocked(x)
-    return isinstance(stage, BlockedStage) and found is not None and stage.apply_blocked(params, found) is not None
+    stage = network.stages[0]
+    assert isinstance(stage, ConvolutionStage)
+    return isinstance(stage.run(params, x, network.kernels), blocked.Blocked)
 
 
 @pytest.mark.parametrize("channels", [(16, 32), (4, 8), (3, 32), (16, 20)], ids=str)
