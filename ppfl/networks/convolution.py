@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from ppfl.core.transforms import is_transformed
 from ppfl.networks.blocked import Blocked, as_blocked, as_dense, convolve_and_pool
 from ppfl.networks.convolution_forms import FORMS, channels_last
-from ppfl.networks.gradients import is_transformed
 from ppfl.networks.kernels import Shape
 from ppfl.networks.model import Stage, weight_and_bias
 
