@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
     from ppfl.engine.client_store import Kind
     from ppfl.interfaces.client_data import ClientData
-    from ppfl.interfaces.method import Algorithm
+    from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
     BuildProblem = Callable[[ProblemSettings, Placement, int], Problem]
@@ -71,12 +71,7 @@ def build(
     algorithm = _resolve(config, problem, cohort)
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
-    tuned = config.evaluate.tuned
-    tuner = tuned.fine_tuner if tuned else None
-    # where nothing is local, whole models are personalized, and only with what the configuration names for it
-    whole_models = not problem.local_names
-    tuned_problem = problem.all_local() if whole_models and tuner else problem
-    resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)) if tuner else None
+    tuned_problem, tuner = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
         problem=problem,
@@ -92,8 +87,8 @@ def build(
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,
         evaluate_every=config.evaluate.every,
-        tuned_epochs=tuned.epochs if tuned else 0,
-        tuned_fine_tuner=resolved_tuner or (None if whole_models or not tuned else algorithm.fine_tuner_of_clients),
+        tuned_epochs=config.evaluate.tuned.epochs if config.evaluate.tuned else 0,
+        tuned_fine_tuner=tuner,
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
         device=device,
@@ -125,6 +120,18 @@ def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:
     parts = tuple(part for part in ORDER_OF_SCORES if part in evaluate.parts)
     selection = Selection(parts, evaluate.samples, clients, config.seed)
     return _named(f"evaluate.{evaluate.selected[0]}: ", lambda: problem.scored_on(selection))
+
+
+def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[Problem, FineTuner | None]:
+    """Return what the stage `tuned` tunes, and with what; None: there is no such stage."""
+    tuned, whole_models = config.evaluate.tuned, not problem.local_names
+    if tuned is None:
+        return problem, None
+    if (tuner := tuned.fine_tuner) is None:
+        # where nothing is local, whole models are personalized, and only with what the configuration names for it
+        return problem, None if whole_models else algorithm.fine_tuner_of_clients
+    tuned_problem = problem.all_local() if whole_models else problem
+    return tuned_problem, _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem))
 
 
 def _sample(config: Config, data: ClientData) -> CohortSampler:
