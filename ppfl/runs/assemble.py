@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
     from ppfl.engine.client_store import Kind
     from ppfl.interfaces.client_data import ClientData
-    from ppfl.interfaces.method import Algorithm
+    from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
     BuildProblem = Callable[[ProblemSettings, Placement, int], Problem]
@@ -63,12 +63,7 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
     algorithm = _resolve(config, problem, cohort)
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
-    tuned = config.evaluate.tuned
-    tuner = tuned.fine_tuner if tuned else None
-    # where nothing is local, whole models are personalized, and only with what the configuration names for it
-    whole_models = not problem.local_names
-    tuned_problem = problem.all_local() if whole_models and tuner else problem
-    resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)) if tuner else None
+    tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
         problem=problem,
@@ -84,8 +79,8 @@ def build(config: Config, communicator: Communicator, build_problem: BuildProble
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,
         evaluate_every=config.evaluate.every,
-        tuned_epochs=tuned.epochs if tuned else 0,
-        tuned_fine_tuner=resolved_tuner or (None if whole_models or not tuned else algorithm.fine_tuner_of_clients),
+        tuned_epochs=config.evaluate.tuned.epochs if config.evaluate.tuned else 0,
+        tuned_fine_tuner=tuner,
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
         device=device,
@@ -136,6 +131,19 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
     return algorithm
+
+
+def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[FineTuner | None, Problem]:
+    """Return what the final stage `tuned` tunes with, None where it is left out, and the problem that it tunes."""
+    tuned = config.evaluate.tuned
+    # where nothing is local, whole models are personalized, and only with what the configuration names for it
+    whole_models = not problem.local_names
+    if tuned is None or (tuned.fine_tuner is None and whole_models):
+        return None, problem
+    if (tuner := tuned.fine_tuner) is None:
+        return algorithm.fine_tuner_of_clients, problem
+    tuned_problem = problem.all_local() if whole_models else problem
+    return _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)), tuned_problem
 
 
 def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
