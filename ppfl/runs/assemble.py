@@ -59,19 +59,16 @@ def build(
     set_tf32(config.precision == "tf32", device, communicator)
     guarded = GuardedCommunicator(communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
-    # bits depend on them, so that ranks on unlike processors must not choose for themselves
-    kernels = kernels or config.engine.kernels or on_first_rank(communicator, of_this_processor)
+    kernels = kernels or _choose_kernels(config, communicator)
     placement = _placement(config, guarded, device, kernels)
     problem = build_problem(config.problem, placement, clients_per_chunk)
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
     roles = Roles.of(placement, problem.client_data)
     problem = _scored(config, problem, roles)
     cohort = _sample(config, problem.client_data)
-    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine))
+    _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
-    if (times := config.compute_times) is not None:
-        on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
-    tuned_problem, tuner = _final_tuning(config, problem, algorithm)
+    tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
         problem=problem,
@@ -101,6 +98,19 @@ def build(
     )
 
 
+def _choose_kernels(config: Config, communicator: Communicator) -> str:
+    """Return the configured kernels, or those for the processor of rank 0. Collective."""
+    # bits depend on them, so that ranks on unlike processors must not choose for themselves
+    return config.engine.kernels or on_first_rank(communicator, of_this_processor)
+
+
+def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communicator: Communicator) -> None:
+    """Raise UserError when rules cannot cope with a cohort, or a client has no compute time. Collective."""
+    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine))
+    if (times := config.compute_times) is not None:
+        on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
+
+
 def _placement(config: Config, communicator: Communicator, device: torch.device, kernels: str) -> Placement:
     data_seed = config.seed if config.problem.seed is None else config.problem.seed
     body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
@@ -122,18 +132,6 @@ def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:
     return _named(f"evaluate.{evaluate.selected[0]}: ", lambda: problem.scored_on(selection))
 
 
-def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[Problem, FineTuner | None]:
-    """Return what the stage `tuned` tunes, and with what; None: there is no such stage."""
-    tuned, whole_models = config.evaluate.tuned, not problem.local_names
-    if tuned is None:
-        return problem, None
-    if (tuner := tuned.fine_tuner) is None:
-        # where nothing is local, whole models are personalized, and only with what the configuration names for it
-        return problem, None if whole_models else algorithm.fine_tuner_of_clients
-    tuned_problem = problem.all_local() if whole_models else problem
-    return tuned_problem, _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem))
-
-
 def _sample(config: Config, data: ClientData) -> CohortSampler:
     """Return who takes part in a round, or who is in flight."""
     if config.asynchronous is None:
@@ -152,6 +150,19 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
     return algorithm
+
+
+def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[FineTuner | None, Problem]:
+    """Return what the final stage `tuned` tunes with, None where it is left out, and the problem that it tunes."""
+    tuned = config.evaluate.tuned
+    # where nothing is local, whole models are personalized, and only with what the configuration names for it
+    whole_models = not problem.local_names
+    if tuned is None or (tuned.fine_tuner is None and whole_models):
+        return None, problem
+    if (tuner := tuned.fine_tuner) is None:
+        return algorithm.fine_tuner_of_clients, problem
+    tuned_problem = problem.all_local() if whole_models else problem
+    return _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)), tuned_problem
 
 
 def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
