@@ -76,6 +76,11 @@ class Kernels:
     processor: Processor
     rows: tuple[Measured, ...]
 
+    @property
+    def has_bfloat16(self) -> bool:
+        """Say whether oneDNN computes in bfloat16 there; it does with AVX-512."""
+        return self.processor.instruction_set == "AVX512"
+
     def forms(self, shape: Shape, *, can_be_blocked: bool) -> Forms:
         """Return the forms of the measured shape that is nearest: Σ |log₂| of the ratios of sizes."""
         return _forms(self, shape, can_be_blocked)

@@ -57,9 +57,8 @@ def build(
     _refuse_cells(config, communicator)
     device = choose_device(config.engine.device, communicator)
     set_tf32(config.precision == "tf32", device, communicator)
-    guarded = GuardedCommunicator(communicator)
+    guarded, kernels = GuardedCommunicator(communicator), kernels or _choose_kernels(config, communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
-    kernels = kernels or _choose_kernels(config, communicator)
     placement = _placement(config, guarded, device, kernels)
     problem = build_problem(config.problem, placement, clients_per_chunk)
     _check_ranks(problem.client_data, communicator, clients_per_chunk)

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import aggregators, collect, data, flops, pack, plain, scaling
+from benchmarks import aggregators, calibrate, collect, data, flops, pack, plain, scaling
 from benchmarks.__main__ import main
 from benchmarks.handover import write_runs
 from benchmarks.report import KEYS, as_markdown
@@ -24,6 +24,9 @@ from benchmarks.training import FEMNIST_MODEL, MNIST20_MODEL
 from benchmarks.workloads import SUMMARIES
 from ppfl.config.grid import load_cells
 from ppfl.core.plugins import discover
+from ppfl.networks import kernels
+from ppfl.networks.convolution_forms import FORMS
+from ppfl.networks.processor import this_processor
 from tests.grids import ppfl
 from tests.workflow.test_readme import ROOT, commands_of
 
@@ -64,6 +67,8 @@ def check_common(document: dict[str, Any], workload: str) -> None:
     assert document["workload"] == workload
     assert set(KEYS) <= document.keys()
     assert {"ranks", "commit", "versions", "hardware", "command", "date", "rows"} <= document.keys()
+    assert {"processor", "instruction_set", "l2_bytes", "l3_bytes"} <= document["hardware"].keys()
+    assert f"({document['hardware']['instruction_set']}, L2 " in as_markdown(document)
     for row in document["rows"]:
         for number in (value for value in row.values() if isinstance(value, float)):
             assert np.isfinite(number), row
@@ -193,6 +198,19 @@ def test_the_plain_way_starts_in_a_clean_environment(monkeypatch: pytest.MonkeyP
     environment = plain_environment()
     assert "HOME" in environment
     assert not any(name.startswith(("MALLOC", "PMI", "OMP", "MKL", "MPI")) for name in environment)
+
+
+def test_a_calibrated_column_can_be_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["calibrate", "mine", "--shapes", "2", "--seconds", "0.01"])
+    calibrate.main()
+    column = kernels.parse("mine", yaml.safe_load(capsys.readouterr().out))
+    assert column.processor == this_processor()
+    assert [row.shape for row in column.rows] == calibrate.SHAPES[:2]
+    images, others = column.rows
+    assert not images.input_gradient
+    assert others.forward.keys() == others.weight_gradient.keys() == others.input_gradient.keys() == FORMS.keys()
+    for row in column.rows:
+        assert all(time > 0 for time in (row.blocked, row.pooling, *row.forward.values()))
 
 
 def test_every_rule_is_measured() -> None:

@@ -15,7 +15,7 @@ from ppfl.networks.gradients import counted_bytes, pullback
 from ppfl.networks.losses import CrossEntropy
 from ppfl.networks.model import Stage
 from ppfl.networks.network import Network
-from tests.networks.kernel_columns import taking
+from tests.networks.kernel_columns import EVERY_FORM, taking
 from tests.test_models import draw, make
 
 torch.set_num_threads(1)
@@ -127,6 +127,21 @@ def test_bodies_in_bfloat16() -> None:
         error, of_plain = ((one[name] - value).norm() / value.norm() for one in (found, wanted))
         assert error < 1.5 * of_plain + 1e-3, name
     assert (found["features"] - exact["features"]).norm() > 1e-3 * exact["features"].norm()
+
+
+def test_bodies_in_bfloat16_on_processors_without_it() -> None:
+    """Short numbers in and out of every stage, and wide ones inside, in any form and in every gradient."""
+    short, params = build(FITTING, torch.bfloat16)
+    wanted = features_and_gradients(in_plain_layout(short), params, images())
+    exact = features_and_gradients(build(FITTING)[0], params, images())
+    for form in EVERY_FORM:
+        network = replace(short, kernels=taking(form, instruction_set="AVX2"))
+        found = features_and_gradients(network, params, images())
+        for name, value in exact.items():
+            assert found[name].dtype == torch.float32
+            error, of_plain = ((one[name] - value).norm() / value.norm() for one in (found, wanted))
+            assert error < 1.5 * of_plain + 1e-3, name
+        assert torch.equal(found["features"], found["features"].bfloat16().float())
 
 
 def test_kept_bytes_are_counted() -> None:
