@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
     from ppfl.engine.client_store import Kind
     from ppfl.interfaces.client_data import ClientData
-    from ppfl.interfaces.method import Algorithm
+    from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
     BuildProblem = Callable[[ProblemSettings, Placement, int], Problem]
@@ -54,12 +54,10 @@ def build(
     kernels: what a run that goes on has begun with; None: as the configuration says, or the processor of rank 0.
     """
     _refuse_cells(config, communicator)
-    device = choose_device(config.engine.device, communicator)
-    set_tf32(config.precision == "tf32", device, communicator)
+    device = _choose_device(config, communicator)
     guarded = GuardedCommunicator(communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
-    # bits depend on them, so that ranks on unlike processors must not choose for themselves
-    kernels = kernels or config.engine.kernels or on_first_rank(communicator, of_this_processor)
+    kernels = kernels or _choose_kernels(config, communicator)
     placement = _placement(config, guarded, device, kernels)
     problem = build_problem(config.problem, placement, clients_per_chunk)
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
@@ -67,13 +65,8 @@ def build(
     cohort = _sample(config, problem.client_data)
     _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine))
     algorithm = _resolve(config, problem, cohort)
-    if (times := config.compute_times) is not None:
-        on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
-    tuner = config.evaluate.tuned.fine_tuner
-    # where nothing is local, whole models are personalized, and only with what the configuration names for it
-    whole_models = not problem.local_names
-    tuned_problem = problem.all_local() if whole_models and tuner else problem
-    resolved_tuner = _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)) if tuner else None
+    _check_times(config, cohort, communicator)
+    tuned_problem, tuned_fine_tuner = _tuned(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
         problem=problem,
@@ -90,7 +83,7 @@ def build(
         num_rounds=config.rounds,
         evaluate_every=config.evaluate.every,
         tuned_epochs=config.evaluate.tuned.epochs,
-        tuned_fine_tuner=resolved_tuner or (None if whole_models else algorithm.fine_tuner_of_clients),
+        tuned_fine_tuner=tuned_fine_tuner,
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
         device=device,
@@ -101,6 +94,17 @@ def build(
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         replay=_read_replay(config, communicator),
     )
+
+
+def _choose_device(config: Config, communicator: Communicator) -> torch.device:
+    device = choose_device(config.engine.device, communicator)
+    set_tf32(config.precision == "tf32", device, communicator)
+    return device
+
+
+def _choose_kernels(config: Config, communicator: Communicator) -> str:
+    # bits depend on them, so that ranks on unlike processors must not choose for themselves
+    return config.engine.kernels or on_first_rank(communicator, of_this_processor)
 
 
 def _placement(config: Config, communicator: Communicator, device: torch.device, kernels: str) -> Placement:
@@ -128,6 +132,22 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
     return algorithm
+
+
+def _check_times(config: Config, cohort: CohortSampler, communicator: Communicator) -> None:
+    if (times := config.compute_times) is not None:
+        on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
+
+
+def _tuned(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[Problem, FineTuner | None]:
+    """Return what the final stage `tuned` tunes, and with what; None where that stage is left out."""
+    tuner = config.evaluate.tuned.fine_tuner
+    # where nothing is local, whole models are personalized, and only with what the configuration names for it
+    whole_models = not problem.local_names
+    if tuner is None:
+        return problem, None if whole_models else algorithm.fine_tuner_of_clients
+    tuned_problem = problem.all_local() if whole_models else problem
+    return tuned_problem, _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem))
 
 
 def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
