@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from benchmarks.machine import describe
-from ppfl.networks.convolution import SLICE_ROWS
 from ppfl.networks.convolution_forms import FORMS, channels_last
+from ppfl.networks.dense_convolution import SLICE_ROWS
 from ppfl.networks.kernels import Shape
 from ppfl.networks.processor import this_processor
 from ppfl.runs.device import keep_freed_memory

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ppfl.core.types import Params
-from ppfl.networks.convolution import SLICE_ROWS
 from ppfl.networks.convolution_forms import FORMS, channels_last
+from ppfl.networks.dense_convolution import SLICE_ROWS
 from ppfl.networks.gradients import counted_bytes, pullback
 from ppfl.networks.kernels import Kernels
 from ppfl.networks.losses import CrossEntropy
