@@ -16,6 +16,10 @@ MAX_BARS = 40
 """Kinds of runs that are told apart; of more there is one bar, the mean over all."""
 
 
+_AS_THEY_COME = ("start", "rounds", "communication", "scoring", "checkpoints", "writing", "final_stages")
+"""Purposes in the order of a run; others come after them."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """Mean seconds of runs that differ in their seeds alone."""
@@ -23,7 +27,7 @@ class Bar:
     label: str
     num_runs: int
     seconds: dict[str, float]
-    """By purpose, in the order of the result; all bars of an experiment have the same purposes."""
+    """By purpose, in the order of a run; all bars of an experiment have the same purposes."""
 
     @property
     def total(self) -> float:
@@ -34,7 +38,7 @@ class Bar:
 def time_bars(results: Sequence[Result]) -> list[Bar]:
     """Return a bar a kind of run, in the order of the runs; none where no result says what its time was spent on."""
     told = [result for result in results if result.seconds]
-    purposes = list(dict.fromkeys(name for result in told for name in result.seconds))
+    purposes = list(dict.fromkeys([*_AS_THEY_COME, *(name for result in told for name in result.seconds)]))
     purposes = [name for name in purposes if any(result.seconds.get(name, 0.0) > 0 for result in told)]
     kinds: dict[str, list[Result]] = {}
     for result, label in zip(told, _labels(told), strict=True):
