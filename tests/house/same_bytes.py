@@ -1,6 +1,8 @@
 """Runs configurations at two commits and compares all arrays of their results byte for byte.
 
-    python -m tests.house.same_bytes BEFORE [AFTER]      AFTER: a commit, or by default the files as they lie here
+    python -m tests.house.same_bytes BEFORE [AFTER] [--only TEXT]
+
+AFTER: a commit, or by default the files as they lie here. --only: those configurations whose path has the text.
 
 Every run of configs/test on one rank and on two; as packs the small form of the paper's grids, and every method on
 digits; a sample of the paper's runs. Whatever a result of BEFORE holds, beside measured times, AFTER must hold as well;
@@ -134,12 +136,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("before")
     parser.add_argument("after", nargs="?")
+    parser.add_argument("--only", default="", metavar="TEXT")
     given = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with tree_of(given.before, folder / "tree-1") as old, tree_of(given.after, folder / "tree-2") as new:
             for case in cases(old):
+                if given.only not in str(case.config):
+                    continue
                 outs = folder / "before", folder / "after"
                 for tree, out in zip((old, new), outs, strict=True):
                     out.mkdir()
