@@ -27,6 +27,8 @@ Found = TypeVar("Found")
 MIB = 1 << 20
 _PROCESS_BYTES = 320 * MIB
 """Python, torch, MPI, and the light process beside a rank."""
+_COMPILER_BYTES = 120 * MIB
+"""Numba and LLVM, which multiply quadratics (`ppfl.core.matvec`)."""
 _SCIKIT_BYTES = 90 * MIB
 """scikit-learn, which brings the digits."""
 _GPU_BYTES = 3072 * MIB
@@ -54,7 +56,7 @@ def memory_mb(configs: Sequence[Config], ranks: int, *, gpus: bool) -> int | Non
 
 def _rank_bytes(config: Config, ranks: int) -> float:
     if config.problem.name == "quadratic":
-        return _PROCESS_BYTES + _quadratic_bytes(config.problem, ranks)
+        return _PROCESS_BYTES + _COMPILER_BYTES + _quadratic_bytes(config.problem, ranks)
     return _PROCESS_BYTES + _supervised_bytes(config, ranks)
 
 

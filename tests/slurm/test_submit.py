@@ -117,8 +117,11 @@ def test_mpiexec_may_start_the_ranks_and_is_handed_the_signals(cluster: Cluster,
     text = script.read_text()
     assert text.count("-m ppfl run") == 1
     script.write_text(text.replace("-m ppfl run", f"-m tests.mpi.sabotage {mark} 0 100 run"))
-    options = ("--parsable", "--ntasks=2", "--gpus-per-task=0", "slurm/run.sbatch", "long.yaml", "--out", "long.h5")
-    job = cluster.ask("sbatch", *options, cwd=place, PYTHONPATH=str(ROOT))
+    # mpiexec starts both ranks as one task by srun, which has the memory of one
+    options = ("--parsable", "--ntasks=2", "--gpus-per-task=0", "--mem-per-cpu=1500M")
+    job = cluster.ask(
+        "sbatch", *options, "slurm/run.sbatch", "long.yaml", "--out", "long.h5", cwd=place, PYTHONPATH=str(ROOT)
+    )
     wait_for(mark.exists, "the first rounds")
     cluster.ask("scancel", "--batch", "--signal=USR1", job)
     wait_for(lambda: int(cluster.fact(job, "Restarts")), "the job to come back")  # it is PENDING for seconds only
