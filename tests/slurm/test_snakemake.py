@@ -31,9 +31,9 @@ def command(folder: Path, *arguments: str, **config: object) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "expected", "memory_mb"),
     [
-        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 1250),
-        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 4300),
-        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 1250),
+        ({}, {"--ntasks=2", "--cpus-per-task=1"}, 1400),
+        ({"gpus": True, "ranks": 4}, {"--ntasks=4", "--cpus-per-task=1", "--gpus-per-task=1"}, 4450),
+        ({"ranks": 1}, {"--ntasks=1", "--cpus-per-task=1"}, 1400),
     ],
 )
 def test_what_sbatch_is_asked_for(
