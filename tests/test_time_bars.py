@@ -42,6 +42,12 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_bar(results: list[Result]
     assert time_bars(results)[0].total == 3.5
 
 
+def test_seconds_are_in_the_order_of_a_run_and_not_of_the_alphabet(make_result: MakeResult) -> None:
+    spent = {"rest": 1.0, "final_stages": 1.0, "rounds": 1.0, "scoring": 1.0, "start": 1.0}
+    (bar,) = time_bars([open_result(make_result("00", config(0.1), SERIES, spent=spent))])
+    assert list(bar.seconds) == ["start", "rounds", "scoring", "final_stages", "rest"]
+
+
 def test_without_seconds_there_are_no_bars(make_result: MakeResult) -> None:
     assert time_bars([open_result(make_result("00", config(0.1), SERIES))]) == []
 

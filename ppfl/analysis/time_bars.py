@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 MAX_BARS = 40
 """Kinds of runs that are told apart; of more there is one bar, the mean over all."""
-
-
 _AS_THEY_COME = ("start", "rounds", "communication", "scoring", "checkpoints", "writing", "final_stages")
 """Purposes in the order of a run; others come after them."""
 
