@@ -27,6 +27,9 @@ class StandIn(Protocol):
     def matvec(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return what stands in for the product with a vector."""
 
+    def solve(self, gradient: torch.Tensor, start: torch.Tensor, steps: int) -> torch.Tensor:
+        """Return what stands in for `ppfl.core.conjugate_gradients.solve`."""
+
 
 def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor:
     """A x, (m, n) times (n,).
@@ -36,20 +39,19 @@ def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor
     """
     if not isinstance(matrix, torch.Tensor):
         return matrix.matvec(vector)
-    by_torch = not matrix.is_cpu or matrix.dtype not in _zeros() or vector.dtype != matrix.dtype
-    if by_torch or is_transformed() or matrix.requires_grad or vector.requires_grad:
+    if vector.dtype != matrix.dtype or vector.requires_grad or not is_served(matrix):
         return matrix @ vector
     if matrix.ndim != 2 or vector.shape != matrix.shape[1:]:  # addresses would be read beyond the end
         return torch.mv(matrix, vector)
     # every call counts here: what is asked for first takes a tenth of a microsecond, and `T` or `numpy` take one each
     num_rows, num_columns = matrix.shape
-    strides, kernels = matrix.stride(), _compiled()
+    strides, loops = matrix.stride(), compiled_loops()
     has_columns = strides == (1, num_rows)
-    if kernels is None or not (has_columns or strides == (num_columns, 1)) or not vector.is_contiguous():
+    if loops is None or not (has_columns or strides == (num_columns, 1)) or not vector.is_contiguous():
         return Matrices([matrix]).times(vector.unsqueeze(0))[0]
     product = vector.new_empty(num_rows)
     places = vector.data_ptr(), product.data_ptr()
-    kernels.one(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, _zeros()[vector.dtype])
+    loops.product(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, zero_of(vector.dtype))
     return product
 
 
@@ -78,13 +80,13 @@ class Matrices:
             raise ValueError(f"vectors {kind} for {len(self.matrices)} matrices of {num_columns} columns")
         vectors = vectors.contiguous()
         products = vectors.new_empty(len(self.matrices), num_rows)
-        kernels = _compiled()
-        if kernels is None:
+        loops = compiled_loops()
+        if loops is None:
             self._plainly(vectors.numpy(), products.numpy())
         else:
             places = vectors.data_ptr(), products.data_ptr()
-            sizes = num_rows, num_columns, _zeros()[vectors.dtype]
-            kernels.all(self.addresses, self.order, self.has_columns, *places, *sizes)
+            sizes = num_rows, num_columns, zero_of(vectors.dtype)
+            loops.products(self.addresses, self.order, self.has_columns, *places, *sizes)
         return products
 
     def _plainly(self, vectors: np.ndarray, products: np.ndarray) -> None:
@@ -101,23 +103,36 @@ class Matrices:
         return by_columns(matrix) if self.has_columns else matrix.contiguous()
 
 
+def is_served(matrix: torch.Tensor) -> bool:
+    """Say whether compiled loops, or what stands in for them, take a matrix."""
+    return matrix.is_cpu and matrix.dtype in _zeros() and not matrix.requires_grad and not is_transformed()
+
+
+def zero_of(dtype: torch.dtype) -> np.floating[Any]:
+    """Return 0 in a number type that is compiled for; the compiler tells it by that."""
+    return _zeros()[dtype]
+
+
 @cache
 def _zeros() -> dict[torch.dtype, np.floating[Any]]:
-    """Return 0 in the number types that are compiled for; the compiler tells them by it."""
     # no constant: to import this file must not load torch
     return {torch.float64: np.float64(0), torch.float32: np.float32(0)}
 
 
-class _Kernels(NamedTuple):
-    one: Callable[..., None]
-    all: Callable[..., None]
+class CompiledLoops(NamedTuple):
+    """See `ppfl.core._quadratic_kernels`."""
+
+    product: Callable[..., None]
+    products: Callable[..., None]
+    solve: Callable[..., None]
 
 
 @cache
-def _compiled() -> _Kernels | None:
+def compiled_loops() -> CompiledLoops | None:
+    """Return the compiled loops; None without Numba."""
     try:
         # loaded by those who multiply: it takes a third of a second
-        from ppfl.core._matvec_kernel import product, products
+        from ppfl.core._quadratic_kernels import product, products, solve
     except ImportError:
         return None
-    return _Kernels(product, products)
+    return CompiledLoops(product, products, solve)

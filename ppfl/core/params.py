@@ -91,6 +91,15 @@ def unflatten(vector: torch.Tensor, like: Params) -> Params:
     }
 
 
+def named_pieces(vector: torch.Tensor, lengths: dict[str, int]) -> Params:
+    """Return named pieces of a vector that nobody else keeps; they own their memory."""
+    # the vector itself: nobody else has it
+    if len(lengths) < 2:
+        return dict.fromkeys(lengths, vector)
+    pieces = torch.split(vector, list(lengths.values()))
+    return {name: piece.clone() for name, piece in zip(lengths, pieces, strict=True)}
+
+
 def kinds(state: State) -> dict[str, dict[str, tuple[torch.Size, torch.dtype]]]:
     """Return shapes and number types of all tensors."""
     return {group: {name: (x.shape, x.dtype) for name, x in params.items()} for group, params in state.items()}

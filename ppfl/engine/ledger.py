@@ -121,6 +121,14 @@ class Ledger:
         self.costs.downlink_bytes += downlink
         self.costs.uplink_bytes += uplink
 
+    def add(self, costs: Costs, counts: Mapping[str, float]) -> None:
+        """Add what rounds have cost that were computed together with those of other runs; counts: of gradients."""
+        for name, count in counts.items():
+            if self._has_side[name]:
+                setattr(self.costs, name, getattr(self.costs, name) + count)
+        self.count_bytes(costs.downlink_bytes, costs.uplink_bytes)
+        self.costs.seconds += costs.seconds
+
     def scored(
         self,
         round: int,
@@ -183,14 +191,12 @@ class Ledger:
 
 
 @contextmanager
-def timed(ledgers: Sequence[Ledger]) -> Iterator[None]:
-    """Count the seconds of what is done inside, and those of them spent in communication; several share them."""
-    started, before = time.perf_counter(), [ledger.communication_seconds for ledger in ledgers]
+def timed(ledger: Ledger) -> Iterator[None]:
+    """Count the seconds of what is done inside, and those of them spent in communication."""
+    started, before = time.perf_counter(), ledger.communication_seconds
     yield
-    seconds = (time.perf_counter() - started) / len(ledgers)
-    for ledger, communicated in zip(ledgers, before, strict=True):
-        ledger.costs.seconds += seconds
-        ledger.costs.communication_seconds += ledger.communication_seconds - communicated
+    ledger.costs.seconds += time.perf_counter() - started
+    ledger.costs.communication_seconds += ledger.communication_seconds - before
 
 
 def summable(count: float | torch.Tensor) -> float:

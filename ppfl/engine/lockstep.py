@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from ppfl.core.content import content
+from ppfl.engine.batch import Batch
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.mapping.laned import Laned
-from ppfl.engine.run import Run, play_round
+from ppfl.engine.run import Run
 from ppfl.interfaces.aggregator import is_sum
 
 if TYPE_CHECKING:
@@ -62,20 +65,24 @@ class Lockstep:
         Runs that are still "running" afterwards were stopped, and what they did is lost.
         """
         setup, active = self.runs[0].setup, self.runs
+        batch = Batch(active)
         yield from self._score(active, 0, active)
         for done in range(1, setup.num_rounds + 1):
             if wants_stop():
                 return
-            finite = play_round(active, done - 1)
-            lost = [run for run, is_finite in zip(active, finite, strict=True) if not is_finite]
+            is_finite = batch.play(done - 1)
+            lost = [] if is_finite.all() else [active[number] for number in torch.nonzero(~is_finite)[:, 0].tolist()]
             is_due = done % setup.evaluate_every == 0 or done == setup.num_rounds
-            if is_due or lost:
-                yield from self._score(active, done, active if is_due else lost, lost)
+            if not is_due and not lost:
+                continue
+            batch.settle()
+            yield from self._score(active, done, active if is_due else lost, lost)
             still = [run for run in active if run.status == "running"]
             if not still:
                 return
             if len(still) < len(active):
                 active = regrouped(still)
+                batch = Batch(active)
         for run in active:
             run.ledger.status = "complete"
 
@@ -89,7 +96,9 @@ class Lockstep:
 
 def regrouped(runs: Sequence[Run]) -> list[Run]:
     """Let some of the runs go on without the others."""
-    laned = Laned(*(run.setup for run in runs))
+    setups, laned = [run.setup for run in runs], runs[0].group.laned
+    if laned is None or len(laned.setups) != len(setups) or any(a is not b for a, b in zip(laned.setups, setups)):  # noqa: B905
+        laned = Laned(*setups)
     for run in runs:
         run.group.mapping = laned
     return list(runs)

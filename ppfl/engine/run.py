@@ -1,4 +1,4 @@
-"""A run of an engine: its server, its clients, its ledger; and the synchronous round, of one run or of several."""
+"""A run of an engine: its server, its clients, its ledger; and the synchronous round."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ppfl.engine.ledger import Ledger, Status, timed
 from ppfl.engine.participants import Downlink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from ppfl.core.types import Params, State
     from ppfl.engine.mapping.laned import Laned
@@ -41,49 +41,28 @@ class Run:
         return self.ledger.status
 
 
-def play_round(runs: Sequence[Run], round: int) -> list[bool]:
-    """θ, w ← one round of every run. Collective.
+def play_round(run: Run, round: int) -> bool:
+    """θ, w ← one round. Collective.
 
-    Several runs are computed together by the laned mapping that they share. Returns False for runs whose aggregate has
-    NaN or inf; their θ stays as it was.
+    Returns False when the aggregate has NaN or inf; θ stays as it was then.
     """
-    with timed([run.ledger for run in runs]):
-        setups = [run.setup for run in runs]
-        cohorts = [setup.cohort(round) for setup in setups]
-        downlinks = [Downlink(run.setup.algorithm, run.server, round) for run in runs]
-        likes = [run.setup.algorithm.uplink_like(run.server) for run in runs]
-        uplinks = _step(runs, downlinks, cohorts, round)
-        sent = [_counted(run, of_run) for run, of_run in zip(runs, uplinks, strict=True)]
-        aggregates = combine(setups, [run.server for run in runs], sent, cohorts, likes, round)
-        finite = []
-        for run, cohort, downlink, aggregate in zip(runs, cohorts, downlinks, aggregates, strict=True):
-            combined, num_nonfinite, num_bytes = aggregate
-            finite.append(all(math.isfinite(largest_entry(value)) for value in combined.values()))
-            if finite[-1]:
-                _serve(run, combined, cohort, round)
-            mine = cohort.intersection(run.group.clients)
-            run.ledger.count_bytes(downlink.num_bytes(mine), num_bytes)
-            run.ledger.costs.nonfinite_clients += num_nonfinite
-            run.ledger.costs.virtual_seconds += _virtual_seconds(run.setup, cohort, round)
-            run.ledger.told.check()
-    return finite
-
-
-def _step(
-    runs: Sequence[Run], downlinks: Sequence[Downlink], cohorts: Sequence[frozenset[int]], round: int
-) -> list[Iterable[AnyUplink]]:
-    """Run the clients; of one run they work as their uplinks are asked for."""
-    if len(runs) == 1:
-        group, setup = runs[0].group, runs[0].setup
+    with timed(run.ledger):
+        setup, group = run.setup, run.group
+        cohort = setup.cohort(round)
+        downlink = Downlink(setup.algorithm, run.server, round)
+        like = setup.algorithm.uplink_like(run.server)
         if round + 1 < setup.num_rounds:
             group.prefetch(setup.cohort(round + 1))
-        return [group.step(downlinks[0], cohorts[0], round)]
-    laned = runs[0].group.laned
-    assert laned is not None
-    rows, states = laned.step(downlinks, [run.group.lanes for run in runs], round)
-    for run, mine in zip(runs, states, strict=True):
-        run.group.keep_lanes(mine)
-    return [[one] for one in rows]
+        uplinks = _counted(run, group.step(downlink, cohort, round))  # clients work as their uplinks are asked for
+        aggregate = combine(setup, run.server, uplinks, cohort, like, round)
+        is_finite = all(math.isfinite(largest_entry(value)) for value in aggregate.params.values())
+        if is_finite:
+            _serve(run, aggregate.params, cohort, round)
+        run.ledger.count_bytes(downlink.num_bytes(cohort.intersection(group.clients)), aggregate.num_bytes)
+        run.ledger.costs.nonfinite_clients += aggregate.num_nonfinite
+        run.ledger.costs.virtual_seconds += _virtual_seconds(setup, cohort, round)
+        run.ledger.told.check()
+    return is_finite
 
 
 def _serve(run: Run, combined: Params, cohort: frozenset[int], round: int) -> None:

@@ -33,7 +33,7 @@ class Synchronous(Run):
         if self._done == 0:
             yield self._score(0)
         for round in range(self._done, self.setup.num_rounds):
-            (finite,) = play_round([self], round)
+            finite = play_round(self, round)
             done = round + 1
             if done % self.setup.evaluate_every == 0 or done == self.setup.num_rounds or not finite:
                 yield self._score(done, is_finite=finite)

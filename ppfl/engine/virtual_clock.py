@@ -62,7 +62,7 @@ class VirtualClock(AsynchronousEngine):
             for client in self._dispatcher.starters:
                 self._dispatch(client)
         for done in range(self._done + 1, self.setup.num_rounds + 1):
-            with timed([self.ledger]):
+            with timed(self.ledger):
                 finite = self._arrive(done - 1)
             if self._is_due(done, finite):
                 scored = self._score(done, finite)

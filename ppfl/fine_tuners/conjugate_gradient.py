@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveInt
 
-from ppfl.core.params import add_scaled, inner, ratio, zeros_like
+from ppfl.core.conjugate_gradients import can_solve, solve
+from ppfl.core.params import add_scaled, flatten, inner, named_pieces, ratio, zeros_like
 from ppfl.interfaces.method import FineTuner, Tuned
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ class ConjugateGradient(FineTuner):
         """
         if not local:
             return Tuned(local, 1.0 + self.steps)
-        residual = add_scaled(zeros_like(local), objective.local_gradient(shared, local, data), -1.0)
+        gradient, hessian = objective.local_gradient(shared, local, data), objective.constant_hessian(data)
+        if hessian is not None and can_solve(hessian):
+            lengths = {name: value.numel() for name, value in local.items()}
+            tuned = solve(hessian, flatten(gradient), flatten(local), self.steps)
+            return Tuned(named_pieces(tuned, lengths), 1.0 + self.steps)
+        residual = add_scaled(zeros_like(local), gradient, -1.0)
         move, direction = zeros_like(local), residual
         square = inner(residual, residual)
         steepest = torch.zeros_like(square)

@@ -142,6 +142,11 @@ class Objective(ABC):
         product: Params = transposed(direction)[0]
         return product
 
+    def constant_hessian(self, data: Data) -> torch.Tensor | None:
+        """Return ∇²_22 f_m, (n, n) over the local parameters one after another, where it is the same for all θ and w;
+        None where it is not, or is no matrix that is kept."""
+        return None
+
     @property
     def needs_iterations(self) -> str:
         """Why argmin_w f_m(θ, w) has no closed form; "" when it has one, which is `exact_local`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.matvec import matvec
-from ppfl.core.params import flatten
+from ppfl.core.params import flatten, named_pieces
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import Objective
 
@@ -73,17 +73,21 @@ class Quadratic(Objective):
         """Q_ll l − t."""
         data = self.advance(shared, data)
         product = matvec(data["local_curvature"], join(local, data["local_linear"]))
-        return cut(product - data["target"], self.local_lengths)
+        return named_pieces(product - data["target"], self.local_lengths)
 
     def local_hessian_product(self, shared: Params, local: Params, direction: Params, data: Data) -> Params:
         """Q_ll · direction."""
-        return cut(matvec(data["local_curvature"], join(direction, data["local_linear"])), self.local_lengths)
+        return named_pieces(matvec(data["local_curvature"], join(direction, data["local_linear"])), self.local_lengths)
+
+    def constant_hessian(self, data: Data) -> torch.Tensor | None:
+        """Q_ll."""
+        return data["local_curvature"]
 
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """Q_ss s + Q_sl l − c_s."""
         s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
         gradient = matvec(data["shared_curvature"], s) + matvec(data["cross"], l) - data["shared_linear"]
-        return cut(gradient, self.shared_lengths)
+        return named_pieces(gradient, self.shared_lengths)
 
     def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
         """(Q_ss s + Q_sl l − c_s, Q_ll l − t)."""
@@ -97,7 +101,7 @@ class Quadratic(Objective):
     def exact_local(self, shared: Params, data: Data) -> Params:
         """Q_ll⁺ t, the minimizer of least norm; (BᵀB)⁺ Bᵀ(y − Aθ) with w local."""
         data = self.advance(shared, data)
-        return cut(matvec(data["local_inverse"], data["target"]), self.local_lengths)
+        return named_pieces(matvec(data["local_inverse"], data["target"]), self.local_lengths)
 
     def shared_gradient_at_exact_local(self, theta: Params, blocks: Data) -> torch.Tensor:
         """∇_1 f_m(θ, w_m*(θ)), (D,), in float64 as the blocks are."""
@@ -112,15 +116,6 @@ class Quadratic(Objective):
 def join(params: Params, like: torch.Tensor) -> torch.Tensor:
     """Return the values as one vector, also when there are none."""
     return flatten(params) if params else torch.zeros_like(like)
-
-
-def cut(vector: torch.Tensor, lengths: dict[str, int]) -> Params:
-    """Return named pieces of a vector that nobody else keeps; they own their memory."""
-    # the vector itself: nobody else has it
-    if len(lengths) < 2:
-        return dict.fromkeys(lengths, vector)
-    pieces = torch.split(vector, list(lengths.values()))
-    return {name: piece.clone() for name, piece in zip(lengths, pieces, strict=True)}
 
 
 def exactly(params: Params) -> Params:

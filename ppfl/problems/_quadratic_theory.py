@@ -8,7 +8,8 @@ import torch
 
 from ppfl.interfaces.theory import Constants, Theory
 from ppfl.problems._quadratic_gram import gram_of, pseudo_inverse
-from ppfl.problems._quadratic_objective import column, cut
+from ppfl.core.params import named_pieces
+from ppfl.problems._quadratic_objective import column
 from ppfl.rows.exact_sum import ExactSum
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class QuadraticTheory(Theory):
         # the mean of all clients may be singular where θ has directions that nobody's data see: then the one of least
         # norm
         theta_star = pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / num_honest)
-        self.theta_star = cut(theta_star, objective.shared_lengths)
+        self.theta_star = named_pieces(theta_star, objective.shared_lengths)
         gradients = [objective.shared_gradient_at_exact_local(self.theta_star, blocks[client]) for client in honest]
         # gathered, and summed by everybody in the order of clients: a reduction would depend on the number of ranks
         squares = communicator.allgather_rows(column([gradient @ gradient for gradient in gradients]))

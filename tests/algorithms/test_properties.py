@@ -106,7 +106,7 @@ def test_uplinks_have_memory_of_their_own(name: str, problem: str) -> None:
         uplink, new = step.uplink, step.state
         kept = {value.data_ptr() for params in (message, *state.values(), *new.values()) for value in params.values()}
         assert not kept & {value.data_ptr() for value in uplink.values() if value.numel()}
-        play_round([running], round)
+        play_round(running, round)
 
 
 @pytest.mark.parametrize(("name", "problem"), EACH)

@@ -33,9 +33,9 @@ def some(shape: tuple[int, int], number: int, dtype: torch.dtype) -> tuple[list[
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the compiled loops, which are there where tests run, and as it is without Numba."""
     if request.param == "plain":
-        monkeypatch.setattr(module, "_compiled", lambda: None)
+        monkeypatch.setattr(module, "compiled_loops", lambda: None)
     else:
-        assert module._compiled() is not None
+        assert module.compiled_loops() is not None
 
 
 LAYOUTS: list[Callable[[torch.Tensor], torch.Tensor]] = [

@@ -93,7 +93,7 @@ def test_one_way_forth_and_back_for_a_chunk(monkeypatch: pytest.MonkeyPatch) -> 
 
     running = engine(**RUN, engine=TOGETHER)
     monkeypatch.setattr(_network.Network, "prefix", noting)
-    play_round([running], 0)
+    play_round(running, 0)
     sizes = [min(20, size) for size in running.setup.problem.client_data.num_train_samples]
     assert seen == [sum(sizes[:3]), sum(sizes[3:])]
 

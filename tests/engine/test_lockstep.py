@@ -15,7 +15,7 @@ from ppfl.config.grid import load_cells
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.ledger import Scored, StageCosts
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
-from ppfl.engine.mapping.laned import UnlikeRunsError
+from ppfl.engine.mapping.laned_servers import UnlikeRunsError
 from ppfl.engine.mapping.lanes import Lanes, as_lanes, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous

@@ -12,7 +12,7 @@ import torch
 
 from ppfl.core.content import content
 from ppfl.engine.mapping.laned_scores import LanedScores
-from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
+from ppfl.engine.mapping.lanes import as_lanes, stack, state_lanes, state_values, values_of
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import Mapping, UplinkRows, member, stack_states
 from ppfl.engine.participants import Downlink
@@ -31,10 +31,6 @@ NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, V
 """What functions raise that do with tensors what lanes cannot."""
 _known: dict[Hashable, bool] = {}
 """Whether lanes serve clients that do the same on data of the same kind."""
-
-
-class UnlikeRunsError(Exception):
-    """Servers of runs that were taken together send different names: their method branches and does not say so."""
 
 
 class Laned(Mapping):
@@ -72,38 +68,29 @@ class Laned(Mapping):
         self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
     ) -> tuple[list[UplinkRows], State]:
         """See Mapping; for one run."""
-        uplinks, new_states = self.step([downlink], [states], round)
-        return uplinks, new_states[0]
-
-    def step(
-        self, downlinks: Sequence[Downlink], states: Sequence[State], round: int
-    ) -> tuple[list[UplinkRows], list[State]]:
-        """Return what the clients of every run send, and their new states, (C, …) each."""
         try:
-            return self._side_by_side(self._messages(downlinks), states, round)
+            uplinks, lanes, report = self.step(self._messages(downlink), self.gather([states]), round)
         except NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
-            of_runs = zip(self.setups, downlinks, states, strict=True)
-            steps = [_one_by_one(setup, downlink, state, round) for setup, downlink, state in of_runs]
-            return [rows for rows, _ in steps], [state for _, state in steps]
+            return _one_by_one(self.setup, downlink, states, round)
+        return [UplinkRows(self.clients, uplinks, self.reports(report)[0])], self.of_runs(lanes)[0]
 
-    def _side_by_side(
-        self, message: Params, states: Sequence[State], round: int
-    ) -> tuple[list[UplinkRows], list[State]]:
+    def step(self, messages: Params, states: State, round: int) -> tuple[Params, State, Report]:
+        """Return what the clients of all runs send and their new states, values (L, …), and what they tell.
+
+        Messages and states are lanes. Raises what torch raises for what has no lanes.
+        """
         draws = self.drawn(lambda objective, client: self.algorithm.draws(objective, client, round, 1))
         algorithm = self.setup.algorithm_at(round)
-        step = algorithm.client(self.objective, message, self.gather(states), self.data, draws)
-        lanes = _values(step.state)
-        sent = {name: values_of(value) for name, value in step.uplink.items()}
-        reports = self._reports(step.report)
-        rows = [
-            UplinkRows(self.clients, self._of_run(sent, run), reports[run * self.num_clients :][: self.num_clients])
-            for run in range(len(self.problems))
-        ]
+        step = algorithm.client(self.objective, messages, states, self.data, draws)
+        return {name: values_of(value) for name, value in step.uplink.items()}, state_values(step.state), step.report
+
+    def of_runs(self, lanes: State) -> list[State]:
+        """Return the states of every run, (C, …), of values (L, …); `gather` knows them again."""
         self._lanes = lanes
         self._gathered = [
-            {group: self._of_run(params, run) for group, params in lanes.items()} for run in range(len(states))
+            {group: self._of_run(params, run) for group, params in lanes.items()} for run in range(len(self.problems))
         ]
-        return rows, self._gathered
+        return self._gathered
 
     def gather(self, states: Sequence[State]) -> State:
         """Return the states of all runs as lanes; without a copy where they are those of last time."""
@@ -114,24 +101,19 @@ class Laned(Mapping):
                 for group, params in states[0].items()
             }
             self._gathered = list(states)
-        return {group: {name: as_lanes(value) for name, value in of.items()} for group, of in self._lanes.items()}
+        return state_lanes(self._lanes)
 
-    def _messages(self, downlinks: Sequence[Downlink]) -> Params:
-        """Return what every client of every run is sent."""
-        to_all = [downlink.to_all for downlink in downlinks if downlink.to_all is not None]
-        if len(to_all) == len(downlinks):
-            return self.repeat(to_all)
-        of_runs = zip(downlinks, self.problems, strict=True)
-        own = [downlink.to(client) for downlink, problem in of_runs for client in problem.client_data.clients]
+    def _messages(self, downlink: Downlink) -> Params:
+        """Return what every client of one run is sent."""
+        if downlink.to_all is not None:
+            return self.repeat([downlink.to_all])
+        own = [downlink.to(client) for client in self.clients]
         if any(message.keys() != own[0].keys() for message in own):
             raise ValueError("messages of different names are no lanes")
         return {name: as_lanes(torch.stack([message[name] for message in own])) for name in own[0]}
 
     def repeat(self, messages: Sequence[Params]) -> Params:
         """Give every client the message of its run; all have the same names."""
-        for message in messages:
-            if message.keys() != messages[0].keys():
-                raise UnlikeRunsError(f"one run has {', '.join(message)}, another one {', '.join(messages[0])}")
         stacked = {name: torch.stack([message[name] for message in messages]) for name in messages[0]}
         return {name: as_lanes(values.repeat_interleave(self.num_clients, dim=0)) for name, values in stacked.items()}
 
@@ -150,22 +132,24 @@ class Laned(Mapping):
         can = len(pure) == len(self.problems) and not self.algorithm.branches_on_server
         return LanedScores(self, pure) if can else None
 
-    def _reports(self, report: Report) -> list[Report]:
-        """Return what every client told; numbers are the same for all, since functions do not branch on values."""
+    def reports(self, report: Report) -> list[list[Report]]:
+        """Return what every client of every run told; numbers are the same for all, since functions do not branch on
+        values."""
         numbers = {name: value for name, value in report.items() if isinstance(value, float | int)}
         lanes = {name: values_of(value) for name, value in report.items() if not isinstance(value, float | int)}
-        num_lanes = len(self.problems) * self.num_clients
-        if not lanes:
-            return [numbers] * num_lanes
-        return [{**numbers, **{name: value[row] for name, value in lanes.items()}} for row in range(num_lanes)]
+        of_lanes = [
+            {**numbers, **{name: value[row] for name, value in lanes.items()}} if lanes else numbers
+            for row in range(len(self.problems) * self.num_clients)
+        ]
+        return [of_lanes[first : first + self.num_clients] for first in range(0, len(of_lanes), self.num_clients)]
 
     def _of_run(self, params: Params, run: int) -> Params:
         first = run * self.num_clients
         return {name: value[first : first + self.num_clients] for name, value in params.items()}
 
 
-def _one_by_one(setup: Setup, downlink: Downlink, states: State, round: int) -> tuple[UplinkRows, State]:
-    """Return what `Laned.step` does, for one run, client after client."""
+def _one_by_one(setup: Setup, downlink: Downlink, states: State, round: int) -> tuple[list[UplinkRows], State]:
+    """Return what `Laned` does for one run, client after client."""
     loop, clients = Loop(setup), setup.problem.client_data.clients
     steps = [
         loop.one(client, member(states, row), downlink.to(client), round, round) for row, client in enumerate(clients)
@@ -173,7 +157,7 @@ def _one_by_one(setup: Setup, downlink: Downlink, states: State, round: int) -> 
     uplinks = [uplink for uplink, _ in steps]
     params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
     rows = UplinkRows(clients, params, [uplink.report for uplink in uplinks])
-    return rows, stack_states([state for _, state in steps])
+    return [rows], stack_states([state for _, state in steps])
 
 
 def _serves(setup: Setup) -> bool:
@@ -200,20 +184,14 @@ def _has_the_bits_of_one(setup: Setup) -> bool:
     message, data = Downlink(algorithm, server, 0).to(client), client_data.data(client, 0)
     state, draws = algorithm.init_client(shared, objective.init_local(client)), algorithm.draws(objective, client, 0, 1)
     alone = algorithm.client(objective, message, state, data, draws)
-    one_lane = {
-        group: {name: as_lanes(value) for name, value in of.items()} for group, of in stack_states([state]).items()
-    }
+    one_lane = state_lanes(stack_states([state]))
     try:
         step = algorithm.client(objective, stack([message]), one_lane, stack([data]), stack([draws]))
         uplink = {name: values_of(value)[0] for name, value in step.uplink.items()}
-        found = member(_values(step.state), 0)
+        found = member(state_values(step.state), 0)
     except NOT_FOR_LANES:
         return False
     return _bits({"": uplink, **found}) == _bits({"": alone.uplink, **alone.state})
-
-
-def _values(lanes: State) -> State:
-    return {group: {name: values_of(value) for name, value in params.items()} for group, params in lanes.items()}
 
 
 def _bits(state: State) -> dict[tuple[str, str], bytes]:

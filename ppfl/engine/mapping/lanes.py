@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from ppfl.core.conjugate_gradients import solve_all
 from ppfl.core.matvec import Matrices
+
+if TYPE_CHECKING:
+    from ppfl.core.types import State
 
 _ELEMENTWISE: frozenset[Any] = frozenset({
     torch.where, torch.maximum, torch.minimum, torch.zeros_like, torch.ones_like, torch.abs, torch.sqrt, torch.clone,
@@ -175,6 +179,10 @@ class MatrixLanes:
         """Return the same products by `ppfl.core.matvec`, all in one call."""
         return as_lanes(self._ready.times(values_of(vectors)))
 
+    def solve(self, gradients: torch.Tensor, starts: torch.Tensor, steps: int) -> torch.Tensor:
+        """Return the systems' solutions by `ppfl.core.conjugate_gradients`, all in one call."""
+        return as_lanes(solve_all(self._ready, values_of(gradients), values_of(starts), steps))
+
     @cached_property
     def _ready(self) -> Matrices:
         return Matrices(self.matrices)
@@ -188,6 +196,16 @@ def as_lanes(values: torch.Tensor) -> torch.Tensor:
 def values_of(lanes: torch.Tensor) -> torch.Tensor:
     """Return all lanes, (L, …)."""
     return cast("Lanes", lanes).values
+
+
+def state_lanes(values: State) -> State:
+    """Return groups of named values, (L, …) each, as lanes."""
+    return {group: {name: as_lanes(value) for name, value in of.items()} for group, of in values.items()}
+
+
+def state_values(lanes: State) -> State:
+    """Return groups of named lanes as values, (L, …) each."""
+    return {group: {name: values_of(value) for name, value in of.items()} for group, of in lanes.items()}
 
 
 def stack(tensors: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -206,15 +224,17 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _elementwise(function: Callable[..., torch.Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Lanes:
     """Apply an element-wise function; lanes of fewer dimensions are broadcast within their lane."""
-    ndim = max(arg.ndim for arg in args if isinstance(arg, Lanes))
-    return Lanes(function(*(_aligned(arg, ndim) for arg in args), **kwargs))
+    widest = max((arg for arg in args if isinstance(arg, Lanes)), key=lambda lanes: lanes.ndim)
+    return Lanes(function(*(_aligned(arg, widest) for arg in args), **kwargs))
 
 
-def _aligned(arg: Any, ndim: int) -> Any:
-    if isinstance(arg, Lanes):
-        missing = ndim - arg.ndim
-        return arg.values.reshape(-1, *[1] * missing, *arg.shape) if missing else arg.values
-    return arg
+def _aligned(arg: Any, widest: Lanes) -> Any:
+    if not isinstance(arg, Lanes):
+        return arg
+    values, missing = arg.values, widest.ndim - arg.ndim
+    if missing and not arg.ndim and values.is_floating_point() and widest.values.is_floating_point():
+        values = values.to(widest.dtype)  # numbers do not change the type of what they multiply
+    return values.reshape(-1, *[1] * missing, *arg.shape) if missing else values
 
 
 def _one_by_one(function: Callable[..., torch.Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Lanes:

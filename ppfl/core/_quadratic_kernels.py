@@ -1,28 +1,31 @@
-"""The loops of `ppfl.core.matvec`, compiled at first use and kept on the disk for later processes.
+"""The loops of `ppfl.core.matvec` and `ppfl.core.conjugate_gradients`, compiled at first use and kept on the disk.
 
-No flag of fast mathematics is set, so that no compiler may add in another order or round a product and a sum at once.
+They are in one file, since Numba compiles a kept function anew when its own file has changed, and not when one has that
+it calls. No flag of fast mathematics is set, so that no compiler may add in another order or round a product and a sum at once.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
 from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
+    from numpy.typing import NDArray
 
-    Function = TypeVar("Function", bound=Callable[..., None])
+    Numbers = NDArray[np.floating[Any]]
+    Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _compile(function: Function) -> Function:
     try:
-        compiled: Any = njit(cache=True, nogil=True)(function)
+        compiled: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # neither the folder of this file nor one of the user can be written to
-        compiled = njit(nogil=True)(function)
+        compiled = njit(nogil=True, error_model="numpy")(function)
     return cast("Function", compiled)
 
 
@@ -102,3 +105,69 @@ def products(
     out = carray(_numbers_at(y, zero), (len(addresses), num_rows))
     for lane in order:
         _multiply(addresses[lane], has_columns, vectors[lane], out[lane], zero)
+
+
+@_compile
+def _inner(x: Numbers, y: Numbers, zero: float) -> float:
+    """Eight sums at a time, each of every eighth product, since a sum has to wait for its last addition."""
+    a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
+    whole = len(x) - len(x) % 8
+    for i in range(0, whole, 8):
+        a += x[i] * y[i]
+        b += x[i + 1] * y[i + 1]
+        c += x[i + 2] * y[i + 2]
+        d += x[i + 3] * y[i + 3]
+        e += x[i + 4] * y[i + 4]
+        f += x[i + 5] * y[i + 5]
+        g += x[i + 6] * y[i + 6]
+        h += x[i + 7] * y[i + 7]
+    total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    for i in range(whole, len(x)):
+        total += x[i] * y[i]
+    return total
+
+
+@_compile
+def _ratio(numerator: float, denominator: float, zero: float) -> float:
+    return zero if denominator == zero else numerator / denominator
+
+
+@_compile
+def _solve(
+    address: int, has_columns: bool, gradient: Numbers, start: Numbers, tuned: Numbers, steps: int, rounding: float,
+    zero: float,
+) -> None:  # fmt: skip
+    residual, product = -gradient, np.empty_like(gradient)
+    direction, move = residual.copy(), np.zeros_like(gradient)
+    square, steepest = _inner(residual, residual, zero), zero
+    start_square, local_square = square, _inner(start, start, zero)
+    for _ in range(steps):
+        _multiply(address, has_columns, direction, product, zero)
+        curvature = _inner(direction, product, zero)
+        steepest = max(steepest, _ratio(curvature, _inner(direction, direction, zero), zero))
+        solved = square <= rounding * rounding * (start_square + steepest * steepest * local_square)
+        step = zero if solved or curvature <= zero else square / curvature
+        for i in range(len(move)):
+            move[i] += direction[i] * step
+            residual[i] -= product[i] * step
+        old_square, square = square, _inner(residual, residual, zero)
+        factor = _ratio(square, old_square, zero)
+        for i in range(len(direction)):
+            direction[i] = residual[i] + direction[i] * factor
+    for i in range(len(tuned)):
+        tuned[i] = start[i] + move[i]
+
+
+@_compile
+def solve(
+    addresses: np.ndarray, order: np.ndarray, has_columns: bool, gradients: int, starts: int, tuned: int, length: int,
+    steps: int, rounding: float, zero: float,
+) -> None:  # fmt: skip
+    """tuned_l = start_l + p_l, one l after another in the given order; vectors (L, n) are given by their addresses."""
+    shape = (len(addresses), length)
+    of_gradients, of_starts = carray(_numbers_at(gradients, zero), shape), carray(_numbers_at(starts, zero), shape)
+    of_tuned = carray(_numbers_at(tuned, zero), shape)
+    for lane in order:
+        _solve(
+            addresses[lane], has_columns, of_gradients[lane], of_starts[lane], of_tuned[lane], steps, rounding, zero
+        )  # fmt: skip

@@ -1,0 +1,107 @@
+"""Conjugate gradients on small constant matrices, many systems in one call, whose bits depend on their numbers alone.
+
+Products are those of `ppfl.core.matvec`. An inner product is eight sums of every eighth term, these added in pairs, and
+then the terms that are left: one fixed order, that of no BLAS. Compiled by Numba where that is installed; without it
+the same bits come more slowly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ppfl.core.matvec import Matrices, compiled_loops, is_served, zero_of
+
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from numpy.typing import NDArray
+
+    from ppfl.core.matvec import StandIn
+
+    _Number: TypeAlias = np.floating[Any]
+    _Numbers: TypeAlias = NDArray[np.floating[Any]]
+
+_SUMS = 8
+
+
+def can_solve(matrix: torch.Tensor | StandIn) -> bool:
+    """Say whether `solve` serves a matrix: on the CPU, in float32 or float64, where no derivatives are taken."""
+    return not isinstance(matrix, torch.Tensor) or is_served(matrix)
+
+
+def solve(matrix: torch.Tensor | StandIn, gradient: torch.Tensor, start: torch.Tensor, steps: int) -> torch.Tensor:
+    """w + p, p from `steps` steps on A p = −g that begin at 0, (n, n), (n,), (n,) -> (n,).
+
+    Source: Hestenes & Stiefel 1952. A residual no larger than its own rounding, of which A and w are parts, ends the
+    steps, and so does a direction of no positive curvature.
+    """
+    if not isinstance(matrix, torch.Tensor):
+        return matrix.solve(gradient, start, steps)
+    return solve_all(Matrices([matrix]), gradient.unsqueeze(0), start.unsqueeze(0), steps)[0]
+
+
+def solve_all(matrices: Matrices, gradients: torch.Tensor, starts: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return the same for L systems, gradients and starts (L, n). Raises ValueError for other shapes."""
+    num_rows, num_columns = matrices.matrices[0].shape
+    shape = (len(matrices.matrices), num_columns)
+    if num_rows != num_columns or gradients.shape != shape or starts.shape != shape:
+        raise ValueError(f"{shape[0]} systems {num_rows}×{num_columns}, {gradients.shape} and {starts.shape} vectors")
+    gradients, starts = gradients.contiguous(), starts.contiguous()
+    tuned, zero = torch.empty_like(starts), zero_of(starts.dtype)
+    rounding = type(zero)(np.finfo(type(zero)).eps * math.sqrt(num_columns))
+    loops = compiled_loops()
+    if loops is None:
+        with np.errstate(all="ignore"):  # as compiled loops do: a run that diverges says so by its numbers
+            for lane, matrix in enumerate(matrices.matrices):
+                tuned[lane] = torch.from_numpy(
+                    _solve_plainly(matrix, gradients[lane].numpy(), starts[lane].numpy(), steps, rounding, zero)
+                )
+        return tuned
+    places = gradients.data_ptr(), starts.data_ptr(), tuned.data_ptr()
+    loops.solve(
+        matrices.addresses, matrices.order, matrices.has_columns, *places, num_columns, steps, rounding, zero
+    )  # fmt: skip
+    return tuned
+
+
+def _solve_plainly(
+    matrix: torch.Tensor, gradient: _Numbers, start: _Numbers, steps: int, rounding: _Number, zero: _Number
+) -> _Numbers:
+    """Do what the compiled loop does, operation by operation."""
+    residual, move = -gradient, np.zeros_like(gradient)
+    direction, steepest = residual, zero
+    square = start_square = _inner(residual, residual)
+    local_square = _inner(start, start)
+    for _ in range(steps):
+        product = Matrices([matrix]).times(torch.from_numpy(direction).unsqueeze(0))[0].numpy()
+        curvature = _inner(direction, product)
+        steepest = max(steepest, _ratio(curvature, _inner(direction, direction)))
+        solved = square <= rounding * rounding * (start_square + steepest * steepest * local_square)
+        step = zero if solved or curvature <= zero else square / curvature
+        move = move + direction * step
+        residual = residual - product * step
+        old_square, square = square, _inner(residual, residual)
+        direction = residual + direction * _ratio(square, old_square)
+    return start + move
+
+
+def _inner(x: _Numbers, y: _Numbers) -> _Number:
+    terms = x * y
+    whole = len(terms) - len(terms) % _SUMS
+    sums = np.zeros(_SUMS, terms.dtype)
+    for row in terms[:whole].reshape(-1, _SUMS):
+        sums = sums + row
+    while len(sums) > 1:
+        sums = sums[::2] + sums[1::2]
+    total: _Number = sums[0]
+    for term in terms[whole:]:
+        total = total + term
+    return total
+
+
+def _ratio(numerator: _Number, denominator: _Number) -> _Number:
+    return numerator * 0 if denominator == 0 else numerator / denominator
