@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 if TYPE_CHECKING:
@@ -42,18 +44,94 @@ def _cast(context: Any, address: Any, like: Any) -> Any:
 _numbers_at: Any = intrinsic(_cast)
 
 
+def _block(num_vectors: int, num_pieces: int) -> Any:
+    """Return what adds up columns for some vectors and 8 · `num_pieces` rows, whose sums stay in registers."""
+
+    def typed(
+        context: Any, columns: Any, first: Any, num_rows: Any, x: Any, num_columns: Any, y: Any, like: Any
+    ) -> Any:  # fmt: skip
+        signature = types.void(columns, first, num_rows, x, num_columns, y, like)  # type: ignore[no-untyped-call]
+
+        def generate(target: Any, builder: Any, of: Any, arguments: Any) -> Any:
+            number = target.get_value_type(like)
+            eight, size = ir.VectorType(number, _EIGHT), like.bitwidth // 8
+            columns, first, num_rows, x, num_columns, y, _ = arguments
+            columns = builder.inttoptr(columns, number.as_pointer())
+            vectors, results = (
+                [builder.inttoptr(builder.extract_value(of, k), number.as_pointer()) for k in range(num_vectors)]
+                for of in (x, y)
+            )
+
+            def piece_at(start: Any, index: Any) -> Any:
+                return builder.bitcast(builder.gep(start, [index]), eight.as_pointer())
+
+            def row(piece: int) -> Any:
+                return builder.add(first, ir.Constant(first.type, _EIGHT * piece))
+
+            pairs = [(vector, piece) for vector in range(num_vectors) for piece in range(num_pieces)]
+            nothing = ir.Constant(eight, [0.0] * _EIGHT)
+            sums = {pair: cgutils.alloca_once_value(builder, nothing) for pair in pairs}
+            with cgutils.for_range(builder, num_columns) as loop:
+                start = builder.mul(loop.index, num_rows)
+                column = [
+                    builder.load(piece_at(columns, builder.add(start, row(piece))), align=size)
+                    for piece in range(num_pieces)
+                ]
+                for vector in range(num_vectors):
+                    factor = builder.load(builder.gep(vectors[vector], [loop.index]))
+                    one = builder.insert_element(ir.Constant(eight, ir.Undefined), factor, ir.Constant(_INT, 0))
+                    factors = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, _EIGHT), [0] * _EIGHT))
+                    for piece in range(num_pieces):
+                        place = sums[vector, piece]
+                        builder.store(builder.fadd(builder.load(place), builder.fmul(column[piece], factors)), place)
+            for (vector, piece), place in sums.items():
+                builder.store(builder.load(place), piece_at(results[vector], row(piece)), align=size)
+            return target.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(typed)
+
+
+_EIGHT, _INT = 8, ir.IntType(32)
+_eight_of_one, _many_of_one = _block(1, 1), _block(1, 4)
+_eight_of_four, _many_of_four = _block(4, 1), _block(4, 2)
+
+
 @_compile
-def _add_columns(columns: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
-    """Columns are in one piece: four of them at a time, so that y is read and written once for four."""
-    y[:] = 0
-    whole = len(x) - len(x) % 4
-    for j in range(0, whole, 4):
-        a, b, c, d = columns[j], columns[j + 1], columns[j + 2], columns[j + 3]
-        for i in range(len(y)):
-            y[i] = (((y[i] + a[i] * x[j]) + b[i] * x[j + 1]) + c[i] * x[j + 2]) + d[i] * x[j + 3]
-    for j in range(whole, len(x)):
-        for i in range(len(y)):
-            y[i] += columns[j, i] * x[j]
+def _add_columns(columns: int, num_rows: int, x: int, num_columns: int, y: int, zero: float) -> None:
+    """y = A x, all given by their addresses: as many rows at a time as registers hold."""
+    row = 0
+    while row + 32 <= num_rows:
+        _many_of_one(columns, row, num_rows, (x,), num_columns, (y,), zero)
+        row += 32
+    while row < num_rows and num_rows >= 8:
+        # the last eight rows, some of them once more: the same numbers come out again
+        row = min(row, num_rows - 8)
+        _eight_of_one(columns, row, num_rows, (x,), num_columns, (y,), zero)
+        row += 8
+    if num_rows < 8:
+        matrix = carray(_numbers_at(columns, zero), (num_columns, num_rows))
+        vector, out = carray(_numbers_at(x, zero), num_columns), carray(_numbers_at(y, zero), num_rows)
+        for i in range(num_rows):
+            out[i] = zero
+            for j in range(num_columns):
+                out[i] += matrix[j, i] * vector[j]
+
+
+@_compile
+def _add_columns_for_four(
+    columns: int, num_rows: int, x: tuple[int, ...], num_columns: int, y: tuple[int, ...], zero: float
+) -> None:
+    """Do the same for four vectors, m ≥ 8: a column is read once for all."""
+    row = 0
+    while row + 16 <= num_rows:
+        _many_of_four(columns, row, num_rows, x, num_columns, y, zero)
+        row += 16
+    while row < num_rows:
+        row = min(row, num_rows - 8)
+        _eight_of_four(columns, row, num_rows, x, num_columns, y, zero)
+        row += 8
 
 
 @_compile
@@ -80,31 +158,51 @@ def _sum_rows(rows: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
 
 
 @_compile
-def _multiply(address: int, has_columns: bool, x: np.ndarray, y: np.ndarray, zero: float) -> None:
-    numbers = _numbers_at(address, zero)
+def product(address: int, has_columns: bool, x: int, y: int, num_rows: int, num_columns: int, zero: float) -> None:
+    """y = A x, (m, n) times (n,), all given by their addresses; numbers are of the type of `zero`."""
     if has_columns:
-        _add_columns(carray(numbers, (len(x), len(y))), x, y)
-    else:
-        _sum_rows(carray(numbers, (len(y), len(x))), x, y)
+        _add_columns(address, num_rows, x, num_columns, y, zero)
+        return
+    rows = carray(_numbers_at(address, zero), (num_rows, num_columns))
+    _sum_rows(rows, carray(_numbers_at(x, zero), num_columns), carray(_numbers_at(y, zero), num_rows))
 
 
 @_compile
-def product(address: int, has_columns: bool, x: int, y: int, num_rows: int, num_columns: int, zero: float) -> None:
-    """y = A x, (m, n) times (n,), all given by their addresses; numbers are of the type of `zero`."""
-    vector, out = carray(_numbers_at(x, zero), num_columns), carray(_numbers_at(y, zero), num_rows)
-    _multiply(address, has_columns, vector, out, zero)
+def _multiply(
+    address: int, lanes: np.ndarray, num_rows: int, num_columns: int, x: int, y: int, num_bytes: int, zero: float
+) -> None:
+    """y_l = A x_l for the lanes that share a matrix whose columns are in one piece; x: (L, n), y: (L, m)."""
+    k, width, height = 0, num_columns * num_bytes, num_rows * num_bytes
+    while k + 4 <= len(lanes) and num_rows >= 8:
+        a, b, c, d = lanes[k], lanes[k + 1], lanes[k + 2], lanes[k + 3]
+        vectors = (x + a * width, x + b * width, x + c * width, x + d * width)
+        results = (y + a * height, y + b * height, y + c * height, y + d * height)
+        _add_columns_for_four(address, num_rows, vectors, num_columns, results, zero)
+        k += 4
+    for lane in lanes[k:]:
+        _add_columns(address, num_rows, x + lane * width, num_columns, y + lane * height, zero)
+
+
+@_compile
+def _end_of_shared(addresses: np.ndarray, start: int) -> int:
+    """Return the end of the lanes from `start` on that share a matrix, at most eight."""
+    end = start + 1
+    while end < len(addresses) and end < start + 8 and addresses[end] == addresses[start]:
+        end += 1
+    return end
 
 
 @_compile
 def products(
-    addresses: np.ndarray, order: np.ndarray, has_columns: bool, x: int, y: int, num_rows: int, num_columns: int,
+    addresses: np.ndarray, order: np.ndarray, x: int, y: int, num_rows: int, num_columns: int, num_bytes: int,
     zero: float,
 ) -> None:  # fmt: skip
-    """y_l = A_l x_l, one l after another in the given order; x: (L, n), y: (L, m)."""
-    vectors = carray(_numbers_at(x, zero), (len(addresses), num_columns))
-    out = carray(_numbers_at(y, zero), (len(addresses), num_rows))
-    for lane in order:
-        _multiply(addresses[lane], has_columns, vectors[lane], out[lane], zero)
+    """y_l = A_l x_l, x: (L, n), y: (L, m). Addresses are those of lanes in the given order, columns in one piece."""
+    start = 0
+    while start < len(order):
+        end = _end_of_shared(addresses, start)
+        _multiply(addresses[start], order[start:end], num_rows, num_columns, x, y, num_bytes, zero)
+        start = end
 
 
 @_compile
@@ -134,40 +232,54 @@ def _ratio(numerator: float, denominator: float, zero: float) -> float:
 
 @_compile
 def _solve(
-    address: int, has_columns: bool, gradient: Numbers, start: Numbers, tuned: Numbers, steps: int, rounding: float,
-    zero: float,
+    address: int, lanes: np.ndarray, gradients: Numbers, starts: Numbers, tuned: Numbers, space: Numbers, steps: int,
+    rounding: float, zero: float,
 ) -> None:  # fmt: skip
-    residual, product = -gradient, np.empty_like(gradient)
-    direction, move = residual.copy(), np.zeros_like(gradient)
-    square, steepest = _inner(residual, residual, zero), zero
-    start_square, local_square = square, _inner(start, start, zero)
+    """tuned_l = start_l + p_l for the lanes that share a matrix: it stays in the nearest cache; space: (4, 8, n)."""
+    length, num_bytes, rows = starts.shape[1], starts.itemsize, np.arange(len(lanes))
+    residuals, moves, directions, products_ = space[0], space[1], space[2], space[3]
+    # squared lengths: of the residual now and at the start, and of w; and the largest curvature of a direction so far
+    numbers = np.empty((4, len(lanes)), starts.dtype)
+    squares, start_squares, local_squares, steepest = numbers[0], numbers[1], numbers[2], numbers[3]
+    for k, lane in enumerate(lanes):
+        for i in range(length):
+            residuals[k, i] = directions[k, i] = -gradients[lane, i]
+            moves[k, i] = zero
+        squares[k] = start_squares[k] = _inner(residuals[k], residuals[k], zero)
+        local_squares[k], steepest[k] = _inner(starts[lane], starts[lane], zero), zero
     for _ in range(steps):
-        _multiply(address, has_columns, direction, product, zero)
-        curvature = _inner(direction, product, zero)
-        steepest = max(steepest, _ratio(curvature, _inner(direction, direction, zero), zero))
-        solved = square <= rounding * rounding * (start_square + steepest * steepest * local_square)
-        step = zero if solved or curvature <= zero else square / curvature
-        for i in range(len(move)):
-            move[i] += direction[i] * step
-            residual[i] -= product[i] * step
-        old_square, square = square, _inner(residual, residual, zero)
-        factor = _ratio(square, old_square, zero)
-        for i in range(len(direction)):
-            direction[i] = residual[i] + direction[i] * factor
-    for i in range(len(tuned)):
-        tuned[i] = start[i] + move[i]
+        places = directions.ctypes.data, products_.ctypes.data
+        _multiply(address, rows, length, length, places[0], places[1], num_bytes, zero)
+        for k in rows:
+            residual, direction, move, product_ = residuals[k], directions[k], moves[k], products_[k]
+            curvature = _inner(direction, product_, zero)
+            steepest[k] = max(steepest[k], _ratio(curvature, _inner(direction, direction, zero), zero))
+            limit = rounding * rounding * (start_squares[k] + steepest[k] * steepest[k] * local_squares[k])
+            step = zero if squares[k] <= limit or curvature <= zero else squares[k] / curvature
+            for i in range(length):
+                move[i] += direction[i] * step
+                residual[i] -= product_[i] * step
+            old_square, squares[k] = squares[k], _inner(residual, residual, zero)
+            factor = _ratio(squares[k], old_square, zero)
+            for i in range(length):
+                direction[i] = residual[i] + direction[i] * factor
+    for k, lane in enumerate(lanes):
+        for i in range(length):
+            tuned[lane, i] = starts[lane, i] + moves[k, i]
 
 
 @_compile
 def solve(
-    addresses: np.ndarray, order: np.ndarray, has_columns: bool, gradients: int, starts: int, tuned: int, length: int,
-    steps: int, rounding: float, zero: float,
+    addresses: np.ndarray, order: np.ndarray, gradients: int, starts: int, tuned: int, length: int, steps: int,
+    rounding: float, zero: float,
 ) -> None:  # fmt: skip
-    """tuned_l = start_l + p_l, one l after another in the given order; vectors (L, n) are given by their addresses."""
-    shape = (len(addresses), length)
+    """tuned_l = start_l + p_l; vectors (L, n) are given by their addresses, matrices as in `products`."""
+    shape = (len(order), length)
     of_gradients, of_starts = carray(_numbers_at(gradients, zero), shape), carray(_numbers_at(starts, zero), shape)
     of_tuned = carray(_numbers_at(tuned, zero), shape)
-    for lane in order:
-        _solve(
-            addresses[lane], has_columns, of_gradients[lane], of_starts[lane], of_tuned[lane], steps, rounding, zero
-        )  # fmt: skip
+    space, start = np.empty((4, 8, length), of_starts.dtype), 0
+    while start < len(order):
+        end = _end_of_shared(addresses, start)
+        lanes = order[start:end]
+        _solve(addresses[start], lanes, of_gradients, of_starts, of_tuned, space, steps, rounding, zero)
+        start = end

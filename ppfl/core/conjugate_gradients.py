@@ -62,9 +62,7 @@ def solve_all(matrices: Matrices, gradients: torch.Tensor, starts: torch.Tensor,
                 )
         return tuned
     places = gradients.data_ptr(), starts.data_ptr(), tuned.data_ptr()
-    loops.solve(
-        matrices.addresses, matrices.order, matrices.has_columns, *places, num_columns, steps, rounding, zero
-    )  # fmt: skip
+    loops.solve(matrices.addresses, matrices.order, *places, num_columns, steps, rounding, zero)
     return tuned
 
 

@@ -61,16 +61,20 @@ def by_columns(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Matrices:
-    """L matrices of one shape on the CPU, each where it is; they are not copied if rows or columns are in one piece."""
+    """L matrices of one shape on the CPU, each where it is if its columns are in one piece, else copied once."""
 
     def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
         if any(one.shape != matrices[0].shape or one.dtype != matrices[0].dtype or not one.is_cpu for one in matrices):
             raise ValueError("matrices of different shapes, number types or devices")
-        self.has_columns = matrices[0].T.is_contiguous()
-        self.matrices = [matrix if self._is_whole(matrix) else self._whole(matrix) for matrix in matrices]
-        self.addresses = np.array([matrix.data_ptr() for matrix in self.matrices])
-        # what several lanes share is used up while it is in the cache; the order of products changes none of them
-        self.order = np.argsort(self.addresses, kind="stable")
+        copies: dict[tuple[int, ...], torch.Tensor] = {}
+        for matrix in matrices:
+            if not matrix.T.is_contiguous():
+                copies.setdefault(_place(matrix), by_columns(matrix))
+        self.matrices = [copies.get(_place(matrix), matrix) for matrix in matrices]
+        addresses = np.array([matrix.data_ptr() for matrix in self.matrices])
+        # what several lanes share is read once for all; the order of products changes none of them
+        self.order = np.argsort(addresses, kind="stable")
+        self.addresses = addresses[self.order]
 
     def times(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the product of every matrix with its vector, (L, n) -> (L, m). Raises ValueError for another shape."""
@@ -85,8 +89,8 @@ class Matrices:
             self._plainly(vectors.numpy(), products.numpy())
         else:
             places = vectors.data_ptr(), products.data_ptr()
-            sizes = num_rows, num_columns, zero_of(vectors.dtype)
-            loops.products(self.addresses, self.order, self.has_columns, *places, *sizes)
+            sizes = num_rows, num_columns, vectors.element_size(), zero_of(vectors.dtype)
+            loops.products(self.addresses, self.order, *places, *sizes)
         return products
 
     def _plainly(self, vectors: np.ndarray, products: np.ndarray) -> None:
@@ -96,11 +100,9 @@ class Matrices:
                 for column, factor in zip(matrix.T.numpy(), vector, strict=True):
                     product += column * factor
 
-    def _is_whole(self, matrix: torch.Tensor) -> bool:
-        return (matrix.T if self.has_columns else matrix).is_contiguous()
 
-    def _whole(self, matrix: torch.Tensor) -> torch.Tensor:
-        return by_columns(matrix) if self.has_columns else matrix.contiguous()
+def _place(matrix: torch.Tensor) -> tuple[int, ...]:
+    return (matrix.data_ptr(), *matrix.stride())
 
 
 def is_served(matrix: torch.Tensor) -> bool:
