@@ -31,8 +31,9 @@ class LanedServers:
     def __init__(self, setups: Sequence[Setup], servers: Sequence[State]) -> None:
         self._setups = setups
         self._values = _stacked(servers)
-        self._steps = [setup.algorithm for setup in setups]
-        self._merged = merged(self._steps)
+        # asked once: without schedules a method is the same in all rounds
+        self._follow_schedules = any(setup.algorithm.schedules() for setup in setups)
+        self._merged = merged([setup.algorithm for setup in setups])
 
     def of_run(self, run: int) -> State:
         """Return the state of one server, in memory of its own."""
@@ -95,10 +96,7 @@ class LanedServers:
         return algorithm.server_of_cohort(self.of_run(run), mine, setup.server_optimizer, round, 1.0)
 
     def _algorithm(self, round: int) -> Algorithm:
-        steps = [setup.algorithm_at(round) for setup in self._setups]
-        if any(new is not old for new, old in zip(steps, self._steps, strict=True)):  # some follow a schedule
-            self._steps, self._merged = steps, merged(steps)
-        return self._merged
+        return merged([setup.algorithm_at(round) for setup in self._setups]) if self._follow_schedules else self._merged
 
     @property
     def _lanes(self) -> State:
