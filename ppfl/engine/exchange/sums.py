@@ -48,8 +48,8 @@ def weighted_mean(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Par
 def weighted_means(setups: Sequence[Setup], uplinks: Sequence[UplinkRows]) -> torch.Tensor:
     """Return the same for several runs whose clients are all in this process and take part, (R, D)."""
     weights = torch.tensor([setup.client_weights for setup in setups], dtype=torch.float64)
-    terms = torch.stack([_matrix(rows) for rows in uplinks]) * weights.unsqueeze(-1)
-    return exact_sums(terms) / weights.sum(dim=1, keepdim=True)
+    terms = torch.stack([_matrix(rows) for rows in uplinks])
+    return exact_sums(terms, weights) / weights.sum(dim=1, keepdim=True)
 
 
 def _terms(uplink: Uplink | UplinkSum) -> Iterable[torch.Tensor]:
