@@ -182,6 +182,14 @@ def test_functions_of_one_client_can_be_vectorized():
         torch.testing.assert_close(together[number], alone, rtol=1e-12, atol=1e-12)
 
 
+def test_objectives_are_equal_whatever_the_numbers_of_their_problems():
+    one, other = (small(seed=3, zeta=zeta, noise=noise).objective for zeta, noise in ((1.0, 0.0), (2.0, 0.5)))
+    assert one == other
+    assert hash(one) == hash(other)
+    for odd in ({"seed": 4}, {"dtype": torch.float32}, {"local_dimension": 3}, {"split": {"local": ["theta"]}}):
+        assert small(**{"seed": 3, **odd}).objective != one
+
+
 def test_seed_is_everything():
     first, again, other = small(seed=3), small(seed=3), small(seed=4)
     for client in range(5):

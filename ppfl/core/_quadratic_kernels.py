@@ -6,29 +6,20 @@ it calls. No flag of fast mathematics is set, so that no compiler may add in ano
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from ppfl.core.compiled import compiled
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.floating[Any]]
-    Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _compile(function: Function) -> Function:
-    try:
-        compiled: Any = njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # neither the folder of this file nor one of the user can be written to
-        compiled = njit(nogil=True, error_model="numpy")(function)
-    return cast("Function", compiled)
 
 
 def _cast(context: Any, address: Any, like: Any) -> Any:
@@ -98,7 +89,7 @@ _eight_of_one, _many_of_one = _block(1, 1), _block(1, 4)
 _eight_of_four, _many_of_four = _block(4, 1), _block(4, 2)
 
 
-@_compile
+@compiled
 def _add_columns(columns: int, num_rows: int, x: int, num_columns: int, y: int, zero: float) -> None:
     """y = A x, all given by their addresses: as many rows at a time as registers hold."""
     row = 0
@@ -119,7 +110,7 @@ def _add_columns(columns: int, num_rows: int, x: int, num_columns: int, y: int, 
                 out[i] += matrix[j, i] * vector[j]
 
 
-@_compile
+@compiled
 def _add_columns_for_four(
     columns: int, num_rows: int, x: tuple[int, ...], num_columns: int, y: tuple[int, ...], zero: float
 ) -> None:
@@ -134,7 +125,7 @@ def _add_columns_for_four(
         row += 8
 
 
-@_compile
+@compiled
 def _sum_rows(rows: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
     """Rows are in one piece: eight sums at a time, since each has to wait for its last addition."""
     y[:] = 0
@@ -157,7 +148,7 @@ def _sum_rows(rows: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
             y[i] += rows[i, j] * x[j]
 
 
-@_compile
+@compiled
 def product(address: int, has_columns: bool, x: int, y: int, num_rows: int, num_columns: int, zero: float) -> None:
     """y = A x, (m, n) times (n,), all given by their addresses; numbers are of the type of `zero`."""
     if has_columns:
@@ -167,7 +158,7 @@ def product(address: int, has_columns: bool, x: int, y: int, num_rows: int, num_
     _sum_rows(rows, carray(_numbers_at(x, zero), num_columns), carray(_numbers_at(y, zero), num_rows))
 
 
-@_compile
+@compiled
 def _multiply(
     address: int, lanes: np.ndarray, num_rows: int, num_columns: int, x: int, y: int, num_bytes: int, zero: float
 ) -> None:
@@ -183,7 +174,7 @@ def _multiply(
         _add_columns(address, num_rows, x + lane * width, num_columns, y + lane * height, zero)
 
 
-@_compile
+@compiled
 def _end_of_shared(addresses: np.ndarray, start: int) -> int:
     """Return the end of the lanes from `start` on that share a matrix, at most eight."""
     end = start + 1
@@ -192,7 +183,7 @@ def _end_of_shared(addresses: np.ndarray, start: int) -> int:
     return end
 
 
-@_compile
+@compiled
 def products(
     addresses: np.ndarray, order: np.ndarray, x: int, y: int, num_rows: int, num_columns: int, num_bytes: int,
     zero: float,
@@ -205,7 +196,7 @@ def products(
         start = end
 
 
-@_compile
+@compiled
 def _inner(x: Numbers, y: Numbers, zero: float) -> float:
     """Eight sums at a time, each of every eighth product, since a sum has to wait for its last addition."""
     a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
@@ -225,12 +216,12 @@ def _inner(x: Numbers, y: Numbers, zero: float) -> float:
     return total
 
 
-@_compile
+@compiled
 def _ratio(numerator: float, denominator: float, zero: float) -> float:
     return zero if denominator == zero else numerator / denominator
 
 
-@_compile
+@compiled
 def _solve(
     address: int, lanes: np.ndarray, gradients: Numbers, starts: Numbers, tuned: Numbers, space: Numbers, steps: int,
     rounding: float, zero: float,
@@ -268,7 +259,7 @@ def _solve(
             tuned[lane, i] = starts[lane, i] + moves[k, i]
 
 
-@_compile
+@compiled
 def solve(
     addresses: np.ndarray, order: np.ndarray, gradients: int, starts: int, tuned: int, length: int, steps: int,
     rounding: float, zero: float,

@@ -8,7 +8,7 @@ import torch
 
 from ppfl.core.matvec import matvec
 from ppfl.core.params import flatten, named_pieces
-from ppfl.core.rng import generator
+from ppfl.core.rng import Streams
 from ppfl.interfaces.objective import Objective
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class Quadratic(Objective):
 
     Everything below is for shared coordinates s and local ones l, whichever of θ and w they are: Q_ss, Q_sl, Q_ll are
     blocks of Q, and c_s, c_l those of c; data are these blocks, ½(‖b‖² + ‖y‖²), and Q_ll⁺, cut at RANK_CUTOFF. Names go
-    from θ to w: f_m is a linear map of θ followed by what w makes of the rest.
+    from θ to w: f_m is a linear map of θ followed by what w makes of the rest. All numbers of a problem are data, and
+    objectives of different problems can be equal.
     """
 
     parameter_names = PARAMETER_NAMES
@@ -38,6 +39,14 @@ class Quadratic(Objective):
         self.shared_lengths = {name: length for name, length in lengths.items() if name not in local_names}
         self.local_lengths = {name: lengths[name] for name in local_names}
         self.is_local = torch.cat([torch.full((length,), name in local_names) for name, length in lengths.items()])
+        self._redraws = Streams(self.seed, "redraw")
+        self._holds = (self.seed, self._dtype, self._device, tuple(lengths.items()), local_names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Quadratic) and type(other) is type(self) and other._holds == self._holds
+
+    def __hash__(self) -> int:
+        return hash(self._holds)
 
     def init_shared(self) -> Params:
         """0."""
@@ -49,9 +58,9 @@ class Quadratic(Objective):
 
     def redraw_local(self, client: int, round: int) -> Params:
         """Draw w ~ N(0, I)."""
-        draw = generator(self.seed, "redraw", round=round, client=client)
+        draw = self._redraws.at(round, client)
         return {
-            name: torch.tensor(draw.standard_normal(length), dtype=self._dtype, device=self._device)
+            name: torch.from_numpy(draw.standard_normal(length)).to(self._device, self._dtype)
             for name, length in self.local_lengths.items()
         }
 

@@ -7,14 +7,18 @@ the largest entry of its own term: so a slice depends on its term alone, and not
 Terms can be added as they are produced, without knowing the largest entry beforehand, and N×D numbers are never held.
 Source of the idea: Demmel & Nguyen, "Parallel Reproducible Summation", IEEE Transactions on Computers 2015 (there with
 floating-point bins).
+
+Rows and many small sums at once are added up by loops that Numba compiles; without it the same bits come more slowly.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from ppfl.core.params import largest_entry
@@ -29,6 +33,7 @@ NUM_BINS = 3
 # 2**22 slices of at most 2**40 fit into the 63 bits of an int64
 MAX_TERMS = 1 << 22
 LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
+_LOWEST_TOP = LOWEST_BIN + NUM_BINS - 1
 _NOTHING = -(1 << 30)
 _NON_FINITE = 1 << 30
 BUCKET_BYTES = 8 << 20
@@ -69,7 +74,7 @@ class ExactSum:
         if largest == 0.0 or self._top == _NON_FINITE:
             return
         # frexp has mantissas in [1/2, 1), so that the highest bit is worth 2**(exponent − 1)
-        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_BIN + NUM_BINS - 1)
+        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_TOP)
         self._raise_top(max(needed, self._top))
         self._make_room(1)
         for start, rest, integers in self._chunks(pieces):
@@ -79,33 +84,30 @@ class ExactSum:
 
     def add_rows(self, terms: torch.Tensor, weights: torch.Tensor) -> None:
         """Add Σ_k v_k x_k, the vectors as rows (K, D) float64, v (K,) float64: the bits of adding one after another."""
+        assert terms.shape == (len(weights), self._recent.shape[1]), "rows of another length or number"
+        kernels = _compiled() if terms.is_cpu and self._recent.is_cpu else None
+        if kernels is None:
+            for term, weight in zip(terms, weights.tolist(), strict=True):
+                self.add(term, weight=weight)
+            return
         for start in range(0, len(terms), _MAX_RECENT):
             few = slice(start, start + _MAX_RECENT)
-            self._add_few(terms[few] * weights[few].unsqueeze(-1))
+            self._add_few(kernels, _array(terms[few]), _array(weights[few]))
 
-    def _add_few(self, rest: torch.Tensor) -> None:
-        self._num_terms += len(rest)
-        of_terms = rest.abs().amax(dim=1) if rest.numel() else rest.new_zeros(len(rest))
-        largest = float(of_terms.amax()) if len(rest) else 0.0
+    def _add_few(self, kernels: _Kernels, terms: np.ndarray, weights: np.ndarray) -> None:
+        self._num_terms += len(terms)
+        rest, of_terms = np.empty_like(terms), np.empty_like(weights)
+        kernels.weigh(terms, weights, rest, of_terms)
+        largest = float(of_terms.max())
         if not math.isfinite(largest):
             self._top = _NON_FINITE
         if largest == 0.0 or self._top == _NON_FINITE:
             return
-        lowest = LOWEST_BIN + NUM_BINS - 1
-        own = torch.div(torch.frexp(of_terms).exponent.to(torch.int64) - 1, BIN_BITS, rounding_mode="floor")
-        own = own.clamp_min(lowest)
-        self._raise_top(max((math.frexp(largest)[1] - 1) // BIN_BITS, lowest, self._top))
-        self._make_room(len(rest))
-        for row in range(NUM_BINS):
-            number = self._top - row
-            unit = math.ldexp(1.0, number * BIN_BITS)
-            # a term has no slice above the bin of its own largest entry, whatever the others are
-            integers = (rest * (1.0 / unit)).round_().mul_((own >= number).unsqueeze(-1))
-            self._recent[row].add_(integers.sum(dim=0))  # exact: integers of less than 53 bits
-            rest = rest.sub_(integers, alpha=unit) if row else rest - integers * unit
-            self._lowest = min(self._lowest, number)
-            if row == NUM_BINS - 2 and not rest.any():
-                break
+        self._raise_top(max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_TOP, self._top))
+        self._make_room(len(terms))
+        bins = self._recent.numpy()
+        num_used = kernels.add_slices(rest, of_terms, self._top, bins, BIN_BITS, _LOWEST_TOP)
+        self._lowest = min(self._lowest, self._top - num_used + 1)
 
     def _slice(self, rest: torch.Tensor, integers: torch.Tensor, start: int, first: int) -> None:
         """Add the slices of some coordinates, from row `first` on; what is given is written over."""
@@ -203,34 +205,49 @@ class ExactSum:
         self._top = top
 
 
-def exact_sums(terms: torch.Tensor) -> torch.Tensor:
-    """Return what `ExactSum` makes of the terms of each of R sums, (R, T, D) -> (R, D): the same bits, all at once."""
+def exact_sums(terms: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return what `ExactSum` makes of the terms of each of R sums, (R, T, D) -> (R, D): the same bits, all at once.
+
+    weights: of the terms, (R, T) float64; default 1.
+    """
     num_sums, num_terms, length = terms.shape
     if num_terms > MAX_TERMS:
         raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
-    rest = terms.to(torch.float64)
+    if weights is None:
+        weights = torch.ones(num_sums, num_terms, dtype=torch.float64, device=terms.device)
+    assert weights.shape == (num_sums, num_terms), "a weight for every term"
+    kernels = _compiled() if terms.is_cpu and num_terms <= _MAX_RECENT else None
+    if kernels is None:
+        return _sums_by_torch(terms.to(torch.float64) * weights.unsqueeze(-1))
+    totals = np.empty((num_sums, length))
+    kernels.sums(_array(terms), _array(weights), totals, NUM_BINS, BIN_BITS, _LOWEST_TOP)
+    return torch.from_numpy(totals)
+
+
+def _sums_by_torch(rest: torch.Tensor) -> torch.Tensor:
+    """Return the sums where nothing is compiled, and of more terms than float64 could count."""
+    num_sums, num_terms, length = rest.shape
     of_terms = rest.abs().amax(dim=2) if length else rest.new_zeros(num_sums, num_terms)
     largest = of_terms.amax(dim=1).tolist() if num_terms else [0.0] * num_sums
     finite = [math.isfinite(value) for value in largest]
-    lowest = LOWEST_BIN + NUM_BINS - 1
     tops = [
-        max((math.frexp(value)[1] - 1) // BIN_BITS, lowest) if ok else lowest
+        max((math.frexp(value)[1] - 1) // BIN_BITS, _LOWEST_TOP) if ok else _LOWEST_TOP
         for value, ok in zip(largest, finite, strict=True)
     ]
     exponents = [[(top - row) * BIN_BITS for top in tops] for row in range(NUM_BINS)]
     units = rest.new_tensor([[math.ldexp(1.0, exponent) for exponent in row] for row in exponents])
     scales = rest.new_tensor([[math.ldexp(1.0, -exponent) for exponent in row] for row in exponents])
-    bins = torch.zeros(NUM_BINS, num_sums, length, dtype=torch.int64, device=terms.device)
+    bins = torch.zeros(NUM_BINS, num_sums, length, dtype=torch.int64, device=rest.device)
     # a term has no slice above the bin of its own largest entry, whatever the others are
     own = torch.div(torch.frexp(of_terms).exponent.to(torch.int64) - 1, BIN_BITS, rounding_mode="floor")
-    own = own.clamp_min(lowest)
+    own = own.clamp_min(_LOWEST_TOP)
     for row in range(NUM_BINS):
         reaches = own >= torch.tensor(tops, device=own.device)[:, None] - row
         integers = (rest * scales[row].reshape(-1, 1, 1)).round_() * reaches.unsqueeze(-1)
         bins[row] = integers.to(torch.int64).sum(dim=1)
         rest = rest - integers.mul_(units[row].reshape(-1, 1, 1))
     total = rounded(bins, list(units.unsqueeze(-1)))
-    return torch.where(torch.tensor(finite, device=terms.device).reshape(-1, 1), total, math.nan)
+    return torch.where(torch.tensor(finite, device=rest.device).reshape(-1, 1), total, math.nan)
 
 
 def rounded(bins: torch.Tensor, units: Sequence[float | torch.Tensor]) -> torch.Tensor:
@@ -253,3 +270,23 @@ def rounded(bins: torch.Tensor, units: Sequence[float | torch.Tensor]) -> torch.
     for row in range(len(bins) - 2, -1, -1):
         total += bins[row].to(torch.float64) * units[row]
     return total
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().to(torch.float64).contiguous().numpy()
+
+
+class _Kernels(NamedTuple):
+    weigh: Callable[..., None]
+    add_slices: Callable[..., int]
+    sums: Callable[..., None]
+
+
+@cache
+def _compiled() -> _Kernels | None:
+    try:
+        # loaded by those who add up rows: it takes a third of a second
+        from ppfl.rows._exact_sum_kernel import add_slices, weigh, weighted_sums
+    except ImportError:
+        return None
+    return _Kernels(weigh, add_slices, weighted_sums)

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from ppfl.core.rng import generator
+from ppfl.core.rng import Streams, generator
 
 
 def test_same_key_same_draw() -> None:
@@ -26,3 +26,12 @@ def test_neighbouring_counters_do_not_overlap() -> None:
     long = generator(0, "x", client=0).random(200_000)
     start = generator(0, "x", client=1).random(4)
     assert not np.isin(start, long).any()
+
+
+def test_streams_draw_what_generators_of_their_own_do() -> None:
+    """Whatever was drawn before, and however much of it: also halves of 64 bits that were kept for later."""
+    streams = Streams(3, "redraw")
+    for round, client, count in itertools.product([0, 5, 2**40], [0, 7], [1, 2, 3, 50]):
+        fresh, again = generator(3, "redraw", round=round, client=client), streams.at(round, client)
+        assert np.array_equal(again.standard_normal(count), fresh.standard_normal(count))
+        assert np.array_equal(again.integers(9, size=3, dtype=np.uint32), fresh.integers(9, size=3, dtype=np.uint32))

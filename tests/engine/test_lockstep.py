@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,14 +15,19 @@ from ppfl.config.grid import load_cells
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.ledger import Scored, StageCosts
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
+from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.laned_servers import UnlikeRunsError
-from ppfl.engine.mapping.lanes import Lanes, as_lanes, values_of
+from ppfl.engine.mapping.lanes import Lanes, as_lanes, concatenate, stack, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.rows.exact_sum import ExactSum, exact_sums
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.algorithms.cases import NAMES, sections
+
+if TYPE_CHECKING:
+    from ppfl.core.types import Draws
+    from ppfl.interfaces.objective import Objective
 
 CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
 BASE: dict[str, Any] = {
@@ -193,6 +198,28 @@ def test_many_exact_sums_are_those_of_one(spread: float) -> None:
         for row in rows:
             one.add(row)
         assert one.reduce(SoloCommunicator()).numpy().tobytes() == together[number].numpy().tobytes(), number
+
+
+def test_runs_of_one_seed_draw_once(tmp_path: Path) -> None:
+    runs = setups(tmp_path, grid={"seed": [0, 1], "problem.zeta": [0.5, 2], "algorithm.lr": [0.01, 0.02]})
+    asked: list[tuple[Objective, int]] = []
+
+    def draw(objective: Objective, client: int) -> Draws:
+        asked.append((objective, client))
+        return objective.redraw_local(client, 3)
+
+    drawn = values_of(Laned(*runs).drawn(draw)["w"])
+    assert len(asked) == len(set(asked)) == 2 * 4
+    clients = [(setup, client) for setup in runs for client in range(4)]
+    assert torch.equal(
+        drawn, torch.stack([setup.problem.objective.redraw_local(client, 3)["w"] for setup, client in clients])
+    )
+
+
+def test_matrices_are_concatenated_where_they_are() -> None:
+    first, second = torch.eye(3), torch.ones(3, 3)
+    together = concatenate([stack([{"order": first}]), stack([{"order": second}])])["order"]
+    assert [matrix is one for matrix, one in zip(together.matrices, (first, second), strict=True)] == [True, True]
 
 
 def test_unknown_functions_are_computed_lane_by_lane() -> None:

@@ -282,3 +282,77 @@ def test_more_terms_than_a_float64_counts_exactly() -> None:
         for _ in range(10_000):  # 2**53 are passed after 8,192
             sums.add(torch.tensor([value], dtype=torch.float64))
     assert sums.reduce(SoloCommunicator()) == -10_000.0
+
+
+def drawn_terms(seed: int) -> torch.Tensor:
+    """Return (R, T, D) of any magnitudes, ties of the bins' units, single numbers that are not finite, any bits."""
+    draw = np.random.default_rng(seed)
+    shape = tuple(draw.integers((1, 0, 0), (4, 9, 12)))
+    normal = draw.standard_normal(shape)
+    powers = draw.choice([-121, -81, -80, -41, -40, -1, 0, 39, 40, 80, 120], size=shape)
+    kinds = [
+        normal,
+        normal * 10.0 ** draw.uniform(-40, 40, shape),
+        normal * 2.0 ** draw.integers(-1080, 1000, (*shape[:2], 1)),
+        normal.astype(np.float32).astype(np.float64),
+        np.ldexp(draw.choice([1.0, -1.0, 0.5, -0.5, 1.5, 0.0, -0.0, 3.0], size=shape), powers),
+        draw.integers(0, 2**64, shape, dtype=np.uint64).view(np.float64),
+    ]
+    terms = kinds[seed % len(kinds)]
+    if terms.size and seed % 5 == 0:
+        terms.reshape(-1)[0] = draw.choice([math.nan, math.inf, -math.inf, 1.7e308])
+    return torch.from_numpy(terms)
+
+
+def without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exact_sum._compiled() is not None
+    monkeypatch.setattr(exact_sum, "_compiled", lambda: None)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_compiled_sums_have_the_bits_of_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [drawn_terms(seed) for seed in range(300)]
+    weights = [torch.from_numpy(np.random.default_rng(0).choice([1.0, 3.0, 0.0, 0.3], x.shape[:2])) for x in cases]
+    sums = [exact_sums(x, v) for x, v in zip(cases, weights, strict=True)]
+    without_numba(monkeypatch)
+    for x, v, found in zip(cases, weights, sums, strict=True):
+        assert found.shape == (len(x), x.shape[2])
+        assert found.numpy().tobytes() == exact_sums(x, v).numpy().tobytes(), (x, v)
+        assert found.numpy().tobytes() == exact_sums(x * v.unsqueeze(-1)).numpy().tobytes(), (x, v)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_compiled_rows_have_the_bits_of_adding_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latter is what is done without Numba."""
+
+    def sums_of(x: torch.Tensor, first: torch.Tensor) -> bytes:
+        sums = ExactSum(x.shape[1])
+        sums.add(first)
+        sums.add_rows(x, torch.arange(len(x), dtype=torch.float64))
+        return sums.reduce(SoloCommunicator()).numpy().tobytes()
+
+    cases = [rows for seed in range(200) for rows in drawn_terms(seed)]
+    firsts = [torch.full((rows.shape[1],), 2.0 ** (number % 200 - 100)) for number, rows in enumerate(cases)]
+    found = list(map(sums_of, cases, firsts))
+    without_numba(monkeypatch)
+    assert found == list(map(sums_of, cases, firsts))
+
+
+def test_rows_in_any_layout_are_added() -> None:
+    terms = torch.stack(random_terms(6, 10, 3.0)).reshape(2, 3, 10)
+    wanted, weights = exact_sums(terms), torch.ones(3, dtype=torch.float64)
+    scattered = terms.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    assert torch.equal(exact_sums(scattered), wanted)
+    assert torch.equal(exact_sums(scattered.clone().requires_grad_()), wanted)
+    sums = ExactSum(10)
+    sums.add_rows(scattered[1], weights)
+    assert torch.equal(sums.reduce(SoloCommunicator()), wanted[1])
+
+
+def test_weights_and_rows_that_do_not_fit_are_refused_and_not_read_beyond_their_end() -> None:
+    terms, four = torch.ones(2, 3, 10, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    with pytest.raises(AssertionError, match="a weight for every term"):
+        exact_sums(terms, four.expand(2, 4))
+    for rows, weights in ((terms[0], four), (terms[0, :, :9], four[:3])):
+        with pytest.raises(AssertionError, match="another length"):
+            ExactSum(10).add_rows(rows, weights)

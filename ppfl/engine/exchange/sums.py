@@ -48,7 +48,7 @@ def weighted_mean(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Par
 def weighted_means(setups: Sequence[Setup], rows: torch.Tensor) -> torch.Tensor:
     """Return the same for R runs whose clients are all in this process and take part, (R, C, D) float64 -> (R, D)."""
     weights = torch.tensor([setup.client_weights for setup in setups], dtype=torch.float64)
-    return exact_sums(rows * weights.unsqueeze(-1)) / weights.sum(dim=1, keepdim=True)
+    return exact_sums(rows, weights) / weights.sum(dim=1, keepdim=True)
 
 
 def _terms(uplink: Uplink | UplinkSum) -> Iterable[torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 
 from ppfl.core.content import content
 from ppfl.engine.mapping.laned_scores import LanedScores
-from ppfl.engine.mapping.lanes import as_lanes, stack, state_lanes, state_values, values_of
+from ppfl.engine.mapping.lanes import as_lanes, concatenate, stack, state_lanes, state_values, values_of
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import Mapping, UplinkRows, member, stack_states
 from ppfl.engine.participants import Downlink
@@ -118,12 +118,19 @@ class Laned(Mapping):
         return {name: as_lanes(values.repeat_interleave(self.num_clients, dim=0)) for name, values in stacked.items()}
 
     def drawn(self, draw: Callable[[Objective, int], Draws]) -> Draws:
-        """Draw for every client of every run; runs that share a problem share what is drawn."""
-        of_problems: dict[int, list[Draws]] = {}
-        for problem in self.problems:
-            if id(problem) not in of_problems:
-                of_problems[id(problem)] = [draw(problem.objective, client) for client in self.clients]
-        return stack([one for problem in self.problems for one in of_problems[id(problem)]])
+        """Draw for every client of every run; runs whose objectives are equal share what is drawn."""
+        drawn = {
+            first: stack([draw(self.problems[first].objective, client) for client in self.clients])
+            for first in set(self._first_alike)
+        }
+        return concatenate([drawn[first] for first in self._first_alike])
+
+    @cached_property
+    def _first_alike(self) -> list[int]:
+        """For every run the number of the first one whose objective is equal to its own."""
+        objectives = [problem.objective for problem in self.problems]
+        first: dict[Objective, int] = {}
+        return [first.setdefault(objective, run) for run, objective in enumerate(objectives)]
 
     @cached_property
     def scores(self) -> LanedScores | None:
