@@ -15,6 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ppfl.core.compiled import compiled
+from ppfl.core.matvec import PANEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,48 +36,57 @@ def _cast(context: Any, address: Any, like: Any) -> Any:
 _numbers_at: Any = intrinsic(_cast)
 
 
-def _block(num_vectors: int, num_pieces: int) -> Any:
-    """Return what adds up columns for some vectors and 8 · `num_pieces` rows, whose sums stay in registers."""
+def _panels(num_panels: int) -> Any:
+    """Return what adds up the columns of some panels for one or several vectors; their sums stay in registers.
+
+    Number i of column j of panel p is at `start` + p · `distance` + j · `stride` + i, in numbers; of the results it
+    gives those from `row` + 8 · p on.
+    """
 
     def typed(
-        context: Any, columns: Any, first: Any, num_rows: Any, x: Any, num_columns: Any, y: Any, like: Any
+        context: Any, start: Any, stride: Any, distance: Any, x: Any, num_columns: Any, y: Any, row: Any, like: Any
     ) -> Any:  # fmt: skip
-        signature = types.void(columns, first, num_rows, x, num_columns, y, like)  # type: ignore[no-untyped-call]
+        signature = types.void(start, stride, distance, x, num_columns, y, row, like)  # type: ignore[no-untyped-call]
 
         def generate(target: Any, builder: Any, of: Any, arguments: Any) -> Any:
             number = target.get_value_type(like)
-            eight, size = ir.VectorType(number, _EIGHT), like.bitwidth // 8
-            columns, first, num_rows, x, num_columns, y, _ = arguments
-            columns = builder.inttoptr(columns, number.as_pointer())
+            eight, size = ir.VectorType(number, PANEL), like.bitwidth // 8
+            start, stride, distance, x_places, num_columns, y_places, row, _ = arguments
+
+            def numbers_at(address: Any) -> Any:
+                return builder.inttoptr(address, number.as_pointer())
+
+            def eight_at(pointer: Any, index: Any) -> Any:
+                return builder.bitcast(builder.gep(pointer, [index]), eight.as_pointer())
+
+            def times(factor: int, value: Any) -> Any:
+                return builder.mul(ir.Constant(value.type, factor), value)
+
+            matrix = numbers_at(start)
             vectors, results = (
-                [builder.inttoptr(builder.extract_value(of, k), number.as_pointer()) for k in range(num_vectors)]
-                for of in (x, y)
+                [numbers_at(builder.extract_value(places, k)) for k in range(x.count)] for places in (x_places, y_places)
             )
-
-            def piece_at(start: Any, index: Any) -> Any:
-                return builder.bitcast(builder.gep(start, [index]), eight.as_pointer())
-
-            def row(piece: int) -> Any:
-                return builder.add(first, ir.Constant(first.type, _EIGHT * piece))
-
-            pairs = [(vector, piece) for vector in range(num_vectors) for piece in range(num_pieces)]
-            nothing = ir.Constant(eight, [0.0] * _EIGHT)
-            sums = {pair: cgutils.alloca_once_value(builder, nothing) for pair in pairs}
+            sums = {
+                (k, p): cgutils.alloca_once_value(builder, ir.Constant(eight, [0.0] * PANEL))
+                for k in range(x.count)
+                for p in range(num_panels)
+            }
             with cgutils.for_range(builder, num_columns) as loop:
-                start = builder.mul(loop.index, num_rows)
-                column = [
-                    builder.load(piece_at(columns, builder.add(start, row(piece))), align=size)
-                    for piece in range(num_pieces)
+                column = builder.mul(loop.index, stride)
+                of_panels = [
+                    builder.load(eight_at(matrix, builder.add(column, times(p, distance))), align=size)
+                    for p in range(num_panels)
                 ]
-                for vector in range(num_vectors):
-                    factor = builder.load(builder.gep(vectors[vector], [loop.index]))
+                for k, vector in enumerate(vectors):
+                    factor = builder.load(builder.gep(vector, [loop.index]))
                     one = builder.insert_element(ir.Constant(eight, ir.Undefined), factor, ir.Constant(_INT, 0))
-                    factors = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, _EIGHT), [0] * _EIGHT))
-                    for piece in range(num_pieces):
-                        place = sums[vector, piece]
-                        builder.store(builder.fadd(builder.load(place), builder.fmul(column[piece], factors)), place)
-            for (vector, piece), place in sums.items():
-                builder.store(builder.load(place), piece_at(results[vector], row(piece)), align=size)
+                    factors = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, PANEL), [0] * PANEL))
+                    for p, of_panel in enumerate(of_panels):
+                        total = builder.fadd(builder.load(sums[k, p]), builder.fmul(of_panel, factors))
+                        builder.store(total, sums[k, p])
+            for (k, p), total in sums.items():
+                place = eight_at(results[k], builder.add(row, ir.Constant(row.type, PANEL * p)))
+                builder.store(builder.load(total), place, align=size)
             return target.get_dummy_value()
 
         return signature, generate
@@ -84,45 +94,33 @@ def _block(num_vectors: int, num_pieces: int) -> Any:
     return intrinsic(typed)
 
 
-_EIGHT, _INT = 8, ir.IntType(32)
-_eight_of_one, _many_of_one = _block(1, 1), _block(1, 4)
-_eight_of_four, _many_of_four = _block(4, 1), _block(4, 2)
+_INT = ir.IntType(32)
+_one_panel, _two_panels, _four_panels = _panels(1), _panels(2), _panels(4)
 
 
 @compiled
-def _add_columns(columns: int, num_rows: int, x: int, num_columns: int, y: int, zero: float) -> None:
-    """y = A x, all given by their addresses: as many rows at a time as registers hold."""
-    row = 0
-    while row + 32 <= num_rows:
-        _many_of_one(columns, row, num_rows, (x,), num_columns, (y,), zero)
-        row += 32
-    while row < num_rows and num_rows >= 8:
-        # the last eight rows, some of them once more: the same numbers come out again
-        row = min(row, num_rows - 8)
-        _eight_of_one(columns, row, num_rows, (x,), num_columns, (y,), zero)
-        row += 8
-    if num_rows < 8:
-        matrix = carray(_numbers_at(columns, zero), (num_columns, num_rows))
-        vector, out = carray(_numbers_at(x, zero), num_columns), carray(_numbers_at(y, zero), num_rows)
-        for i in range(num_rows):
-            out[i] = zero
-            for j in range(num_columns):
-                out[i] += matrix[j, i] * vector[j]
+def _add_up(
+    start: int, stride: int, distance: int, last: int, num_rows: int, x: tuple[int, ...], num_columns: int,
+    y: tuple[int, ...], num_bytes: int, zero: float,
+) -> None:  # fmt: skip
+    """y_k = A x_k, m ≥ 8, all given by their addresses; `last`: of the panel of the last eight rows.
 
-
-@compiled
-def _add_columns_for_four(
-    columns: int, num_rows: int, x: tuple[int, ...], num_columns: int, y: tuple[int, ...], zero: float
-) -> None:
-    """Do the same for four vectors, m ≥ 8: a column is read once for all."""
-    row = 0
-    while row + 16 <= num_rows:
-        _many_of_four(columns, row, num_rows, x, num_columns, y, zero)
-        row += 16
-    while row < num_rows:
-        row = min(row, num_rows - 8)
-        _eight_of_four(columns, row, num_rows, x, num_columns, y, zero)
-        row += 8
+    As many panels at a time as give additions that need not wait for each other: eight where registers allow.
+    """
+    panel, whole = 0, num_rows // PANEL
+    while panel < whole:
+        here, row = start + panel * distance * num_bytes, PANEL * panel
+        if len(x) == 1 and panel + 4 <= whole:
+            _four_panels(here, stride, distance, x, num_columns, y, row, zero)
+            panel += 4
+        elif panel + 2 <= whole:
+            _two_panels(here, stride, distance, x, num_columns, y, row, zero)
+            panel += 2
+        else:
+            _one_panel(here, stride, distance, x, num_columns, y, row, zero)
+            panel += 1
+    if num_rows % PANEL:  # some of its rows once more: the same numbers come out again
+        _one_panel(last, stride, distance, x, num_columns, y, num_rows - PANEL, zero)
 
 
 @compiled
@@ -149,29 +147,56 @@ def _sum_rows(rows: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
 
 
 @compiled
-def product(address: int, has_columns: bool, x: int, y: int, num_rows: int, num_columns: int, zero: float) -> None:
+def _few_rows(columns: Numbers, x: Numbers, y: Numbers) -> None:
+    y[:] = 0
+    for j in range(len(x)):
+        for i in range(len(y)):
+            y[i] += columns[j, i] * x[j]
+
+
+@compiled
+def product(
+    address: int, has_columns: bool, x: int, y: int, num_rows: int, num_columns: int, num_bytes: int, zero: float
+) -> None:
     """y = A x, (m, n) times (n,), all given by their addresses; numbers are of the type of `zero`."""
-    if has_columns:
-        _add_columns(address, num_rows, x, num_columns, y, zero)
-        return
-    rows = carray(_numbers_at(address, zero), (num_rows, num_columns))
-    _sum_rows(rows, carray(_numbers_at(x, zero), num_columns), carray(_numbers_at(y, zero), num_rows))
+    vector, out = carray(_numbers_at(x, zero), num_columns), carray(_numbers_at(y, zero), num_rows)
+    if not has_columns:
+        _sum_rows(carray(_numbers_at(address, zero), (num_rows, num_columns)), vector, out)
+    elif num_rows < PANEL:
+        _few_rows(carray(_numbers_at(address, zero), (num_columns, num_rows)), vector, out)
+    else:
+        last = address + (num_rows - PANEL) * num_bytes
+        _add_up(address, num_rows, PANEL, last, num_rows, (x,), num_columns, (y,), num_bytes, zero)
 
 
 @compiled
 def _multiply(
     address: int, lanes: np.ndarray, num_rows: int, num_columns: int, x: int, y: int, num_bytes: int, zero: float
 ) -> None:
-    """y_l = A x_l for the lanes that share a matrix whose columns are in one piece; x: (L, n), y: (L, m)."""
-    k, width, height = 0, num_columns * num_bytes, num_rows * num_bytes
-    while k + 4 <= len(lanes) and num_rows >= 8:
+    """y_l = A x_l for the lanes that share a matrix in panels; x: (L, n), y: (L, m)."""
+    width, height = num_columns * num_bytes, num_rows * num_bytes
+    if num_rows < PANEL:
+        columns = carray(_numbers_at(address, zero), (num_columns, num_rows))
+        for lane in lanes:
+            vector, out = _numbers_at(x + lane * width, zero), _numbers_at(y + lane * height, zero)
+            _few_rows(columns, carray(vector, num_columns), carray(out, num_rows))
+        return
+    distance, k, end = PANEL * num_columns, 0, len(lanes)
+    last = address + num_rows // PANEL * distance * num_bytes
+    while k + 4 <= end:
         a, b, c, d = lanes[k], lanes[k + 1], lanes[k + 2], lanes[k + 3]
-        vectors = (x + a * width, x + b * width, x + c * width, x + d * width)
+        of_four = (x + a * width, x + b * width, x + c * width, x + d * width)
         results = (y + a * height, y + b * height, y + c * height, y + d * height)
-        _add_columns_for_four(address, num_rows, vectors, num_columns, results, zero)
+        _add_up(address, PANEL, distance, last, num_rows, of_four, num_columns, results, num_bytes, zero)
         k += 4
-    for lane in lanes[k:]:
-        _add_columns(address, num_rows, x + lane * width, num_columns, y + lane * height, zero)
+    if k + 2 <= end:
+        a, b = lanes[k], lanes[k + 1]
+        of_two, both = (x + a * width, x + b * width), (y + a * height, y + b * height)
+        _add_up(address, PANEL, distance, last, num_rows, of_two, num_columns, both, num_bytes, zero)
+        k += 2
+    if k < end:
+        of_one, result = (x + lanes[k] * width,), (y + lanes[k] * height,)
+        _add_up(address, PANEL, distance, last, num_rows, of_one, num_columns, result, num_bytes, zero)
 
 
 @compiled
@@ -188,7 +213,7 @@ def products(
     addresses: np.ndarray, order: np.ndarray, x: int, y: int, num_rows: int, num_columns: int, num_bytes: int,
     zero: float,
 ) -> None:  # fmt: skip
-    """y_l = A_l x_l, x: (L, n), y: (L, m). Addresses are those of lanes in the given order, columns in one piece."""
+    """y_l = A_l x_l, x: (L, n), y: (L, m). Addresses are those of lanes in the given order, matrices in panels."""
     start = 0
     while start < len(order):
         end = _end_of_shared(addresses, start)

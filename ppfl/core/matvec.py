@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+PANEL = 8
+"""Rows that are added up together: a register holds as many numbers in float64 with AVX-512."""
+
+
 class StandIn(Protocol):
     """Takes the place of a matrix, as lanes do."""
 
@@ -51,7 +55,7 @@ def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor
         return Matrices([matrix]).times(vector.unsqueeze(0))[0]
     product = vector.new_empty(num_rows)
     places = vector.data_ptr(), product.data_ptr()
-    loops.product(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, zero_of(vector.dtype))
+    loops.product(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, vector.element_size(), zero_of(vector.dtype))
     return product
 
 
@@ -61,17 +65,16 @@ def by_columns(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Matrices:
-    """L matrices of one shape on the CPU, each where it is if its columns are in one piece, else copied once."""
+    """L matrices of one shape on the CPU, each copied once into panels of eight rows whose columns follow one another;
+    the last panel is that of the last eight rows. What is read comes in the order in which it lies in memory."""
 
     def __init__(self, matrices: Sequence[torch.Tensor]) -> None:
         if any(one.shape != matrices[0].shape or one.dtype != matrices[0].dtype or not one.is_cpu for one in matrices):
             raise ValueError("matrices of different shapes, number types or devices")
-        copies: dict[tuple[int, ...], torch.Tensor] = {}
-        for matrix in matrices:
-            if not matrix.T.is_contiguous():
-                copies.setdefault(_place(matrix), by_columns(matrix))
-        self.matrices = [copies.get(_place(matrix), matrix) for matrix in matrices]
-        addresses = np.array([matrix.data_ptr() for matrix in self.matrices])
+        self.matrices = list(matrices)
+        self._panels = {_place(matrix): matrix for matrix in matrices}
+        self._panels = {place: in_panels(matrix) for place, matrix in self._panels.items()}
+        addresses = np.array([self._panels[_place(matrix)].data_ptr() for matrix in matrices])
         # what several lanes share is read once for all; the order of products changes none of them
         self.order = np.argsort(addresses, kind="stable")
         self.addresses = addresses[self.order]
@@ -103,6 +106,18 @@ class Matrices:
 
 def _place(matrix: torch.Tensor) -> tuple[int, ...]:
     return (matrix.data_ptr(), *matrix.stride())
+
+
+def in_panels(matrix: torch.Tensor) -> torch.Tensor:
+    """Return panels of eight rows, (⌈m/8⌉, n, 8), the last one of the last eight; the columns where there are fewer."""
+    num_rows, num_columns = matrix.shape
+    if num_rows < PANEL:
+        return matrix.T.contiguous()
+    whole = num_rows // PANEL * PANEL
+    panels = matrix[:whole].reshape(whole // PANEL, PANEL, num_columns).transpose(1, 2)
+    if whole == num_rows:
+        return panels.contiguous()
+    return torch.cat([panels, matrix[-PANEL:].T.unsqueeze(0)])
 
 
 def is_served(matrix: torch.Tensor) -> bool:
