@@ -18,6 +18,8 @@ from ppfl.core.compiled import compiled
 from ppfl.core.matvec import PANEL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.floating[Any]]
@@ -78,9 +80,7 @@ def _panels(num_panels: int) -> Any:
                     for p in range(num_panels)
                 ]
                 for k, vector in enumerate(vectors):
-                    factor = builder.load(builder.gep(vector, [loop.index]))
-                    one = builder.insert_element(ir.Constant(eight, ir.Undefined), factor, ir.Constant(_INT, 0))
-                    factors = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, PANEL), [0] * PANEL))
+                    factors = _repeated(builder, builder.load(builder.gep(vector, [loop.index])), eight)
                     for p, of_panel in enumerate(of_panels):
                         total = builder.fadd(builder.load(sums[k, p]), builder.fmul(of_panel, factors))
                         builder.store(total, sums[k, p])
@@ -171,10 +171,10 @@ def product(
 
 @compiled
 def _multiply(
-    address: int, lanes: np.ndarray, num_rows: int, num_columns: int, x: int, y: int, num_bytes: int, zero: float
-) -> None:
-    """y_l = A x_l for the lanes that share a matrix in panels; x: (L, n), y: (L, m)."""
-    width, height = num_columns * num_bytes, num_rows * num_bytes
+    address: int, lanes: np.ndarray, num_rows: int, num_columns: int, x: int, y: int, width: int, height: int,
+    num_bytes: int, zero: float,
+) -> None:  # fmt: skip
+    """y_l = A x_l for the lanes that share a matrix in panels; vectors are `width` and `height` bytes apart."""
     if num_rows < PANEL:
         columns = carray(_numbers_at(address, zero), (num_columns, num_rows))
         for lane in lanes:
@@ -214,31 +214,79 @@ def products(
     zero: float,
 ) -> None:  # fmt: skip
     """y_l = A_l x_l, x: (L, n), y: (L, m). Addresses are those of lanes in the given order, matrices in panels."""
-    start = 0
+    start, width, height = 0, num_columns * num_bytes, num_rows * num_bytes
     while start < len(order):
         end = _end_of_shared(addresses, start)
-        _multiply(addresses[start], order[start:end], num_rows, num_columns, x, y, num_bytes, zero)
+        lanes = order[start:end]
+        _multiply(addresses[start], lanes, num_rows, num_columns, x, y, width, height, num_bytes, zero)
         start = end
 
 
-@compiled
-def _inner(x: Numbers, y: Numbers, zero: float) -> float:
-    """Eight sums at a time, each of every eighth product, since a sum has to wait for its last addition."""
-    a, b, c, d, e, f, g, h = zero, zero, zero, zero, zero, zero, zero, zero
-    whole = len(x) - len(x) % 8
-    for i in range(0, whole, 8):
-        a += x[i] * y[i]
-        b += x[i + 1] * y[i + 1]
-        c += x[i + 2] * y[i + 2]
-        d += x[i + 3] * y[i + 3]
-        e += x[i + 4] * y[i + 4]
-        f += x[i + 5] * y[i + 5]
-        g += x[i + 6] * y[i + 6]
-        h += x[i + 7] * y[i + 7]
-    total = ((a + b) + (c + d)) + ((e + f) + (g + h))
-    for i in range(whole, len(x)):
-        total += x[i] * y[i]
-    return total
+def _eights(update: Callable[..., Any]) -> Any:
+    """Return what goes through vectors eight numbers at a time; it returns the sum of what `update` adds up.
+
+    update(builder, eights, factor): eights of every vector -> (those that are written back, by number; what is added).
+    Eight sums stay in a register, each of every eighth term, and are added in pairs in the end.
+    """
+
+    def typed(context: Any, places: Any, length: Any, factor: Any) -> Any:
+        signature = factor(places, length, factor)
+
+        def generate(target: Any, builder: Any, of: Any, arguments: Any) -> Any:
+            number = target.get_value_type(factor)
+            eight, size = ir.VectorType(number, PANEL), factor.bitwidth // 8
+            addresses, length, value = arguments
+            vectors = [
+                builder.inttoptr(builder.extract_value(addresses, k), number.as_pointer()) for k in range(places.count)
+            ]
+            sums = cgutils.alloca_once_value(builder, ir.Constant(eight, [0.0] * PANEL))
+            factors = _repeated(builder, value, eight)
+            with cgutils.for_range_slice(
+                builder, ir.Constant(length.type, 0), length, ir.Constant(length.type, PANEL)
+            ) as (index, _):
+                pointers = [
+                    builder.bitcast(builder.gep(vector, [index]), eight.as_pointer()) for vector in vectors
+                ]  # fmt: skip
+                written, term = update(builder, [builder.load(one, align=size) for one in pointers], factors)
+                for k, new in written.items():
+                    builder.store(new, pointers[k], align=size)
+                builder.store(builder.fadd(builder.load(sums), term), sums)
+            terms = [builder.extract_element(builder.load(sums), ir.Constant(_INT, k)) for k in range(PANEL)]
+            while len(terms) > 1:
+                terms = [builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
+            return terms[0]
+
+        return signature, generate
+
+    return intrinsic(typed)
+
+
+def _repeated(builder: Any, value: Any, eight: Any) -> Any:
+    one = builder.insert_element(ir.Constant(eight, ir.Undefined), value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, PANEL), [0] * PANEL))
+
+
+def _of_product(builder: Any, eights: Any, factors: Any) -> Any:
+    x, y = eights
+    return {}, builder.fmul(x, y)
+
+
+def _of_step(builder: Any, eights: Any, factors: Any) -> Any:
+    """move += direction · step; residual −= product · step; adds up the squares of the residual."""
+    move, direction, residual, product = eights
+    move = builder.fadd(move, builder.fmul(direction, factors))
+    residual = builder.fsub(residual, builder.fmul(product, factors))
+    return {0: move, 2: residual}, builder.fmul(residual, residual)
+
+
+def _of_turn(builder: Any, eights: Any, factors: Any) -> Any:
+    """direction = residual + direction · factor; adds up its squares."""
+    direction, residual = eights
+    direction = builder.fadd(residual, builder.fmul(direction, factors))
+    return {0: direction}, builder.fmul(direction, direction)
+
+
+_inner, _take_step, _turn = _eights(_of_product), _eights(_of_step), _eights(_of_turn)
 
 
 @compiled
@@ -251,34 +299,40 @@ def _solve(
     address: int, lanes: np.ndarray, gradients: Numbers, starts: Numbers, tuned: Numbers, space: Numbers, steps: int,
     rounding: float, zero: float,
 ) -> None:  # fmt: skip
-    """tuned_l = start_l + p_l for the lanes that share a matrix: it stays in the nearest cache; space: (4, 8, n)."""
-    length, num_bytes, rows = starts.shape[1], starts.itemsize, np.arange(len(lanes))
-    residuals, moves, directions, products_ = space[0], space[1], space[2], space[3]
-    # squared lengths: of the residual now and at the start, and of w; and the largest curvature of a direction so far
-    numbers = np.empty((4, len(lanes)), starts.dtype)
-    squares, start_squares, local_squares, steepest = numbers[0], numbers[1], numbers[2], numbers[3]
+    """tuned_l = start_l + p_l for the lanes that share a matrix: it stays in the nearest cache.
+
+    space: (5, 8, n'), n' a multiple of eight; what is behind n is 0 and changes no sum.
+    """
+    length, width, num_bytes = starts.shape[1], space.shape[2], space.itemsize
+    moves, residuals, directions, products_, locals_ = space[0], space[1], space[2], space[3], space[4]
+    # squared lengths: of the residual now and at the start, of w, of the direction; the largest curvature so far
+    numbers = np.zeros((5, len(lanes)), space.dtype)
+    squares, start_squares, local_squares = numbers[0], numbers[1], numbers[2]
+    of_directions, steepest = numbers[3], numbers[4]
     for k, lane in enumerate(lanes):
         for i in range(length):
             residuals[k, i] = directions[k, i] = -gradients[lane, i]
-            moves[k, i] = zero
-        squares[k] = start_squares[k] = _inner(residuals[k], residuals[k], zero)
-        local_squares[k], steepest[k] = _inner(starts[lane], starts[lane], zero), zero
+            moves[k, i], locals_[k, i] = zero, starts[lane, i]
+        for i in range(length, width):  # where a lane before that diverged has left NaN
+            residuals[k, i] = directions[k, i] = moves[k, i] = locals_[k, i] = products_[k, i] = zero
+        residual, local = residuals[k].ctypes.data, locals_[k].ctypes.data
+        squares[k] = _inner((residual, residual), width, zero)
+        start_squares[k] = of_directions[k] = squares[k]
+        local_squares[k] = _inner((local, local), width, zero)
+    rows = np.arange(len(lanes))
     for _ in range(steps):
         places = directions.ctypes.data, products_.ctypes.data
-        _multiply(address, rows, length, length, places[0], places[1], num_bytes, zero)
+        _multiply(address, rows, length, length, places[0], places[1], width * num_bytes, width * num_bytes, num_bytes, zero)
         for k in rows:
-            residual, direction, move, product_ = residuals[k], directions[k], moves[k], products_[k]
-            curvature = _inner(direction, product_, zero)
-            steepest[k] = max(steepest[k], _ratio(curvature, _inner(direction, direction, zero), zero))
+            direction, product_ = directions[k].ctypes.data, products_[k].ctypes.data
+            residual, move = residuals[k].ctypes.data, moves[k].ctypes.data
+            curvature = _inner((direction, product_), width, zero)
+            steepest[k] = max(steepest[k], _ratio(curvature, of_directions[k], zero))
             limit = rounding * rounding * (start_squares[k] + steepest[k] * steepest[k] * local_squares[k])
             step = zero if squares[k] <= limit or curvature <= zero else squares[k] / curvature
-            for i in range(length):
-                move[i] += direction[i] * step
-                residual[i] -= product_[i] * step
-            old_square, squares[k] = squares[k], _inner(residual, residual, zero)
-            factor = _ratio(squares[k], old_square, zero)
-            for i in range(length):
-                direction[i] = residual[i] + direction[i] * factor
+            old_square = squares[k]
+            squares[k] = _take_step((move, direction, residual, product_), width, step)
+            of_directions[k] = _turn((direction, residual), width, _ratio(squares[k], old_square, zero))
     for k, lane in enumerate(lanes):
         for i in range(length):
             tuned[lane, i] = starts[lane, i] + moves[k, i]
@@ -293,7 +347,7 @@ def solve(
     shape = (len(order), length)
     of_gradients, of_starts = carray(_numbers_at(gradients, zero), shape), carray(_numbers_at(starts, zero), shape)
     of_tuned = carray(_numbers_at(tuned, zero), shape)
-    space, start = np.empty((4, 8, length), of_starts.dtype), 0
+    space, start = np.empty((5, 8, -(-length // PANEL) * PANEL), of_starts.dtype), 0
     while start < len(order):
         end = _end_of_shared(addresses, start)
         lanes = order[start:end]

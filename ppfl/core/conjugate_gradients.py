@@ -1,7 +1,7 @@
 """Conjugate gradients on small constant matrices, many systems in one call, whose bits depend on their numbers alone.
 
-Products are those of `ppfl.core.matvec`. An inner product is eight sums of every eighth term, these added in pairs, and
-then the terms that are left: one fixed order, that of no BLAS. Compiled by Numba where that is installed; without it
+Products are those of `ppfl.core.matvec`. An inner product is eight sums of every eighth term, these added in
+pairs: one fixed order, that of no BLAS. Compiled by Numba where that is installed; without it
 the same bits come more slowly.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ppfl.core.matvec import Matrices, compiled_loops, is_served, zero_of
+from ppfl.core.matvec import PANEL, Matrices, compiled_loops, is_served, zero_of
 
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     _Number: TypeAlias = np.floating[Any]
     _Numbers: TypeAlias = NDArray[np.floating[Any]]
-
-_SUMS = 8
 
 
 def can_solve(matrix: torch.Tensor | StandIn) -> bool:
@@ -69,35 +67,38 @@ def solve_all(matrices: Matrices, gradients: torch.Tensor, starts: torch.Tensor,
 def _solve_plainly(
     matrix: torch.Tensor, gradient: _Numbers, start: _Numbers, steps: int, rounding: _Number, zero: _Number
 ) -> _Numbers:
-    """Do what the compiled loop does, operation by operation."""
-    residual, move = -gradient, np.zeros_like(gradient)
-    direction, steepest = residual, zero
-    square = start_square = _inner(residual, residual)
-    local_square = _inner(start, start)
+    """Do what the compiled loop does, operation by operation; vectors are filled up with zeros as there."""
+    length = len(gradient)
+    matrices = Matrices([matrix])
+    residual, local = _filled_up(-gradient), _filled_up(start)
+    direction, move, steepest = residual, np.zeros_like(residual), zero
+    square = start_square = of_direction = _inner(residual, residual)
+    local_square = _inner(local, local)
     for _ in range(steps):
-        product = Matrices([matrix]).times(torch.from_numpy(direction).unsqueeze(0))[0].numpy()
+        product = _filled_up(matrices.times(torch.from_numpy(direction[None, :length]))[0].numpy())
         curvature = _inner(direction, product)
-        steepest = max(steepest, _ratio(curvature, _inner(direction, direction)))
-        solved = square <= rounding * rounding * (start_square + steepest * steepest * local_square)
-        step = zero if solved or curvature <= zero else square / curvature
+        steepest = max(steepest, _ratio(curvature, of_direction))
+        limit = rounding * rounding * (start_square + steepest * steepest * local_square)
+        step = zero if square <= limit or curvature <= zero else square / curvature
         move = move + direction * step
         residual = residual - product * step
         old_square, square = square, _inner(residual, residual)
         direction = residual + direction * _ratio(square, old_square)
-    return start + move
+        of_direction = _inner(direction, direction)
+    return start + move[:length]
+
+
+def _filled_up(vector: _Numbers) -> _Numbers:
+    return np.concatenate([vector, np.zeros(-len(vector) % PANEL, vector.dtype)])
 
 
 def _inner(x: _Numbers, y: _Numbers) -> _Number:
-    terms = x * y
-    whole = len(terms) - len(terms) % _SUMS
-    sums = np.zeros(_SUMS, terms.dtype)
-    for row in terms[:whole].reshape(-1, _SUMS):
+    sums = np.zeros(PANEL, x.dtype)
+    for row in (x * y).reshape(-1, PANEL):
         sums = sums + row
     while len(sums) > 1:
         sums = sums[::2] + sums[1::2]
     total: _Number = sums[0]
-    for term in terms[whole:]:
-        total = total + term
     return total
 
 
