@@ -177,9 +177,12 @@ class Ledger:
 
     def _counts_of_all(self) -> dict[str, float]:
         names = (*COUNTED, *_BYTES)
+        mine = [float(getattr(self.costs, name)) for name in names]
+        if self._setup.communicator.size == 1:
+            return dict(zip(names, mine, strict=True))
         # sums of whole numbers, or of multiples of 2⁻²⁰, lose nothing
-        mine = torch.tensor([getattr(self.costs, name) for name in names], dtype=torch.float64)
-        return dict(zip(names, self._setup.communicator.allreduce(mine, "sum").tolist(), strict=True))
+        of_all = self._setup.communicator.allreduce(torch.tensor(mine, dtype=torch.float64), "sum")
+        return dict(zip(names, of_all.tolist(), strict=True))
 
 
 @contextmanager
