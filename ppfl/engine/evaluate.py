@@ -191,14 +191,8 @@ def _stages_of(run: Run, client: int, tuning: StageCosts) -> dict[str, Mapping[s
     return found
 
 
-def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
-    """Return the statistic `mean` of `summarize` alone, which is asked for more often than the others."""
-    known, _ = _known(setup, metric, values)
-    return float(known.mean()) if len(known) else math.nan
-
-
 def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray) -> list[float]:
-    """Return the same for several runs, values (R, M): the bits of one at a time."""
+    """Return `mean_over_clients` of several runs, values (R, M): the bits of one at a time."""
     if not all(_all_count(setup, metric) for setup in setups):
         return [mean_over_clients(setup, metric, of_run) for setup, of_run in zip(setups, values, strict=True)]
     means: list[float] = np.ascontiguousarray(values).mean(axis=1).tolist()
@@ -207,6 +201,12 @@ def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray)
 
 def _all_count(setup: Setup, metric: str) -> bool:
     return not setup.roles.byzantine and min(setup.problem.scores.metric_weights(metric), default=0) > 0
+
+
+def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
+    """Return the statistic `mean` of `summarize` alone, which is asked for more often than the others."""
+    known, _ = _known(setup, metric, values)
+    return float(known.mean()) if len(known) else math.nan
 
 
 def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]:

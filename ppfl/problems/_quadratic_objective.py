@@ -131,7 +131,9 @@ def _shared_product(s: torch.Tensor, data: Data) -> torch.Tensor:
 
 
 def join(params: Params, like: torch.Tensor) -> torch.Tensor:
-    """Return the values as one vector, also when there are none."""
+    """Return the values as one vector, also when there are none; not to be written to, it may be one of them."""
+    if len(params) == 1:
+        return next(iter(params.values())).reshape(-1)
     return flatten(params) if params else torch.zeros_like(like)
 
 
