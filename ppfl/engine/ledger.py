@@ -161,8 +161,8 @@ class Ledger:
         """Return what all ranks have spent so far. Collective."""
         costs = self.costs
         totals = {
-            "shared_gradients": costs.shared_gradients,
-            "local_gradients": costs.local_gradients,
+            "shared_gradients": float(costs.shared_gradients),
+            "local_gradients": float(costs.local_gradients),
             "uplink_bytes": float(costs.uplink_bytes),
             "downlink_bytes": float(costs.downlink_bytes),
             "seconds": costs.seconds,
@@ -170,19 +170,16 @@ class Ledger:
             **more,
         }
         if self._coordinator is None:
-            return totals | self._counts_of_all()
+            return totals if self._setup.communicator.size == 1 else totals | self._counts_of_all()
         values = torch.tensor(list(totals.values()), dtype=torch.float64)
         told = self._setup.communicator.broadcast(values, self._coordinator)
         return dict(zip(totals, told.tolist(), strict=True))
 
     def _counts_of_all(self) -> dict[str, float]:
         names = (*COUNTED, *_BYTES)
-        mine = [float(getattr(self.costs, name)) for name in names]
-        if self._setup.communicator.size == 1:
-            return dict(zip(names, mine, strict=True))
         # sums of whole numbers, or of multiples of 2⁻²⁰, lose nothing
-        of_all = self._setup.communicator.allreduce(torch.tensor(mine, dtype=torch.float64), "sum")
-        return dict(zip(names, of_all.tolist(), strict=True))
+        mine = torch.tensor([getattr(self.costs, name) for name in names], dtype=torch.float64)
+        return dict(zip(names, self._setup.communicator.allreduce(mine, "sum").tolist(), strict=True))
 
 
 @contextmanager
