@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from ppfl.interfaces.method import ExactFineTuner
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ppfl.core.types import Params
+    from ppfl.core.types import Params, State
     from ppfl.engine.mapping.laned_scores import LanedScores
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
@@ -56,22 +56,38 @@ def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.n
 
 
 def _score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
-    servers, setup = [run.server for run in runs], runs[0].setup
-    of_clients = [_gather(run.setup, scores) for run, scores in zip(runs, _client_scores(runs, round), strict=True)]
-    in_one = _at_once(runs, lambda lanes: lanes.of_shared(servers)) if setup.communicator.size == 1 else None
-    of_shared = in_one or [run.setup.problem.scores.shared_metrics(run.server["shared"]) for run in runs]
-    return [_named(run.setup, mine, shared) for run, mine, shared in zip(runs, of_clients, of_shared, strict=True)]
+    setups, found = [run.setup for run in runs], None
+    if setups[0].communicator.size == 1:
+        found = _at_once(runs, lambda lanes: lanes.of_rounds(_servers(runs), _states(runs)))
+    if found is None:
+        return [_score_alone(run, round) for run in runs]
+    of_clients, of_shared = found
+    # lists of one entry a run
+    columns = {name: means_over_clients(setups, name, values.numpy()) for name, values in of_clients.items()}
+    scalars = {name: values.tolist() for name, values in of_shared.items() if values.ndim == 1}
+    arrays = {name: list(values.numpy()) for name, values in of_shared.items() if values.ndim > 1}
+    of_runs = zip(*columns.values(), *scalars.values(), *arrays.values(), strict=True)
+    return [dict(zip((*columns, *scalars, *arrays), of_run, strict=True)) for of_run in of_runs]
 
 
-def _named(
-    setup: Setup, of_clients: Mapping[str, np.ndarray], of_shared: Mapping[str, torch.Tensor]
-) -> dict[str, float | np.ndarray]:
+def _score_alone(run: Run, round: int) -> dict[str, float | np.ndarray]:
+    setup = run.setup
+    of_clients = _gather(setup, _client_scores(run, round))
+    of_shared = setup.problem.scores.shared_metrics(run.server["shared"])
     scores: dict[str, float | np.ndarray] = {
         name: mean_over_clients(setup, name, values) for name, values in of_clients.items()
     }
     for name, value in of_shared.items():
         scores[name] = float(value) if value.ndim == 0 else value.cpu().numpy().copy()
     return scores
+
+
+def _servers(runs: Sequence[Run]) -> list[State]:
+    return [run.server for run in runs]
+
+
+def _states(runs: Sequence[Run]) -> list[State]:
+    return [run.group.lanes for run in runs]
 
 
 def _at_once(runs: Sequence[Run], score: Callable[[LanedScores], Found]) -> Found | None:
@@ -85,13 +101,10 @@ def _at_once(runs: Sequence[Run], score: Callable[[LanedScores], Found]) -> Foun
         return None
 
 
-def _client_scores(runs: Sequence[Run], round: int) -> list[dict[str, torch.Tensor]]:
-    """Return {metric: (C,)} of the clients of this rank, for every run."""
-    servers = [run.server for run in runs]
-    rows = _at_once(runs, lambda lanes: lanes.of_clients(servers, [run.group.lanes for run in runs]))
-    if rows is not None:
-        return [{name: values[number] for name, values in rows.items()} for number in range(len(runs))]
-    return [_one_by_one(run, round) for run in runs]
+def _client_scores(run: Run, round: int) -> dict[str, torch.Tensor]:
+    """Return {metric: (C,)} of the clients of this rank."""
+    rows = _at_once([run], lambda lanes: lanes.of_clients([run.server], [run.group.lanes]))
+    return _one_by_one(run, round) if rows is None else {name: values[0] for name, values in rows.items()}
 
 
 def _one_by_one(run: Run, round: int) -> dict[str, torch.Tensor]:
@@ -135,9 +148,9 @@ def score_stages(runs: Sequence[Run]) -> list[Stages]:
 
 
 def _score_stages(runs: Sequence[Run]) -> list[Stages]:
-    setup, servers, found = runs[0].setup, [run.server for run in runs], None
+    setup, found = runs[0].setup, None
     if setup.tuned_problem is setup.problem:
-        found = _at_once(runs, lambda lanes: lanes.of_stages(servers, [run.group.lanes for run in runs]))
+        found = _at_once(runs, lambda lanes: lanes.of_stages(_servers(runs), _states(runs)))
     if found is not None:
         rows, costs = found
         of_runs = [
@@ -178,6 +191,18 @@ def _stages_of(run: Run, client: int, tuning: StageCosts) -> dict[str, Mapping[s
     return found
 
 
+def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray) -> list[float]:
+    """Return `mean_over_clients` of several runs, values (R, M): the bits of one at a time."""
+    if not all(_all_count(setup, metric) for setup in setups):
+        return [mean_over_clients(setup, metric, of_run) for setup, of_run in zip(setups, values, strict=True)]
+    means: list[float] = np.ascontiguousarray(values).mean(axis=1).tolist()
+    return means
+
+
+def _all_count(setup: Setup, metric: str) -> bool:
+    return not setup.roles.byzantine and min(setup.problem.scores.metric_weights(metric), default=0) > 0
+
+
 def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
     """Return the statistic `mean` of `summarize` alone, which is asked for more often than the others."""
     known, _ = _known(setup, metric, values)
@@ -216,6 +241,8 @@ def _over_ranks(
 
 
 def _total(setup: Setup, mine: StageCosts) -> StageCosts:
+    if setup.communicator.size == 1:
+        return replace(mine)
     counts = torch.tensor([mine.shared_gradients, mine.local_gradients], dtype=torch.float64)
     of_shared, of_local = setup.communicator.allreduce(counts, "sum").tolist()
     seconds = setup.communicator.allreduce(torch.tensor([mine.seconds], dtype=torch.float64), "max")
@@ -260,5 +287,7 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, torch.Tensor]:
 
 def _gather(setup: Setup, mine: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """From {metric: (C,)} on every rank to {metric: (M,)} in client order. Collective."""
+    if setup.communicator.size == 1:
+        return {name: values.numpy() for name, values in mine.items()}
     everyone = setup.communicator.allgather_rows(torch.stack(list(mine.values()), dim=1)).numpy()
     return {name: np.ascontiguousarray(everyone[:, column]) for column, name in enumerate(mine)}

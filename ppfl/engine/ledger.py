@@ -169,8 +169,8 @@ class Ledger:
         """Return what all ranks have spent so far. Collective."""
         costs = self.costs
         totals = {
-            "shared_gradients": costs.shared_gradients,
-            "local_gradients": costs.local_gradients,
+            "shared_gradients": float(costs.shared_gradients),
+            "local_gradients": float(costs.local_gradients),
             "uplink_bytes": float(costs.uplink_bytes),
             "downlink_bytes": float(costs.downlink_bytes),
             "seconds": costs.seconds,
@@ -178,7 +178,7 @@ class Ledger:
             **more,
         }
         if self._coordinator is None:
-            return totals | self._counts_of_all()
+            return totals if self._setup.communicator.size == 1 else totals | self._counts_of_all()
         values = torch.tensor(list(totals.values()), dtype=torch.float64)
         told = self._setup.communicator.broadcast(values, self._coordinator)
         return dict(zip(totals, told.tolist(), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ class Spent:
         return self.before + (time.perf_counter() - self.began if self.began is not None else 0.0)
 
     @contextmanager
-    def on(self, purpose: Purpose, share: float = 1.0) -> Iterator[None]:
-        """Count the seconds of what is done inside, or a share of them."""
+    def on(self, purpose: Purpose) -> Iterator[None]:
+        """Count the seconds of what is done inside."""
         self.tell(purpose)
         started = time.perf_counter()
         yield
-        self.seconds[purpose] += share * (time.perf_counter() - started)
+        self.seconds[purpose] += time.perf_counter() - started
 
     def numbers(self) -> dict[str, Any]:
         """Return what a snapshot needs to know."""
@@ -51,7 +51,10 @@ class Spent:
 @contextmanager
 def shared(of_runs: Sequence[Spent], purpose: Purpose) -> Iterator[None]:
     """Count the seconds of what is done inside for several runs at once: each has an equal share."""
-    with ExitStack() as stack:
-        for spent in of_runs:
-            stack.enter_context(spent.on(purpose, 1.0 / len(of_runs)))
-        yield
+    for spent in of_runs:
+        spent.tell(purpose)
+    started = time.perf_counter()
+    yield
+    seconds = (time.perf_counter() - started) / len(of_runs)
+    for spent in of_runs:
+        spent.seconds[purpose] += seconds

@@ -65,6 +65,8 @@ class Told:
 
     def series(self) -> dict[str, np.ndarray]:
         """Return {report_<name>: (M,)}, and begin anew. Collective."""
+        if not self._names:
+            return {}
         found = {name.replace(_PREFIX, "report_"): value.numpy() for name, value in self.tensors().items()}
         self._forget()
         return found

@@ -88,8 +88,8 @@ class Scores(ABC):
 class PureScores(Scores):
     """Scores in parts, for engines that score the clients of one run or of many at once.
 
-    Functions of one client are pure and free of control flow on values, like those of an objective; `client_metrics`
-    and `shared_metrics` are made of them, over all clients alike.
+    Functions are pure and free of control flow on values, like those of an objective, and of the problem they know what
+    they are given; `client_metrics` and `shared_metrics` are made of them, over all clients alike.
     """
 
     @abstractmethod
@@ -100,12 +100,21 @@ class PureScores(Scores):
     def of_client(self, shared: Params, local: Params, data: Data) -> Params:
         """Return `round_metrics`, scalars."""
 
+    @property
+    @abstractmethod
+    def reference(self) -> Params:
+        """What `of_shared` compares θ with."""
+
+    def at(self, shared: Params, data: Data) -> Data:
+        """Return the data with what `of_client` and `gradient` both need of θ, as long as it is the same for both."""
+        return data
+
     @abstractmethod
     def gradient(self, shared: Params, data: Data) -> torch.Tensor:
         """Return (D,), whose exact mean over clients `of_shared` wants."""
 
     @abstractmethod
     def of_shared(
-        self, shared: Params, mean_gradient: torch.Tensor, client_norms: torch.Tensor
+        self, shared: Params, mean_gradient: torch.Tensor, client_norms: torch.Tensor, reference: Params
     ) -> dict[str, torch.Tensor]:
-        """Return `shared_metrics`, given the mean of the gradients (D,) and their norms (M,)."""
+        """Return `shared_metrics`, given the mean of the gradients (D,), their norms (M,), and a `reference`."""

@@ -70,11 +70,18 @@ class Quadratic(Objective):
             return data
         return {**data, "target": data["local_linear"] - matvec(data["cross"].T, join(shared, data["shared_linear"]))}
 
+    def at(self, shared: Params, data: Data) -> Data:
+        """Add t and Q_ss s: losses and gradients at one s then cost no product with s."""
+        return {
+            **self.advance(shared, data),
+            "shared_product": _shared_product(join(shared, data["shared_linear"]), data),
+        }
+
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """½ sᵀQ_ss s − c_sᵀs + ½ lᵀQ_ll l − tᵀl + ½(‖b‖² + ‖y‖²); near 0 it loses digits to cancellation."""
         data = self.advance(shared, data)
         s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
-        of_shared = (s * (matvec(data["shared_curvature"], s) / 2 - data["shared_linear"])).sum()
+        of_shared = (s * (_shared_product(s, data) / 2 - data["shared_linear"])).sum()
         of_local = (l * (matvec(data["local_curvature"], l) / 2 - data["target"])).sum()
         return of_shared + of_local + data["constant"]
 
@@ -95,7 +102,7 @@ class Quadratic(Objective):
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """Q_ss s + Q_sl l − c_s."""
         s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
-        gradient = matvec(data["shared_curvature"], s) + matvec(data["cross"], l) - data["shared_linear"]
+        gradient = _shared_product(s, data) + matvec(data["cross"], l) - data["shared_linear"]
         return named_pieces(gradient, self.shared_lengths)
 
     def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
@@ -122,8 +129,15 @@ class Quadratic(Objective):
         return {name: torch.zeros(length, dtype=self._dtype, device=self._device) for name, length in lengths.items()}
 
 
+def _shared_product(s: torch.Tensor, data: Data) -> torch.Tensor:
+    """Q_ss s."""
+    return data["shared_product"] if "shared_product" in data else matvec(data["shared_curvature"], s)
+
+
 def join(params: Params, like: torch.Tensor) -> torch.Tensor:
-    """Return the values as one vector, also when there are none."""
+    """Return the values as one vector, also when there are none; not to be written to, it may be one of them."""
+    if len(params) == 1:
+        return next(iter(params.values())).reshape(-1)
     return flatten(params) if params else torch.zeros_like(like)
 
 

@@ -64,17 +64,23 @@ class QuadraticScores(Scores):
         num_honest = self.client_data.num_clients - len(self._byzantine)
         mean = total.reduce(self._communicator) / num_honest
         own_w = {} if self._operator is None else {"personalized_operator_norm": self._operator.norm(theta["theta"])}
-        return {**own_w, **self.of_shared(theta, mean, self._communicator.allgather_rows(column(norms)))}
+        of_all = self._communicator.allgather_rows(column(norms))
+        return {**own_w, **self.of_shared(theta, mean, of_all, self.reference)}
+
+    @property
+    def reference(self) -> Params:
+        """θ*."""
+        return self._theta_star
 
     def of_client(self, shared: Params, local: Params, data: Data) -> Params:
         """f_m(θ, w), a scalar."""
         return {"loss": self.objective.loss(exactly(shared), exactly(local), data)}
 
     def of_shared(
-        self, shared: Params, mean_gradient: torch.Tensor, client_norms: torch.Tensor
+        self, shared: Params, mean_gradient: torch.Tensor, client_norms: torch.Tensor, reference: Params
     ) -> dict[str, torch.Tensor]:
         """‖F(θ)‖ and ‖θ − θ*‖, and the norms as they are."""
-        difference = join(subtract(exactly(shared), self._theta_star), mean_gradient)
+        difference = join(subtract(exactly(shared), reference), mean_gradient)
         return {
             "operator_norm": torch.linalg.vector_norm(mean_gradient),
             "distance": torch.linalg.vector_norm(difference),
@@ -88,6 +94,10 @@ class PureQuadraticScores(QuadraticScores, PureScores):
     def scored_on(self, client: int) -> Data:
         """Return the blocks."""
         return self.blocks[client]
+
+    def at(self, shared: Params, data: Data) -> Data:
+        """Add t and Q_ss s."""
+        return self.objective.at(exactly(shared), data)
 
     def gradient(self, shared: Params, data: Data) -> torch.Tensor:
         """∇_1 f_m(θ, w_m*(θ))."""

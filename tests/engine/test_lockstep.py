@@ -12,7 +12,8 @@ import yaml
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
-from ppfl.engine.evaluate import score_stages
+from ppfl.engine import evaluate
+from ppfl.engine.evaluate import score_rounds, score_stages
 from ppfl.engine.ledger import Scored, StageCosts
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
 from ppfl.engine.mapping.laned import Laned
@@ -124,14 +125,54 @@ def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_pa
 @pytest.mark.parametrize("name", TOGETHER)
 def test_every_method_that_does_not_branch_on_its_server_has_the_bits_of_single_runs(name: str, tmp_path: Path) -> None:
     """One that does and does not say so fails here."""
-    document = sections(name, "quadratic", grid={"seed": [0, 1], "problem.zeta": [0.5, 2]})
+    runs = setups_of_method(name, tmp_path)
+    assert len(runs) == 4
+    assert_bits_of_single_runs(runs)
+
+
+def setups_of_method(name: str, folder: Path, **others: Any) -> list[Setup]:
+    document = sections(name, "quadratic", grid={"seed": [0, 1], "problem.zeta": [0.5, 2]}, **others)
     steps = {key: 0.01 for key in ("lr", "inner_lr") if key in document["algorithm"]}
     settings = document["algorithm"] | steps  # those by theory differ between problems
     if "fine_tuner" in settings:
         settings["fine_tuner"] = {**settings["fine_tuner"], "lr": 0.01}
-    runs = setups(tmp_path, **document | {"algorithm": settings})
-    assert len(runs) == 4
-    assert_bits_of_single_runs(runs)
+    return setups(folder, **document | {"algorithm": settings})
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_scores_as_lanes_have_the_bits_of_one_client_after_another(
+    name: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of one run after another, whether clients deploy the server's θ or one of their own."""
+    together = Lockstep(setups_of_method(name, tmp_path, precision=precision))
+    for _ in together.run():
+        pass
+    laned = together.runs[0].group.laned
+    assert laned is not None
+    assert (laned.scores is None) == (examples.kind("algorithms", name).splits == "all shared")
+    scores, stages = score_rounds(together.runs, 7), score_stages(together.runs)
+    monkeypatch.setattr(evaluate, "_at_once", lambda runs, score: None)
+    alone = score_rounds(together.runs, 7), score_stages(together.runs)
+    for found, wanted in zip(scores, alone[0], strict=True):
+        assert {key: np.asarray(value).tobytes() for key, value in found.items()} == {
+            key: np.asarray(value).tobytes() for key, value in wanted.items()
+        }
+        assert {key: type(value) for key, value in found.items()} == {key: type(v) for key, v in wanted.items()}
+    for mine, of_one in zip(stages, alone[1], strict=True):
+        assert {(stage, key): value.tobytes() for stage, of in mine.scores.items() for key, value in of.items()} == {
+            (stage, key): value.tobytes() for stage, of in of_one.scores.items() for key, value in of.items()
+        }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_norms_and_sums_of_lanes_are_those_of_vectors_in_memory_of_their_own(dtype: torch.dtype) -> None:
+    for length in range(1, 140):
+        values = torch.randn(7, length, generator=torch.Generator().manual_seed(length), dtype=dtype)
+        lanes, rows = as_lanes(values), [row.clone() for row in values]
+        norms = torch.stack([torch.linalg.vector_norm(row) for row in rows])
+        assert torch.equal(values_of(torch.linalg.vector_norm(lanes)), norms), length
+        assert torch.equal(values_of(lanes.sum()), torch.stack([row.sum() for row in rows])), length
 
 
 def test_runs_that_send_different_names_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.errors import UserError
-from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
+from ppfl.engine.evaluate import STATISTICS, mean_over_clients, means_over_clients, score_stages, summarize
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run as run_to_file
 from ppfl.runs.progress import Silent
@@ -45,6 +45,27 @@ def test_statistics() -> None:
     assert found["mean"] == pytest.approx(0.5)
     assert found["weighted_mean"] == pytest.approx((2 * 1.0 + 5 * 0.5) / 8)
     assert (found["q10"], found["q50"], found["q90"]) == pytest.approx((0.1, 0.5, 0.9))
+
+
+@pytest.mark.parametrize("num_clients", [1, 2, 7, 8, 9, 31, 127, 128, 129, 1000])
+def test_means_of_many_runs_have_the_bits_of_one(num_clients: int) -> None:
+    draw = np.random.default_rng(num_clients)
+    values = draw.standard_normal((5, num_clients)) * 10.0 ** draw.uniform(-9, 9, (5, num_clients))
+    values[1, 0], values[2, -1] = np.nan, np.inf
+    everyone = Weighted((3,) * num_clients)
+    kinds = [
+        [everyone] * 5,
+        [everyone] * 4 + [Weighted((0,) * num_clients)],
+        [Weighted((1,) * num_clients, frozenset({0}))] * 5,
+    ]
+    for setups in kinds:
+        for layout in (values, np.asfortranarray(values)):
+            found = means_over_clients(setups, "loss", layout)  # type: ignore[arg-type]
+            wanted = [
+                mean_over_clients(setup, "loss", row.copy())  # type: ignore[arg-type]
+                for setup, row in zip(setups, values, strict=True)
+            ]
+            assert np.array(found).tobytes() == np.array(wanted).tobytes()
 
 
 def test_a_client_with_samples_and_a_score_of_nan_is_not_hidden() -> None:

@@ -66,7 +66,7 @@ def seconds_of(path: Path) -> dict[str, float]:
 @pytest.mark.parametrize("way", WAYS)
 def test_everything_is_counted_where_it_belongs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(DOCUMENT | WAYS[way]))
-    scored = slow(monkeypatch, evaluate, "_client_scores")
+    scored = slow(monkeypatch, evaluate, "_score_rounds")
     staged = slow(monkeypatch, evaluate, "_score_stages")
     written = slow(monkeypatch, recorder, "write_whole")
     saved = slow(monkeypatch, Checkpoints, "save")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from ppfl.engine.ledger import StageCosts
-from ppfl.engine.mapping.lanes import stack, values_of
-from ppfl.engine.mapping.mapping import stack_states
+from ppfl.engine.mapping.lanes import as_lanes, stack, values_of
 from ppfl.rows.exact_sum import exact_sums
 
 if TYPE_CHECKING:
@@ -31,30 +31,35 @@ class LanedScores:
         self._laned = laned
         self._of_runs = scores
         self._data: Data = stack([of_run.scored_on(client) for of_run in scores for client in laned.clients])
+        self._references: Params = stack([of_run.reference for of_run in scores])
+        """A lane a run."""
 
     def of_clients(self, servers: Sequence[State], states: Sequence[State]) -> Rows:
         """Return the scores of what clients would deploy now."""
-        return self._score(*self._deployed(servers, states))
+        return self._of_clients(self._sent(servers), states)
 
-    def of_shared(self, servers: Sequence[State]) -> list[dict[str, torch.Tensor]]:
-        """Return what the problem of every run says of θ; where one process has all clients."""
-        shared = self._laned.repeat([server["shared"] for server in servers])
-        gradients = self._of_runs[0].gradient(shared, self._data)
+    def of_rounds(self, servers: Sequence[State], states: Sequence[State]) -> tuple[Rows, Rows]:
+        """Return the same, and what the problem of every run says of θ, (R,) or (R, C); where one process has all
+        clients."""
+        sent = self._sent(servers)
+        of_clients = self._of_clients(sent, states)
+        gradients = self._of_runs[0].gradient(sent.shared, sent.data)
         norms = self._rows(torch.linalg.vector_norm(gradients))
         means = exact_sums(values_of(gradients).reshape(*norms.shape, -1)) / self._laned.setups[0].roles.num_honest
-        return [
-            of_run.of_shared(server["shared"], means[run].clone(), norms[run])
-            for run, (of_run, server) in enumerate(zip(self._of_runs, servers, strict=True))
-        ]
+        shared = stack([server["shared"] for server in servers])
+        of_shared = self._of_runs[0].of_shared(shared, as_lanes(means), as_lanes(norms), self._references)
+        return of_clients, {name: values_of(value) for name, value in of_shared.items()}
 
     def of_stages(
         self, servers: Sequence[State], states: Sequence[State]
     ) -> tuple[dict[str, Rows], dict[str, StageCosts]]:
         """Return the scores of the stages, and what each run has cost in them on this rank."""
         setup = self._laned.setups[0]
+        sent = self._sent(servers)
+        own = self._laned.gather(states)
         deployed = {
-            "global": self._deployed(servers, [self._initial(run, server) for run, server in enumerate(servers)]),
-            "personal": self._deployed(servers, states),
+            "global": self._laned.algorithm.view(sent.servers, self._initial(sent)),
+            "personal": self._laned.algorithm.view(sent.servers, own),
         }
         costs = {stage: StageCosts() for stage in deployed}
         if setup.tuned_fine_tuner is not None:
@@ -62,16 +67,17 @@ class LanedScores:
             costs["tuned"] = StageCosts()
             deployed["tuned"] = self._tuned(setup.tuned_fine_tuner, *deployed["personal"], costs["tuned"])
             costs["tuned"].seconds = (time.perf_counter() - started) / len(servers)
-        return {stage: self._score(*params) for stage, params in deployed.items()}, costs
+        return {stage: self._score(sent, *params) for stage, params in deployed.items()}, costs
 
-    def _initial(self, run: int, server: State) -> State:
-        objective, algorithm = self._laned.problems[run].objective, self._laned.setups[run].algorithm
-        initial = (objective.init_local(client) for client in self._laned.clients)
-        return stack_states([algorithm.init_client(server["shared"], local) for local in initial])
+    def _sent(self, servers: Sequence[State]) -> _Sent:
+        of_clients = {group: self._laned.repeat([server[group] for server in servers]) for group in servers[0]}
+        return _Sent(of_clients, self._of_runs[0].at(of_clients["shared"], self._data))
 
-    def _deployed(self, servers: Sequence[State], states: Sequence[State]) -> tuple[Params, Params]:
-        of_servers = {group: self._laned.repeat([server[group] for server in servers]) for group in servers[0]}
-        return self._laned.algorithm.view(of_servers, self._laned.gather(states))
+    def _initial(self, sent: _Sent) -> State:
+        """Return the states of clients before their first round, if they began at the θ of now."""
+        laned = self._laned
+        local = stack([problem.objective.init_local(client) for problem in laned.problems for client in laned.clients])
+        return laned.algorithm.init_client(sent.shared, local)
 
     def _tuned(self, tuner: FineTuner, shared: Params, local: Params, costs: StageCosts) -> tuple[Params, Params]:
         """`tuned_epochs` times: the fine-tuner applied to the data, which are whole where there are no samples."""
@@ -85,10 +91,29 @@ class LanedScores:
             costs.count(setup, num_gradients, laned.num_clients)
         return shared, local
 
-    def _score(self, shared: Params, local: Params) -> Rows:
-        scores = self._of_runs[0].of_client(shared, local, self._data)
+    def _of_clients(self, sent: _Sent, states: Sequence[State]) -> Rows:
+        return self._score(sent, *self._laned.algorithm.view(sent.servers, self._laned.gather(states)))
+
+    def _score(self, sent: _Sent, shared: Params, local: Params) -> Rows:
+        # what depends on θ is known where clients deploy the one of the server
+        data = sent.data if shared is sent.shared else self._data
+        scores = self._of_runs[0].of_client(shared, local, data)
         return {name: self._rows(value) for name, value in scores.items()}
 
     def _rows(self, lanes: torch.Tensor) -> torch.Tensor:
         """Return a number for every client as (R, C)."""
         return values_of(lanes).to(torch.float64).reshape(len(self._laned.setups), -1)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Servers as lanes, one for every client."""
+
+    servers: State
+    data: Data
+    """What scores are computed on, with what they need of θ."""
+
+    @property
+    def shared(self) -> Params:
+        """θ."""
+        return self.servers["shared"]
