@@ -127,11 +127,15 @@ class Recorder:
 
     def append(self, round: int, scores: Mapping[str, float | np.ndarray]) -> None:
         """Add the scores after `round` rounds; write when the last write is old enough."""
+        self.add(round, scores)
+        if time.monotonic() - self._last_write >= self._interval_seconds:
+            self.write()
+
+    def add(self, round: int, scores: Mapping[str, float | np.ndarray]) -> None:
+        """Add the scores after `round` rounds, to be written with the next ones."""
         self._rounds.append(round)
         for name, value in scores.items():
             self._series.setdefault(name, []).append(value)
-        if time.monotonic() - self._last_write >= self._interval_seconds:
-            self.write()
 
     @property
     def rows(self) -> dict[str, np.ndarray]:
