@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
+_OF_ONE_RUN = {"digest", "config", "started", "ended"}
+"""Attributes that differ between the runs of a pack."""
 
 
 Found: TypeAlias = Literal["new", "unfinished", "already done", "damaged"]
@@ -98,7 +100,8 @@ class Recorder:
         self.out = out
         self._before_write = before_write
         self._attributes = attributes
-        self._groups: dict[str, Mapping[str, Any]] = {"provenance": provenance}
+        self._provenance = dict(provenance)
+        self._facts: Mapping[str, Any] | None = None
         self._rounds: list[int] = []
         self._series: dict[str, list[float | np.ndarray]] = {}
         self._clients: dict[str, np.ndarray] = {}
@@ -114,7 +117,7 @@ class Recorder:
 
     def describe_problem(self, facts: Mapping[str, Any], clients: Mapping[str, np.ndarray]) -> None:
         """Store what is known before the first round; `clients` has arrays (M, …), names under "client"."""
-        self._groups["problem"] = facts
+        self._facts = facts
         self._clients.update(clients)
 
     def follow_arrivals(self, arrivals: Callable[[], Mapping[str, np.ndarray]]) -> None:
@@ -163,7 +166,7 @@ class Recorder:
         self._summary = dict(summary)
         self._summary_labels = (stages, statistics)
         self._stage_costs = dict(costs)
-        self._groups["provenance"] = {**self._groups["provenance"], **provenance}
+        self._provenance |= provenance
         self.write()
 
     def write(self) -> None:
@@ -188,11 +191,12 @@ class Recorder:
         return image_of(list(self._content()))
 
     def _content(self) -> Iterator[Group]:
-        yield Group("/", {**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)}, ())
-        for name, attributes in self._groups.items():
-            yield Group(name, attributes, ())
+        yield _described("/", {**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)})
+        yield _described("provenance", self._provenance)
+        if self._facts is not None:
+            yield Group("problem", {}, self._facts)
         if self._seconds is not None:
-            yield Group("seconds", self._seconds(), ())
+            yield Group("seconds", {}, self._seconds())
         names = self._clients.get("client")
         series = {name: np.array(values) for name, values in self._series.items()}
         yield _group("rounds", {"round": np.array(self._rounds)}, series, names)
@@ -207,6 +211,11 @@ class Recorder:
             labels = {"stage": np.array(stages, dtype=object), "statistic": np.array(statistics, dtype=object)}
             yield _group("summary", labels, self._summary)
             yield _group("stages", {"stage": labels["stage"]}, self._stage_costs)
+
+
+def _described(group: str, attributes: Mapping[str, Any]) -> Group:
+    constants = {name: value for name, value in attributes.items() if name not in _OF_ONE_RUN}
+    return Group(group, constants, {name: value for name, value in attributes.items() if name in _OF_ONE_RUN})
 
 
 def _group(
@@ -226,7 +235,7 @@ def _group(
             found.setdefault(extra, Variable(extra, along, (extra,)))
             dimensions += (extra,)
         found[key] = Variable(key, array, dimensions)
-    return Group(name, {}, tuple(found.values()))
+    return Group(name, {}, {}, tuple(found.values()))
 
 
 def _further_dimension(group: str, array: np.ndarray, client_names: np.ndarray | None) -> tuple[str, np.ndarray]:

@@ -1,14 +1,13 @@
 """The bytes of a result file: HDF5 with dimension scales, built in memory.
 
-Nearly all of the time goes into the structure, which most runs of a pack have in common. So a skeleton is built first,
-a file without what differs between such runs: numbers, and texts of attributes. It is kept for the next file of the
-same structure, and filled.
+Nearly all of the time goes into what most runs of a pack have in common. So a skeleton is built first, a file without
+what differs between them: all numbers, and some attributes. It is kept for the next file of the same structure, and
+filled.
 """
 
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
@@ -40,9 +39,11 @@ class Group(NamedTuple):
     """A group of the file; "/" is the file itself."""
 
     name: str
+    constants: Mapping[str, str | int]
+    """Attributes that are those of many files."""
     attributes: Mapping[str, Any]
-    """Numbers and texts."""
-    variables: Sequence[Variable]
+    """Those that differ: numbers and texts."""
+    variables: Sequence[Variable] = ()
 
 
 class _Kind(NamedTuple):
@@ -56,6 +57,8 @@ class _Kind(NamedTuple):
 
 class _GroupKind(NamedTuple):
     name: str
+    constants: tuple[tuple[str, type[str | int], str | int], ...]
+    """With their types: 1 is equal to True."""
     attributes: tuple[tuple[str, _Kind], ...]
     variables: tuple[tuple[str, _Kind, tuple[str, ...]], ...]
 
@@ -69,7 +72,7 @@ class _Skeleton(NamedTuple):
 def image_of(groups: Sequence[Group]) -> bytes:
     """Return the content of a result file, with its checksum."""
     structure = tuple(_kind_of_group(group) for group in groups)
-    num_bytes = sum(prod(kind.shape) * kind.dtype.itemsize for _, _, variables in structure for _, kind, _ in variables)
+    num_bytes = sum(values.nbytes for group in groups for _, values, _ in group.variables)
     skeleton = (_kept_skeleton if num_bytes <= _MOST_KEPT_BYTES else _skeleton)(structure)
     image = bytearray(_with_attributes(skeleton.image, groups))
     variables = [variable for group in groups for variable in group.variables]
@@ -86,7 +89,8 @@ def _kind_of_group(group: Group) -> _GroupKind:
         kind = _kind_of(values)
         texts = tuple(map(str, values.ravel())) if kind.dtype == _TEXT else ()
         variables.append((name, kind._replace(texts=texts), dimensions))
-    return _GroupKind(group.name, attributes, tuple(variables))
+    constants = tuple((name, type(value), value) for name, value in group.constants.items())
+    return _GroupKind(group.name, constants, attributes, tuple(variables))
 
 
 def _kind_of(value: Any) -> _Kind:
@@ -109,6 +113,7 @@ _kept_skeleton = lru_cache(8)(_skeleton)
 
 def _created(file: h5py.File, kind: _GroupKind) -> list[h5py.Dataset]:
     group = file.require_group(kind.name)
+    group.attrs.update({name: value for name, _, value in kind.constants})
     for name, (dtype, shape, _) in kind.attributes:
         stored_type = h5py.h5t.py_create(dtype, logical=True)
         h5py.h5a.create(group.id, name.encode(), stored_type, h5py.h5s.create_simple(shape))

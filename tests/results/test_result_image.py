@@ -28,7 +28,7 @@ def built_by_itself(groups: list[Group]) -> bytes:
         file.attrs["kind"] = "ppfl result"
         for group in groups:
             opened = file.require_group(group.name)
-            opened.attrs.update(group.attributes)
+            opened.attrs.update({**group.constants, **group.attributes})
             for name, values, dimensions in group.variables:
                 data = opened.create_dataset(name, data=values, dtype=h5py.string_dtype() if is_text(values) else None)
                 if dimensions == (name,):
@@ -76,7 +76,7 @@ def exact(value: Any) -> Any:
     return array.tolist() if array.dtype.kind in "OUS" else (array.dtype.str, array.shape, array.tobytes())
 
 
-def some_groups(length: int = 3, text: str = "a text", **attributes: Any) -> list[Group]:
+def some_groups(length: int = 3, text: str = "a text", host: str = "h", number: int = 1, **more: Any) -> list[Group]:
     """A small result: `length` rounds, of which every number depends on `text`."""
     first = float(len(text))
     rounds = [
@@ -85,8 +85,8 @@ def some_groups(length: int = 3, text: str = "a text", **attributes: Any) -> lis
         Variable("client", NAMES, ("client",)),
         Variable("norms", np.full((length, 3), first, np.float32), ("round", "client")),
     ]
-    root = {"name": text, "complete": len(text), **attributes}
-    return [Group("/", root, ()), Group("seconds", {"rounds": first}, ()), Group("rounds", {}, rounds)]
+    root = Group("/", {"host": host, "number": number}, {"config": text, "size": len(text), **more})
+    return [root, Group("seconds", {}, {"rounds": first}), Group("rounds", {}, {}, rounds)]
 
 
 def without(groups: list[Group], variable: str) -> list[Group]:
@@ -97,18 +97,28 @@ def cases() -> Iterator[tuple[str, list[Group]]]:
     yield "as it is", some_groups()
     yield "other numbers and a longer text", some_groups(text="another text, é, " * 400)
     yield "an empty text", some_groups(text="")
-    yield "more attributes", some_groups(more="x", number=3, flag=True, several=np.arange(4.0))
+    yield "more attributes", some_groups(more="x", flag=True, several=np.arange(4.0))
+    yield "other constants", some_groups(host="another host")
+    yield "a constant of another type", some_groups(number=True)
     yield "more rounds", some_groups(length=7)
     yield "no rounds", some_groups(length=0)
     yield "a variable less", without(some_groups(), "loss")
     yield (
         "other numbers of clients",
-        [Group("clients", {}, [Variable("client", NAMES[:2], ("client",)), Variable("n", np.ones(2), ("client",))])],
+        [
+            Group(
+                "clients", {}, {}, [Variable("client", NAMES[:2], ("client",)), Variable("n", np.ones(2), ("client",))]
+            )
+        ],
     )
-    yield "other names", [Group("clients", {}, [Variable("client", NAMES[::-1], ("client",))])]
+    yield "other names", [Group("clients", {}, {}, [Variable("client", NAMES[::-1], ("client",))])]
     yield (
         "scalars and other types",
-        [Group("x", {"f": np.float32(1.5)}, [Variable("none", np.array(2.5), ()), Variable("yes", NAMES > "b", ())])],
+        [
+            Group(
+                "x", {}, {"f": np.float32(1.5)}, [Variable("none", np.array(2.5), ()), Variable("yes", NAMES > "b", ())]
+            )
+        ],
     )
 
 
@@ -154,7 +164,7 @@ def test_the_checksum_is_that_of_the_file() -> None:
 
 
 def test_skeletons_of_large_results_are_not_kept() -> None:
-    large = [Group("x", {}, [Variable("n", np.arange(2**17 + 1), ("n",))])]
+    large = [Group("x", {}, {}, [Variable("n", np.arange(2**17 + 1), ("n",))])]
     assert said_by(image_of(large)) == said_by(built_by_itself(large))
     assert module._kept_skeleton.cache_info().currsize == 0
 
