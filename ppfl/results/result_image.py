@@ -136,7 +136,7 @@ def _with_attributes(skeleton: bytes, groups: Sequence[Group]) -> bytes:
     file = h5py.h5f.open_file_image(skeleton, h5py.h5f.FILE_IMAGE_OPEN_RW)
     try:
         # HDF5 puts texts to those that it has seen, and else begins another heap of 4 KiB
-        h5py.h5a.open(h5py.h5g.open(file, b"/"), _FIRST_TEXT.encode()).read(np.empty((), _TEXT))
+        h5py.h5a.open(file, _FIRST_TEXT.encode()).read(np.empty((), _TEXT))
         for group in groups:
             if group.attributes:
                 opened = h5py.h5g.open(file, group.name.encode())
