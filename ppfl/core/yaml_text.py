@@ -7,10 +7,14 @@ length, however deep it is nested and whatever its aliases and merges would expa
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import yaml
+
+from ppfl.core.yaml_block import NotPlainError, block_text
 
 MAX_DEPTH = 64
 """Levels of mappings and lists inside each other."""
@@ -249,7 +253,22 @@ def dump_text(value: Any, *, flow: bool = False) -> str:
 
     flow: on one line, as `{a: [1, 2]}`.
     """
-    width = float("inf") if flow else None
+    if isinstance(value, dict) and value and not flow:
+        with suppress(NotPlainError):
+            return block_text(value, _scalar)
+    return _dumped(value, flow=flow, width=float("inf") if flow else None)
+
+
+@lru_cache(1024, typed=True)
+def _scalar(value: Any, spelled: str) -> str:
+    """Return the text of a scalar; remembered, since the runs of a grid have most of theirs in common."""
+    text = _dumped(value, flow=False, width=float("inf")).removesuffix("\n").removesuffix("\n...")
+    if "\n" in text:
+        raise NotPlainError
+    return text
+
+
+def _dumped(value: Any, *, flow: bool, width: float | None) -> str:
     return str(
         yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=width)
     )

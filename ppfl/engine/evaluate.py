@@ -209,27 +209,28 @@ def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else math.nan
 
 
-def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, float]:
-    """Return the statistics of one metric over clients, (M,) -> {mean, weighted_mean, q10, q50, q90}.
+def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the statistics of one metric over clients, (…, M) -> {mean, weighted_mean, q10, q50, q90}, each (…).
 
     Weights are the samples that the metric was computed on; clients without such samples, and Byzantine ones, are
     left out.
     """
     known, weight = _known(setup, metric, values)
-    if not len(known):
-        return dict.fromkeys(STATISTICS, math.nan)
+    if not len(weight):
+        return dict.fromkeys(STATISTICS, np.full(values.shape[:-1], math.nan))
     with np.errstate(invalid="ignore"):  # inf − inf in a run that diverged
-        q10, q50, q90 = np.quantile(known, [0.1, 0.5, 0.9])
-    weighted = float((known * weight).sum() / weight.sum())
-    return {"mean": float(known.mean()), "weighted_mean": weighted, "q10": q10, "q50": q50, "q90": q90}
+        q10, q50, q90 = np.quantile(known, [0.1, 0.5, 0.9], axis=-1)
+    weighted = (known * weight).sum(axis=-1) / weight.sum()
+    return {"mean": known.mean(axis=-1), "weighted_mean": weighted, "q10": q10, "q50": q50, "q90": q90}
 
 
 def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values that count, and their weights."""
+    """Return the values that count, (…, counted), and their weights, (counted,)."""
     weights = np.array(setup.problem.scores.metric_weights(metric), dtype=np.float64)
     weights[list(setup.roles.byzantine)] = 0.0
     there = weights > 0
-    return values[there], weights[there]
+    # `compress` keeps the numbers of a row side by side, which decides the order in which they are added up
+    return values.compress(there, axis=-1), weights[there]
 
 
 def _over_ranks(

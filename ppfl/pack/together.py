@@ -11,8 +11,6 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
@@ -24,7 +22,7 @@ from ppfl.runs.assemble import build
 from ppfl.runs.experiment import complete, open_recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from ppfl.engine.evaluate import Stages
     from ppfl.engine.ledger import Ledger, Scored
@@ -127,21 +125,11 @@ def _save(guest: _Guest, member: Run, stages: Stages, num_together: int) -> None
     config, out = guest.run.config, guest.attempt.here
     member.ledger.spent.began = time.perf_counter()  # from here on it is alone
     recorder = open_recorder(guest.attempt, member.setup, num_together)
-    recorder.restore({
-        "round": np.array([scored.round for scored in guest.rows]),
-        **_columns({**scored.metrics, **scored.costs} for scored in guest.rows),
-    })  # fmt: skip
+    for scored in guest.rows:
+        recorder.add(scored.round, {**scored.metrics, **scored.costs})
     recorder.follow_seconds(member.ledger.seconds)
     complete(config, out, member.setup, member, stages, recorder)
     guest.attempt.deliver()
     guest.answer = member.status
     if guest.attempt.log is not None:
         guest.attempt.log.write(f"ppfl: {member.status}\n")
-
-
-def _columns(rows: Iterable[dict[str, float | np.ndarray]]) -> dict[str, np.ndarray]:
-    columns: dict[str, list[float | np.ndarray]] = defaultdict(list)
-    for row in rows:
-        for name, value in row.items():
-            columns[name].append(value)
-    return {name: np.array(values) for name, values in columns.items()}

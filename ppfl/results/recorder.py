@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import h5py
 import numpy as np
 
 from ppfl.core.errors import UserError
@@ -19,13 +18,16 @@ from ppfl.core.files import try_to_write, write_whole
 from ppfl.results.hdf5 import NotHDF5Error
 from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
 from ppfl.results.quick_reader import attributes_of, kind_of
-from ppfl.results.seal import CHECKSUM, DamagedError, blank, sealed
+from ppfl.results.result_image import Group, Variable, image_of
+from ppfl.results.seal import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
+_OF_ONE_RUN = {"digest", "config", "started", "ended"}
+"""Attributes that differ between the runs of a pack."""
 
 
 Found: TypeAlias = Literal["new", "unfinished", "already done", "damaged"]
@@ -97,8 +99,9 @@ class Recorder:
         """`before_write` is called before each write and may raise, for one who must not write any more."""
         self.out = out
         self._before_write = before_write
-        self._attributes = {"kind": FILE_KIND, **attributes}
-        self._groups: dict[str, Mapping[str, Any]] = {"provenance": provenance}
+        self._attributes = attributes
+        self._provenance = dict(provenance)
+        self._facts: Mapping[str, Any] | None = None
         self._rounds: list[int] = []
         self._series: dict[str, list[float | np.ndarray]] = {}
         self._clients: dict[str, np.ndarray] = {}
@@ -114,7 +117,7 @@ class Recorder:
 
     def describe_problem(self, facts: Mapping[str, Any], clients: Mapping[str, np.ndarray]) -> None:
         """Store what is known before the first round; `clients` has arrays (M, …), names under "client"."""
-        self._groups["problem"] = facts
+        self._facts = facts
         self._clients.update(clients)
 
     def follow_arrivals(self, arrivals: Callable[[], Mapping[str, np.ndarray]]) -> None:
@@ -127,11 +130,15 @@ class Recorder:
 
     def append(self, round: int, scores: Mapping[str, float | np.ndarray]) -> None:
         """Add the scores after `round` rounds; write when the last write is old enough."""
+        self.add(round, scores)
+        if time.monotonic() - self._last_write >= self._interval_seconds:
+            self.write()
+
+    def add(self, round: int, scores: Mapping[str, float | np.ndarray]) -> None:
+        """Add the scores after `round` rounds, to be written with the next ones."""
         self._rounds.append(round)
         for name, value in scores.items():
             self._series.setdefault(name, []).append(value)
-        if time.monotonic() - self._last_write >= self._interval_seconds:
-            self.write()
 
     @property
     def rows(self) -> dict[str, np.ndarray]:
@@ -159,7 +166,7 @@ class Recorder:
         self._summary = dict(summary)
         self._summary_labels = (stages, statistics)
         self._stage_costs = dict(costs)
-        self._groups["provenance"] = {**self._groups["provenance"], **provenance}
+        self._provenance |= provenance
         self.write()
 
     def write(self) -> None:
@@ -181,71 +188,59 @@ class Recorder:
 
     def _image(self) -> bytes:
         """Build the file in memory: HDF5 does not survive a full disk, plain writing does."""
-        with h5py.File("image", "w", driver="core", backing_store=False) as file:
-            file.attrs[CHECKSUM] = np.bytes_(blank(FILE_KIND))  # the first of all, so that it is near the beginning
-            self._write_groups(file)
-            file.flush()
-            return sealed(file.id.get_file_image())
+        return image_of(list(self._content()))
 
-    def _write_groups(self, file: h5py.File) -> None:
-        file.attrs.update({**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)})
-        for name, attributes in self._groups.items():
-            file.create_group(name).attrs.update(attributes)
+    def _content(self) -> Iterator[Group]:
+        yield _described("/", {**self._attributes, "status": self._status, "complete": int(self._status in FINISHED)})
+        yield _described("provenance", self._provenance)
+        if self._facts is not None:
+            yield Group("problem", {}, self._facts)
         if self._seconds is not None:
-            file.create_group("seconds").attrs.update(self._seconds())
+            yield Group("seconds", {}, self._seconds())
         names = self._clients.get("client")
         series = {name: np.array(values) for name, values in self._series.items()}
-        _write_dataset_group(file, "rounds", {"round": np.array(self._rounds)}, series, names)
+        yield _group("rounds", {"round": np.array(self._rounds)}, series, names)
         coordinates = {"client": names} if names is not None else {}
-        _write_dataset_group(file, "clients", coordinates, self._clients, None)
+        yield _group("clients", coordinates, self._clients)
         if self._arrivals is not None:
             columns = self._arrivals()
             numbers = np.arange(len(next(iter(columns.values()))))
-            _write_dataset_group(file, "arrivals", {"arrival": numbers}, columns, None)
+            yield _group("arrivals", {"arrival": numbers}, columns)
         if self._summary:
             stages, statistics = self._summary_labels
             labels = {"stage": np.array(stages, dtype=object), "statistic": np.array(statistics, dtype=object)}
-            _write_dataset_group(file, "summary", labels, self._summary, None)
-            _write_dataset_group(file, "stages", {"stage": labels["stage"]}, self._stage_costs, None)
+            yield _group("summary", labels, self._summary)
+            yield _group("stages", {"stage": labels["stage"]}, self._stage_costs)
 
 
-def _write_dataset_group(
-    file: h5py.File,
-    group_name: str,
+def _described(group: str, attributes: Mapping[str, Any]) -> Group:
+    constants = {name: value for name, value in attributes.items() if name not in _OF_ONE_RUN}
+    return Group(group, constants, {name: value for name, value in attributes.items() if name in _OF_ONE_RUN})
+
+
+def _group(
+    name: str,
     coordinates: Mapping[str, np.ndarray],
     variables: Mapping[str, np.ndarray],
-    client_names: np.ndarray | None,
-) -> None:
-    """Write variables whose first dimensions are the coordinates, as dimension scales: xarray sees named dimensions."""
-    group = file.create_group(group_name)
-    for name, values in coordinates.items():
-        # scales first, since variables are attached to them
-        _write_coordinate(group, name, values)
-    for name, array in variables.items():
-        if name in coordinates:
+    client_names: np.ndarray | None = None,
+) -> Group:
+    """Return a group of variables whose first dimensions are the coordinates; one more is `client` or `label`."""
+    found = {key: Variable(key, values, (key,)) for key, values in coordinates.items()}
+    for key, array in variables.items():
+        if key in coordinates:
             continue
-        dataset = group.create_dataset(name, data=array)
-        dimensions = list(coordinates)[: array.ndim]
+        dimensions = tuple(coordinates)[: array.ndim]
         if array.ndim > len(dimensions):
-            dimensions += _extra_dimension(group, group_name, array, client_names)
-        for axis, dimension in enumerate(dimensions):
-            dataset.dims[axis].attach_scale(group[dimension])
+            extra, along = _further_dimension(name, array, client_names)
+            found.setdefault(extra, Variable(extra, along, (extra,)))
+            dimensions += (extra,)
+        found[key] = Variable(key, array, dimensions)
+    return Group(name, {}, {}, tuple(found.values()))
 
 
-def _extra_dimension(
-    group: h5py.Group, group_name: str, array: np.ndarray, client_names: np.ndarray | None
-) -> list[str]:
-    """Name the last dimension of a two-dimensional variable: clients beside rounds, labels beside clients."""
-    name = "client" if group_name == "rounds" else "label"
-    if name not in group:
-        _write_coordinate(group, name, client_names if name == "client" else np.arange(array.shape[-1]))
-    return [name]
-
-
-def _write_coordinate(group: h5py.Group, name: str, values: np.ndarray | None) -> None:
-    assert values is not None
-    is_text = values.dtype.kind in "OU"
-    data = group.create_dataset(
-        name, data=values.astype(object) if is_text else values, dtype=h5py.string_dtype() if is_text else None
-    )
-    data.make_scale(name)
+def _further_dimension(group: str, array: np.ndarray, client_names: np.ndarray | None) -> tuple[str, np.ndarray]:
+    """Return name and values of the last dimension: clients beside rounds, labels beside clients."""
+    if group != "rounds":
+        return "label", np.arange(array.shape[-1])
+    assert client_names is not None
+    return "client", client_names

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppfl.core.files import open_plain, whole_path
-from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, blank, damaged, digits_of, fill, seal_in
+from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, blank, damaged, digits_of, seal_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,13 +49,16 @@ def write_tensors(
     names = sorted(like, key=lambda name: -like[name].element_size())
     header = _header(like, names, {CHECKSUM: blank(kind), **metadata} if kind else metadata)
     found, size = hashlib.sha256(header), len(header)
-    with whole_path(path) as partial:
-        with partial.open("wb", buffering=0) as file:
-            _write(file, memoryview(header))
-            for name in names:
-                size += _write_tensor(file, read(name), like[name], found)
+    with whole_path(path) as partial, partial.open("wb", buffering=0) as file:
+        _write(file, memoryview(header))
+        for name in names:
+            size += _write_tensor(file, read(name), like[name], found)
         if kind:
-            fill(partial)
+            seal = seal_in(header)
+            assert seal is not None
+            # a seal holds the checksum of the file before it was sealed, which is what was written
+            file.seek(seal.offset)
+            _write(file, memoryview(found.hexdigest().encode()))
     return size, found.hexdigest()
 
 

@@ -205,11 +205,10 @@ def complete(
     """Save the parameters and complete the result with the scores and costs of its stages. Collective."""
     of_stages = stages.scores
     clients = {f"{stage}_{metric}": values for stage, scores in of_stages.items() for metric, values in scores.items()}
-    metrics = next(iter(of_stages.values())).keys()
-    summary = {
-        metric: np.array([list(summarize(setup, metric, scores[metric]).values()) for scores in of_stages.values()])
-        for metric in metrics
-    }
+    summary = {}
+    for metric in next(iter(of_stages.values())):
+        statistics = summarize(setup, metric, np.stack([scores[metric] for scores in of_stages.values()]))
+        summary[metric] = np.stack(list(statistics.values()), axis=-1)
     costs = stages.cost_arrays
     rank, size = setup.communicator.rank, setup.communicator.size
 

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppfl.core.yaml_text import MAX_DEPTH, MAX_NODES, YamlError, dump_text, load_text
+from ppfl.core.yaml_block import NotPlainError, block_text
+from ppfl.core.yaml_text import MAX_DEPTH, MAX_NODES, YamlError, _dumped, _scalar, dump_text, load_text
 
 LIKE_NUMBERS = [
     "1e3", "0o17", "695e0514", "25921e05", "1_000", "0x1f", "yes", "no", "on", "null", "~", ".inf", "-.INF", ".nan",
@@ -39,6 +40,26 @@ def test_what_is_written_is_read_back_equal(value: Any) -> None:
         assert typed(load_text(text)) == typed(value)
         assert typed(load_text(text, as_stored=True)) == typed(value)
         assert typed(yaml.safe_load(text)) == typed(value), "by version 1.1, as other programs read it"
+
+
+names = st.sampled_from(["name", "é", "no", "null", "y", "lr"])
+plain = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4))
+
+
+@given(st.one_of(values, plain))
+def test_the_fast_writer_writes_what_pyyaml_writes(value: Any) -> None:
+    assert dump_text(value) == _dumped(value, flow=False, width=None)
+
+
+def test_the_fast_writer_writes_configurations() -> None:
+    value = {"name": "a b", "seed": 3, "zero": [0.0, -0.0, 0, False], "problem": {"folders": [], "x": [{"a": [[1]]}]}}
+    assert block_text(value, _scalar) == _dumped(value, flow=False, width=None)
+
+
+def test_the_fast_writer_leaves_what_occurs_twice_alone() -> None:
+    shared: list[int] = []
+    with pytest.raises(NotPlainError):
+        block_text({"a": shared, "b": shared}, _scalar)
 
 
 @given(st.text(st.sampled_from("ab:-,[]{}&*!<'\"\n 1.#|>?"), max_size=40))

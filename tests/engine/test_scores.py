@@ -82,6 +82,19 @@ def test_no_client_with_samples_is_nan() -> None:
     assert np.isnan(list(summarize(Weighted((0, 0)), "loss", np.array([1.0, 2.0])).values())).all()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("num_clients", [1, 2, 3, 7, 8, 9, 64, 100, 1001])
+def test_stages_summarized_at_once_have_the_bits_of_each(num_clients: int) -> None:
+    draw = np.random.default_rng(num_clients)
+    weights = Weighted(tuple(draw.integers(0, 4, num_clients)) if num_clients > 3 else (1,) * num_clients)
+    values = np.exp(8 * draw.standard_normal((4, num_clients)))
+    values[2, draw.integers(num_clients)] = np.nan
+    values[3] = 1.0
+    at_once = summarize(weights, "loss", values)  # type: ignore[arg-type]
+    for number, of_one in enumerate(values):
+        found = summarize(weights, "loss", of_one)  # type: ignore[arg-type]
+        assert [values[number].tobytes() for values in at_once.values()] == [x.tobytes() for x in found.values()]
+
+
 def test_stages_are_theta_with_initial_own_and_tuned_local_parameters(tmp_path: Path) -> None:
     clients = random_clients(3)
     problem = {"name": "quadratic", "file": str(write_clients(tmp_path / "p.h5", clients))}
