@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,10 +22,15 @@ def now() -> str:
 
 def describe_process() -> dict[str, str]:
     """Return versions, commit of a source checkout ("unknown" elsewhere), host, command line and Slurm ids."""
+    slurm = tuple((name.lower(), os.environ[name]) for name in _SLURM if name in os.environ)
+    return dict(_described(" ".join(sys.argv), slurm))
+
+
+@lru_cache(maxsize=1)
+def _described(command: str, slurm: tuple[tuple[str, str], ...]) -> dict[str, str]:
     facts = {f"version_{name}": _version(name) for name in _PACKAGES}
     facts |= {"version_python": platform.python_version(), "host": platform.node(), "platform": platform.platform()}
-    facts |= {"command": " ".join(sys.argv), "commit": _commit()}
-    facts |= {name.lower(): os.environ[name] for name in _SLURM if name in os.environ}
+    facts |= {"command": command, "commit": _commit(), **dict(slurm)}
     # bytes that are not UTF-8 come as surrogates, which HDF5 and JSON of other programs refuse
     return {name: text.encode("utf-8", "backslashreplace").decode() for name, text in facts.items()}
 

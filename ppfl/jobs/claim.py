@@ -1,11 +1,11 @@
 """The claim on a result, `<result>.running.json`: who works on it, and how far it is. No file locks are needed.
 
 It is created by putting a file of one's own to this name (`ppfl.jobs.exclusive`), which succeeds at most once on any
-file system, also on a shared one. A thread refreshes it while the run lasts. One that has not been refreshed for
-`STALE_SECONDS`, or whose process is known to be gone, is removed by whoever wants the run; of several takers one does
-so at a time, lest a slow one removes the claim of a fast one. Ages are judged by the clock of the file system; a claim
-that lies in its future is watched for as long. A claim that is lost to another is noticed before the next write
-(`Claim.check`).
+file system, also on a shared one. A thread refreshes it while the run lasts (`ppfl.jobs.beats`). One that has not been
+refreshed for `STALE_SECONDS`, or whose process is known to be gone, is removed by whoever wants the run; of several
+takers one does so at a time, lest a slow one removes the claim of a fast one. Ages are judged by the clock of the file
+system; a claim that lies in its future is watched for as long. A claim that is lost to another is noticed before the
+next write (`Claim.check`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, Literal
 from ppfl.core.errors import UserError
 from ppfl.core.files import hidden_name
 from ppfl.core.numbers import whole_number
+from ppfl.jobs.beats import Beats
 from ppfl.jobs.exclusive import put_once
 from ppfl.jobs.failures import now
 from ppfl.jobs.owner import Owner, Watch, age_of, is_gone, read_owner
@@ -37,6 +38,7 @@ _POLL_SECONDS = 0.5
 _TURN_SECONDS = 0.05
 _HELD: set[str] = set()
 """Tokens of the claims of this process."""
+_BEATS = Beats(lambda: BEAT_SECONDS)
 _AT_WORK, _NOT_OURS = "another job is at work on it", "is no longer ours"
 CLAIMED_WORDS = (_AT_WORK, _NOT_OURS)
 """One of them is in the message of every ClaimedError, for those who see nothing but what a process has printed."""
@@ -80,12 +82,11 @@ class Claim:
         self._began = (time.monotonic(), 0)
         # the thread that computes: when it ends without `release`, the beats end, and the claim becomes stale
         self._owner = threading.current_thread()
-        self._released = threading.Event()
+        self._is_released = False
         self._writing = threading.Lock()
         self._take()
         _HELD.add(self.token)
-        # a daemon, or a process whose main thread has failed would live as long as its claim
-        threading.Thread(target=self._beat, name="claim", daemon=True).start()
+        _BEATS.add(self.token, self._beat)
 
     def begin(self, round: int) -> None:
         """Say at which round the work begins: rates are counted from here."""
@@ -119,9 +120,10 @@ class Claim:
 
     def release(self) -> None:
         """Let others have the result; a claim that is not one's own any more stays."""
-        self._released.set()
+        _BEATS.remove(self.token)
         # a beat that is just being written would put the claim back after its removal
         with self._writing:
+            self._is_released = True
             _HELD.discard(self.token)
             found = read_owner(self.path)
             if found is not None and found.token == self.token:
@@ -262,15 +264,17 @@ class Claim:
     def _refused(self, error: OSError) -> UserError:
         return UserError(f"--out {self._result}: cannot write into {self.path.parent}: {error.strerror}")
 
-    def _beat(self) -> None:
-        """Refresh the claim until it is released, lost, or whoever took it is gone."""
-        while not self._released.wait(BEAT_SECONDS) and self._owner.is_alive():
-            with self._writing, suppress(OSError, UserError):  # a disk that refuses now may not do so next time
-                found = None if self._released.is_set() else read_owner(self.path)
-                if found is None or found.token != self.token:
-                    return
-                # a rename: whoever reads sees the beat before or this one, never half of one
-                self._write_own().replace(self.path)
+    def _beat(self) -> bool:
+        """Refresh the claim; False when it is released, lost, or whoever took it is gone."""
+        with self._writing, suppress(OSError, UserError):  # a disk that refuses now may not do so next time
+            if self._is_released or not self._owner.is_alive():
+                return False
+            found = read_owner(self.path)
+            if found is None or found.token != self.token:
+                return False
+            # a rename: whoever reads sees the beat before or this one, never half of one
+            self._write_own().replace(self.path)
+        return True
 
 
 def _user(number: int) -> str:

@@ -133,6 +133,7 @@ def nearest_column(processor: Processor) -> str:
     return min(names(), key=distance)
 
 
+@cache
 def of_this_processor() -> str:
     """Return the column of the processor that is nearest to this one."""
     return nearest_column(this_processor())

@@ -7,9 +7,12 @@ lies there. A pack leaves claimed runs alone, looks at them again, and takes tho
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +33,11 @@ if TYPE_CHECKING:
     from ppfl.config.run import Config
     from ppfl.jobs.states import RunState
 
-MAX_BATCH = 32
-MAX_CLIENT_ROUNDS = 1 << 16
+MAX_BATCH = 64
+MAX_CLIENT_ROUNDS = 1 << 17
 """Of all runs of a batch together: seconds of work, for what a batch was at is lost when it is killed."""
+_SMALL_CLIENT_ROUNDS = 1 << 15
+"""Of a run that is computed with others: a larger one has enough to do for each call by itself."""
 CLAIMED = "claimed"
 """What a child answers for a run that turned out to be somebody else's."""
 _LOOK_AGAIN_SECONDS = 2.0
@@ -65,16 +70,41 @@ ONE_RANK = Executor(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Entry:
+    cell: Cell
     out: Path
-    payload: Any
-    affinity: str
-    batch: str
-    """The same for runs that may be computed together; "" for those that are computed alone."""
-    client_rounds: int
-    needs_local: bool
-    """True when the files' names do not tell whether the result is complete."""
+    executor: Executor
+
+    @property
+    def payload(self) -> Any:
+        return self.executor.payload(self.cell, self.out)
+
+    @property
+    def needs_local(self) -> bool:
+        """True when the files' names do not tell whether the result is complete."""
+        return self.cell.config.save.local
+
+    @property
+    def client_rounds(self) -> int:
+        return (getattr(self.cell.config.problem, "clients", None) or 0) * self.cell.config.rounds
+
+    # the rest is asked for again and again of runs that wait, and of no others: a grid may have a hundred thousand
+    # runs, most of them done, hence also one text for all that have the same
+
+    @cached_property
+    def affinity(self) -> str:
+        """All that a problem is built from: of two runs with the same, the second finds it built."""
+        keys = {"problem", "byzantine", "seed", "precision", "engine"}
+        return sys.intern(repr(self.cell.config.model_dump(mode="json", include=keys)))
+
+    @cached_property
+    def batch(self) -> str:
+        """The same for runs that may be computed together; "" for those that are computed alone."""
+        config = self.cell.config
+        is_small = config.problem.name == "quadratic" and 0 < self.client_rounds <= _SMALL_CLIENT_ROUNDS
+        has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1 and not config.algorithm.branches_on_server
+        return sys.intern(_batch(config)) if self.executor.has_batches and has_lanes else ""
 
 
 class RunQueue:
@@ -103,19 +133,14 @@ class RunQueue:
         self._looked_at = 0.0
         self._doubted: set[str] = set()
         self._watch = Watch()
-        entries = {digest: _entry(cell, folder / f"{digest}.h5", executor) for digest, cell in cells.items()}
-        # neighbours in this order share a problem, or go into one batch; the sort is stable, so that the rest is as
-        # in the grid
-        order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
-        first = int(beginning * len(order))
-        # packs begin at different places: they meet, and find each other's claims, when most is done
-        self._waiting = {digest: entries[digest] for digest in order[first:] + order[:first]}
-        self._entries = entries
+        self._entries = {digest: _Entry(cell, folder / f"{digest}.h5", executor) for digest, cell in cells.items()}
+        self._waiting = dict(self._entries)
         try:
             self.began_at = time_in(folder) if began_at is None else began_at
         except OSError as error:
             raise UserError(f"--out {folder}: cannot write into this folder: {error.strerror}") from error
         self._sort_out(self._waiting)
+        self._waiting = _in_order(self._waiting, beginning)
 
     @property
     def left(self) -> list[str]:
@@ -152,7 +177,8 @@ class RunQueue:
             free = [digest for digest in chosen if digest in self._waiting]
             if free:
                 items = tuple((digest, self._waiting.pop(digest).payload) for digest in free)
-                return Task(fresh[free[0]].affinity, items)
+                # a child keeps the last problem
+                return Task(fresh[free[-1]].affinity, items)
         return None
 
     def doubts(self, digest: str) -> bool:
@@ -167,16 +193,16 @@ class RunQueue:
 
     def _choose(self, affinity: str | None, elsewhere: set[str]) -> list[str]:
         entries = self._waiting
-        wanted = [digest for digest, entry in entries.items() if entry.affinity == affinity]
-        wanted = wanted or [digest for digest, entry in entries.items() if entry.affinity not in elsewhere]
-        first = (wanted or list(entries))[0]
+        wanted = (digest for digest, entry in entries.items() if entry.affinity == affinity)
+        others = (digest for digest, entry in entries.items() if entry.affinity not in elsewhere)
+        first = next(chain(wanted, others, entries))
         if not entries[first].batch:
             return [first]
         same = [digest for digest, entry in entries.items() if entry.batch == entries[first].batch]
         start = same.index(first)
         # no more than leaves something for every child
         size = min(MAX_BATCH, -(-len(same) // self._jobs), MAX_CLIENT_ROUNDS // entries[first].client_rounds)
-        return (same[start:] + same[:start])[: max(1, size)]
+        return _to_the_end_of_a_problem(entries, same[start:] + same[:start], max(1, size))
 
     def _sort_out(self, entries: Mapping[str, _Entry]) -> None:
         """Take out of the waiting runs those that are done, have failed meanwhile, or are claimed."""
@@ -222,18 +248,26 @@ class RunQueue:
             return False
 
 
-def _entry(cell: Cell, out: Path, executor: Executor) -> _Entry:
-    config = cell.config
-    # all that a problem is built from: of two runs with the same, the second finds it built
-    affinity = repr(config.model_dump(mode="json", include={"problem", "byzantine", "seed", "precision", "engine"}))
-    client_rounds = (getattr(config.problem, "clients", None) or 0) * config.rounds
-    is_small = config.problem.name == "quadratic" and 0 < client_rounds <= MAX_CLIENT_ROUNDS // 2
-    has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1 and not config.algorithm.branches_on_server
-    batch = _batch(config) if executor.has_batches and has_lanes else ""
-    return _Entry(out, executor.payload(cell, out), affinity, batch, client_rounds, config.save.local)
-
-
 def _batch(config: Config) -> str:
     """Return the same for runs that look as if they could be computed together; whether they can is seen later."""
     apart = {"problem": {"seed", "zeta", "noise", "targets"}, "algorithm": set(config.algorithm.server_settings)}
     return repr(config.model_dump(mode="json", exclude={**apart, "name": True, "seed": True, "save": True}))
+
+
+def _in_order(entries: Mapping[str, _Entry], beginning: float) -> dict[str, _Entry]:
+    """Return the entries so that neighbours share a problem, or go into one batch, from a place in [0, 1) on."""
+    # the sort is stable, so that the rest is as in the grid
+    order = sorted(entries, key=lambda digest: (entries[digest].batch, entries[digest].affinity))
+    first = int(beginning * len(order))
+    # packs begin at different places: they meet, and find each other's claims, when most is done
+    return {digest: entries[digest] for digest in order[first:] + order[:first]}
+
+
+def _to_the_end_of_a_problem(entries: Mapping[str, _Entry], digests: list[str], size: int) -> list[str]:
+    """Return about the first `size` of these; the last problem with all of its runs, unless it has more than that."""
+    chosen, following = digests[:size], digests[size : size + 1]
+    last = entries[chosen[-1]].affinity
+    if not following or entries[following[0]].affinity != last:
+        return chosen
+    # whoever gets the rest would build the problem once more, which takes as long as several runs
+    return [digest for digest in chosen if entries[digest].affinity != last] or chosen
