@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 class Batch:
     """R runs of one kind (`ppfl.engine.lockstep.kind_of`). What a round costs in calls it costs once for all of them:
-    servers, states and counts come to the runs by `settle`."""
+    counts come to the runs by `count`, servers and states by `settle`."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         laned = runs[0].group.laned
@@ -44,15 +44,27 @@ class Batch:
         except NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
             return self._one_after_the_other(round)
 
+    @property
+    def lanes(self) -> tuple[State, State]:
+        """Return the servers, (R, …), and the states of clients as lanes. Raises NotImplementedError without lanes."""
+        if self._servers is None:
+            raise NotImplementedError("servers are no lanes")
+        return self._servers.values, state_lanes(self._states)
+
     def settle(self) -> None:
         """Bring servers, states and counts to the runs."""
+        self.count()
         if self._servers is not None:
             states = self._laned.of_runs(self._states)
             for number, (run, mine) in enumerate(zip(self._runs, states, strict=True)):
                 run.server = self._servers.of_run(number)
                 run.group.keep_lanes(mine)
-                counts = {name: float(values[number]) for name, values in self._gradients.items()}
-                run.ledger.add(self._costs, counts)
+
+    def count(self) -> None:
+        """Bring what has been spent to the runs."""
+        counts = {name: values.tolist() for name, values in self._gradients.items()}
+        for number, run in enumerate(self._runs):
+            run.ledger.add(self._costs, {name: values[number] for name, values in counts.items()})
         self._costs, self._gradients = Costs(), defaultdict(lambda: np.zeros(len(self._runs)))
 
     def _begin(self) -> None:

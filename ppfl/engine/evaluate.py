@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned import NOT_FOR_LANES
+from ppfl.engine.mapping.laned_servers import stacked
 from ppfl.engine.spent import shared
 from ppfl.interfaces.advanced_client import KEPT_BYTES
 from ppfl.interfaces.client_data import join, num_samples
@@ -46,20 +47,37 @@ class Stages:
         return {name: np.array([getattr(cost, name) for cost in self.costs.values()]) for name in names}
 
 
-def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
+class Together(Protocol):
+    """Runs that are computed together, whose states come to them when they are settled."""
+
+    @property
+    def lanes(self) -> tuple[State, State]:
+        """Return their servers, (R, …), and their clients' states as lanes."""
+        ...
+
+    def settle(self) -> None:
+        """Bring servers, states and counts to the runs."""
+        ...
+
+
+def score_rounds(
+    runs: Sequence[Run], round: int, together: Together | None = None
+) -> list[dict[str, float | np.ndarray]]:
     """Return the scores of every run after `round` rounds: means over clients, and what the problem says of θ.
 
     Arrays have shape (M,), one number a client. Collective.
     """
     with shared([run.ledger.spent for run in runs], "scoring"):
-        return _score_rounds(runs, round)
+        return _score_rounds(runs, round, together)
 
 
-def _score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
+def _score_rounds(runs: Sequence[Run], round: int, together: Together | None) -> list[dict[str, float | np.ndarray]]:
     setups, found = [run.setup for run in runs], None
     if setups[0].communicator.size == 1:
-        found = _at_once(runs, lambda lanes: lanes.of_rounds(_servers(runs), _states(runs)))
+        found = _at_once(runs, lambda lanes: lanes.of_rounds(*(together.lanes if together else _lanes(runs))))
     if found is None:
+        if together is not None:
+            together.settle()
         return [_score_alone(run, round) for run in runs]
     of_clients, of_shared = found
     # lists of one entry a run
@@ -82,12 +100,10 @@ def _score_alone(run: Run, round: int) -> dict[str, float | np.ndarray]:
     return scores
 
 
-def _servers(runs: Sequence[Run]) -> list[State]:
-    return [run.server for run in runs]
-
-
-def _states(runs: Sequence[Run]) -> list[State]:
-    return [run.group.lanes for run in runs]
+def _lanes(runs: Sequence[Run]) -> tuple[State, State]:
+    laned = runs[0].group.laned
+    assert laned is not None
+    return stacked([run.server for run in runs]), laned.gather([run.group.lanes for run in runs])
 
 
 def _at_once(runs: Sequence[Run], score: Callable[[LanedScores], Found]) -> Found | None:
@@ -103,7 +119,7 @@ def _at_once(runs: Sequence[Run], score: Callable[[LanedScores], Found]) -> Foun
 
 def _client_scores(run: Run, round: int) -> dict[str, torch.Tensor]:
     """Return {metric: (C,)} of the clients of this rank."""
-    rows = _at_once([run], lambda lanes: lanes.of_clients([run.server], [run.group.lanes]))
+    rows = _at_once([run], lambda lanes: lanes.of_clients(*_lanes([run])))
     return _one_by_one(run, round) if rows is None else {name: values[0] for name, values in rows.items()}
 
 
@@ -150,7 +166,7 @@ def score_stages(runs: Sequence[Run]) -> list[Stages]:
 def _score_stages(runs: Sequence[Run]) -> list[Stages]:
     setup, found = runs[0].setup, None
     if setup.tuned_problem is setup.problem:
-        found = _at_once(runs, lambda lanes: lanes.of_stages(_servers(runs), _states(runs)))
+        found = _at_once(runs, lambda lanes: lanes.of_stages(*_lanes(runs)))
     if found is not None:
         rows, costs = found
         of_runs = [

@@ -66,7 +66,7 @@ class Lockstep:
         """
         setup, active = self.runs[0].setup, self.runs
         batch = Batch(active)
-        yield from self._score(active, 0, active)
+        yield from self._score(active, batch, 0, active)
         for done in range(1, setup.num_rounds + 1):
             if wants_stop():
                 return
@@ -75,9 +75,11 @@ class Lockstep:
             is_due = done % setup.evaluate_every == 0 or done == setup.num_rounds
             if not is_due and not lost:
                 continue
-            batch.settle()
-            yield from self._score(active, done, active if is_due else lost, lost)
+            batch.count()
+            yield from self._score(active, batch, done, active if is_due else lost, lost)
             still = [run for run in active if run.status == "running"]
+            if len(still) < len(active) or done == setup.num_rounds:
+                batch.settle()
             if not still:
                 return
             if len(still) < len(active):
@@ -87,9 +89,9 @@ class Lockstep:
             run.ledger.status = "complete"
 
     def _score(
-        self, active: Sequence[Run], done: int, due: Sequence[Run], lost: Sequence[Run] = ()
+        self, active: Sequence[Run], batch: Batch, done: int, due: Sequence[Run], lost: Sequence[Run] = ()
     ) -> Iterator[tuple[int, Scored]]:
-        for run, scores in zip(active, score_rounds(active, done), strict=True):
+        for run, scores in zip(active, score_rounds(active, done, batch), strict=True):
             if run in due:
                 yield self.runs.index(run), run.ledger.scored(done, scores, {}, is_finite=run not in lost)
 

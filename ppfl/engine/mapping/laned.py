@@ -106,16 +106,15 @@ class Laned(Mapping):
     def _messages(self, downlink: Downlink) -> Params:
         """Return what every client of one run is sent."""
         if downlink.to_all is not None:
-            return self.repeat([downlink.to_all])
+            return self.repeat({name: value.unsqueeze(0) for name, value in downlink.to_all.items()})
         own = [downlink.to(client) for client in self.clients]
         if any(message.keys() != own[0].keys() for message in own):
             raise ValueError("messages of different names are no lanes")
         return {name: as_lanes(torch.stack([message[name] for message in own])) for name in own[0]}
 
-    def repeat(self, messages: Sequence[Params]) -> Params:
-        """Give every client the message of its run; all have the same names."""
-        stacked = {name: torch.stack([message[name] for message in messages]) for name in messages[0]}
-        return {name: as_lanes(values.repeat_interleave(self.num_clients, dim=0)) for name, values in stacked.items()}
+    def repeat(self, messages: Params) -> Params:
+        """Give every client the message of its run, (R, …) to lanes of clients."""
+        return {name: as_lanes(value.repeat_interleave(self.num_clients, dim=0)) for name, value in messages.items()}
 
     def drawn(self, draw: Callable[[Objective, int], Draws]) -> Draws:
         """Draw for every client of every run; runs whose objectives are equal share what is drawn."""

@@ -25,7 +25,7 @@ Rows: TypeAlias = dict[str, torch.Tensor]
 
 
 class LanedScores:
-    """Scores the runs of a laned mapping; servers and states are given one for every run, states as (C, …)."""
+    """Scores the runs of a laned mapping; servers are given as values (R, …), states as lanes of clients."""
 
     def __init__(self, laned: Laned, scores: Sequence[PureScores]) -> None:
         self._laned = laned
@@ -34,11 +34,11 @@ class LanedScores:
         self._references: Params = stack([of_run.reference for of_run in scores])
         """A lane a run."""
 
-    def of_clients(self, servers: Sequence[State], states: Sequence[State]) -> Rows:
+    def of_clients(self, servers: State, states: State) -> Rows:
         """Return the scores of what clients would deploy now."""
         return self._of_clients(self._sent(servers), states)
 
-    def of_rounds(self, servers: Sequence[State], states: Sequence[State]) -> tuple[Rows, Rows]:
+    def of_rounds(self, servers: State, states: State) -> tuple[Rows, Rows]:
         """Return the same, and what the problem of every run says of θ, (R,) or (R, C); where one process has all
         clients."""
         sent = self._sent(servers)
@@ -46,31 +46,30 @@ class LanedScores:
         gradients = self._of_runs[0].gradient(sent.shared, sent.data)
         norms = self._rows(torch.linalg.vector_norm(gradients))
         means = exact_sums(values_of(gradients).reshape(*norms.shape, -1)) / self._laned.setups[0].roles.num_honest
-        shared = stack([server["shared"] for server in servers])
+        shared = {name: as_lanes(value) for name, value in servers["shared"].items()}
         of_shared = self._of_runs[0].of_shared(shared, as_lanes(means), as_lanes(norms), self._references)
         return of_clients, {name: values_of(value) for name, value in of_shared.items()}
 
     def of_stages(
-        self, servers: Sequence[State], states: Sequence[State]
+        self, servers: State, states: State
     ) -> tuple[dict[str, Rows], dict[str, StageCosts]]:
         """Return the scores of the stages, and what each run has cost in them on this rank."""
         setup = self._laned.setups[0]
         sent = self._sent(servers)
-        own = self._laned.gather(states)
         deployed = {
             "global": self._laned.algorithm.view(sent.servers, self._initial(sent)),
-            "personal": self._laned.algorithm.view(sent.servers, own),
+            "personal": self._laned.algorithm.view(sent.servers, states),
         }
         costs = {stage: StageCosts() for stage in deployed}
         if setup.tuned_fine_tuner is not None:
             started = time.perf_counter()
             costs["tuned"] = StageCosts()
             deployed["tuned"] = self._tuned(setup.tuned_fine_tuner, *deployed["personal"], costs["tuned"])
-            costs["tuned"].seconds = (time.perf_counter() - started) / len(servers)
+            costs["tuned"].seconds = (time.perf_counter() - started) / len(self._laned.setups)
         return {stage: self._score(sent, *params) for stage, params in deployed.items()}, costs
 
-    def _sent(self, servers: Sequence[State]) -> _Sent:
-        of_clients = {group: self._laned.repeat([server[group] for server in servers]) for group in servers[0]}
+    def _sent(self, servers: State) -> _Sent:
+        of_clients = {group: self._laned.repeat(params) for group, params in servers.items()}
         return _Sent(of_clients, self._of_runs[0].at(of_clients["shared"], self._data))
 
     def _initial(self, sent: _Sent) -> State:
@@ -91,8 +90,8 @@ class LanedScores:
             costs.count(setup, num_gradients, laned.num_clients)
         return shared, local
 
-    def _of_clients(self, sent: _Sent, states: Sequence[State]) -> Rows:
-        return self._score(sent, *self._laned.algorithm.view(sent.servers, self._laned.gather(states)))
+    def _of_clients(self, sent: _Sent, states: State) -> Rows:
+        return self._score(sent, *self._laned.algorithm.view(sent.servers, states))
 
     def _score(self, sent: _Sent, shared: Params, local: Params) -> Rows:
         # what depends on θ is known where clients deploy the one of the server

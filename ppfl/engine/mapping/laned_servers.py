@@ -30,7 +30,8 @@ class LanedServers:
 
     def __init__(self, setups: Sequence[Setup], servers: Sequence[State]) -> None:
         self._setups = setups
-        self._values = _stacked(servers)
+        self.values = stacked(servers)
+        """Groups of (R, …)."""
         # asked once: without schedules a method is the same in all rounds
         self._follow_schedules = any(setup.algorithm.schedules() for setup in setups)
         self._merged = merged([setup.algorithm for setup in setups])
@@ -38,7 +39,7 @@ class LanedServers:
     def of_run(self, run: int) -> State:
         """Return the state of one server, in memory of its own."""
         return {
-            group: {name: value[run].clone() for name, value in of.items()} for group, of in self._values.items()
+            group: {name: value[run].clone() for name, value in of.items()} for group, of in self.values.items()
         }  # fmt: skip
 
     @property
@@ -84,10 +85,10 @@ class LanedServers:
             raise NotImplementedError("a server function gives lanes other bits")
         if not is_finite.all():
             new = {
-                group: {name: _where(is_finite, value, self._values[group][name]) for name, value in of.items()}
+                group: {name: _where(is_finite, value, self.values[group][name]) for name, value in of.items()}
                 for group, of in new.items()
             }
-        self._values = new
+        self.values = new
 
     def _alone(self, run: int, aggregates: Params, round: int) -> State:
         setup = self._setups[run]
@@ -100,7 +101,7 @@ class LanedServers:
 
     @property
     def _lanes(self) -> State:
-        return state_lanes(self._values)
+        return state_lanes(self.values)
 
 
 def merged(algorithms: Sequence[Algorithm]) -> Algorithm:
@@ -122,7 +123,8 @@ def _are_schedules(values: Sequence[Any]) -> bool:
     return all(value is None or isinstance(value, Schedule) for value in values)
 
 
-def _stacked(servers: Sequence[State]) -> State:
+def stacked(servers: Sequence[State]) -> State:
+    """Return the states of R servers as values (R, …). Raises UnlikeRunsError where they have other names."""
     names = [[(group, name) for group, params in server.items() for name in params] for server in servers]
     for of_server in names:
         if of_server != names[0]:
