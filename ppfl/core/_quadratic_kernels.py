@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import carray, types  # type: ignore[attr-defined]
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -48,7 +48,7 @@ def _panels(num_panels: int) -> Any:
     def typed(
         context: Any, start: Any, stride: Any, distance: Any, x: Any, num_columns: Any, y: Any, row: Any, like: Any
     ) -> Any:  # fmt: skip
-        signature = types.void(start, stride, distance, x, num_columns, y, row, like)  # type: ignore[no-untyped-call]
+        signature = types.void(start, stride, distance, x, num_columns, y, row, like)
 
         def generate(target: Any, builder: Any, of: Any, arguments: Any) -> Any:
             number = target.get_value_type(like)
@@ -66,13 +66,10 @@ def _panels(num_panels: int) -> Any:
 
             matrix = numbers_at(start)
             vectors, results = (
-                [numbers_at(builder.extract_value(places, k)) for k in range(x.count)] for places in (x_places, y_places)
+                [numbers_at(builder.extract_value(places, k)) for k in range(x.count)]
+                for places in (x_places, y_places)
             )
-            sums = {
-                (k, p): cgutils.alloca_once_value(builder, ir.Constant(eight, [0.0] * PANEL))
-                for k in range(x.count)
-                for p in range(num_panels)
-            }
+            sums = {(k, p): _space(builder, eight) for k in range(x.count) for p in range(num_panels)}
             with cgutils.for_range(builder, num_columns) as loop:
                 column = builder.mul(loop.index, stride)
                 of_panels = [
@@ -239,7 +236,7 @@ def _eights(update: Callable[..., Any]) -> Any:
             vectors = [
                 builder.inttoptr(builder.extract_value(addresses, k), number.as_pointer()) for k in range(places.count)
             ]
-            sums = cgutils.alloca_once_value(builder, ir.Constant(eight, [0.0] * PANEL))
+            sums = _space(builder, eight)
             factors = _repeated(builder, value, eight)
             with cgutils.for_range_slice(
                 builder, ir.Constant(length.type, 0), length, ir.Constant(length.type, PANEL)
@@ -259,6 +256,12 @@ def _eights(update: Callable[..., Any]) -> Any:
         return signature, generate
 
     return intrinsic(typed)
+
+
+def _space(builder: Any, eight: Any) -> Any:
+    """Return room for eight zeros, which the compiler finds a register for."""
+    nothing = ir.Constant(eight, [0.0] * PANEL)
+    return cgutils.alloca_once_value(builder, nothing)  # type: ignore[no-untyped-call]
 
 
 def _repeated(builder: Any, value: Any, eight: Any) -> Any:
@@ -322,7 +325,9 @@ def _solve(
     rows = np.arange(len(lanes))
     for _ in range(steps):
         places = directions.ctypes.data, products_.ctypes.data
-        _multiply(address, rows, length, length, places[0], places[1], width * num_bytes, width * num_bytes, num_bytes, zero)
+        _multiply(
+            address, rows, length, length, places[0], places[1], width * num_bytes, width * num_bytes, num_bytes, zero
+        )
         for k in rows:
             direction, product_ = directions[k].ctypes.data, products_[k].ctypes.data
             residual, move = residuals[k].ctypes.data, moves[k].ctypes.data

@@ -55,7 +55,9 @@ def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor
         return Matrices([matrix]).times(vector.unsqueeze(0))[0]
     product = vector.new_empty(num_rows)
     places = vector.data_ptr(), product.data_ptr()
-    loops.product(matrix.data_ptr(), has_columns, *places, num_rows, num_columns, vector.element_size(), zero_of(vector.dtype))
+    loops.product(
+        matrix.data_ptr(), has_columns, *places, num_rows, num_columns, vector.element_size(), zero_of(vector.dtype)
+    )
     return product
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,11 +33,11 @@ class Batch:
         assert laned is not None
         self._runs, self._laned = runs, laned
         self._alone: list[Laned] = []
-        self._servers: LanedServers | None = None
+        self._costs, self._gradients = Costs(), self._no_gradients()
         self._begin()
 
     def play(self, round: int) -> torch.Tensor:
-        """θ, w ← one round of every run; returns (R,), False for aggregates with NaN or inf: their θ stays as it was."""
+        """θ, w ← one round of every run; returns (R,), False where the aggregate has NaN or inf: θ stays as it was."""
         try:
             return self._side_by_side(round)
         except NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
@@ -65,17 +64,20 @@ class Batch:
         counts = {name: values.tolist() for name, values in self._gradients.items()}
         for number, run in enumerate(self._runs):
             run.ledger.add(self._costs, {name: values[number] for name, values in counts.items()})
-        self._costs, self._gradients = Costs(), defaultdict(lambda: np.zeros(len(self._runs)))
+        self._costs, self._gradients = Costs(), self._no_gradients()
 
     def _begin(self) -> None:
         """Take servers and states from the runs; without `merged` servers every run goes on by itself."""
-        self._costs, self._gradients = Costs(), defaultdict[str, np.ndarray](lambda: np.zeros(len(self._runs)))
         setups = [run.setup for run in self._runs]
+        self._servers: LanedServers | None
         try:
             self._servers = LanedServers(setups, [run.server for run in self._runs])
         except NotImplementedError:
             self._servers = None
         self._states = state_values(self._laned.gather([run.group.lanes for run in self._runs]))
+
+    def _no_gradients(self) -> dict[str, np.ndarray]:
+        return {name: np.zeros(len(self._runs)) for name in COUNTED}
 
     def _side_by_side(self, round: int) -> torch.Tensor:
         started, laned, servers = time.perf_counter(), self._laned, self._servers

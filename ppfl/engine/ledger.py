@@ -14,7 +14,7 @@ from ppfl.engine.spent import Spent
 from ppfl.engine.told import Told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.params import named_pieces
 from ppfl.interfaces.theory import Constants, Theory
 from ppfl.problems._quadratic_gram import gram_of, pseudo_inverse
-from ppfl.core.params import named_pieces
 from ppfl.problems._quadratic_objective import column
 from ppfl.rows.exact_sum import ExactSum
 

@@ -143,7 +143,7 @@ class Laned(Mapping):
         values."""
         numbers = {name: value for name, value in report.items() if isinstance(value, float | int)}
         lanes = {name: values_of(value) for name, value in report.items() if not isinstance(value, float | int)}
-        of_lanes = [
+        of_lanes: list[Report] = [
             {**numbers, **{name: value[row] for name, value in lanes.items()}} if lanes else numbers
             for row in range(len(self.problems) * self.num_clients)
         ]

@@ -50,9 +50,7 @@ class LanedScores:
         of_shared = self._of_runs[0].of_shared(shared, as_lanes(means), as_lanes(norms), self._references)
         return of_clients, {name: values_of(value) for name, value in of_shared.items()}
 
-    def of_stages(
-        self, servers: State, states: State
-    ) -> tuple[dict[str, Rows], dict[str, StageCosts]]:
+    def of_stages(self, servers: State, states: State) -> tuple[dict[str, Rows], dict[str, StageCosts]]:
         """Return the scores of the stages, and what each run has cost in them on this rank."""
         setup = self._laned.setups[0]
         sent = self._sent(servers)
