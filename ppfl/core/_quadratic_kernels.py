@@ -1,7 +1,8 @@
 """The loops of `ppfl.core.matvec` and `ppfl.core.conjugate_gradients`, compiled at first use and kept on the disk.
 
 They are in one file, since Numba compiles a kept function anew when its own file has changed, and not when one has that
-it calls. No flag of fast mathematics is set, so that no compiler may add in another order or round a product and a sum at once.
+it calls. The innermost loops are written with registers of eight numbers, since compilers find them for some shapes and
+not for others; no operation may be exchanged or joined with another, so that bits are those of the formulas.
 """
 
 from __future__ import annotations
@@ -38,6 +39,54 @@ def _cast(context: Any, address: Any, like: Any) -> Any:
 _numbers_at: Any = intrinsic(_cast)
 
 
+_INT = ir.IntType(32)
+
+
+class _Eights:
+    """Writes code that works on eight numbers of one type at a time."""
+
+    def __init__(self, target: Any, builder: Any, like: Any) -> None:
+        self.builder = builder
+        self._number = target.get_value_type(like)
+        self._eight, self._size = ir.VectorType(self._number, PANEL), like.bitwidth // 8
+
+    def pointers(self, addresses: Any, count: int) -> list[Any]:
+        """Return the members of a tuple of addresses as pointers to numbers."""
+        return [self.pointer(self.builder.extract_value(addresses, k)) for k in range(count)]
+
+    def pointer(self, address: Any) -> Any:
+        return self.builder.inttoptr(address, self._number.as_pointer())
+
+    def load(self, pointer: Any, index: Any) -> Any:
+        return self.builder.load(self._place(pointer, index), align=self._size)
+
+    def store(self, value: Any, pointer: Any, index: Any) -> None:
+        self.builder.store(value, self._place(pointer, index), align=self._size)
+
+    def repeated(self, value: Any) -> Any:
+        """Return eight times the same number."""
+        one = self.builder.insert_element(ir.Constant(self._eight, ir.Undefined), value, ir.Constant(_INT, 0))
+        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, PANEL), [0] * PANEL))
+
+    def zeros(self) -> Any:
+        """Return room for eight sums, for which the compiler finds a register."""
+        nothing = ir.Constant(self._eight, [0.0] * PANEL)
+        return cgutils.alloca_once_value(self.builder, nothing)  # type: ignore[no-untyped-call]
+
+    def add(self, term: Any, sums: Any) -> None:
+        self.builder.store(self.builder.fadd(self.builder.load(sums), term), sums)
+
+    def total(self, sums: Any) -> Any:
+        """Return the sum of eight sums, which are added in pairs."""
+        terms = [self.builder.extract_element(self.builder.load(sums), ir.Constant(_INT, k)) for k in range(PANEL)]
+        while len(terms) > 1:
+            terms = [self.builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
+        return terms[0]
+
+    def _place(self, pointer: Any, index: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(pointer, [index]), self._eight.as_pointer())
+
+
 def _panels(num_panels: int) -> Any:
     """Return what adds up the columns of some panels for one or several vectors; their sums stay in registers.
 
@@ -48,50 +97,30 @@ def _panels(num_panels: int) -> Any:
     def typed(
         context: Any, start: Any, stride: Any, distance: Any, x: Any, num_columns: Any, y: Any, row: Any, like: Any
     ) -> Any:  # fmt: skip
-        signature = types.void(start, stride, distance, x, num_columns, y, row, like)
-
         def generate(target: Any, builder: Any, of: Any, arguments: Any) -> Any:
-            number = target.get_value_type(like)
-            eight, size = ir.VectorType(number, PANEL), like.bitwidth // 8
-            start, stride, distance, x_places, num_columns, y_places, row, _ = arguments
-
-            def numbers_at(address: Any) -> Any:
-                return builder.inttoptr(address, number.as_pointer())
-
-            def eight_at(pointer: Any, index: Any) -> Any:
-                return builder.bitcast(builder.gep(pointer, [index]), eight.as_pointer())
-
-            def times(factor: int, value: Any) -> Any:
-                return builder.mul(ir.Constant(value.type, factor), value)
-
-            matrix = numbers_at(start)
-            vectors, results = (
-                [numbers_at(builder.extract_value(places, k)) for k in range(x.count)]
-                for places in (x_places, y_places)
-            )
-            sums = {(k, p): _space(builder, eight) for k in range(x.count) for p in range(num_panels)}
+            eights = _Eights(target, builder, like)
+            start, stride, distance, of_x, num_columns, of_y, row, _ = arguments
+            matrix, vectors = eights.pointer(start), eights.pointers(of_x, x.count)
+            first = [builder.mul(distance, ir.Constant(distance.type, p)) for p in range(num_panels)]
+            rows = [builder.add(row, ir.Constant(row.type, PANEL * p)) for p in range(num_panels)]
+            sums = [[eights.zeros() for _ in range(num_panels)] for _ in vectors]
             with cgutils.for_range(builder, num_columns) as loop:
                 column = builder.mul(loop.index, stride)
-                of_panels = [
-                    builder.load(eight_at(matrix, builder.add(column, times(p, distance))), align=size)
-                    for p in range(num_panels)
-                ]
-                for k, vector in enumerate(vectors):
-                    factors = _repeated(builder, builder.load(builder.gep(vector, [loop.index])), eight)
-                    for p, of_panel in enumerate(of_panels):
-                        total = builder.fadd(builder.load(sums[k, p]), builder.fmul(of_panel, factors))
-                        builder.store(total, sums[k, p])
-            for (k, p), total in sums.items():
-                place = eight_at(results[k], builder.add(row, ir.Constant(row.type, PANEL * p)))
-                builder.store(builder.load(total), place, align=size)
+                of_panels = [eights.load(matrix, builder.add(column, place)) for place in first]
+                for vector, of_vector in zip(vectors, sums, strict=True):
+                    factors = eights.repeated(builder.load(builder.gep(vector, [loop.index])))
+                    for of_panel, total in zip(of_panels, of_vector, strict=True):
+                        eights.add(builder.fmul(of_panel, factors), total)
+            for result, of_vector in zip(eights.pointers(of_y, x.count), sums, strict=True):
+                for place, total in zip(rows, of_vector, strict=True):
+                    eights.store(builder.load(total), result, place)
             return target.get_dummy_value()
 
-        return signature, generate
+        return types.void(start, stride, distance, x, num_columns, y, row, like), generate
 
     return intrinsic(typed)
 
 
-_INT = ir.IntType(32)
 _one_panel, _two_panels, _four_panels = _panels(1), _panels(2), _panels(4)
 
 
@@ -219,54 +248,30 @@ def products(
         start = end
 
 
-def _eights(update: Callable[..., Any]) -> Any:
+def _pass(update: Callable[..., Any]) -> Any:
     """Return what goes through vectors eight numbers at a time; it returns the sum of what `update` adds up.
 
-    update(builder, eights, factor): eights of every vector -> (those that are written back, by number; what is added).
-    Eight sums stay in a register, each of every eighth term, and are added in pairs in the end.
+    update(builder, eights, factors): eights of every vector -> (those that are written back, by number; what is added).
+    There are eight sums, each of every eighth term.
     """
 
     def typed(context: Any, places: Any, length: Any, factor: Any) -> Any:
-        signature = factor(places, length, factor)
-
         def generate(target: Any, builder: Any, of: Any, arguments: Any) -> Any:
-            number = target.get_value_type(factor)
-            eight, size = ir.VectorType(number, PANEL), factor.bitwidth // 8
+            eights = _Eights(target, builder, factor)
             addresses, length, value = arguments
-            vectors = [
-                builder.inttoptr(builder.extract_value(addresses, k), number.as_pointer()) for k in range(places.count)
-            ]
-            sums = _space(builder, eight)
-            factors = _repeated(builder, value, eight)
-            with cgutils.for_range_slice(
-                builder, ir.Constant(length.type, 0), length, ir.Constant(length.type, PANEL)
-            ) as (index, _):
-                pointers = [
-                    builder.bitcast(builder.gep(vector, [index]), eight.as_pointer()) for vector in vectors
-                ]  # fmt: skip
-                written, term = update(builder, [builder.load(one, align=size) for one in pointers], factors)
-                for k, new in written.items():
-                    builder.store(new, pointers[k], align=size)
-                builder.store(builder.fadd(builder.load(sums), term), sums)
-            terms = [builder.extract_element(builder.load(sums), ir.Constant(_INT, k)) for k in range(PANEL)]
-            while len(terms) > 1:
-                terms = [builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
-            return terms[0]
+            vectors, sums = eights.pointers(addresses, places.count), eights.zeros()
+            factors = eights.repeated(value)
+            step = [ir.Constant(length.type, 0), length, ir.Constant(length.type, PANEL)]
+            with cgutils.for_range_slice(builder, *step) as (index, _):
+                written, term = update(builder, [eights.load(vector, index) for vector in vectors], factors)
+                for number, new in written.items():
+                    eights.store(new, vectors[number], index)
+                eights.add(term, sums)
+            return eights.total(sums)
 
-        return signature, generate
+        return factor(places, length, factor), generate
 
     return intrinsic(typed)
-
-
-def _space(builder: Any, eight: Any) -> Any:
-    """Return room for eight zeros, which the compiler finds a register for."""
-    nothing = ir.Constant(eight, [0.0] * PANEL)
-    return cgutils.alloca_once_value(builder, nothing)  # type: ignore[no-untyped-call]
-
-
-def _repeated(builder: Any, value: Any, eight: Any) -> Any:
-    one = builder.insert_element(ir.Constant(eight, ir.Undefined), value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, PANEL), [0] * PANEL))
 
 
 def _of_product(builder: Any, eights: Any, factors: Any) -> Any:
@@ -289,7 +294,7 @@ def _of_turn(builder: Any, eights: Any, factors: Any) -> Any:
     return {0: direction}, builder.fmul(direction, direction)
 
 
-_inner, _take_step, _turn = _eights(_of_product), _eights(_of_step), _eights(_of_turn)
+_inner, _take_step, _turn = _pass(_of_product), _pass(_of_step), _pass(_of_turn)
 
 
 @compiled
@@ -322,13 +327,11 @@ def _solve(
         squares[k] = _inner((residual, residual), width, zero)
         start_squares[k] = of_directions[k] = squares[k]
         local_squares[k] = _inner((local, local), width, zero)
-    rows = np.arange(len(lanes))
+    of_lanes, apart = np.arange(len(lanes)), width * num_bytes
     for _ in range(steps):
-        places = directions.ctypes.data, products_.ctypes.data
-        _multiply(
-            address, rows, length, length, places[0], places[1], width * num_bytes, width * num_bytes, num_bytes, zero
-        )
-        for k in rows:
+        x, y = directions.ctypes.data, products_.ctypes.data
+        _multiply(address, of_lanes, length, length, x, y, apart, apart, num_bytes, zero)
+        for k in range(len(lanes)):
             direction, product_ = directions[k].ctypes.data, products_[k].ctypes.data
             residual, move = residuals[k].ctypes.data, moves[k].ctypes.data
             curvature = _inner((direction, product_), width, zero)
