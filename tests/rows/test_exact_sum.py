@@ -338,6 +338,17 @@ def test_compiled_rows_have_the_bits_of_adding_one_after_another(monkeypatch: py
     assert found == list(map(sums_of, cases, firsts))
 
 
+def test_compiled_sums_carry_halves_of_a_unit_upwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To even would leave the same sum in other bins, whose last bits are rounded in another way."""
+    draw = np.random.default_rng(0)
+    scales = np.array([2.0**80, 2.0**79, 2.0**25])
+    terms = torch.from_numpy(draw.integers((1, 1, -8000), (9, 2, 8000), size=(5000, 3)) * scales).unsqueeze(-1)
+    terms[::2, 1] *= -1.0
+    found = exact_sums(terms)
+    without_numba(monkeypatch)
+    assert torch.equal(found, exact_sums(terms))
+
+
 def test_rows_in_any_layout_are_added() -> None:
     terms = torch.stack(random_terms(6, 10, 3.0)).reshape(2, 3, 10)
     wanted, weights = exact_sums(terms), torch.ones(3, dtype=torch.float64)
