@@ -49,8 +49,11 @@ def on_first_rank(communicator: Communicator, action: Callable[[], str]) -> str:
 
 def _gather_text(communicator: Communicator, text: str) -> str:
     """Return the first non-empty text of all ranks, in the order of ranks; each text is one line."""
+    words = " ".join(text.split())
+    if communicator.size == 1:  # as most runs of a pack are, which have no time for tensors
+        return words
     # texts of all ranks arrive as one: a line break says where that of a rank ends
-    line = " ".join(text.split()) + "\n" if text else ""
+    line = f"{words}\n" if text else ""
     mine = torch.tensor(list(line.encode(errors="surrogatepass")), dtype=torch.uint8)  # it may have any path in it
     everything = bytes(communicator.allgather_rows(mine).tolist()).decode(errors="surrogatepass")
     return everything.split("\n", 1)[0]

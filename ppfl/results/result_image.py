@@ -79,7 +79,7 @@ def image_of(groups: Sequence[Group]) -> bytes:
     for variable, offset in zip(variables, skeleton.offsets, strict=True):
         if offset is not None:
             image[offset : offset + variable.values.nbytes] = variable.values.tobytes()
-    return sealed(bytes(image))
+    return sealed(image)
 
 
 def _kind_of_group(group: Group) -> _GroupKind:

@@ -49,10 +49,10 @@ def blank(kind: str) -> str:
     return f"{kind} sha256 {_DIGITS.decode()}"
 
 
-def seal_in(head: bytes) -> Seal | None:
+def seal_in(head: bytes | bytearray) -> Seal | None:
     """Return the seal in the beginning of a file."""
     found = _SEAL.search(head[:HEAD_BYTES])
-    return Seal(found[1].decode(), found[2], found.start(2)) if found else None
+    return Seal(found[1].decode(), bytes(found[2]), found.start(2)) if found else None
 
 
 def seal_of(path: Path) -> Seal | None:
@@ -61,16 +61,17 @@ def seal_of(path: Path) -> Seal | None:
         return seal_in(file.read(HEAD_BYTES))
 
 
-def sealed(content: bytes) -> bytes:
+def sealed(content: bytes | bytearray) -> bytes:
     """Return the content of a file with its checksum filled in."""
-    seal = seal_in(content)
+    seal = seal_in(content[:HEAD_BYTES])
     assert seal is not None
-    return b"".join((content[: seal.offset], _digits(content, seal), content[seal.offset + len(_DIGITS) :]))
+    view = memoryview(content)  # it may be large: copied once
+    return b"".join((view[: seal.offset], _digits(view, seal), view[seal.offset + len(_DIGITS) :]))
 
 
 def matches(content: bytes, seal: Seal) -> bool:
     """Say whether a file is as it was written."""
-    return _digits(content, seal) == seal.digits
+    return _digits(memoryview(content), seal) == seal.digits
 
 
 def digits_of(file: BinaryIO, seal: Seal) -> bytes:
@@ -83,9 +84,9 @@ def digits_of(file: BinaryIO, seal: Seal) -> bytes:
     return found.hexdigest().encode()
 
 
-def _digits(content: bytes, seal: Seal) -> bytes:
-    found = hashlib.sha256(_neutral(content[:HEAD_BYTES], seal))
-    found.update(memoryview(content)[HEAD_BYTES:])
+def _digits(content: memoryview, seal: Seal) -> bytes:
+    found = hashlib.sha256(_neutral(bytes(content[:HEAD_BYTES]), seal))
+    found.update(content[HEAD_BYTES:])
     return found.hexdigest().encode()
 
 
