@@ -73,6 +73,10 @@ def pack(
     stop = StopSignals()
     # the parent of a pack never computes: its children load torch, once for all of them
     defer_torch()
+    if out is not None and ranks_per_run == 1:
+        from ppfl.pack.early import load_for
+
+        load_for(out)
     from ppfl.config.grid import load_cells
     from ppfl.pack.command import choose_part, pack
     from ppfl.pack.environment import default_jobs

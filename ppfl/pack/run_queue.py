@@ -23,6 +23,7 @@ from ppfl.jobs.owner import Watch
 from ppfl.jobs.states import state_of, states_of
 from ppfl.jobs.stop_requests import request_for
 from ppfl.jobs.stopping import ON_REQUEST
+from ppfl.pack.early import WORK_OF_CELLS
 from ppfl.pack.scheduler import Task
 from ppfl.results.layout import STALE_SECONDS, failed_path, stop_path
 
@@ -65,9 +66,7 @@ class Executor:
     """True when the work function can do several runs together."""
 
 
-ONE_RANK = Executor(
-    "ppfl.pack.cells:make_work", lambda cell, out: RunOfCell(cell.config, out, show_varying(cell.varying)), True
-)
+ONE_RANK = Executor(WORK_OF_CELLS, lambda cell, out: RunOfCell(cell.config, out, show_varying(cell.varying)), True)
 
 
 @dataclass(frozen=True, eq=False)
