@@ -76,6 +76,7 @@ def test_targets_and_noise():
 def test_what_clients_have_in_common_is_drawn_once(monkeypatch, clients):
     """Each client adds its own four draws: the cost of a start is linear in their number, whatever they share."""
     drawn = []
+    _quadratic_generators._kept_uniform.cache_clear()
     original = _quadratic_generators.generator
     monkeypatch.setattr(
         _quadratic_generators, "generator", lambda seed, what, **k: drawn.append(what) or original(seed, what, **k)

@@ -71,8 +71,7 @@ def pack(
     again to continue. docs/packs.md
     """
     stop = StopSignals()
-    # the parent of a pack never computes: its children load torch, once for all of them
-    defer_torch()
+    _load_beside(out, ranks_per_run)
     from ppfl.config.grid import load_cells
     from ppfl.pack.command import choose_part, pack
     from ppfl.pack.environment import default_jobs
@@ -100,6 +99,15 @@ def pack(
     counts = packed.counts
     click.echo(f"{who}{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
     return packed.exit_code
+
+
+def _load_beside(out: Path | None, ranks_per_run: int) -> None:
+    # the parent of a pack never computes: its children load torch, once for all of them
+    defer_torch()
+    if out is not None and ranks_per_run == 1:
+        from ppfl.pack.early import load_for
+
+        load_for(out)
 
 
 def _launched(ranks_per_run: int) -> LaunchedAs:

@@ -24,7 +24,7 @@ from ppfl.results.parameters import has_local, remove_parameters
 from ppfl.results.recorder import look, prepare, set_aside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from ppfl.config.run import Config
@@ -73,10 +73,13 @@ class Attempt:
         self._requests: RunRequests | None = None
         self.log: RunLog | None = None
 
-    def enter(self) -> str:
-        """Claim the result unless it is finished; "stopped" when that was wanted before. Called on rank 0."""
+    def enter(self, ready: Collection[Path] = ()) -> str:
+        """Claim the result unless it is finished; "stopped" when that was wanted before. Called on rank 0.
+
+        ready: folders that were found a moment ago to be there and to take files.
+        """
         config, out = self.config, self.out
-        found: str = prepare(out, config.digest)
+        found: str = (look if out.parent in ready else prepare)(out, config.digest)
         clear_folder_once(out.parent)
         if found != "already done":
             found = self._claim()

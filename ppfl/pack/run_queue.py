@@ -23,6 +23,7 @@ from ppfl.jobs.owner import Watch
 from ppfl.jobs.states import state_of, states_of
 from ppfl.jobs.stop_requests import request_for
 from ppfl.jobs.stopping import ON_REQUEST
+from ppfl.pack.early import WORK_OF_CELLS
 from ppfl.pack.scheduler import Task
 from ppfl.results.layout import STALE_SECONDS, failed_path, stop_path
 
@@ -41,6 +42,8 @@ _SMALL_CLIENT_ROUNDS = 1 << 15
 CLAIMED = "claimed"
 """What a child answers for a run that turned out to be somebody else's."""
 _LOOK_AGAIN_SECONDS = 2.0
+_LISTED_WHILE_ONE_IS_ASKED = 50
+"""Runs of a folder that are listed in the time that it takes to ask for the files of one."""
 ELSEWHERE = "at work elsewhere"
 """What is said of runs whose end was not waited for."""
 
@@ -65,9 +68,7 @@ class Executor:
     """True when the work function can do several runs together."""
 
 
-ONE_RANK = Executor(
-    "ppfl.pack.cells:make_work", lambda cell, out: RunOfCell(cell.config, out, show_varying(cell.varying)), True
-)
+ONE_RANK = Executor(WORK_OF_CELLS, lambda cell, out: RunOfCell(cell.config, out, show_varying(cell.varying)), True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +207,7 @@ class RunQueue:
 
     def _sort_out(self, entries: Mapping[str, _Entry]) -> None:
         """Take out of the waiting runs those that are done, have failed meanwhile, or are claimed."""
-        for out, state in states_of(entry.out for entry in entries.values()).items():
+        for out, state in self._states(entries).items():
             digest = out.stem
             if state.kind == "done" and not self._entries[digest].needs_local:
                 self._drop(digest, "already done")
@@ -216,6 +217,12 @@ class RunQueue:
                 self._drop(digest, "failed")
             elif state.kind == "stopped" and self._was_asked_to_stop(out):
                 self._drop(digest, ON_REQUEST)
+
+    def _states(self, entries: Mapping[str, _Entry]) -> dict[Path, RunState]:
+        outs = [entry.out for entry in entries.values()]
+        # to list a folder takes as long as it has files, and a grid of a hundred thousand runs has thousands of batches
+        is_few = len(outs) * _LISTED_WHILE_ONE_IS_ASKED < len(self._entries)
+        return {out: state_of(out) for out in outs} if is_few else states_of(outs)
 
     def _look_elsewhere(self) -> None:
         self._looked_at = time.monotonic()

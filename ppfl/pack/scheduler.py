@@ -75,6 +75,11 @@ class Source(Protocol):
         ...
 
 
+def begin_loading(make_work: str) -> None:
+    """Have the module of `make_work` loaded by the process that children are forked from; nothing is waited for."""
+    _context(make_work.partition(":")[0])
+
+
 def run_tasks(
     source: Source,
     jobs: int,

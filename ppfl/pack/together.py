@@ -23,6 +23,7 @@ from ppfl.runs.experiment import complete, open_recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ppfl.engine.evaluate import Stages
     from ppfl.engine.ledger import Ledger, Scored
@@ -61,8 +62,9 @@ def run_together(
     alone."""
     guests = [_Guest(one, Attempt(one.config, one.out, 1, Caller(one.cell))) for one in runs]
     try:
+        ready: set[Path] = set()
         for guest in guests:
-            guest.safely(lambda guest: _enter(guest, build_problem))
+            guest.safely(lambda guest: _enter(guest, build_problem, ready))
         groups: dict[object, list[_Guest]] = defaultdict(list)
         for guest in guests:
             if guest.setup is not None and guest.answer is None and fits(guest.setup):
@@ -76,11 +78,14 @@ def run_together(
     return [guest.answer for guest in guests]
 
 
-def _enter(guest: _Guest, build_problem: BuildProblem) -> None:
+def _enter(guest: _Guest, build_problem: BuildProblem, ready: set[Path]) -> None:
     out = guest.run.out
     if checkpoint_path(out).exists() or checkpoint_path(apart_path(out)).exists():
         return
-    if guest.attempt.enter() == "already done":
+    found = guest.attempt.enter(ready)
+    # tried once for all: a file system takes as long for such a file as for all others that a run makes
+    ready.add(out.parent)
+    if found == "already done":
         guest.answer = "already done"
         return
     began = time.perf_counter()

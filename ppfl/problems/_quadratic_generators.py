@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Matrices: TypeAlias = "dict[str, NDArray[np.float64]]"
 """H (p, d_θ), b (p,), A (r, d_θ), B (r, d_w) and y (r,) of one client."""
+
+_Uniform: TypeAlias = "Callable[[int | None], list[NDArray[np.float64]]]"
 
 Generator = Literal["comparison", "asynchronous", "byzantine"]
 Targets = Literal["own", "common"]
@@ -33,6 +35,9 @@ DEFAULTS: dict[str, dict[str, int | float | str]] = {
     },
 }  # fmt: skip
 """The table of the released synthetic experiments; without `zeta` every client has matrices of its own."""
+
+_MAX_KEPT_BYTES = 32 << 20
+"""Of draws for one seed that are kept for the next problem."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +65,23 @@ class Recipe:
 
     def clients_of(self, seed: int) -> Callable[[int], Matrices]:
         """Return what draws one client: a function of (seed, client) and of the recipe alone."""
+        shape = (self.rows, self.shared_dimension, self.local_dimension)
+        size = 8 * self.rows * (2 * self.shared_dimension + self.local_dimension) * (self.clients + 1)
+        # without ζ no two recipes have them in common
+        is_kept = self.zeta is not None and size <= _MAX_KEPT_BYTES
+        uniform = _kept_uniform(seed, *shape) if is_kept else partial(_uniform, seed, *shape)
         # drawn once, since a start with thousands of clients takes as long as their matrices do
-        common = None if self.zeta is None else self._uniform(generator(seed, "quadratic matrices of all"))
-        return partial(self._client, seed, common)
+        common = None if self.zeta is None else uniform(None)
+        return partial(self._client, seed, uniform, common, is_kept)
 
-    def _client(self, seed: int, common: list[NDArray[np.float64]] | None, client: int) -> Matrices:
-        H, A, B = own = self._uniform(generator(seed, "quadratic matrices of a client", client=client))
+    def _client(
+        self, seed: int, uniform: _Uniform, common: list[NDArray[np.float64]] | None, is_kept: bool, client: int
+    ) -> Matrices:
+        H, A, B = own = uniform(client)
         if common is not None and self.zeta is not None:
-            # in place: these are the largest arrays of a start
-            for change, base in zip(own, common, strict=True):
-                change *= self.zeta
-                change += base
+            # in place unless they are kept: these are the largest arrays of a start
+            scaled = [np.multiply(change, self.zeta, out=None if is_kept else change) for change in own]
+            H, A, B = (np.add(change, base, out=change) for change, base in zip(scaled, common, strict=True))
         H /= self.shared_dimension
         A /= self.shared_dimension
         B /= self.local_dimension
@@ -81,6 +92,19 @@ class Recipe:
         noise = self.noise * generator(seed, "quadratic noise", client=client).standard_normal((2, self.rows))
         return {"H": H, "b": H @ theta + noise[0], "A": A, "B": B, "y": A @ theta + B @ w + noise[1]}
 
-    def _uniform(self, draw: np.random.Generator) -> list[NDArray[np.float64]]:
-        num_columns = (self.shared_dimension, self.shared_dimension, self.local_dimension)
-        return [draw.random((self.rows, columns)) for columns in num_columns]
+
+def _uniform(
+    seed: int, rows: int, shared_dimension: int, local_dimension: int, client: int | None
+) -> list[NDArray[np.float64]]:
+    """Draw U_m of a client for H, A and B; None: U, which all clients have."""
+    if client is None:
+        draw = generator(seed, "quadratic matrices of all")
+    else:
+        draw = generator(seed, "quadratic matrices of a client", client=client)
+    return [draw.random((rows, columns)) for columns in (shared_dimension, shared_dimension, local_dimension)]
+
+
+@lru_cache(maxsize=1)
+def _kept_uniform(seed: int, rows: int, shared_dimension: int, local_dimension: int) -> _Uniform:
+    """Return what draws the same, each once: the problems of a grid over ζ have them in common."""
+    return cache(partial(_uniform, seed, rows, shared_dimension, local_dimension))

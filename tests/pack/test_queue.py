@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from ppfl.config.grid import load_cells
+from ppfl.jobs.claim import Claim
+from ppfl.jobs.failures import Failure, write_failure
 from ppfl.pack import run_queue as module
 from ppfl.pack.run_queue import ONE_RANK, RunQueue
 from ppfl.pack.scheduler import Task
@@ -83,3 +85,19 @@ def test_batches_are_bounded_by_what_a_kill_may_lose(tmp_path: Path) -> None:
 def test_runs_that_are_large_by_themselves_go_alone(tmp_path: Path) -> None:
     runs = queue(tmp_path, 1, grid={"seed": list(range(4))}, rounds=11_000)
     assert [len(task.items) for task in all_of(runs)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("listed", [0, 10**6])
+def test_what_others_took_or_did_is_left_out_however_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: int
+) -> None:
+    runs = queue(tmp_path, 1, grid={"seed": list(range(8))})
+    monkeypatch.setattr(module, "_LISTED_WHILE_ONE_IS_ASKED", listed)
+    failed, claimed, *others = runs.left
+    write_failure(tmp_path / f"{failed}.h5", Failure(digest=failed, reason="of another pack"))
+    claim = Claim(tmp_path / f"{claimed}.h5", 1, 6)
+    (task,) = all_of(runs)
+    claim.release()
+    assert [digest for digest, _ in task.items] == others
+    assert runs.counts["failed"] == 1
+    assert [out.stem for out in runs.elsewhere] == [claimed]
