@@ -7,6 +7,7 @@ filled.
 
 from __future__ import annotations
 
+import threading
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _TEXT = h5py.string_dtype()
+_ONE_AT_A_TIME = threading.Lock()
 _FIRST_TEXT = "kind"
 _MOST_KEPT_BYTES = 2**20
 """Of the variables of a result whose skeleton is kept."""
@@ -73,8 +75,10 @@ def image_of(groups: Sequence[Group]) -> bytes:
     """Return the content of a result file, with its checksum."""
     structure = tuple(_kind_of_group(group) for group in groups)
     num_bytes = sum(values.nbytes for group in groups for _, values, _ in group.variables)
-    skeleton = (_kept_skeleton if num_bytes <= _MOST_KEPT_BYTES else _skeleton)(structure)
-    image = bytearray(_with_attributes(skeleton.image, groups))
+    # several threads save at once; HDF5 does one thing at a time, and files in memory are told apart by their names
+    with _ONE_AT_A_TIME:
+        skeleton = (_kept_skeleton if num_bytes <= _MOST_KEPT_BYTES else _skeleton)(structure)
+        image = bytearray(_with_attributes(skeleton.image, groups))
     variables = [variable for group in groups for variable in group.variables]
     for variable, offset in zip(variables, skeleton.offsets, strict=True):
         if offset is not None:
