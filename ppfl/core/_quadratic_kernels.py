@@ -236,15 +236,28 @@ def _end_of_shared(addresses: np.ndarray, start: int) -> int:
 
 @compiled
 def products(
-    addresses: np.ndarray, order: np.ndarray, x: int, y: int, num_rows: int, num_columns: int, num_bytes: int,
-    zero: float,
+    addresses: np.ndarray, order: np.ndarray, x: int, y: int, plus: int, sign: int, minus: int, num_rows: int,
+    num_columns: int, num_bytes: int, zero: float,
 ) -> None:  # fmt: skip
-    """y_l = A_l x_l, x: (L, n), y: (L, m). Addresses are those of lanes in the given order, matrices in panels."""
+    """y_l = (p_l ± A_l x_l) − q_l, x: (L, n), the others (L, m); p, or both p and q, may be left out: address 0.
+
+    Addresses of matrices are those of lanes in the given order, each in panels.
+    """
     start, width, height = 0, num_columns * num_bytes, num_rows * num_bytes
+    shape = (len(order), num_rows)
+    out, first, last = (
+        carray(_numbers_at(y, zero), shape), carray(_numbers_at(plus, zero), shape),
+        carray(_numbers_at(minus, zero), shape),
+    )  # fmt: skip
     while start < len(order):
         end = _end_of_shared(addresses, start)
         lanes = order[start:end]
         _multiply(addresses[start], lanes, num_rows, num_columns, x, y, width, height, num_bytes, zero)
+        for lane in lanes:
+            for i in range(num_rows if plus else 0):
+                out[lane, i] = first[lane, i] - out[lane, i] if sign < 0 else first[lane, i] + out[lane, i]
+            for i in range(num_rows if minus else 0):
+                out[lane, i] -= last[lane, i]
         start = end
 
 
@@ -304,7 +317,7 @@ def _ratio(numerator: float, denominator: float, zero: float) -> float:
 
 @compiled
 def _solve(
-    address: int, lanes: np.ndarray, gradients: Numbers, starts: Numbers, tuned: Numbers, space: Numbers, steps: int,
+    address: int, lanes: np.ndarray, targets: Numbers, starts: Numbers, tuned: Numbers, space: Numbers, steps: int,
     rounding: float, zero: float,
 ) -> None:  # fmt: skip
     """tuned_l = start_l + p_l for the lanes that share a matrix: it stays in the nearest cache.
@@ -317,17 +330,21 @@ def _solve(
     numbers = np.zeros((5, len(lanes)), space.dtype)
     squares, start_squares, local_squares = numbers[0], numbers[1], numbers[2]
     of_directions, steepest = numbers[3], numbers[4]
+    of_lanes, apart = np.arange(len(lanes)), width * num_bytes
     for k, lane in enumerate(lanes):
         for i in range(length):
-            residuals[k, i] = directions[k, i] = -gradients[lane, i]
             moves[k, i], locals_[k, i] = zero, starts[lane, i]
         for i in range(length, width):  # where a lane before that diverged has left NaN
             residuals[k, i] = directions[k, i] = moves[k, i] = locals_[k, i] = products_[k, i] = zero
+    x, y = locals_.ctypes.data, products_.ctypes.data
+    _multiply(address, of_lanes, length, length, x, y, apart, apart, num_bytes, zero)
+    for k, lane in enumerate(lanes):
+        for i in range(length):
+            residuals[k, i] = directions[k, i] = targets[lane, i] - products_[k, i]
         residual, local = residuals[k].ctypes.data, locals_[k].ctypes.data
         squares[k] = _inner((residual, residual), width, zero)
         start_squares[k] = of_directions[k] = squares[k]
         local_squares[k] = _inner((local, local), width, zero)
-    of_lanes, apart = np.arange(len(lanes)), width * num_bytes
     for _ in range(steps):
         x, y = directions.ctypes.data, products_.ctypes.data
         _multiply(address, of_lanes, length, length, x, y, apart, apart, num_bytes, zero)
@@ -348,16 +365,16 @@ def _solve(
 
 @compiled
 def solve(
-    addresses: np.ndarray, order: np.ndarray, gradients: int, starts: int, tuned: int, length: int, steps: int,
+    addresses: np.ndarray, order: np.ndarray, targets: int, starts: int, tuned: int, length: int, steps: int,
     rounding: float, zero: float,
 ) -> None:  # fmt: skip
     """tuned_l = start_l + p_l; vectors (L, n) are given by their addresses, matrices as in `products`."""
     shape = (len(order), length)
-    of_gradients, of_starts = carray(_numbers_at(gradients, zero), shape), carray(_numbers_at(starts, zero), shape)
+    of_targets, of_starts = carray(_numbers_at(targets, zero), shape), carray(_numbers_at(starts, zero), shape)
     of_tuned = carray(_numbers_at(tuned, zero), shape)
     space, start = np.empty((5, 8, -(-length // PANEL) * PANEL), of_starts.dtype), 0
     while start < len(order):
         end = _end_of_shared(addresses, start)
         lanes = order[start:end]
-        _solve(addresses[start], lanes, of_gradients, of_starts, of_tuned, space, steps, rounding, zero)
+        _solve(addresses[start], lanes, of_targets, of_starts, of_tuned, space, steps, rounding, zero)
         start = end

@@ -31,24 +31,24 @@ def can_solve(matrix: torch.Tensor | StandIn) -> bool:
     return not isinstance(matrix, torch.Tensor) or is_served(matrix)
 
 
-def solve(matrix: torch.Tensor | StandIn, gradient: torch.Tensor, start: torch.Tensor, steps: int) -> torch.Tensor:
-    """w + p, p from `steps` steps on A p = −g that begin at 0, (n, n), (n,), (n,) -> (n,).
+def solve(matrix: torch.Tensor | StandIn, target: torch.Tensor, start: torch.Tensor, steps: int) -> torch.Tensor:
+    """w + p, p from `steps` steps on A p = t − A w that begin at 0, (n, n), (n,), (n,) -> (n,).
 
     Source: Hestenes & Stiefel 1952. A residual no larger than its own rounding, of which A and w are parts, ends the
     steps, and so does a direction of no positive curvature.
     """
     if not isinstance(matrix, torch.Tensor):
-        return matrix.solve(gradient, start, steps)
-    return solve_all(Matrices([matrix]), gradient.unsqueeze(0), start.unsqueeze(0), steps)[0]
+        return matrix.solve(target, start, steps)
+    return solve_all(Matrices([matrix]), target.unsqueeze(0), start.unsqueeze(0), steps)[0]
 
 
-def solve_all(matrices: Matrices, gradients: torch.Tensor, starts: torch.Tensor, steps: int) -> torch.Tensor:
-    """Return the same for L systems, gradients and starts (L, n). Raises ValueError for other shapes."""
+def solve_all(matrices: Matrices, targets: torch.Tensor, starts: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return the same for L systems, targets and starts (L, n). Raises ValueError for other shapes."""
     num_rows, num_columns = matrices.matrices[0].shape
     shape = (len(matrices.matrices), num_columns)
-    if num_rows != num_columns or gradients.shape != shape or starts.shape != shape:
-        raise ValueError(f"{shape[0]} systems {num_rows}×{num_columns}, {gradients.shape} and {starts.shape} vectors")
-    gradients, starts = gradients.contiguous(), starts.contiguous()
+    if num_rows != num_columns or targets.shape != shape or starts.shape != shape:
+        raise ValueError(f"{shape[0]} systems {num_rows}×{num_columns}, {targets.shape} and {starts.shape} vectors")
+    targets, starts = targets.contiguous(), starts.contiguous()
     tuned, zero = torch.empty_like(starts), zero_of(starts.dtype)
     rounding = type(zero)(np.finfo(type(zero)).eps * math.sqrt(num_columns))
     loops = compiled_loops()
@@ -56,26 +56,30 @@ def solve_all(matrices: Matrices, gradients: torch.Tensor, starts: torch.Tensor,
         with np.errstate(all="ignore"):  # as compiled loops do: a run that diverges says so by its numbers
             for lane, matrix in enumerate(matrices.matrices):
                 tuned[lane] = torch.from_numpy(
-                    _solve_plainly(matrix, gradients[lane].numpy(), starts[lane].numpy(), steps, rounding, zero)
+                    _solve_plainly(matrix, targets[lane].numpy(), starts[lane].numpy(), steps, rounding, zero)
                 )
         return tuned
-    places = gradients.data_ptr(), starts.data_ptr(), tuned.data_ptr()
+    places = targets.data_ptr(), starts.data_ptr(), tuned.data_ptr()
     loops.solve(matrices.addresses, matrices.order, *places, num_columns, steps, rounding, zero)
     return tuned
 
 
 def _solve_plainly(
-    matrix: torch.Tensor, gradient: _Numbers, start: _Numbers, steps: int, rounding: _Number, zero: _Number
+    matrix: torch.Tensor, target: _Numbers, start: _Numbers, steps: int, rounding: _Number, zero: _Number
 ) -> _Numbers:
     """Do what the compiled loop does, operation by operation; vectors are filled up with zeros as there."""
-    length = len(gradient)
-    matrices = Matrices([matrix])
-    residual, local = _filled_up(-gradient), _filled_up(start)
+    length, matrices = len(target), Matrices([matrix])
+
+    def times(vector: _Numbers) -> _Numbers:
+        return _filled_up(matrices.times(torch.from_numpy(vector[None, :length]))[0].numpy())
+
+    local = _filled_up(start)
+    residual = _filled_up(target) - times(local)
     direction, move, steepest = residual, np.zeros_like(residual), zero
     square = start_square = of_direction = _inner(residual, residual)
     local_square = _inner(local, local)
     for _ in range(steps):
-        product = _filled_up(matrices.times(torch.from_numpy(direction[None, :length]))[0].numpy())
+        product = times(direction)
         curvature = _inner(direction, product)
         steepest = max(steepest, _ratio(curvature, of_direction))
         limit = rounding * rounding * (start_square + steepest * steepest * local_square)

@@ -31,7 +31,12 @@ class StandIn(Protocol):
     def matvec(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return what stands in for the product with a vector."""
 
-    def solve(self, gradient: torch.Tensor, start: torch.Tensor, steps: int) -> torch.Tensor:
+    def plus_product(
+        self, first: torch.Tensor, vectors: torch.Tensor, minus: torch.Tensor | None, sign: int
+    ) -> torch.Tensor:
+        """Return what stands in for first ± A x − minus."""
+
+    def solve(self, target: torch.Tensor, start: torch.Tensor, steps: int) -> torch.Tensor:
         """Return what stands in for `ppfl.core.conjugate_gradients.solve`."""
 
 
@@ -61,6 +66,22 @@ def matvec(matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor
     return product
 
 
+def residual(target: torch.Tensor, matrix: torch.Tensor | StandIn, vector: torch.Tensor) -> torch.Tensor:
+    """t − A x; of lanes without a second way through memory."""
+    if not isinstance(matrix, torch.Tensor):
+        return matrix.plus_product(target, vector, None, -1)
+    return target - matvec(matrix, vector)
+
+
+def plus_product(
+    first: torch.Tensor, matrix: torch.Tensor | StandIn, vector: torch.Tensor, minus: torch.Tensor
+) -> torch.Tensor:
+    """(p + A x) − q, in this order; of lanes without a second way through memory."""
+    if not isinstance(matrix, torch.Tensor):
+        return matrix.plus_product(first, vector, minus, 1)
+    return first + matvec(matrix, vector) - minus
+
+
 def by_columns(matrix: torch.Tensor) -> torch.Tensor:
     """Return the matrix with its columns in one piece of memory each, which makes products fast and changes no bit."""
     return matrix.T.contiguous().T
@@ -81,22 +102,41 @@ class Matrices:
         self.order = np.argsort(addresses, kind="stable")
         self.addresses = addresses[self.order]
 
-    def times(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the product of every matrix with its vector, (L, n) -> (L, m). Raises ValueError for another shape."""
+    def times(
+        self,
+        vectors: torch.Tensor,
+        plus: torch.Tensor | None = None,
+        minus: torch.Tensor | None = None,
+        sign: int = 1,
+    ) -> torch.Tensor:
+        """Return the product of every matrix with its vector, (L, n) -> (L, m), or with more (p ± A x) − q, (L, m).
+
+        Raises ValueError for other shapes and number types.
+        """
         num_rows, num_columns = self.matrices[0].shape
-        if vectors.shape != (len(self.matrices), num_columns) or vectors.dtype != self.matrices[0].dtype:
-            kind = f"{tuple(vectors.shape)} {vectors.dtype}"
-            raise ValueError(f"vectors {kind} for {len(self.matrices)} matrices of {num_columns} columns")
+        self._check(vectors, num_columns)
+        for term in (plus, minus):
+            if term is not None:
+                self._check(term, num_rows)
         vectors = vectors.contiguous()
-        products = vectors.new_empty(len(self.matrices), num_rows)
-        loops = compiled_loops()
+        terms = [None if term is None else term.contiguous() for term in (plus, minus)]
+        products, loops = vectors.new_empty(len(self.matrices), num_rows), compiled_loops()
         if loops is None:
             self._plainly(vectors.numpy(), products.numpy())
-        else:
-            places = vectors.data_ptr(), products.data_ptr()
-            sizes = num_rows, num_columns, vectors.element_size(), zero_of(vectors.dtype)
-            loops.products(self.addresses, self.order, *places, *sizes)
+            products = products if plus is None else plus - products if sign < 0 else plus + products
+            return products if minus is None else products - minus
+        first, last = (0 if term is None else term.data_ptr() for term in terms)
+        sizes = num_rows, num_columns, vectors.element_size(), zero_of(vectors.dtype)
+        loops.products(
+            self.addresses, self.order, vectors.data_ptr(), products.data_ptr(), first, sign, last, *sizes
+        )  # fmt: skip
         return products
+
+    def _check(self, vectors: torch.Tensor, length: int) -> None:
+        # addresses would be read beyond the end
+        if vectors.shape != (len(self.matrices), length) or vectors.dtype != self.matrices[0].dtype:
+            shape, kind = tuple(self.matrices[0].shape), f"{tuple(vectors.shape)} {vectors.dtype}"
+            raise ValueError(f"vectors {kind} for {len(self.matrices)} matrices {shape} {self.matrices[0].dtype}")
 
     def _plainly(self, vectors: np.ndarray, products: np.ndarray) -> None:
         products[:] = 0.0

@@ -82,6 +82,11 @@ def flatten(x: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([value.reshape(-1) for value in x.values()])
 
 
+def as_vector(x: Params) -> torch.Tensor:
+    """Return the same; of a single value not to be written to, it may be the value itself."""
+    return next(iter(x.values())).reshape(-1) if len(x) == 1 else flatten(x)
+
+
 def unflatten(vector: torch.Tensor, like: Params) -> Params:
     """Cut a vector of shape (D,) into the names, shapes and number types of `like`; every value owns its memory."""
     pieces = torch.split(vector, [value.numel() for value in like.values()])

@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveInt
 
 from ppfl.core.conjugate_gradients import can_solve, solve
-from ppfl.core.params import add_scaled, flatten, inner, named_pieces, ratio, zeros_like
+from ppfl.core.params import add_scaled, as_vector, inner, named_pieces, ratio, zeros_like
 from ppfl.interfaces.method import FineTuner, Tuned
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ class ConjugateGradient(FineTuner):
         """
         if not local:
             return Tuned(local, 1.0 + self.steps)
-        gradient, hessian = objective.local_gradient(shared, local, data), objective.constant_hessian(data)
-        if hessian is not None and can_solve(hessian):
+        system = objective.local_system(shared, data)
+        if system is not None and can_solve(system[0]):
             lengths = {name: value.numel() for name, value in local.items()}
-            tuned = solve(hessian, flatten(gradient), flatten(local), self.steps)
-            return Tuned(named_pieces(tuned, lengths), 1.0 + self.steps)
+            return Tuned(named_pieces(solve(*system, as_vector(local), self.steps), lengths), 1.0 + self.steps)
+        gradient = objective.local_gradient(shared, local, data)
         residual = add_scaled(zeros_like(local), gradient, -1.0)
         move, direction = zeros_like(local), residual
         square = inner(residual, residual)

@@ -142,9 +142,9 @@ class Objective(ABC):
         product: Params = transposed(direction)[0]
         return product
 
-    def constant_hessian(self, data: Data) -> torch.Tensor | None:
-        """Return ∇²_22 f_m, (n, n) over the local parameters one after another, where it is the same for all θ and w;
-        None where it is not, or is no matrix that is kept."""
+    def local_system(self, shared: Params, data: Data) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return (A, t), (n, n) and (n,) over the local parameters one after another, where ∇_2 f_m is A w − t with
+        an A that is kept as a matrix; None elsewhere. `data` may have been advanced."""
         return None
 
     @property

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.matvec import matvec
-from ppfl.core.params import flatten, named_pieces
+from ppfl.core.matvec import matvec, plus_product, residual
+from ppfl.core.params import as_vector, named_pieces
 from ppfl.core.rng import Streams
 from ppfl.interfaces.objective import Objective
 
@@ -68,7 +68,8 @@ class Quadratic(Objective):
         """Add t = c_l − Q_ls s (Bᵀy − BᵀAθ): a gradient in w then costs one product with Q_ll."""
         if "target" in data:
             return data
-        return {**data, "target": data["local_linear"] - matvec(data["cross"].T, join(shared, data["shared_linear"]))}
+        s = join(shared, data["shared_linear"])
+        return {**data, "target": residual(data["local_linear"], data["cross"].T, s)}
 
     def at(self, shared: Params, data: Data) -> Data:
         """Add t and Q_ss s: losses and gradients at one s then cost no product with s."""
@@ -95,14 +96,14 @@ class Quadratic(Objective):
         """Q_ll · direction."""
         return named_pieces(matvec(data["local_curvature"], join(direction, data["local_linear"])), self.local_lengths)
 
-    def constant_hessian(self, data: Data) -> torch.Tensor | None:
-        """Q_ll."""
-        return data["local_curvature"]
+    def local_system(self, shared: Params, data: Data) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Q_ll and t."""
+        return data["local_curvature"], self.advance(shared, data)["target"]
 
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """Q_ss s + Q_sl l − c_s."""
         s, l = join(shared, data["shared_linear"]), join(local, data["local_linear"])  # noqa: E741
-        gradient = _shared_product(s, data) + matvec(data["cross"], l) - data["shared_linear"]
+        gradient = plus_product(_shared_product(s, data), data["cross"], l, minus=data["shared_linear"])
         return named_pieces(gradient, self.shared_lengths)
 
     def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
@@ -136,9 +137,7 @@ def _shared_product(s: torch.Tensor, data: Data) -> torch.Tensor:
 
 def join(params: Params, like: torch.Tensor) -> torch.Tensor:
     """Return the values as one vector, also when there are none; not to be written to, it may be one of them."""
-    if len(params) == 1:
-        return next(iter(params.values())).reshape(-1)
-    return flatten(params) if params else torch.zeros_like(like)
+    return as_vector(params) if params else torch.zeros_like(like)
 
 
 def exactly(params: Params) -> Params:

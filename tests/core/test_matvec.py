@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ppfl.core import matvec as module
-from ppfl.core.matvec import Matrices, by_columns, matvec
+from ppfl.core.matvec import Matrices, by_columns, matvec, plus_product, residual
 
 SHAPES = [(1, 1), (1, 5), (5, 1), (3, 2), (8, 4), (13, 7), (17, 33), (50, 50), (0, 3), (3, 0), (0, 0)]
 TYPES = [torch.float64, torch.float32]
@@ -97,9 +97,27 @@ def test_what_does_not_fit_is_refused_and_not_read_beyond_its_end() -> None:
         matvec(matrix, vectors[0, :3])
     with pytest.raises(RuntimeError):
         matvec(matrix, vectors)
-    with pytest.raises(ValueError, match=r"vectors \(2, 4\) torch.float32 for 2 matrices of 4 columns"):
+    with pytest.raises(ValueError, match=r"vectors \(2, 4\) torch.float32 for 2 matrices \(3, 4\)"):
         Matrices([matrix, other]).times(vectors.float())
     with pytest.raises(ValueError, match=r"vectors \(2, 3\)"):
         Matrices([matrix, other]).times(vectors[:, :3])
     with pytest.raises(ValueError, match="different shapes"):
         Matrices([matrix, other.T])
+
+
+@pytest.mark.usefixtures("_way")
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_terms_that_are_added_on_the_way_have_the_bits_of_those_added_later(dtype: torch.dtype) -> None:
+    matrices, vectors = some((13, 7), 5, dtype)
+    shared = [matrices[number] for number in (0, 0, 0, 1, 0)]
+    draw = np.random.default_rng(1)
+    first, last = torch.tensor(draw.standard_normal((2, 5, 13))).to(dtype)
+    alone = [matvec(matrix, vector) for matrix, vector in zip(shared, vectors, strict=True)]
+    together = Matrices(shared)
+    assert torch.equal(together.times(vectors, first, sign=-1), first - torch.stack(alone))
+    assert torch.equal(together.times(vectors, first, last), first + torch.stack(alone) - last)
+    assert torch.equal(residual(first[0], shared[0], vectors[0]), first[0] - alone[0])
+    assert torch.equal(plus_product(first[0], shared[0], vectors[0], last[0]), first[0] + alone[0] - last[0])
+    for wrong in (first[:, :12], first[:4], first.to(torch.bfloat16)):
+        with pytest.raises(ValueError, match="vectors"):
+            together.times(vectors, wrong)

@@ -179,9 +179,16 @@ class MatrixLanes:
         """Return the same products by `ppfl.core.matvec`, all in one call."""
         return as_lanes(self._ready.times(values_of(vectors)))
 
-    def solve(self, gradients: torch.Tensor, starts: torch.Tensor, steps: int) -> torch.Tensor:
+    def plus_product(
+        self, first: torch.Tensor, vectors: torch.Tensor, minus: torch.Tensor | None, sign: int
+    ) -> torch.Tensor:
+        """Return first ± A x − minus in one way through memory."""
+        last = None if minus is None else values_of(minus)
+        return as_lanes(self._ready.times(values_of(vectors), values_of(first), last, sign))
+
+    def solve(self, targets: torch.Tensor, starts: torch.Tensor, steps: int) -> torch.Tensor:
         """Return the systems' solutions by `ppfl.core.conjugate_gradients`, all in one call."""
-        return as_lanes(solve_all(self._ready, values_of(gradients), values_of(starts), steps))
+        return as_lanes(solve_all(self._ready, values_of(targets), values_of(starts), steps))
 
     @cached_property
     def _ready(self) -> Matrices:
