@@ -69,6 +69,7 @@ class Batch:
     def _begin(self) -> None:
         """Take servers and states from the runs; without `merged` servers every run goes on by itself."""
         setups = [run.setup for run in self._runs]
+        self._weights = torch.tensor([setup.client_weights for setup in setups], dtype=torch.float64)
         self._servers: LanedServers | None
         try:
             self._servers = LanedServers(setups, [run.server for run in self._runs])
@@ -103,8 +104,9 @@ class Batch:
         num_runs = len(self._runs)
         if not like:  # everything is local: the clients work, and nothing is sent
             return {}, torch.ones(num_runs, dtype=torch.bool)
-        rows = torch.cat([value.reshape(len(value), -1) for value in uplinks.values()], dim=1).to(torch.float64)
-        means = weighted_means([run.setup for run in self._runs], rows.reshape(num_runs, self._laned.num_clients, -1))
+        values = [value.reshape(len(value), -1) for value in uplinks.values()]
+        rows = (values[0] if len(values) == 1 else torch.cat(values, dim=1)).to(torch.float64)
+        means = weighted_means(rows.reshape(num_runs, self._laned.num_clients, -1), self._weights)
         pieces = torch.split(means, [value.numel() for value in like.values()], dim=1)
         aggregates = {
             name: piece.reshape(num_runs, *value.shape).to(value.dtype, copy=True)

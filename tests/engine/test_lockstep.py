@@ -18,7 +18,7 @@ from ppfl.engine.ledger import Scored, StageCosts
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.laned_servers import UnlikeRunsError
-from ppfl.engine.mapping.lanes import Lanes, as_lanes, concatenate, stack, values_of
+from ppfl.engine.mapping.lanes import Lanes, as_lanes, stack, take, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.rows.exact_sum import ExactSum, exact_sums
@@ -257,10 +257,14 @@ def test_runs_of_one_seed_draw_once(tmp_path: Path) -> None:
     )
 
 
-def test_matrices_are_concatenated_where_they_are() -> None:
+def test_lanes_are_taken_as_often_as_they_are_named_and_matrices_where_they_are() -> None:
     first, second = torch.eye(3), torch.ones(3, 3)
-    together = concatenate([stack([{"order": first}]), stack([{"order": second}])])["order"]
-    assert [matrix is one for matrix, one in zip(together.matrices, (first, second), strict=True)] == [True, True]
+    lanes = stack([{"order": first, "mean": first[0]}, {"order": second, "mean": second[0]}])
+    taken = take(lanes, torch.tensor([1, 0, 1]))
+    assert [matrix is one for matrix, one in zip(taken["order"].matrices, (second, first, second), strict=True)] == [
+        True
+    ] * 3
+    assert torch.equal(values_of(taken["mean"]), torch.stack([second[0], first[0], second[0]]))
 
 
 def test_unknown_functions_are_computed_lane_by_lane() -> None:

@@ -11,7 +11,7 @@ from ppfl.engine.mapping.mapping import Uplink, UplinkRows
 from ppfl.rows.exact_sum import ExactSum, exact_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from ppfl.core.types import Params
     from ppfl.engine.exchange.sent import Sent
@@ -45,9 +45,9 @@ def weighted_mean(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Par
     return total.reduce(setup.communicator, setup.bucket_bytes) / _total_weight(setup, cohort)
 
 
-def weighted_means(setups: Sequence[Setup], rows: torch.Tensor) -> torch.Tensor:
-    """Return the same for R runs whose clients are all in this process and take part, (R, C, D) float64 -> (R, D)."""
-    weights = torch.tensor([setup.client_weights for setup in setups], dtype=torch.float64)
+def weighted_means(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the same for R runs whose clients are all in this process and take part, (R, C, D) and (R, C), both in
+    float64, to (R, D)."""
     return exact_sums(rows, weights) / weights.sum(dim=1, keepdim=True)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from ppfl.core.content import content
 from ppfl.engine.mapping.laned_scores import LanedScores
-from ppfl.engine.mapping.lanes import as_lanes, concatenate, stack, state_lanes, state_values, values_of
+from ppfl.engine.mapping.lanes import as_lanes, stack, state_lanes, state_values, take, values_of
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import Mapping, UplinkRows, member, stack_states
 from ppfl.engine.participants import Downlink
@@ -118,18 +118,24 @@ class Laned(Mapping):
 
     def drawn(self, draw: Callable[[Objective, int], Draws]) -> Draws:
         """Draw for every client of every run; runs whose objectives are equal share what is drawn."""
-        drawn = {
-            first: stack([draw(self.problems[first].objective, client) for client in self.clients])
-            for first in set(self._first_alike)
-        }
-        return concatenate([drawn[first] for first in self._first_alike])
+        drawn = [draw(self.problems[run].objective, client) for run in self._unlike for client in self.clients]
+        return take(stack(drawn), self._place_of_draw)
 
     @cached_property
-    def _first_alike(self) -> list[int]:
-        """For every run the number of the first one whose objective is equal to its own."""
-        objectives = [problem.objective for problem in self.problems]
-        first: dict[Objective, int] = {}
-        return [first.setdefault(objective, run) for run, objective in enumerate(objectives)]
+    def _unlike(self) -> list[int]:
+        """Runs with unlike objectives, one of each kind."""
+        return list({objective: run for run, objective in reversed(list(enumerate(self._objectives)))}.values())
+
+    @cached_property
+    def _place_of_draw(self) -> torch.Tensor:
+        """For every lane the number of the draw that is its own."""
+        first = {self._objectives[run]: self.num_clients * number for number, run in enumerate(self._unlike)}
+        starts = torch.tensor([first[objective] for objective in self._objectives])
+        return (starts[:, None] + torch.arange(self.num_clients)).flatten()
+
+    @property
+    def _objectives(self) -> list[Objective]:
+        return [problem.objective for problem in self.problems]
 
     @cached_property
     def scores(self) -> LanedScores | None:

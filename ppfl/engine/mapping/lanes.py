@@ -220,9 +220,9 @@ def stack(tensors: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tens
     return {name: _stack([one[name] for one in tensors]) for name in tensors[0]}
 
 
-def concatenate(groups: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return the lanes of several groups one after another, those of equal names being of one shape."""
-    return {name: _concatenate([group[name] for group in groups]) for name in groups[0]}
+def take(lanes: Mapping[str, torch.Tensor], places: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the lanes at some places, as often as they are named."""
+    return {name: _take(value, places) for name, value in lanes.items()}
 
 
 def unstack(lanes: Mapping[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
@@ -234,11 +234,10 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return cast("torch.Tensor", MatrixLanes(tensors)) if tensors[0].ndim == 2 else as_lanes(torch.stack(list(tensors)))
 
 
-def _concatenate(groups: Sequence[torch.Tensor | MatrixLanes]) -> torch.Tensor:
-    if isinstance(groups[0], MatrixLanes):
-        matrices = [matrix for group in groups for matrix in cast("MatrixLanes", group).matrices]
-        return cast("torch.Tensor", MatrixLanes(matrices))
-    return as_lanes(torch.cat([values_of(cast("torch.Tensor", group)) for group in groups]))
+def _take(lanes: torch.Tensor | MatrixLanes, places: torch.Tensor) -> torch.Tensor:
+    if isinstance(lanes, MatrixLanes):
+        return cast("torch.Tensor", MatrixLanes([lanes.matrices[place] for place in places.tolist()]))
+    return as_lanes(values_of(lanes).index_select(0, places))
 
 
 def _elementwise(function: Callable[..., torch.Tensor], args: Sequence[Any], kwargs: dict[str, Any]) -> Lanes:
