@@ -67,6 +67,7 @@ def write_quadratic(config: dict[str, Any], path: Path) -> None:
     torch.save(
         {
             "method": "quadratic",
+            "rounds_a_turn": config["evaluate"]["every"],
             "shared": problem.objective.init_shared(),
             "local": problem.objective.init_local(0),
             "clients": [_in_rows(problem.client_data.data(client, 0)) for client in problem.client_data.clients],
@@ -126,7 +127,7 @@ def _in_rows(data: Data) -> dict[str, torch.Tensor]:
 
 
 def difference(handover: Path, shared: Params) -> dict[str, float]:
-    """Compare θ with the plain way's after the first round; return the largest differences of any tensor.
+    """Compare θ with the plain way's after the first turn; return the largest differences of any tensor.
 
     `difference_from_plain`: ‖θ − θ_plain‖/‖θ_plain‖. `difference_in_steps`: ‖θ − θ_plain‖/‖θ_plain − θ_0‖.
     """

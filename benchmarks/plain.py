@@ -2,8 +2,9 @@
 
 What a good student writes who has a model, autograd and an afternoon: an nn.Module, one client after the other, every
 step through the whole model. Default layout, default allocator, all cores as threads. Reads the same samples, initial
-parameters and orders of mini-batches as ppfl has, computes one round for every line on its input and answers with the
-seconds it took; θ after the first round goes to the file beside the handover.
+parameters and orders of mini-batches as ppfl has, computes one round for every line on its input (or several, where the
+handover says so) and answers with the seconds that one took; θ after the first line goes to the file beside the
+handover.
 """
 
 from __future__ import annotations
@@ -148,11 +149,13 @@ def main(path: str, threads: str) -> None:
     handover = torch.load(path)
     run = PlainQuadratic(handover) if handover["method"] == "quadratic" else PlainRun(handover)
     print("ready", flush=True)
-    for number, _ in enumerate(sys.stdin):
+    rounds_a_turn = handover.get("rounds_a_turn", 1)
+    for turn, _ in enumerate(sys.stdin):
         started = time.perf_counter()
-        run.round(number)
-        seconds = time.perf_counter() - started
-        if number == 0:
+        for number in range(turn * rounds_a_turn, (turn + 1) * rounds_a_turn):
+            run.round(number)
+        seconds = (time.perf_counter() - started) / rounds_a_turn
+        if turn == 0:
             torch.save(run.shared, Path(path).with_suffix(".after"))
         print(json.dumps(seconds), flush=True)
 

@@ -1,7 +1,8 @@
 """One rank of a training benchmark: `python -m benchmarks.rank QUESTION ANSWER`, under mpiexec for several.
 
-Repetitions are interleaved: a round of ppfl by all ranks, matrix products by all ranks at the same time, then a round
-of the plain way while the ranks sleep. A round of each comes first to warm up, and their θ are compared.
+Repetitions are interleaved: a round of ppfl by all ranks, or as many as the workload says, matrix products by all ranks
+at the same time, then a round of the plain way, or as many, while the ranks sleep. They come once before to warm up, and
+their θ are compared.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ from ppfl.runs.assemble import build
 
 
 class Rounds:
-    """Rounds of ppfl, one at a time, with the seconds that each took on the slowest rank."""
+    """Rounds of ppfl, as many at a time as lie between two scores, with the seconds of one on the slowest rank."""
 
     def __init__(self, config: dict[str, Any], folder: Path, communicator: Communicator) -> None:
         self.communicator = communicator
         self.engine = Synchronous(build(validate(config, folder, "benchmark"), communicator))
+        self._num_rounds = int(config["evaluate"]["every"])
         self._scores: Iterator[Scored] = iter(self.engine)
         self._last = next(self._scores).costs
 
     def next(self) -> dict[str, float | None]:
-        """Do one round; return its seconds and the share of them that ranks spent on communication. Collective."""
+        """Do the next ones; return the seconds of one and the share that ranks spent on communication. Collective."""
         scored = next(self._scores)
         spent = {name: scored.costs[name] - self._last[name] for name in scored.costs}
         self._last = scored.costs
@@ -44,7 +46,8 @@ class Rounds:
         share = None
         if "communication_seconds" in spent:
             share = self.over_ranks(spent["communication_seconds"] / spent["seconds"], "sum") / self.communicator.size
-        return {"seconds": self.over_ranks(spent["seconds"], "max"), "communication_share": share}
+        seconds = self.over_ranks(spent["seconds"], "max") / self._num_rounds
+        return {"seconds": seconds, "communication_share": share}
 
     def facts(self) -> dict[str, float]:
         """Return what the problem says of itself."""
