@@ -55,7 +55,7 @@ def _row(data: WrittenData, clients: int, cohort: int, options: Options) -> dict
     }
     started = time.perf_counter()
     found = run_ranks(options.ranks, "benchmarks.rank", spec, options.folder)
-    seconds = statistics.median(block["seconds"] / rounds for block in found["repetitions"])
+    seconds = statistics.median(block["seconds"] for block in found["repetitions"])
     return {
         "clients": clients,
         "cohort": cohort,

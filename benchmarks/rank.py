@@ -1,8 +1,8 @@
 """One rank of a training benchmark: `python -m benchmarks.rank QUESTION ANSWER`, under mpiexec for several.
 
 Repetitions are interleaved: a round of ppfl by all ranks, or as many as the workload says, matrix products by all ranks
-at the same time, then a round of the plain way, or as many, while the ranks sleep. They come once before to warm up, and
-their θ are compared.
+at the same time, then a round of the plain way, or as many, while the ranks sleep. All this comes once before to warm
+up, and the θ of both are compared.
 """
 
 from __future__ import annotations
