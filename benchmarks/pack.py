@@ -54,7 +54,7 @@ def main() -> None:
     naive = time_naive(config, folder / "naive", digests[: arguments.naive], arguments.jobs)
     packed = timed("-m", "ppfl", "pack", config, "--out", folder / "packed", "--jobs", arguments.jobs)
     again = timed("-m", "ppfl", "pack", config, "--out", folder / "packed", "--jobs", arguments.jobs)
-    status = timed("-m", "ppfl", "status", config, "--out", folder / "packed")
+    status = timed("-m", "ppfl", "status", folder / "packed")
     plain = time_plain(config, folder, arguments.jobs)
     workflow = time_workflow(config, folder, arguments.jobs)
     per_run = naive / arguments.naive

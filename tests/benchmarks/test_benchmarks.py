@@ -310,3 +310,14 @@ def test_the_plain_loop_over_many_runs_does_the_same(tmp_path: Path) -> None:
     np.savez(handover, **{**arrays, "theta": 1.001 * arrays["theta"]})
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "computes something else" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.workflow
+def test_packs_are_measured_beside_single_runs_a_workflow_and_a_plain_loop(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.pack", str(tmp_path / "pack"), "--runs", "4", "--naive", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert [row[1] for row in rows] == ["4", "4", "4", "4", "4", "1", "4"]
+    assert float(done.stdout.rpartition("plain/packed: ")[2]) > 0
