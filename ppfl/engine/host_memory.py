@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
+_MAX_BYTES = 1 << 16
+"""Of a text of the kernel's; what it tells of a host's memory and of a process's groups takes 2 kB."""
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def free_host_bytes() -> float:
     """Return the memory that is free, at most what the job was granted (Slurm, containers); inf where nobody tells."""
     free = math.inf
-    for line in _text(_PROC / "meminfo").splitlines():
+    for line in _text(f"{_PROC}/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024
     return min([free, *_granted()])
@@ -20,26 +23,31 @@ def free_host_bytes() -> float:
 def _granted() -> list[float]:
     """Return the limits of the control group of this process and of all groups above it, versions 1 and 2."""
     limits = []
-    for line in _text(_PROC / "self" / "cgroup").splitlines():
+    for line in _text(f"{_PROC}/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, name = _CGROUPS, "memory.max"
+            root, name = str(_CGROUPS), "memory.max"
         elif "memory" in controllers.split(","):
-            root, name = _CGROUPS / "memory", "memory.limit_in_bytes"
+            root, name = f"{_CGROUPS}/memory", "memory.limit_in_bytes"
         else:
             continue
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            text = _text(folder / name).strip()
+        groups = path.strip("/").split("/")
+        for depth in range(len(groups), -1, -1):
+            text = _text("/".join([root, *groups[:depth], name])).strip()
             if text.isdecimal():  # without a limit it says "max"
                 limits.append(float(text))
-            if folder == root:
-                break
     return limits
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
+    # every run of a pack asks, and objects for paths and for text would take longer than the kernel does
     try:
-        return path.read_text(encoding="utf-8")
+        file = os.open(path, os.O_RDONLY)
     except OSError:
         return ""
+    try:
+        return os.read(file, _MAX_BYTES).decode()
+    except OSError:
+        return ""
+    finally:
+        os.close(file)

@@ -49,7 +49,7 @@ def build_quadratic(
     }
     client_data = Statistics(layout.client_names, layout.num_rows, clients, data)
     byzantine = placement.byzantine_clients(layout.client_names, layout.num_rows)
-    theory = QuadraticTheory(objective, client_data, blocks, byzantine, placement.communicator)
+    theory = QuadraticTheory(objective, client_data, grams, blocks, byzantine, placement.communicator)
     operator = None
     if not objective.local_lengths:
         systems = ((grams[m].curvature, grams[m].linear) for m in clients if m not in byzantine)

@@ -8,7 +8,8 @@ import torch
 
 from ppfl.core.params import named_pieces
 from ppfl.interfaces.theory import Constants, Theory
-from ppfl.problems._quadratic_gram import gram_of, pseudo_inverse
+from ppfl.problems._largest_eigenvalue import largest_eigenvalue
+from ppfl.problems._quadratic_gram import inverted
 from ppfl.problems._quadratic_objective import column
 from ppfl.rows.exact_sum import ExactSum
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import ClientData
+    from ppfl.problems._quadratic_gram import Gram
     from ppfl.problems._quadratic_objective import Quadratic
 
 
@@ -27,13 +29,14 @@ class QuadraticTheory(Theory):
     S_m = Q_ss − Q_sl Q_ll⁺ Q_ls is the Hessian of F_m; with everything shared it is Q itself. Curvatures of an empty
     side are 0. Byzantine clients do not count in any of them. Building is collective.
 
-    blocks: of the clients of this rank, in float64.
+    grams: of the clients of this rank; blocks: cut from them, in float64.
     """
 
     def __init__(
         self,
         objective: Quadratic,
         client_data: ClientData,
+        grams: Mapping[int, Gram],
         blocks: Mapping[int, Data],
         byzantine: frozenset[int],
         communicator: Communicator,
@@ -44,20 +47,22 @@ class QuadraticTheory(Theory):
         hessian_sum, linear_sum = ExactSum(length * length), ExactSum(length)
         curvatures = []
         for client in honest:
-            hessian, linear, largest = _of_client(blocks[client], objective.is_local)
+            hessian, linear, largest = _of_client(grams[client], blocks[client])
             hessian_sum.add(hessian.reshape(-1))
             linear_sum.add(linear)
             curvatures.append(largest)
         of_clients = communicator.allgather_rows(torch.stack(curvatures) if curvatures else torch.zeros(0, 4).double())
         smoothness, joint_smoothness, local_smoothness, whole_smoothness = of_clients.amax(dim=0).tolist()
         mean_hessian = hessian_sum.reduce(communicator).reshape(length, length) / num_honest
-        strong_convexity, mean_smoothness = _extreme_eigenvalues(mean_hessian)
+        values, vectors = torch.linalg.eigh(mean_hessian)
+        # with everything local there are none
+        strong_convexity, mean_smoothness = values.clamp_min(0.0)[[0, -1]].tolist() if length else (0.0, 0.0)
         self._constants = Constants(
             smoothness, joint_smoothness, mean_smoothness, strong_convexity, local_smoothness, whole_smoothness
         )
         # the mean of all clients may be singular where θ has directions that nobody's data see: then the one of least
         # norm
-        theta_star = pseudo_inverse(mean_hessian) @ (linear_sum.reduce(communicator) / num_honest)
+        theta_star = inverted(values, vectors) @ (linear_sum.reduce(communicator) / num_honest)
         self.theta_star = named_pieces(theta_star, objective.shared_lengths)
         gradients = [objective.shared_gradient_at_exact_local(self.theta_star, blocks[client]) for client in honest]
         # gathered, and summed by everybody in the order of clients: a reduction would depend on the number of ranks
@@ -84,21 +89,12 @@ class QuadraticTheory(Theory):
         }
 
 
-def _of_client(blocks: Data, is_local: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _of_client(gram: Gram, blocks: Data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return Hessian and linear part of F_m, and the largest eigenvalues of that Hessian, of Q_ss, Q_ll and Q, (4,)."""
     projected = blocks["cross"] @ blocks["local_inverse"]
     hessian = blocks["shared_curvature"] - projected @ blocks["cross"].T
-    # symmetric but for rounding, which `eigvalsh` would hide by reading one triangle alone
+    # symmetric but for rounding, which algorithms for eigenvalues would hide by reading one triangle alone
     hessian = (hessian + hessian.T) / 2
     linear = blocks["shared_linear"] - projected @ blocks["local_linear"]
-    own = (hessian, blocks["shared_curvature"], blocks["local_curvature"], gram_of(blocks, is_local).curvature)
-    return hessian, linear, torch.tensor([_extreme_eigenvalues(matrix)[1] for matrix in own], dtype=torch.float64)
-
-
-def _extreme_eigenvalues(matrix: torch.Tensor) -> tuple[float, float]:
-    """Return (λ_min, λ_max) of a positive semi-definite matrix; (0, 0) of an empty one."""
-    # with everything local, or everything shared, one side is empty
-    if not matrix.numel():
-        return 0.0, 0.0
-    values = torch.linalg.eigvalsh(matrix).clamp_min(0.0)
-    return float(values[0]), float(values[-1])
+    own = (hessian, blocks["shared_curvature"], blocks["local_curvature"], gram.curvature)
+    return hessian, linear, torch.tensor([largest_eigenvalue(matrix) for matrix in own], dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -63,11 +64,12 @@ def set_tf32(wanted: bool, device: torch.device, communicator: Communicator) -> 
     torch.backends.cudnn.allow_tf32 = wanted
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next use: activations would be given back and faulted in again.
 
-    Up to a third of the time of batches beyond 64 images (docs/performance.md). Returns False where there is no glibc,
-    or where the environment sets the allocator (MALLOC_*, glibc.malloc), which is left alone.
+    Up to a third of the time of batches beyond 64 images (docs/performance.md). Done once a process. Returns False
+    where there is no glibc, or where the environment sets the allocator (MALLOC_*, glibc.malloc), which is left alone.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
