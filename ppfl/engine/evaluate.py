@@ -60,32 +60,36 @@ class Together(Protocol):
         ...
 
 
-def score_rounds(
-    runs: Sequence[Run], round: int, together: Together | None = None
-) -> list[dict[str, float | np.ndarray]]:
+def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
     """Return the scores of every run after `round` rounds: means over clients, and what the problem says of θ.
 
     Arrays have shape (M,), one number a client. Collective.
     """
+    columns = score_columns(runs, round)
+    of_runs = zip(*(values.tolist() if values.ndim == 1 else values for values in columns.values()), strict=True)
+    return [dict(zip(columns, of_run, strict=True)) for of_run in of_runs]
+
+
+def score_columns(runs: Sequence[Run], round: int, together: Together | None = None) -> dict[str, np.ndarray]:
+    """Return the same as columns, (R,) or (R, M). Collective."""
     with shared([run.ledger.spent for run in runs], "scoring"):
         return _score_rounds(runs, round, together)
 
 
-def _score_rounds(runs: Sequence[Run], round: int, together: Together | None) -> list[dict[str, float | np.ndarray]]:
+def _score_rounds(runs: Sequence[Run], round: int, together: Together | None) -> dict[str, np.ndarray]:
     setups, found = [run.setup for run in runs], None
     if setups[0].communicator.size == 1:
         found = _at_once(runs, lambda lanes: lanes.of_rounds(*(together.lanes if together else _lanes(runs))))
     if found is None:
         if together is not None:
             together.settle()
-        return [_score_alone(run, round) for run in runs]
+        alone = [_score_alone(run, round) for run in runs]
+        return {name: np.array([of_run[name] for of_run in alone]) for name in alone[0]}
     of_clients, of_shared = found
-    # lists of one entry a run
     columns = {name: means_over_clients(setups, name, values.numpy()) for name, values in of_clients.items()}
-    scalars = {name: values.tolist() for name, values in of_shared.items() if values.ndim == 1}
-    arrays = {name: list(values.numpy()) for name, values in of_shared.items() if values.ndim > 1}
-    of_runs = zip(*columns.values(), *scalars.values(), *arrays.values(), strict=True)
-    return [dict(zip((*columns, *scalars, *arrays), of_run, strict=True)) for of_run in of_runs]
+    scalars = {name: values.to(torch.float64) for name, values in of_shared.items() if values.ndim == 1}
+    arrays = {name: values for name, values in of_shared.items() if values.ndim > 1}
+    return {**columns, **{name: values.numpy() for name, values in (scalars | arrays).items()}}
 
 
 def _score_alone(run: Run, round: int) -> dict[str, float | np.ndarray]:
@@ -207,11 +211,13 @@ def _stages_of(run: Run, client: int, tuning: StageCosts) -> dict[str, Mapping[s
     return found
 
 
-def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray) -> list[float]:
-    """Return `mean_over_clients` of several runs, values (R, M): the bits of one at a time."""
+def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray) -> np.ndarray:
+    """Return `mean_over_clients` of several runs, (R, M) -> (R,): the bits of one at a time."""
     if not all(_all_count(setup, metric) for setup in setups):
-        return [mean_over_clients(setup, metric, of_run) for setup, of_run in zip(setups, values, strict=True)]
-    means: list[float] = np.ascontiguousarray(values).mean(axis=1).tolist()
+        return np.array(
+            [mean_over_clients(setup, metric, of_run) for setup, of_run in zip(setups, values, strict=True)]
+        )
+    means: np.ndarray = np.ascontiguousarray(values).mean(axis=1)
     return means
 
 
