@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -63,6 +64,7 @@ def set_tf32(wanted: bool, device: torch.device, communicator: Communicator) -> 
     torch.backends.cudnn.allow_tf32 = wanted
 
 
+@cache
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next use: activations would be given back and faulted in again.
 
