@@ -39,6 +39,8 @@ class Stages:
     scores: dict[str, dict[str, np.ndarray]]
     """{stage: {metric: (M,)}}, of the stages global, personal and, where something is tuned, tuned."""
     costs: dict[str, StageCosts]
+    summary: dict[str, np.ndarray]
+    """{metric: (stage, statistic)}, see STATISTICS."""
 
     @property
     def cost_arrays(self) -> dict[str, np.ndarray]:
@@ -60,32 +62,36 @@ class Together(Protocol):
         ...
 
 
-def score_rounds(
-    runs: Sequence[Run], round: int, together: Together | None = None
-) -> list[dict[str, float | np.ndarray]]:
+def score_rounds(runs: Sequence[Run], round: int) -> list[dict[str, float | np.ndarray]]:
     """Return the scores of every run after `round` rounds: means over clients, and what the problem says of θ.
 
     Arrays have shape (M,), one number a client. Collective.
     """
+    columns = score_columns(runs, round)
+    of_runs = zip(*(values.tolist() if values.ndim == 1 else values for values in columns.values()), strict=True)
+    return [dict(zip(columns, of_run, strict=True)) for of_run in of_runs]
+
+
+def score_columns(runs: Sequence[Run], round: int, together: Together | None = None) -> dict[str, np.ndarray]:
+    """Return the same as columns, (R,) or (R, M). Collective."""
     with shared([run.ledger.spent for run in runs], "scoring"):
         return _score_rounds(runs, round, together)
 
 
-def _score_rounds(runs: Sequence[Run], round: int, together: Together | None) -> list[dict[str, float | np.ndarray]]:
+def _score_rounds(runs: Sequence[Run], round: int, together: Together | None) -> dict[str, np.ndarray]:
     setups, found = [run.setup for run in runs], None
     if setups[0].communicator.size == 1:
         found = _at_once(runs, lambda lanes: lanes.of_rounds(*(together.lanes if together else _lanes(runs))))
     if found is None:
         if together is not None:
             together.settle()
-        return [_score_alone(run, round) for run in runs]
+        alone = [_score_alone(run, round) for run in runs]
+        return {name: np.array([of_run[name] for of_run in alone]) for name in alone[0]}
     of_clients, of_shared = found
-    # lists of one entry a run
     columns = {name: means_over_clients(setups, name, values.numpy()) for name, values in of_clients.items()}
-    scalars = {name: values.tolist() for name, values in of_shared.items() if values.ndim == 1}
-    arrays = {name: list(values.numpy()) for name, values in of_shared.items() if values.ndim > 1}
-    of_runs = zip(*columns.values(), *scalars.values(), *arrays.values(), strict=True)
-    return [dict(zip((*columns, *scalars, *arrays), of_run, strict=True)) for of_run in of_runs]
+    scalars = {name: values.to(torch.float64) for name, values in of_shared.items() if values.ndim == 1}
+    arrays = {name: values for name, values in of_shared.items() if values.ndim > 1}
+    return {**columns, **{name: values.numpy() for name, values in (scalars | arrays).items()}}
 
 
 def _score_alone(run: Run, round: int) -> dict[str, float | np.ndarray]:
@@ -175,7 +181,9 @@ def _score_stages(runs: Sequence[Run]) -> list[Stages]:
         ]
     else:
         of_runs = [_stages_one_by_one(run) for run in runs]
-    return [_over_ranks(run.setup, scores, costs) for run, (scores, costs) in zip(runs, of_runs, strict=True)]
+    everywhere = [_over_ranks(run.setup, scores, costs) for run, (scores, costs) in zip(runs, of_runs, strict=True)]
+    summaries = _summaries([run.setup for run in runs], [scores for scores, _ in everywhere])
+    return [Stages(*found, summary) for found, summary in zip(everywhere, summaries, strict=True)]
 
 
 def _stages_one_by_one(run: Run) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, StageCosts]]:
@@ -207,11 +215,13 @@ def _stages_of(run: Run, client: int, tuning: StageCosts) -> dict[str, Mapping[s
     return found
 
 
-def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray) -> list[float]:
-    """Return `mean_over_clients` of several runs, values (R, M): the bits of one at a time."""
+def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray) -> np.ndarray:
+    """Return `mean_over_clients` of several runs, (R, M) -> (R,): the bits of one at a time."""
     if not all(_all_count(setup, metric) for setup in setups):
-        return [mean_over_clients(setup, metric, of_run) for setup, of_run in zip(setups, values, strict=True)]
-    means: list[float] = np.ascontiguousarray(values).mean(axis=1).tolist()
+        return np.array(
+            [mean_over_clients(setup, metric, of_run) for setup, of_run in zip(setups, values, strict=True)]
+        )
+    means: np.ndarray = np.ascontiguousarray(values).mean(axis=1)
     return means
 
 
@@ -240,6 +250,32 @@ def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, np.nda
     return {"mean": known.mean(axis=-1), "weighted_mean": weighted, "q10": q10, "q50": q50, "q90": q90}
 
 
+def _summaries(
+    setups: Sequence[Setup], scores: Sequence[Mapping[str, Mapping[str, np.ndarray]]]
+) -> list[dict[str, np.ndarray]]:
+    """Return {metric: (stage, statistic)} of {stage: {metric: (M,)}} of every run."""
+    summaries: list[dict[str, np.ndarray]] = [{} for _ in setups]
+    for metric in next(iter(scores[0].values())):
+        values = np.array([[of_stage[metric] for of_stage in of_run.values()] for of_run in scores])
+        # quantiles take long to begin with: those of all runs are taken at once where the same clients count as much
+        if all(_weights(setup, metric) == _weights(setups[0], metric) for setup in setups):
+            of_runs = list(_statistics(setups[0], metric, values))
+        else:
+            of_runs = [_statistics(setup, metric, of_run) for setup, of_run in zip(setups, values, strict=True)]
+        for summary, of_run in zip(summaries, of_runs, strict=True):
+            summary[metric] = of_run
+    return summaries
+
+
+def _statistics(setup: Setup, metric: str, values: np.ndarray) -> np.ndarray:
+    """(…, M) -> (…, statistic)."""
+    return np.stack(list(summarize(setup, metric, values).values()), axis=-1)
+
+
+def _weights(setup: Setup, metric: str) -> tuple[frozenset[int], tuple[float, ...]]:
+    return setup.roles.byzantine, tuple(setup.problem.scores.metric_weights(metric))
+
+
 def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the values that count, (…, counted), and their weights, (counted,)."""
     weights = np.array(setup.problem.scores.metric_weights(metric), dtype=np.float64)
@@ -251,10 +287,10 @@ def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, n
 
 def _over_ranks(
     setup: Setup, scores: Mapping[str, Mapping[str, torch.Tensor]], costs: Mapping[str, StageCosts]
-) -> Stages:
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, StageCosts]]:
     """Gather what every rank scored; add up what it counted. The seconds are those of the slowest. Collective."""
     of_all = {stage: _gather(setup, of_stage) for stage, of_stage in scores.items()}
-    return Stages(of_all, {stage: _total(setup, cost) if stage == "tuned" else cost for stage, cost in costs.items()})
+    return of_all, {stage: _total(setup, cost) if stage == "tuned" else cost for stage, cost in costs.items()}
 
 
 def _total(setup: Setup, mine: StageCosts) -> StageCosts:

@@ -29,6 +29,9 @@ COUNTED = ("shared_gradients", "local_gradients")
 
 _BYTES = ("uplink_bytes", "downlink_bytes")
 
+TOTALS = (*COUNTED, *_BYTES, "seconds", "communication_seconds")
+"""Costs that every row of a result has."""
+
 EXPLOSION_FACTOR = 1e6
 """A loss more than this many times the first one (or 1, if that is larger) counts as diverged."""
 
@@ -137,18 +140,20 @@ class Ledger:
         *,
         is_finite: bool = True,
     ) -> Scored:
-        """Return a row of the result: scores and costs after `round` rounds. Collective.
+        """Return a row of the result: scores and costs after `round` rounds; decide on divergence. Collective."""
+        self.judge(round, float(metrics["loss"]), is_finite=is_finite)
+        self.told.check()
+        return Scored(round, {**metrics, **self.told.series()}, self._totals(more_costs))
 
-        Decides on divergence: the aggregate of the last round was not finite, or the loss is not, or it has exploded.
+    def judge(self, round: int, loss: float, *, is_finite: bool) -> None:
+        """Decide on divergence: the aggregate of the last round was not finite, or the loss is not, or it has exploded.
+
         The first loss sets the limit, whatever it is.
         """
-        loss = float(metrics["loss"])
         if round == 0:
             self._limit = EXPLOSION_FACTOR * max(1.0, abs(loss))
         elif not is_finite or not math.isfinite(loss) or loss > self._limit:
             self.status = "diverged"
-        self.told.check()
-        return Scored(round, {**metrics, **self.told.series()}, self._totals(more_costs))
 
     def numbers(self) -> dict[str, Any]:
         """Return what a snapshot needs to know, what ranks counted by themselves added up. Collective."""
@@ -167,16 +172,7 @@ class Ledger:
 
     def _totals(self, more: Mapping[str, float]) -> dict[str, float]:
         """Return what all ranks have spent so far. Collective."""
-        costs = self.costs
-        totals = {
-            "shared_gradients": float(costs.shared_gradients),
-            "local_gradients": float(costs.local_gradients),
-            "uplink_bytes": float(costs.uplink_bytes),
-            "downlink_bytes": float(costs.downlink_bytes),
-            "seconds": costs.seconds,
-            "communication_seconds": costs.communication_seconds,
-            **more,
-        }
+        totals = {**{name: float(getattr(self.costs, name)) for name in TOTALS}, **more}
         if self._coordinator is None:
             return totals if self._setup.communicator.size == 1 else totals | self._counts_of_all()
         values = torch.tensor(list(totals.values()), dtype=torch.float64)

@@ -13,13 +13,14 @@ import torch
 
 from ppfl.core.content import content
 from ppfl.engine.batch import Batch
-from ppfl.engine.evaluate import score_rounds
+from ppfl.engine.evaluate import score_columns
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.run import Run
+from ppfl.engine.scored_runs import judged
 from ppfl.interfaces.aggregator import is_sum
 
 if TYPE_CHECKING:
-    from ppfl.engine.ledger import Scored
+    from ppfl.engine.scored_runs import ScoredRuns
     from ppfl.engine.setup import Setup
 
 
@@ -58,15 +59,16 @@ class Lockstep:
     def __init__(self, setups: Sequence[Setup]) -> None:
         laned = Laned(*setups)
         self.runs = [Run(setup, laned) for setup in setups]
+        self._numbers = {run: number for number, run in enumerate(self.runs)}
 
-    def run(self, wants_stop: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Scored]]:
-        """Run all rounds; yield (number of the run, its scores) when a single run would score.
+    def run(self, wants_stop: Callable[[], bool] = lambda: False) -> Iterator[ScoredRuns]:
+        """Run all rounds; yield the scores of the runs that would score now if they were alone.
 
         Runs that are still "running" afterwards were stopped, and what they did is lost.
         """
         setup, active = self.runs[0].setup, self.runs
         batch = Batch(active)
-        yield from self._score(active, batch, 0, active)
+        yield self._score(active, batch, 0, active)
         for done in range(1, setup.num_rounds + 1):
             if wants_stop():
                 return
@@ -76,7 +78,7 @@ class Lockstep:
             if not is_due and not lost:
                 continue
             batch.count()
-            yield from self._score(active, batch, done, active if is_due else lost, lost)
+            yield self._score(active, batch, done, active if is_due else lost, lost)
             still = [run for run in active if run.status == "running"]
             if len(still) < len(active) or done == setup.num_rounds:
                 batch.settle()
@@ -90,10 +92,12 @@ class Lockstep:
 
     def _score(
         self, active: Sequence[Run], batch: Batch, done: int, due: Sequence[Run], lost: Sequence[Run] = ()
-    ) -> Iterator[tuple[int, Scored]]:
-        for run, scores in zip(active, score_rounds(active, done, batch), strict=True):
-            if run in due:
-                yield self.runs.index(run), run.ledger.scored(done, scores, {}, is_finite=run not in lost)
+    ) -> ScoredRuns:
+        columns = score_columns(active, done, batch)
+        if len(due) < len(active):
+            rows = [active.index(run) for run in due]
+            columns = {name: values[rows] for name, values in columns.items()}
+        return judged(due, [self._numbers[run] for run in due], done, columns, lost)
 
 
 def regrouped(runs: Sequence[Run]) -> list[Run]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
+from ppfl.engine.scored_runs import rows_of_runs
 from ppfl.jobs.attempt import Attempt, Caller
 from ppfl.jobs.claim import is_claimed
 from ppfl.pack.run_queue import CLAIMED
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from ppfl.engine.evaluate import Stages
-    from ppfl.engine.ledger import Ledger, Scored
+    from ppfl.engine.ledger import Ledger
     from ppfl.engine.run import Run
     from ppfl.engine.setup import Setup
     from ppfl.pack.run_queue import RunOfCell
@@ -47,7 +50,8 @@ class _Guest:
     """None: not done, and to be done alone."""
     start_seconds: float = 0.0
     """That it took to enter and to build it."""
-    rows: list[Scored] = field(default_factory=list)
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    """Scores and costs, (rounds, …), and "round"."""
 
     def safely(self, action: Callable[[_Guest], None]) -> None:
         """Do something that may fail; a failure is noted, and is this run's alone."""
@@ -102,9 +106,13 @@ def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
         guest.attempt.open_log().write(f"ppfl: computed together with {len(guests) - 1} other runs\n")
     began = time.perf_counter()
     lockstep = Lockstep([guest.setup for guest in guests if guest.setup is not None])
-    for number, scored in lockstep.run(wants_stop):
-        guests[number].rows.append(scored)
-        guests[number].attempt.told(scored.round)
+    scores = []
+    for scored in lockstep.run(wants_stop):
+        scores.append(scored)
+        for number in scored.numbers:
+            guests[number].attempt.told(scored.round)
+    for guest, rows in zip(guests, rows_of_runs(scores, len(guests)), strict=True):
+        guest.rows = rows
     ended = []
     for guest, member in zip(guests, lockstep.runs, strict=True):
         if member.status == "running":
@@ -138,8 +146,7 @@ def _save(guest: _Guest, member: Run, stages: Stages, num_together: int) -> None
     config, out = guest.run.config, guest.attempt.here
     member.ledger.spent.began = time.perf_counter()  # from here on it is alone
     recorder = open_recorder(guest.attempt, member.setup, num_together)
-    for scored in guest.rows:
-        recorder.add(scored.round, {**scored.metrics, **scored.costs})
+    recorder.restore(guest.rows)
     recorder.follow_seconds(member.ledger.seconds)
     complete(config, out, member.setup, member, stages, recorder)
     guest.attempt.deliver()

@@ -102,6 +102,8 @@ class Recorder:
         self._attributes = attributes
         self._provenance = dict(provenance)
         self._facts: Mapping[str, Any] | None = None
+        self._earlier: Mapping[str, np.ndarray] = {}
+        """Rows, as `rows` returns them, before those of the two below."""
         self._rounds: list[int] = []
         self._series: dict[str, list[float | np.ndarray]] = {}
         self._clients: dict[str, np.ndarray] = {}
@@ -143,12 +145,17 @@ class Recorder:
     @property
     def rows(self) -> dict[str, np.ndarray]:
         """All that was appended: {"round": (rounds,), name: (rounds, …)}."""
-        return {"round": np.array(self._rounds), **{name: np.array(values) for name, values in self._series.items()}}
+        added = {"round": np.array(self._rounds, dtype=np.int64)}
+        added |= {name: np.array(values) for name, values in self._series.items()}
+        if not len(self._earlier.get("round", ())):
+            return added
+        if not self._rounds:
+            return dict(self._earlier)
+        return {name: np.concatenate([self._earlier[name], values]) for name, values in added.items()}
 
     def restore(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Begin with the rows of an earlier part of the run."""
-        self._rounds = rows["round"].tolist()
-        self._series = {name: list(values) for name, values in rows.items() if name != "round"}
+        """Begin with rows as `rows` returns them: of an earlier part of the run, say."""
+        self._earlier, self._rounds, self._series = rows, [], {}
 
     def finish(
         self,
@@ -184,7 +191,12 @@ class Recorder:
         # a long history takes long to write, and no more than 5 seconds of rounds may be lost
         spent = self._last_write - started
         self._interval_seconds = min(max(WRITE_INTERVAL_SECONDS, 20.0 * spent), LONGEST_INTERVAL_SECONDS)
-        self._written_round = self._rounds[-1] if self._rounds else 0
+        self._written_round = self._last_round()
+
+    def _last_round(self) -> int:
+        if self._rounds:
+            return self._rounds[-1]
+        return int(self._earlier["round"][-1]) if len(self._earlier.get("round", ())) else 0
 
     def _image(self) -> bytes:
         """Build the file in memory: HDF5 does not survive a full disk, plain writing does."""
@@ -198,8 +210,8 @@ class Recorder:
         if self._seconds is not None:
             yield Group("seconds", {}, self._seconds())
         names = self._clients.get("client")
-        series = {name: np.array(values) for name, values in self._series.items()}
-        yield _group("rounds", {"round": np.array(self._rounds)}, series, names)
+        series = self.rows
+        yield _group("rounds", {"round": series.pop("round")}, series, names)
         coordinates = {"client": names} if names is not None else {}
         yield _group("clients", coordinates, self._clients)
         if self._arrivals is not None:

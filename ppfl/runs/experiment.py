@@ -15,7 +15,7 @@ from ppfl.core.agree import on_every_rank, on_first_rank
 from ppfl.core.provenance import describe_process, now
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
-from ppfl.engine.evaluate import STATISTICS, score_stages, summarize
+from ppfl.engine.evaluate import STATISTICS, score_stages
 from ppfl.engine.synchronous import Synchronous
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
@@ -205,10 +205,6 @@ def complete(
     """Save the parameters and complete the result with the scores and costs of its stages. Collective."""
     of_stages = stages.scores
     clients = {f"{stage}_{metric}": values for stage, scores in of_stages.items() for metric, values in scores.items()}
-    summary = {}
-    for metric in next(iter(of_stages.values())):
-        statistics = summarize(setup, metric, np.stack([scores[metric] for scores in of_stages.values()]))
-        summary[metric] = np.stack(list(statistics.values()), axis=-1)
     costs = stages.cost_arrays
     rank, size = setup.communicator.rank, setup.communicator.size
 
@@ -220,6 +216,8 @@ def complete(
                 # before the result says that it is complete: whoever sees that finds θ beside it
                 save_shared(out, engine.server["shared"], config.digest)
         if recorder is not None:
-            recorder.finish(engine.status, clients, summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs)
+            recorder.finish(
+                engine.status, clients, stages.summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs
+            )
 
     on_every_rank(setup.communicator, save)

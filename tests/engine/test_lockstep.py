@@ -25,6 +25,7 @@ from ppfl.rows.exact_sum import ExactSum, exact_sums
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.algorithms.cases import NAMES, sections
+from tests.engine.each_run import scores_of_each
 
 if TYPE_CHECKING:
     from ppfl.core.types import Draws
@@ -96,9 +97,7 @@ def assert_bits_of_single_runs(runs: list[Setup]) -> None:
     assert all(map(fits, runs))
     assert len({kind_of(setup) for setup in runs}) == 1
     together = Lockstep(runs)
-    got: list[list[Scored]] = [[] for _ in runs]
-    for number, scored in together.run():
-        got[number].append(scored)
+    got = scores_of_each(together)
     stages = score_stages(regrouped(together.runs))
     for setup, member, scores, mine in zip(runs, together.runs, got, stages, strict=True):
         alone = Synchronous(setup)
@@ -190,9 +189,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     sections = {"server_optimizer": {"name": "momentum"}, "rounds": 40, "evaluate": {"every": 10}, "grid": grid}
     runs = setups(tmp_path, **sections)
     together = Lockstep(runs)
-    got: list[list[Scored]] = [[] for _ in runs]
-    for number, scored in together.run():
-        got[number].append(scored)
+    got = scores_of_each(together)
     assert [member.status for member in together.runs] == ["complete", "diverged", "complete", "diverged"]
     for setup, scores in zip(runs, got, strict=True):
         assert [content(scored) for scored in scores] == [content(scored) for scored in Synchronous(setup)]

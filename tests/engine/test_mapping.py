@@ -26,6 +26,7 @@ from ppfl.engine.synchronous import Synchronous
 from ppfl.runs.assemble import build
 from tests.algorithms.cases import NAMES, QUADRATIC, sections
 from tests.engine.build import config, engine, ffgg
+from tests.engine.each_run import scores_of_each
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, CONFIG
 
@@ -185,9 +186,7 @@ def test_several_runs_go_on_one_by_one_where_lanes_cannot() -> None:
         return replace(setup, algorithm=Late(**dict(setup.algorithm)))
 
     together = Lockstep([late(0), late(1)])
-    found: list[list[Any]] = [[], []]
-    for number, scored in together.run():
-        found[number].append(scored.metrics["loss"])
+    found = [[scored.metrics["loss"] for scored in of_run] for of_run in scores_of_each(together)]
     alone = [[scored.metrics["loss"] for scored in one_by_one(Synchronous(late(seed)))] for seed in (0, 1)]
     assert found == alone
 

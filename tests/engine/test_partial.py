@@ -30,6 +30,7 @@ from ppfl.engine.synchronous import Synchronous
 from ppfl.runs.assemble import build
 from tests.algorithms.reference import Bowl, bowl
 from tests.engine.build import config
+from tests.engine.each_run import scores_of_each
 from tests.engine.interrupted import go_on
 from tests.engine.test_mapping import fingerprint, one_by_one
 from tests.numpy_reference import Array, random_clients, write_clients
@@ -220,9 +221,8 @@ def to_each(seed: int = 0, **changes: Any) -> Any:
 def test_lanes_are_sent_each_its_own() -> None:
     assert isinstance(Synchronous(to_each()).group.mapping, Laned)
     assert fingerprint(Synchronous(to_each())) == fingerprint(one_by_one(Synchronous(to_each())))
-    together: list[list[Any]] = [[], []]
-    for number, scored in Lockstep([to_each(0), to_each(1)]).run():
-        together[number].append(scored.metrics["loss"])
+    scores = scores_of_each(Lockstep([to_each(0), to_each(1)]))
+    together = [[scored.metrics["loss"] for scored in of_run] for of_run in scores]
     assert together == [[one.metrics["loss"] for one in one_by_one(Synchronous(to_each(seed)))] for seed in (0, 1)]
 
 

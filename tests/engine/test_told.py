@@ -26,6 +26,7 @@ from ppfl.runs.assemble import build
 from ppfl.runs.experiment import run as run_experiment
 from ppfl.runs.progress import Silent
 from tests.engine.build import config, engine, ffgg
+from tests.engine.each_run import scores_of_each
 from tests.engine.interrupted import go_on
 from tests.engine.test_mapping import one_by_one
 from tests.engine.test_partial import CLOCK, MESSAGES, NUM_CLIENTS, document
@@ -120,9 +121,7 @@ def test_lanes_of_one_run_and_of_several_tell_what_a_loop_tells() -> None:
     running = Synchronous(setup(0))
     assert isinstance(running.group.mapping, Laned)
     assert series(list(running)).tobytes() == wanted[0]
-    together: list[list[Scored]] = [[], []]
-    for number, scored in Lockstep([setup(0), setup(1)]).run():
-        together[number].append(scored)
+    together = scores_of_each(Lockstep([setup(0), setup(1)]))
     assert [series(one).tobytes() for one in together] == wanted
 
 

@@ -30,7 +30,9 @@ class LanedScores:
     def __init__(self, laned: Laned, scores: Sequence[PureScores]) -> None:
         self._laned = laned
         self._of_runs = scores
-        self._data: Data = stack([of_run.scored_on(client) for of_run in scores for client in laned.clients])
+        data = [of_run.scored_on(client) for of_run in scores for client in laned.clients]
+        # where clients are scored on the very tensors that they train on, what was made ready of these serves as well
+        self._data: Data = laned.data if _are_those_of(laned, data) else stack(data)
         self._references: Params = stack([of_run.reference for of_run in scores])
         """A lane a run."""
 
@@ -100,6 +102,15 @@ class LanedScores:
     def _rows(self, lanes: torch.Tensor) -> torch.Tensor:
         """Return a number for every client as (R, C)."""
         return values_of(lanes).to(torch.float64).reshape(len(self._laned.setups), -1)
+
+
+def _are_those_of(laned: Laned, data: Sequence[Data]) -> bool:
+    """Say whether data are the tensors that clients train on, in their order."""
+    trained_on = [problem.client_data.data(client, 0) for problem in laned.problems for client in laned.clients]
+    return all(
+        scored.keys() == trained.keys() and all(value is trained[name] for name, value in scored.items())
+        for scored, trained in zip(data, trained_on, strict=True)
+    )
 
 
 @dataclass(frozen=True)
