@@ -39,6 +39,10 @@ MAX_CLIENT_ROUNDS = 1 << 17
 """Of all runs of a batch together: seconds of work, for what a batch was at is lost when it is killed."""
 _SMALL_CLIENT_ROUNDS = 1 << 15
 """Of a run that is computed with others: a larger one has enough to do for each call by itself."""
+MAX_PROBLEM_BYTES = 1 << 29
+"""Of the problems of a batch, which a child holds all at once; at least one is taken, whatever its size."""
+_COPIES = 4
+"""Of the matrices of a quadratic problem: as they are, for rounds, for scores, and while they are built."""
 CLAIMED = "claimed"
 """What a child answers for a run that turned out to be somebody else's."""
 _LOOK_AGAIN_SECONDS = 2.0
@@ -89,6 +93,13 @@ class _Entry:
     @property
     def client_rounds(self) -> int:
         return (getattr(self.cell.config.problem, "clients", None) or 0) * self.cell.config.rounds
+
+    @property
+    def problem_bytes(self) -> int:
+        """Of a quadratic problem by a generator, about; 0 for all others, which go alone."""
+        problem = self.cell.config.problem
+        lengths = [getattr(problem, name, None) or 0 for name in ("shared_dimension", "local_dimension")]
+        return (getattr(problem, "clients", None) or 0) * sum(lengths) ** 2 * 8 * _COPIES
 
     # the rest is asked for again and again of runs that wait, and of no others: a grid may have a hundred thousand
     # runs, most of them done, hence also one text for all that have the same
@@ -203,7 +214,8 @@ class RunQueue:
         start = same.index(first)
         # no more than leaves something for every child
         size = min(MAX_BATCH, -(-len(same) // self._jobs), MAX_CLIENT_ROUNDS // entries[first].client_rounds)
-        return _to_the_end_of_a_problem(entries, same[start:] + same[:start], max(1, size))
+        inline = same[start:] + same[:start]
+        return _to_the_end_of_a_problem(entries, inline, min(max(1, size), _in_memory(entries, inline[:size])))
 
     def _sort_out(self, entries: Mapping[str, _Entry]) -> None:
         """Take out of the waiting runs those that are done, have failed meanwhile, or are claimed."""
@@ -268,6 +280,16 @@ def _in_order(entries: Mapping[str, _Entry], beginning: float) -> dict[str, _Ent
     first = int(beginning * len(order))
     # packs begin at different places: they meet, and find each other's claims, when most is done
     return {digest: entries[digest] for digest in order[first:] + order[:first]}
+
+
+def _in_memory(entries: Mapping[str, _Entry], digests: list[str]) -> int:
+    """Return how many of these have problems that a child may hold together."""
+    problems: set[str] = set()
+    for number, digest in enumerate(digests):
+        problems.add(entries[digest].affinity)
+        if len(problems) * entries[digest].problem_bytes > MAX_PROBLEM_BYTES:
+            return max(1, number)
+    return max(1, len(digests))
 
 
 def _to_the_end_of_a_problem(entries: Mapping[str, _Entry], digests: list[str], size: int) -> list[str]:

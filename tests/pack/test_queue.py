@@ -82,6 +82,18 @@ def test_batches_are_bounded_by_what_a_kill_may_lose(tmp_path: Path) -> None:
     assert {len(task.items) for task in all_of(runs)} == {5}
 
 
+def test_batches_are_bounded_by_the_memory_of_their_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of one problem share it, so that there may be more of them."""
+    runs = queue(tmp_path, 1, grid={"seed": list(range(6)), "algorithm.lr": [0.001, 0.002]})
+    of_one = runs._waiting[runs.left[0]].problem_bytes
+    assert of_one > 0
+    monkeypatch.setattr(module, "MAX_PROBLEM_BYTES", 2 * of_one)
+    assert [len(task.items) for task in all_of(runs)] == [4, 4, 4]
+    runs = queue(tmp_path, 1, grid={"seed": list(range(3)), "algorithm.lr": [0.001, 0.002]})
+    monkeypatch.setattr(module, "MAX_PROBLEM_BYTES", of_one - 1)
+    assert {len(task.items) for task in all_of(runs)} <= {1, 2}
+
+
 def test_runs_that_are_large_by_themselves_go_alone(tmp_path: Path) -> None:
     runs = queue(tmp_path, 1, grid={"seed": list(range(4))}, rounds=11_000)
     assert [len(task.items) for task in all_of(runs)] == [1, 1, 1, 1]
