@@ -59,3 +59,12 @@ def test_those_of_one_seed_are_drawn_once_unless_they_are_large(monkeypatch: pyt
     large = module._MAX_KEPT_BYTES // (8 * 10 * 4) + 1
     drawn([(0, 0.0), (0, 0.3)], rows=large)
     assert purposes["quadratic matrices of all"] == 2
+
+
+def test_where_zeta_is_0_all_matrices_are_those_of_all_clients() -> None:
+    """(U + ζ U_m)/d with ζ = 0 is U/d, to the bit."""
+    draw = Recipe(3, 4, 2, 20, 0.0, "own", noise=0.1).clients_of(7)
+    drawn = zip("HAB", module._uniform(7, 20, 4, 2, None), module._uniform(7, 20, 4, 2, 1), (4, 4, 2), strict=True)
+    for name, of_all, own, dimension in drawn:
+        assert np.array_equal(draw(1)[name], (0.0 * own + of_all) / dimension)
+        assert draw(2)[name] is draw(1)[name]

@@ -218,14 +218,15 @@ def test_data_and_starts():
         assert value.data_ptr() % 64 == 0
 
 
+@pytest.mark.parametrize("zeta", [1.0, 0.0])
 @pytest.mark.parametrize("size", [2, 3, 7])
-def test_same_bits_on_any_number_of_ranks(size):
+def test_same_bits_on_any_number_of_ranks(size, zeta):
     """Seven ranks for five clients: two of them have none."""
-    alone = small()
+    alone = small(zeta=zeta)
     shared, _ = random_point(alone)
 
     def on_rank(communicator):
-        problem = small(communicator=communicator)
+        problem = small(communicator=communicator, zeta=zeta)
         return problem, problem.scores.shared_metrics(shared)
 
     results = on_ranks(size, on_rank)
@@ -240,6 +241,15 @@ def test_same_bits_on_any_number_of_ranks(size):
         for key, value in alone.scores.shared_metrics(shared).items():
             assert torch.equal(metrics[key], value)
     assert owned == list(range(5))
+
+
+def test_clients_with_the_same_matrices_have_them_once():
+    """With ζ = 0, also in memory: rounds then read them once for all."""
+    for zeta, number in ((0.0, 1), (1.0, 5)):
+        data = small(zeta=zeta).client_data
+        for name in ("shared_curvature", "cross", "local_curvature", "local_inverse"):
+            assert len({data.data(client, 0)[name].data_ptr() for client in data.clients}) == number
+        assert len({data.data(client, 0)["shared_linear"].data_ptr() for client in data.clients}) == 5
 
 
 def test_numpy_reference_descends(tmp_path):

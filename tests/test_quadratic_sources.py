@@ -86,12 +86,13 @@ def test_what_clients_have_in_common_is_drawn_once(monkeypatch, clients):
     assert len(drawn) == 1 + 4 * clients
 
 
-def test_file_holds_the_problem(tmp_path):
+@pytest.mark.parametrize("zeta", [1.0, 0.0])
+def test_file_holds_the_problem(tmp_path, zeta):
     """A generated problem written out and read again is the same problem, in bits."""
-    recipe = settings(generator="comparison", zeta=1.0, **SMALL)._recipe()
+    recipe = settings(generator="comparison", zeta=zeta, **SMALL)._recipe()
     problem = from_clients(tmp_path, list(map(recipe.clients_of(0), range(5))))
     for client in range(5):
-        for key, value in small().client_data.data(client, 0).items():
+        for key, value in small(zeta=zeta).client_data.data(client, 0).items():
             assert torch.equal(problem.client_data.data(client, 0)[key], value)
     assert problem.client_data.client_names == ("0000", "0001", "0002", "0003", "0004")
 

@@ -31,14 +31,15 @@ def largest_eigenvalue(matrix: torch.Tensor) -> float:
 
 def _by_power_iteration(matrix: torch.Tensor) -> float | None:
     """Return an eigenvalue that ‖Qx‖ converges to from the sum of all rows, None when it takes long."""
-    vector, last = matrix.sum(dim=0), 0.0
+    vector = matrix.sum(dim=0)
+    size, last = float(torch.linalg.vector_norm(vector)), 0.0
     for _ in range(_MAX_STEPS):
-        vector = torch.mv(matrix, vector / torch.linalg.vector_norm(vector))
-        value = float(torch.linalg.vector_norm(vector))
+        vector = torch.mv(matrix, vector).div_(size)
+        size = float(torch.linalg.vector_norm(vector))
         # neither with NaN nor with inf, which come of rows whose sum is 0 or as good as that
-        if abs(value - last) <= _CONVERGED * value < math.inf:
-            return value
-        last = value
+        if abs(size - last) <= _CONVERGED * size < math.inf:
+            return size
+        last = size
     return None
 
 

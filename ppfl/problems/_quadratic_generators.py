@@ -64,7 +64,10 @@ class Recipe:
     """ν, standard deviation of what is added to b_m and y_m."""
 
     def clients_of(self, seed: int) -> Callable[[int], Matrices]:
-        """Return what draws one client: a function of (seed, client) and of the recipe alone."""
+        """Return what draws one client: a function of (seed, client) and of the recipe alone.
+
+        With ζ = 0 all clients get the very same H, A and B, which are not to be changed.
+        """
         shape = (self.rows, self.shared_dimension, self.local_dimension)
         size = 8 * self.rows * (2 * self.shared_dimension + self.local_dimension) * (self.clients + 1)
         # without ζ no two recipes have them in common
@@ -72,19 +75,30 @@ class Recipe:
         uniform = _kept_uniform(seed, *shape) if is_kept else partial(_uniform, seed, *shape)
         # drawn once, since a start with thousands of clients takes as long as their matrices do
         common = None if self.zeta is None else uniform(None)
-        return partial(self._client, seed, uniform, common, is_kept)
+        if self.zeta == 0.0 and common is not None:
+            same = self._divided(common, [np.empty_like(base) for base in common])
+            return partial(self._client, seed, lambda _client: same)
+        return partial(self._client, seed, partial(self._of_client, uniform, common, is_kept))
 
-    def _client(
-        self, seed: int, uniform: _Uniform, common: list[NDArray[np.float64]] | None, is_kept: bool, client: int
-    ) -> Matrices:
-        H, A, B = own = uniform(client)
+    def _of_client(
+        self, uniform: _Uniform, common: list[NDArray[np.float64]] | None, is_kept: bool, client: int
+    ) -> list[NDArray[np.float64]]:
+        """Return H_m, A_m and B_m."""
+        found = uniform(client)
         if common is not None and self.zeta is not None:
             # in place unless they are kept: these are the largest arrays of a start
-            scaled = [np.multiply(change, self.zeta, out=None if is_kept else change) for change in own]
-            H, A, B = (np.add(change, base, out=change) for change, base in zip(scaled, common, strict=True))
-        H /= self.shared_dimension
-        A /= self.shared_dimension
-        B /= self.local_dimension
+            scaled = [np.multiply(change, self.zeta, out=None if is_kept else change) for change in found]
+            found = [np.add(change, base, out=change) for change, base in zip(scaled, common, strict=True)]
+        return self._divided(found, found)
+
+    def _divided(
+        self, matrices: list[NDArray[np.float64]], out: list[NDArray[np.float64]]
+    ) -> list[NDArray[np.float64]]:
+        dimensions = (self.shared_dimension, self.shared_dimension, self.local_dimension)
+        return [np.divide(*one) for one in zip(matrices, dimensions, out, strict=True)]
+
+    def _client(self, seed: int, factors: _Uniform, client: int) -> Matrices:
+        H, A, B = factors(client)
         # a common θ* is the first client's draw, so that both laws have it there
         theta_key = client if self.targets == "own" else 0
         theta = generator(seed, "quadratic shared target", client=theta_key).standard_normal(self.shared_dimension)

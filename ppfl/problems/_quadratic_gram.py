@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import torch
 
@@ -12,6 +14,12 @@ from ppfl.core.params import ratio
 from ppfl.problems._quadratic_operator import RANK_CUTOFF
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from weakref import ReferenceType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ppfl.core.types import Data
     from ppfl.problems._quadratic_generators import Matrices
 
@@ -31,18 +39,29 @@ class Gram:
     constant: torch.Tensor
     """½(‖b‖² + ‖y‖²), a scalar."""
 
-    @classmethod
-    def of(cls, matrices: Matrices) -> Gram:
+
+class Grams:
+    """Gram forms of one client after the other; those with the very same H, A and B have the very same Q."""
+
+    def __init__(self) -> None:
+        # weak, since these are the largest arrays of a start
+        self._factors: list[ReferenceType[NDArray[np.float64]]] = []
+        self._curvature = torch.empty(0)
+
+    def of(self, matrices: Matrices) -> Gram:
         """Compute the Gram form of H, b, A, B, y."""
-        H, b, A, B, y = (torch.from_numpy(matrices[name]) for name in ("H", "b", "A", "B", "y"))
-        d = A.shape[1]
-        # joined in memory that torch aligned: kernels round differently for other alignments
-        of_server = _product_with_itself(torch.cat([H, b[:, None]], dim=1))
-        of_client = _product_with_itself(torch.cat([A, B, y[:, None]], dim=1))
-        Q, c = of_client[:-1, :-1].clone(), of_client[:-1, -1].clone()
-        Q[:d, :d] += of_server[:-1, :-1]
-        c[:d] += of_server[:-1, -1]
-        return cls(Q, c, (of_server[-1, -1] + of_client[-1, -1]) / 2)
+        # copies in memory that torch aligned: kernels round differently for other alignments
+        H, b, y = (torch.from_numpy(matrices[name]).clone() for name in ("H", "b", "y"))
+        both = torch.cat([torch.from_numpy(matrices[name]) for name in ("A", "B")], dim=1)
+        d = H.shape[1]
+        factors = [matrices[name] for name in ("H", "A", "B")]
+        if not self._factors or any(last() is not one for last, one in zip(self._factors, factors, strict=True)):
+            self._factors = [ref(one) for one in factors]
+            self._curvature = _product_with_itself(both)
+            self._curvature[:d, :d] += _product_with_itself(H)
+        c = both.T @ y
+        c[:d] += H.T @ b
+        return Gram(self._curvature, c, (b @ b + y @ y) / 2)
 
 
 def _product_with_itself(matrix: torch.Tensor) -> torch.Tensor:
@@ -55,19 +74,30 @@ def _product_with_itself(matrix: torch.Tensor) -> torch.Tensor:
     return products.tril() + products.tril(-1).T
 
 
-def blocks_of(gram: Gram, is_local: torch.Tensor) -> Data:
-    """Cut Q and c into shared and local parts; every part owns its memory, and matrices have their columns whole."""
+def cut(grams: Mapping[int, Gram], is_local: torch.Tensor) -> dict[int, Data]:
+    """Cut Q and c of clients into shared and local parts; every part owns its memory, and matrices have their columns
+    whole. Clients after one another with the very same Q have the very same matrices."""
     s, l = torch.nonzero(~is_local)[:, 0], torch.nonzero(is_local)[:, 0]  # noqa: E741
-    rows_s, rows_l = gram.curvature.index_select(0, s), gram.curvature.index_select(0, l)
-    local_curvature = rows_l.index_select(1, l)
+
+    @lru_cache(maxsize=1)
+    def curvatures(whole: torch.Tensor) -> Data:
+        rows_s, rows_l = whole.index_select(0, s), whole.index_select(0, l)
+        local_curvature = rows_l.index_select(1, l)
+        return {
+            "shared_curvature": by_columns(rows_s.index_select(1, s)),
+            "cross": by_columns(rows_s.index_select(1, l)),
+            "local_curvature": by_columns(local_curvature),
+            "local_inverse": by_columns(pseudo_inverse(local_curvature)),
+        }
+
     return {
-        "shared_curvature": by_columns(rows_s.index_select(1, s)),
-        "cross": by_columns(rows_s.index_select(1, l)),
-        "local_curvature": by_columns(local_curvature),
-        "local_inverse": by_columns(pseudo_inverse(local_curvature)),
-        "shared_linear": gram.linear.index_select(0, s),
-        "local_linear": gram.linear.index_select(0, l),
-        "constant": gram.constant,
+        client: {
+            **curvatures(gram.curvature),
+            "shared_linear": gram.linear.index_select(0, s),
+            "local_linear": gram.linear.index_select(0, l),
+            "constant": gram.constant,
+        }
+        for client, gram in grams.items()
     }
 
 

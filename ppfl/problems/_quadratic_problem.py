@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.split import EVERYTHING, Split
-from ppfl.problems._quadratic_gram import Gram, blocks_of, gram_of
+from ppfl.problems._quadratic_gram import Gram, cut, gram_of
 from ppfl.problems._quadratic_objective import Quadratic
 from ppfl.problems._quadratic_operator import PersonalizedOperator
 from ppfl.problems._quadratic_scores import PureQuadraticScores, QuadraticScores
@@ -42,7 +42,7 @@ def build_quadratic(
 ) -> QuadraticProblem:
     """Build the problem of these clients' losses. Collective."""
     objective = Quadratic(placement, split, layout)
-    blocks = {client: blocks_of(gram, objective.is_local) for client, gram in grams.items()}
+    blocks = cut(grams, objective.is_local)
     data = {
         client: {key: value.to(placement.device, placement.dtype) for key, value in of_client.items()}
         for client, of_client in blocks.items()

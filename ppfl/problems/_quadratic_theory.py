@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ppfl.interfaces.client_data import ClientData
     from ppfl.problems._quadratic_gram import Gram
     from ppfl.problems._quadratic_objective import Quadratic
+
+_MATRICES = ("shared_curvature", "cross", "local_curvature", "local_inverse")
 
 
 class QuadraticTheory(Theory):
@@ -46,8 +49,12 @@ class QuadraticTheory(Theory):
         length = sum(objective.shared_lengths.values())
         hessian_sum, linear_sum = ExactSum(length * length), ExactSum(length)
         curvatures = []
+        # clients after one another may have the very same matrices
+        reduced = lru_cache(maxsize=1)(_reduced)
         for client in honest:
-            hessian, linear, largest = _of_client(grams[client], blocks[client])
+            of_client = blocks[client]
+            hessian, projected, largest = reduced(grams[client].curvature, *(of_client[name] for name in _MATRICES))
+            linear = of_client["shared_linear"] - projected @ of_client["local_linear"]
             hessian_sum.add(hessian.reshape(-1))
             linear_sum.add(linear)
             curvatures.append(largest)
@@ -89,12 +96,17 @@ class QuadraticTheory(Theory):
         }
 
 
-def _of_client(gram: Gram, blocks: Data) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return Hessian and linear part of F_m, and the largest eigenvalues of that Hessian, of Q_ss, Q_ll and Q, (4,)."""
-    projected = blocks["cross"] @ blocks["local_inverse"]
-    hessian = blocks["shared_curvature"] - projected @ blocks["cross"].T
+def _reduced(
+    curvature: torch.Tensor,
+    shared_curvature: torch.Tensor,
+    cross: torch.Tensor,
+    local_curvature: torch.Tensor,
+    local_inverse: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return S_m, Q_sl Q_ll⁺, and the largest eigenvalues of S_m, Q_ss, Q_ll and Q, (4,)."""
+    projected = cross @ local_inverse
+    hessian = shared_curvature - projected @ cross.T
     # symmetric but for rounding, which algorithms for eigenvalues would hide by reading one triangle alone
     hessian = (hessian + hessian.T) / 2
-    linear = blocks["shared_linear"] - projected @ blocks["local_linear"]
-    own = (hessian, blocks["shared_curvature"], blocks["local_curvature"], gram.curvature)
-    return hessian, linear, torch.tensor([largest_eigenvalue(matrix) for matrix in own], dtype=torch.float64)
+    own = (hessian, shared_curvature, local_curvature, curvature)
+    return hessian, projected, torch.tensor([largest_eigenvalue(matrix) for matrix in own], dtype=torch.float64)

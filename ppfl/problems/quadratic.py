@@ -15,7 +15,7 @@ from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.split import Split
 from ppfl.problems._quadratic_file import Layout, open_clients
 from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
-from ppfl.problems._quadratic_gram import Gram
+from ppfl.problems._quadratic_gram import Gram, Grams
 from ppfl.problems._quadratic_objective import PARAMETER_NAMES
 from ppfl.problems._quadratic_problem import QuadraticProblem, build_quadratic
 
@@ -115,9 +115,12 @@ class QuadraticSettings(ProblemSettings):
 
         def load() -> tuple[Layout, dict[int, Gram]]:
             with self._source(placement.data_seed) as (layout, matrices):
-                clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
-                names = {client: layout.client_names[client] for client in clients}
-                return layout, {m: self._gram(name, matrices, placement.dtype) for m, name in names.items()}
+                found, make = {}, Grams()
+                for client in placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk):
+                    name = layout.client_names[client]
+                    found[client] = make.of(matrices(name))
+                    self._check(name, found[client], placement.dtype)
+                return layout, found
 
         layout, grams = on_every_rank(placement.communicator, load)
         clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
@@ -133,11 +136,10 @@ class QuadraticSettings(ProblemSettings):
         draw = recipe.clients_of(seed)
         return nullcontext((layout, lambda name: draw(int(name))))
 
-    def _gram(self, name: str, matrices: Callable[[str], Matrices], precision: torch.dtype) -> Gram:
-        """Return the Gram form of a client. Raises UserError for numbers that no product of two may have."""
+    def _check(self, name: str, gram: Gram, precision: torch.dtype) -> None:
+        """Raise UserError for numbers of a client that no product of two may have."""
         import torch
 
-        gram = Gram.of(matrices(name))
         largest = max(float(part.abs().max()) for part in (gram.curvature, gram.linear, gram.constant))
         limit = min(torch.finfo(precision).max, _LARGEST)
         # NaN is not within it either
@@ -146,7 +148,6 @@ class QuadraticSettings(ProblemSettings):
             raise UserError(
                 f"{where}: sums of products of its entries reach {largest:.3g}; allowed is up to {limit:.3g}"
             )
-        return gram
 
     def _recipe(self) -> Recipe:
         return Recipe(**self.model_dump(include=set(_GENERATOR_FIELDS)))
