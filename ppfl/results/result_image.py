@@ -91,9 +91,8 @@ def image_of(groups: Sequence[Group]) -> bytes:
     with _ONE_AT_A_TIME:
         is_kept = num_bytes <= _MOST_KEPT_BYTES
         skeleton = (_kept_skeleton if is_kept else _skeleton)(structure)
-        image = (_framed(skeleton, structure, groups) if is_kept else None) or bytearray(
-            _with_attributes(skeleton.image, groups)
-        )
+        framed = _framed(skeleton, structure, groups) if is_kept else None
+        image = bytearray(_with_attributes(skeleton.image, groups)) if framed is None else framed
     variables = [variable for group in groups for variable in group.variables]
     for variable, offset in zip(variables, skeleton.offsets, strict=True):
         if offset is not None:
