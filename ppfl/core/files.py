@@ -20,6 +20,7 @@ import re
 import secrets
 import stat
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -54,6 +55,9 @@ def hidden_name(path: Path, ending: str = "partial") -> Path:
     return path.with_name(f".{start}.{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}.{ending}")
 
 
+_NAMED_IN: ContextVar[set[Path] | None] = ContextVar("folders to be flushed", default=None)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file. Raises OSError when the disk refuses; what was there stays then."""
     with whole_file(path) as file:
@@ -86,8 +90,26 @@ def whole_path(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink()
         raise
-    with suppress(OSError):  # some file systems flush no folders
-        _flush(target.parent)
+    if (folders := _NAMED_IN.get()) is not None:
+        folders.add(target.parent)
+    else:
+        _flush_folder(target.parent)
+
+
+@contextmanager
+def names_flushed_together() -> Iterator[None]:
+    """Flush the names that files get inside when the block ends, once a folder; until then a power cut may undo them.
+
+    Those that threads give do so when they run in a copy of the context.
+    """
+    folders: set[Path] = set()
+    token = _NAMED_IN.set(folders)
+    try:
+        yield
+    finally:
+        _NAMED_IN.reset(token)
+        for folder in folders:
+            _flush_folder(folder)
 
 
 class _Everything:
@@ -118,6 +140,11 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    with suppress(OSError):  # some file systems flush no folders
+        _flush(folder)
 
 
 _PAGE = b"\0" * 65536

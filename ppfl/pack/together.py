@@ -9,10 +9,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.files import names_flushed_together
 from ppfl.engine.evaluate import score_stages
 from ppfl.engine.lockstep import Lockstep, fits, kind_of, regrouped
 from ppfl.engine.scored_runs import rows_of_runs
@@ -21,10 +25,10 @@ from ppfl.jobs.claim import is_claimed
 from ppfl.pack.run_queue import CLAIMED
 from ppfl.results.layout import apart_path, checkpoint_path
 from ppfl.runs.assemble import build
-from ppfl.runs.experiment import complete, open_recorder
+from ppfl.runs.experiment import complete, open_recorder, save_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -52,11 +56,12 @@ class _Guest:
     """That it took to enter and to build it."""
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     """Scores and costs, (rounds, …), and "round"."""
+    stages: Stages | None = None
 
-    def safely(self, action: Callable[[_Guest], None]) -> None:
+    def safely(self, action: Callable[[], None]) -> None:
         """Do something that may fail; a failure is noted, and is this run's alone."""
         try:
-            action(self)
+            action()
         except Exception as error:  # noqa: BLE001, one run must not take the others along
             self.attempt.note(error, 0)
             self.answer = CLAIMED if is_claimed(error) else error
@@ -71,7 +76,7 @@ def run_together(
     try:
         ready: set[Path] = set()
         for guest in guests:
-            guest.safely(lambda guest: _enter(guest, build_problem, ready))
+            guest.safely(partial(_enter, guest, build_problem, ready))
         groups: dict[object, list[_Guest]] = defaultdict(list)
         for guest in guests:
             if guest.setup is not None and guest.answer is None and fits(guest.setup):
@@ -127,12 +132,35 @@ def _compute(guests: Sequence[_Guest], wants_stop: Callable[[], bool]) -> None:
         member.ledger.spent.seconds["start"] = guest.start_seconds
         member.ledger.spent.before += guest.start_seconds
 
-    def save(guest: _Guest, member: Run, stages: Stages) -> None:
-        guest.safely(lambda guest: _save(guest, member, stages, len(guests)))
+    for (guest, _), stages in zip(ended, of_stages, strict=True):
+        guest.stages = stages
+    _save_all(ended, len(guests))
 
-    # they wait for the disk, four times a run: side by side it flushes several at once
+
+def _save_all(ended: Sequence[tuple[_Guest, Run]], num_together: int) -> None:
+    """Save step by step, each of all runs: then a folder is flushed once a step, and not twice a run."""
+
+    def save_parameters_of(guest: _Guest, member: Run) -> None:
+        with _alone(member.ledger):
+            save_parameters(guest.run.config, guest.attempt.here, member.setup, member)
+
+    def save_result_of(guest: _Guest, member: Run) -> None:
+        with _alone(member.ledger):
+            _save_result(guest, member, num_together)
+
+    # files wait for the disk: side by side it flushes several at once
     with ThreadPoolExecutor(_SAVED_AT_ONCE) as threads:
-        list(threads.map(save, [guest for guest, _ in ended], [member for _, member in ended], of_stages))
+        for step in (save_parameters_of, save_result_of):
+            with names_flushed_together():
+                tasks = [
+                    partial(copy_context().run, guest.safely, partial(step, guest, member))
+                    for guest, member in ended
+                    if guest.answer is None
+                ]
+                list(threads.map(lambda task: task(), tasks))
+    for guest, member in ended:
+        if guest.answer is None:
+            guest.safely(partial(_deliver, guest, member))
 
 
 def _share_rest(seconds: float, ledgers: Sequence[Ledger]) -> None:
@@ -142,13 +170,23 @@ def _share_rest(seconds: float, ledgers: Sequence[Ledger]) -> None:
         ledger.spent.before = of_run + (seconds - sum(named)) / len(ledgers)
 
 
-def _save(guest: _Guest, member: Run, stages: Stages, num_together: int) -> None:
-    config, out = guest.run.config, guest.attempt.here
-    member.ledger.spent.began = time.perf_counter()  # from here on it is alone
+@contextmanager
+def _alone(ledger: Ledger) -> Iterator[None]:
+    """Count the seconds of what is done inside for one run alone."""
+    ledger.spent.began = time.perf_counter()
+    yield
+    ledger.spent.before, ledger.spent.began = ledger.spent.total, None
+
+
+def _save_result(guest: _Guest, member: Run, num_together: int) -> None:
+    assert guest.stages is not None
     recorder = open_recorder(guest.attempt, member.setup, num_together)
     recorder.restore(guest.rows)
     recorder.follow_seconds(member.ledger.seconds)
-    complete(config, out, member.setup, member, stages, recorder)
+    complete(member.setup, member, guest.stages, recorder)
+
+
+def _deliver(guest: _Guest, member: Run) -> None:
     guest.attempt.deliver()
     guest.answer = member.status
     if guest.attempt.log is not None:

@@ -2,7 +2,8 @@
 
 Nearly all of the time goes into what most runs of a pack have in common. So a skeleton is built first, a file without
 what differs between them: all numbers, and some attributes. It is kept for the next file of the same structure, and
-filled.
+filled. Attributes are put into it by HDF5 once for texts of the same lengths, with marks in the place of what they say;
+where these are found is where the next file has its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _TEXT = h5py.string_dtype()
 _ONE_AT_A_TIME = threading.Lock()
 _FIRST_TEXT = "kind"
+_WORD_BYTES = 8
+_SHORTEST_TEXT = 12
+"""Bytes that a mark needs, so that nothing else in a file is the same."""
 _MOST_KEPT_BYTES = 2**20
 """Of the variables of a result whose skeleton is kept."""
 
@@ -65,6 +69,14 @@ class _GroupKind(NamedTuple):
     variables: tuple[tuple[str, _Kind, tuple[str, ...]], ...]
 
 
+class _Frame(NamedTuple):
+    """A file with marks in the place of what its attributes say, which is not longer or shorter than they are."""
+
+    image: bytes
+    offsets: tuple[int, ...]
+    """Where the mark of each attribute begins."""
+
+
 class _Skeleton(NamedTuple):
     image: bytes
     offsets: tuple[int | None, ...]
@@ -77,8 +89,10 @@ def image_of(groups: Sequence[Group]) -> bytes:
     num_bytes = sum(values.nbytes for group in groups for _, values, _ in group.variables)
     # several threads save at once; HDF5 does one thing at a time, and files in memory are told apart by their names
     with _ONE_AT_A_TIME:
-        skeleton = (_kept_skeleton if num_bytes <= _MOST_KEPT_BYTES else _skeleton)(structure)
-        image = bytearray(_with_attributes(skeleton.image, groups))
+        is_kept = num_bytes <= _MOST_KEPT_BYTES
+        skeleton = (_kept_skeleton if is_kept else _skeleton)(structure)
+        framed = _framed(skeleton, structure, groups) if is_kept else None
+        image = bytearray(_with_attributes(skeleton.image, groups)) if framed is None else framed
     variables = [variable for group in groups for variable in group.variables]
     for variable, offset in zip(variables, skeleton.offsets, strict=True):
         if offset is not None:
@@ -133,6 +147,61 @@ def _created(file: h5py.File, kind: _GroupKind) -> list[h5py.Dataset]:
         for axis, dimension in enumerate(dimensions):
             data.dims[axis].attach_scale(group[dimension])
     return datasets
+
+
+def _framed(skeleton: _Skeleton, structure: tuple[_GroupKind, ...], groups: Sequence[Group]) -> bytearray | None:
+    """Return what `_with_attributes` does, without HDF5; None for what cannot be told from the rest of a file."""
+    contents = [_content_of(value) for group in groups for value in group.attributes.values()]
+    if None in contents:
+        return None
+    said = [content for content in contents if content is not None]
+    frame = _kept_frame(skeleton.image, structure, tuple(map(len, said)))
+    if frame is None:
+        return None
+    image = bytearray(frame.image)
+    for content, offset in zip(said, frame.offsets, strict=True):
+        image[offset : offset + len(content)] = content
+    return image
+
+
+def _content_of(value: Any) -> bytes | None:
+    """Return an attribute's bytes in the file; None for what is too short for a mark, or is for HDF5 to refuse."""
+    if isinstance(value, str):
+        try:
+            text = value.encode()
+        except UnicodeEncodeError:
+            return None
+        return text if len(text) >= _SHORTEST_TEXT and b"\0" not in text else None
+    array = np.asarray(value)
+    return array.tobytes() if array.size and array.dtype.kind in "fiu" and array.itemsize == _WORD_BYTES else None
+
+
+@lru_cache(32)
+def _kept_frame(skeleton: bytes, structure: tuple[_GroupKind, ...], lengths: tuple[int, ...]) -> _Frame | None:
+    """Return a file of this structure whose attributes have contents of these lengths; None where marks are lost."""
+    rest = iter(lengths)
+    marks: list[bytes] = []
+    marked = []
+    for kind in structure:
+        attributes: dict[str, Any] = {}
+        for name, (dtype, shape, _) in kind.attributes:
+            mark = _mark(len(marks), next(rest), is_text=dtype == _TEXT)
+            attributes[name] = mark.decode() if dtype == _TEXT else np.frombuffer(mark, dtype).reshape(shape)
+            marks.append(mark)
+        marked.append(Group(kind.name, {}, attributes))
+    image = _with_attributes(skeleton, marked)
+    if any(image.count(mark) != 1 for mark in marks):
+        return None
+    return _Frame(image, tuple(image.index(mark) for mark in marks))
+
+
+def _mark(number: int, length: int, *, is_text: bool) -> bytes:
+    """Return so many bytes that are in no file, others for every number."""
+    if is_text:
+        return f"\x02{number:08d}".encode().ljust(length, b"\x03")
+    # as a float64 it is finite
+    words = range(length // _WORD_BYTES)
+    return b"".join(b"\xf7\x02" + number.to_bytes(2, "big") + word.to_bytes(2, "big") + b"\x03\xf7" for word in words)
 
 
 def _with_attributes(skeleton: bytes, groups: Sequence[Group]) -> bytes:

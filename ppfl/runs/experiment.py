@@ -126,7 +126,9 @@ def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, b
     with spent.on("writing"):
         _record(recorder, None, setup.communicator)  # the stages may take long
     if engine.status != "stopped":
-        complete(config, out, setup, engine, score_stages([engine])[0], recorder)
+        stages = score_stages([engine])[0]
+        save_parameters(config, out, setup, engine)
+        complete(setup, engine, stages, recorder)
         on_first_rank(communicator, attempt.deliver)
     progress.finish(engine.status, attempt.out)
     return engine.status
@@ -194,30 +196,31 @@ def _record(recorder: Recorder | None, scored: Scored | None, communicator: Comm
     on_every_rank(communicator, append)
 
 
-def complete(
-    config: Config,
-    out: Path,
-    setup: Setup,
-    engine: Run,
-    stages: Stages,
-    recorder: Recorder | None,
-) -> None:
-    """Save the parameters and complete the result with the scores and costs of its stages. Collective."""
-    of_stages = stages.scores
-    clients = {f"{stage}_{metric}": values for stage, scores in of_stages.items() for metric, values in scores.items()}
-    costs = stages.cost_arrays
+def save_parameters(config: Config, out: Path, setup: Setup, engine: Run) -> None:
+    """Save θ and, where it is wanted, w; before `complete`: whoever sees a complete result finds θ beside it.
+
+    Collective.
+    """
     rank, size = setup.communicator.rank, setup.communicator.size
 
     def save() -> None:
         with engine.ledger.spent.on("writing"):
             if config.save.local:
                 save_local(out, engine.group, rank, size, config.digest)
-            if recorder is not None:
-                # before the result says that it is complete: whoever sees that finds θ beside it
+            if rank == 0:
                 save_shared(out, engine.server["shared"], config.digest)
-        if recorder is not None:
-            recorder.finish(
-                engine.status, clients, stages.summary, list(of_stages), list(STATISTICS), {"ended": now()}, costs
-            )
 
     on_every_rank(setup.communicator, save)
+
+
+def complete(setup: Setup, engine: Run, stages: Stages, recorder: Recorder | None) -> None:
+    """Complete the result with the scores and costs of its stages. Collective."""
+    of_stages = stages.scores
+    clients = {f"{stage}_{metric}": values for stage, scores in of_stages.items() for metric, values in scores.items()}
+    stage_names, statistics, ended = list(of_stages), list(STATISTICS), {"ended": now()}
+
+    def finish() -> None:
+        if recorder is not None:
+            recorder.finish(engine.status, clients, stages.summary, stage_names, statistics, ended, stages.cost_arrays)
+
+    on_every_rank(setup.communicator, finish)

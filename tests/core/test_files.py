@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 
 import pytest
 
-from ppfl.core.files import HIDDEN, whole_file, whole_path, write_whole
+from ppfl.core.files import HIDDEN, names_flushed_together, whole_file, whole_path, write_whole
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
@@ -41,6 +43,30 @@ def test_it_is_on_the_disk_before_it_has_its_name_and_so_is_the_name(
     assert len(first) == 1
     assert HIDDEN.fullmatch(first[0])
     assert second == (True, ["a"])
+
+
+def test_names_that_are_flushed_together_are_so_at_the_end_by_whichever_thread_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[list[str]] = []
+    original = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            folders.append(sorted(path.name for path in tmp_path.iterdir()))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with names_flushed_together(), ThreadPoolExecutor() as threads:
+        write_whole(tmp_path / "a", b"content")
+        threads.submit(copy_context().run, write_whole, tmp_path / "b", b"content").result()
+        assert folders == []
+        threads.submit(write_whole, tmp_path / "c", b"of somebody else").result()
+        assert folders == [["a", "b", "c"]]
+        write_whole(tmp_path / "d", b"content")
+    assert folders == [["a", "b", "c"], ["a", "b", "c", "d"]]
+    write_whole(tmp_path / "e", b"content")
+    assert folders[2:] == [["a", "b", "c", "d", "e"]]
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:

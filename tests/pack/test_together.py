@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
+from ppfl.core.errors import UserError
 from ppfl.pack import cells
 from ppfl.pack.run_queue import ONE_RANK
 from ppfl.results.reader import open_result
+from ppfl.runs import experiment
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from tests.grids import opened, ppfl
@@ -47,6 +51,41 @@ def test_every_run_has_its_own_numbers_parameters_and_name(tmp_path: Path, monke
         assert open_result(together).attrs["digest"] == digest
         assert open_result(together).config == open_result(alone).config
         assert left_beside(together) == set()
+
+
+def test_names_of_results_are_given_when_those_of_all_parameters_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of a run that fails to save its parameters; the others are complete."""
+    monkeypatch.setattr(cells, "run", refuse)
+    grid = load_cells(write(tmp_path, grid={"algorithm.lr": [0.01, 0.02, 0.03]}))
+    folder, failing = tmp_path / "results", list(grid)[1]
+    seen: list[tuple[bool, set[str]]] = []
+    flush, save = os.fsync, experiment.save_shared
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        seen.append((is_folder, {path.name for path in folder.iterdir() if path.suffix in (".h5", ".safetensors")}))
+        flush(descriptor)
+
+    def save_shared(result: Path, *more: Any) -> None:
+        if result.stem == failing:
+            raise UserError("the disk is full")
+        save(result, *more)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(experiment, "save_shared", save_shared)
+    answers = cells.make_work()([ONE_RANK.payload(cell, folder / f"{digest}.h5") for digest, cell in grid.items()])
+    assert [str(answer) for answer in answers] == ["complete", "the disk is full", "complete"]
+    done = [digest for digest in grid if digest != failing]
+    parameters = {f"{digest}.h5.shared.safetensors" for digest in done}
+    results = {f"{digest}.h5" for digest in done}
+    of_folders = [names for is_folder, names in seen if is_folder]
+    assert of_folders == [parameters, parameters | results]
+    flushed = seen.index((True, parameters))
+    assert not any(names & results for _, names in seen[: flushed + 1])
+    assert (folder / f"{failing}.h5.failed.json").exists()
+    assert not list(folder.glob("*.running.json"))
 
 
 def test_seconds_that_runs_share_are_marked_and_not_compared_with_those_of_others(

@@ -125,6 +125,7 @@ def cases() -> Iterator[tuple[str, list[Group]]]:
 @pytest.fixture(autouse=True)
 def _no_skeletons() -> None:
     module._kept_skeleton.cache_clear()
+    module._kept_frame.cache_clear()
 
 
 def test_every_file_says_what_one_says_that_was_built_by_itself() -> None:
@@ -149,6 +150,31 @@ def test_equal_contents_give_equal_bytes() -> None:
     first = image_of(some_groups())
     image_of(some_groups(text="something else"))
     assert image_of(some_groups()) == first
+
+
+def test_a_file_whose_attributes_were_put_in_without_hdf5_has_the_bytes_of_one_that_hdf5_wrote(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def some(text: str, value: float) -> list[Group]:
+        attributes = {"config": text, "L": value, "seeds": np.arange(3) + int(value), "yes": np.float64(len(text))}
+        return [Group("/", {"host": "h"}, attributes), Group("seconds", {}, {"rounds": -value})]
+
+    runs = [some(text, value) for value in (0.0, 1.5) for text in ("a text of any length", "é" * 10, "another\n" * 700)]
+    quickly = [image_of(groups) for groups in runs * 2]
+    assert module._kept_frame.cache_info().hits >= len(runs)
+    monkeypatch.setattr(module, "_framed", lambda *_: None)
+    assert quickly == [image_of(groups) for groups in runs * 2]
+
+
+@pytest.mark.parametrize("odd", ["short", True, np.float32(1.5), np.array(["a", "b"], dtype=object), np.arange(0.0)])
+def test_what_is_too_short_to_be_found_again_is_written_by_hdf5(odd: Any) -> None:
+    groups = [Group("/", {}, {"config": "a text of some length", "odd": odd})]
+    assert said_by(image_of(groups)) == said_by(built_by_itself(groups))
+    assert module._framed(module._kept_skeleton(structure_of(groups)), structure_of(groups), groups) is None
+
+
+def structure_of(groups: list[Group]) -> Any:
+    return tuple(module._kind_of_group(group) for group in groups)
 
 
 def test_files_of_several_heaps_and_no_larger_than_others() -> None:
