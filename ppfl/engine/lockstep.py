@@ -50,7 +50,7 @@ def kind_of(setup: Setup) -> Hashable:
     types = (type(problem.objective), type(problem.scores))
     names = (problem.objective.parameter_names, problem.local_names)
     lengths = (problem.client_data.num_clients, setup.num_rounds, setup.evaluate_every, setup.tuned_epochs)
-    return types, settings, content(setup.tuned_fine_tuner), kinds, names, lengths
+    return types, settings, content(setup.tuned_fine_tuner), kinds, names, lengths, setup.reports
 
 
 class Lockstep:

@@ -195,6 +195,13 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
         assert [content(scored) for scored in scores] == [content(scored) for scored in Synchronous(setup)]
 
 
+def test_runs_that_tell_other_things_are_of_other_kinds(tmp_path: Path) -> None:
+    reports = [[], ["local_gradients"]]
+    silent, telling = setups(tmp_path, grid={"evaluate.reports": reports})
+    assert (silent.reports, telling.reports) == ((), ("local_gradients",))
+    assert kind_of(silent) != kind_of(telling)
+
+
 def test_runs_that_stop_are_left_running(tmp_path: Path) -> None:
     together = Lockstep(setups(tmp_path))
     asked = iter([False, False, True])
