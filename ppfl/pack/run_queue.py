@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MAX_BATCH = 64
 MAX_CLIENT_ROUNDS = 1 << 17
 """Of all runs of a batch together: seconds of work, for what a batch was at is lost when it is killed."""
+_FEW_CLIENT_ROUNDS = 1 << 14
+"""Of all runs of a batch together: fewer take hardly less time, since it goes to calls."""
 _SMALL_CLIENT_ROUNDS = 1 << 15
 """Of a run that is computed with others: a larger one has enough to do for each call by itself."""
 MAX_PROBLEM_BYTES = 1 << 29
@@ -212,8 +214,10 @@ class RunQueue:
             return [first]
         same = [digest for digest, entry in entries.items() if entry.batch == entries[first].batch]
         start = same.index(first)
-        # no more than leaves something for every child
-        size = min(MAX_BATCH, -(-len(same) // self._jobs), MAX_CLIENT_ROUNDS // entries[first].client_rounds)
+        client_rounds = entries[first].client_rounds
+        # no more than leaves something for every child, unless that takes as long together as alone
+        share = max(-(-len(same) // self._jobs), min(_FEW_CLIENT_ROUNDS // client_rounds, len(same) - self._jobs + 1))
+        size = min(MAX_BATCH, share, MAX_CLIENT_ROUNDS // client_rounds)
         inline = same[start:] + same[:start]
         return _to_the_end_of_a_problem(entries, inline, min(max(1, size), _in_memory(entries, inline[:size])))
 
