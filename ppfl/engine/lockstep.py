@@ -41,7 +41,8 @@ def fits(setup: Setup) -> bool:
 def kind_of(setup: Setup) -> Hashable:
     """Return the same for runs whose clients do the same on tensors of the same shapes and number types.
 
-    The method and the fine-tuner of the first run work for all of them, so all that they hold has to be alike.
+    The method, the server optimizer and the fine-tuner of the first run work for all of them, so all that they hold has
+    to be alike, but for numbers that the server's function of a method alone looks at.
     """
     problem, algorithm = setup.problem, setup.algorithm
     settings = content(algorithm, leave_out=algorithm.server_settings)
@@ -50,7 +51,8 @@ def kind_of(setup: Setup) -> Hashable:
     types = (type(problem.objective), type(problem.scores))
     names = (problem.objective.parameter_names, problem.local_names)
     lengths = (problem.client_data.num_clients, setup.num_rounds, setup.evaluate_every, setup.tuned_epochs)
-    return types, settings, content(setup.tuned_fine_tuner), kinds, names, lengths, setup.reports
+    others = (content(setup.server_optimizer), content(setup.tuned_fine_tuner), setup.reports)
+    return types, settings, kinds, names, lengths, *others
 
 
 class Lockstep:

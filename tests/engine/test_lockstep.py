@@ -225,6 +225,12 @@ def test_what_has_other_bits_together_is_not_taken(section: dict[str, Any], tmp_
     assert not any(map(fits, setups(tmp_path, grid=grid, **section)))
 
 
+def test_kinds_tell_server_optimizers_apart(tmp_path: Path) -> None:
+    """That of the first run takes the steps of all servers."""
+    momentum = {"server_optimizer": {"name": "momentum"}, "grid": {"server_optimizer.beta": [0.5, 0.9]}}
+    assert len({kind_of(setup) for setup in setups(tmp_path, **momentum)}) == 2
+
+
 def test_kinds_tell_clients_apart_but_not_servers(tmp_path: Path) -> None:
     steps = {"algorithm.fine_tuner.steps": [1, 2], "algorithm.lr": [0.01, 0.02]}
     assert len({kind_of(setup) for setup in setups(tmp_path, grid=steps)}) == 2
