@@ -1,8 +1,7 @@
 """Conjugate gradients on small constant matrices, many systems in one call, whose bits depend on their numbers alone.
 
-Products are those of `ppfl.core.matvec`. An inner product is eight sums of every eighth term, these added in
-pairs: one fixed order, that of no BLAS. Compiled by Numba where that is installed; without it
-the same bits come more slowly.
+Products are those of `ppfl.core.matvec`. An inner product is eight sums of every eighth term, these added in pairs: one
+fixed order, that of no BLAS. Compiled by Numba where that is installed; without it the same bits come more slowly.
 """
 
 from __future__ import annotations
@@ -43,11 +42,14 @@ def solve(matrix: torch.Tensor | StandIn, target: torch.Tensor, start: torch.Ten
 
 
 def solve_all(matrices: Matrices, targets: torch.Tensor, starts: torch.Tensor, steps: int) -> torch.Tensor:
-    """Return the same for L systems, targets and starts (L, n). Raises ValueError for other shapes."""
-    num_rows, num_columns = matrices.matrices[0].shape
-    shape = (len(matrices.matrices), num_columns)
-    if num_rows != num_columns or targets.shape != shape or starts.shape != shape:
-        raise ValueError(f"{shape[0]} systems {num_rows}×{num_columns}, {targets.shape} and {starts.shape} vectors")
+    """Return the same for L systems, targets and starts (L, n). Raises ValueError for other shapes and number types."""
+    first = matrices.matrices[0]
+    num_rows, num_columns = first.shape
+    kind = (len(matrices.matrices), num_columns), first.dtype
+    # addresses would be read beyond the end, or as numbers of another type
+    if num_rows != num_columns or any((tuple(x.shape), x.dtype) != kind for x in (targets, starts)):
+        given = " and ".join(f"{tuple(x.shape)} {x.dtype}" for x in (targets, starts))
+        raise ValueError(f"{kind[0][0]} systems {num_rows}×{num_columns} {first.dtype}, vectors {given}")
     targets, starts = targets.contiguous(), starts.contiguous()
     tuned, zero = torch.empty_like(starts), zero_of(starts.dtype)
     rounding = type(zero)(np.finfo(type(zero)).eps * math.sqrt(num_columns))

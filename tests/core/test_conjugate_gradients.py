@@ -115,7 +115,7 @@ def test_what_is_not_finite_stays_so() -> None:
     assert torch.equal(solve_all(Matrices(others), targets, starts, 3)[1::2], wanted[1::2])
 
 
-def test_other_shapes_are_refused() -> None:
+def test_other_shapes_and_types_are_refused() -> None:
     """Addresses would be read beyond the end."""
     matrices, targets, starts = systems(3, 9)
     for wrong in (
@@ -123,6 +123,9 @@ def test_other_shapes_are_refused() -> None:
         (matrices, targets[:, :8], starts),
         (matrices, targets, starts[:2]),
         ([matrix[:8] for matrix in matrices], targets, starts),
+        (matrices, targets.float(), starts),
+        (matrices, targets, starts.float()),
+        ([matrix.float() for matrix in matrices], targets, starts),
     ):
         with pytest.raises(ValueError, match="systems"):
             solve_all(Matrices(wrong[0]), *wrong[1:], 3)
