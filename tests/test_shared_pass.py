@@ -10,7 +10,8 @@ import torch
 from ppfl.algorithms.ffgg import FFGG
 from ppfl.core.params import add_scaled
 from ppfl.core.types import Params
-from ppfl.networks import network as _network
+from ppfl.networks import pieces
+from ppfl.networks.pieces import Pieces
 from ppfl.networks.network import Network
 from ppfl.problems._supervised_problem import SupervisedProblem
 from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make
@@ -28,8 +29,7 @@ def test_gradients_are_those_of_the_loss(
     model: dict[str, Any], local_globs: list[str], limits: tuple[int, int], name: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(_network, "PIECE_ROWS", limits[0])
-    monkeypatch.setattr(_network, "KEPT_BYTES", limits[1])
+    monkeypatch.setattr(pieces, "CPU", Pieces(*limits))
     problem = make({**name, "model": model, "split": {"local": local_globs}})
     shared, local, data = (
         problem.objective.init_shared(),
@@ -56,9 +56,9 @@ def test_pieces_whose_graph_is_not_kept_give_the_same_bits(
         problem.objective.redraw_local(1, 3),
         problem.client_data.data(1, 0),
     )
-    monkeypatch.setattr(_network, "PIECE_ROWS", 7)
+    monkeypatch.setattr(pieces, "CPU", Pieces(7, 1 << 30))
     wanted = problem.objective.shared_gradient(shared, local, data)
-    monkeypatch.setattr(_network, "KEPT_BYTES", 0)
+    monkeypatch.setattr(pieces, "CPU", Pieces(7, 0))
     found = problem.objective.shared_gradient(shared, local, data)
     assert all(torch.equal(value, wanted[name]) for name, value in found.items())
 
@@ -68,7 +68,7 @@ def test_pieces_whose_graph_is_not_kept_give_the_same_bits(
 def test_vectorized_over_clients_and_with_weights(
     local_globs: list[str], name: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_network, "PIECE_ROWS", 7)
+    monkeypatch.setattr(pieces, "CPU", Pieces(7, 1 << 30))
     problem = make({**name, "model": CONFIG["model"], "split": {"local": local_globs}})
     shared, local, data = (
         problem.objective.init_shared(),
@@ -84,16 +84,15 @@ def test_vectorized_over_clients_and_with_weights(
 
 
 def test_graphs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_network, "PIECE_ROWS", 5)
     problem = make({"model": CNN, "split": {"local": ["head.*"]}})
     shared, data = problem.objective.init_shared(), problem.client_data.data(1, 0)
     size_of_piece = 5 * 64 * 2 * 8  # what the first convolution makes of five images of 8 × 8, in float64
-    monkeypatch.setattr(_network, "KEPT_BYTES", size_of_piece + 1)
+    monkeypatch.setattr(pieces, "CPU", Pieces(5, size_of_piece + 1))
     once = problem.objective.shared_pass(shared, data)
     assert len(data["y"]) == 20
     assert size_of_piece < once._kept_bytes < 40 * size_of_piece
     assert len(once._pulls) == 1
-    monkeypatch.setattr(_network, "KEPT_BYTES", 1 << 30)
+    monkeypatch.setattr(pieces, "CPU", Pieces(5, 1 << 30))
     assert len(problem.objective.shared_pass(shared, data)._pulls) == 4
 
 

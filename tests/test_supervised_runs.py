@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.core.errors import UserError
-from ppfl.networks.network import PIECE_ROWS
+from ppfl.networks.pieces import CPU
 from ppfl.problems._supervised_problem import SupervisedProblem
 from ppfl.problems.supervised import SupervisedSettings
 from ppfl.runs.assemble import build
@@ -47,7 +47,7 @@ def write_two_clients(folder: Path, num_test: int) -> dict[str, Any]:
 
 
 def test_scores_are_those_of_all_samples_at_once(tmp_path: Path) -> None:
-    num_test = 2 * PIECE_ROWS + 3
+    num_test = 2 * CPU.rows + 3
     problem = make(write_two_clients(tmp_path, num_test))
     with h5py.File(tmp_path / "test.h5") as file:
         x, y = (torch.from_numpy(file[f"examples/a/{field}"][()]) for field in ("pixels", "label"))

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import PositiveFloat
 
 from ppfl.core.plugins import ChosenFrom
+from ppfl.core.transforms import for_all
 from ppfl.interfaces.method import ClientStep, FineTuner, JointAlgorithm, JointStep, Report, ServerOptimizer
 from ppfl.interfaces.schedule import Scheduled
 from ppfl.interfaces.step_sizes import resolve_shared_lr, step_size
 
 if TYPE_CHECKING:
+    import torch
+
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.objective import JointObjective, Objective
     from ppfl.interfaces.problem import Problem
 
@@ -50,18 +54,18 @@ class FFGG(Scheduled, JointAlgorithm):
         return ClientStep(once.shared_gradient(local), {"local": local}, report)
 
     def client_sum(
-        self, objective: JointObjective, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
-        weights: list[float],
+        self, objective: JointObjective, message: Params, states: State, joined: Joined, draws: Draws,
+        weights: torch.Tensor,
     ) -> JointStep:  # fmt: skip
         """Return Σ_k v_k ∇_1 f_k(θ, w_k) and the tuned w_k: the clients' samples share one way forth and one back."""
-        once = objective.joint_pass(message, datas)
-        tuned = [
-            self.fine_tuner(objective, message, state["local"], data, draw)
-            for state, data, draw in zip(states, once.datas, draws, strict=True)
-        ]
-        total = once.shared_gradient([one.local for one in tuned], weights)
-        reports: list[Report] = [{"shared_gradients": 1.0, "local_gradients": one.num_gradients} for one in tuned]
-        return JointStep(total, [{"local": one.local} for one in tuned], reports)
+        once = objective.joint_pass(message, joined)
+
+        def tune(local: Params, data: Data, draw: Draws) -> tuple[Params, Report]:
+            tuned = self.fine_tuner(objective, message, local, data, draw)
+            return tuned.local, {"shared_gradients": 1.0, "local_gradients": tuned.num_gradients}
+
+        local, report = for_all(tune, states["local"], once.data, draws)
+        return JointStep(once.shared_gradient(local, weights), {"local": local}, report)
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """θ ← θ − γ · direction of the server optimizer."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.transforms import is_vectorized
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -26,7 +28,7 @@ def add_scaled(x: Params, y: Params, factor: float | torch.Tensor) -> Params:
 
 
 def _add_scaled(x: torch.Tensor, y: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
-    if isinstance(factor, torch.Tensor) or x.numel() < _LARGE:
+    if isinstance(factor, torch.Tensor) or not (x.numel() >= _LARGE or is_vectorized()):
         return x + factor * y
     # one pass over memory instead of two; it rounds the last elements of a tensor in another way than those before,
     # which small tensors that are computed on side by side must not see

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 
 from ppfl.core.params import num_bytes
 from ppfl.core.rng import generator
 from ppfl.interfaces.attack import AttackOnData
-from ppfl.interfaces.client_data import LabelledData
+from ppfl.interfaces.client_data import Joined, LabelledData, join
 from ppfl.interfaces.cohort_size import cohort_size
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from ppfl.core.types import Data, Params, State
     from ppfl.interfaces.client_data import ClientData
@@ -96,6 +97,17 @@ class Roles:
         if self.on_data is None or client not in self.byzantine:
             return data
         return self.on_data.poison(data, self.num_classes)
+
+    def seen_by_all(self, clients: Sequence[int], joined: Joined) -> Joined:
+        """Return the same of several clients."""
+        if self.on_data is None or self.byzantine.isdisjoint(clients):
+            return joined
+        of_clients = zip(*(torch.split(value, joined.sizes) for value in joined.data.values()), strict=True)
+        datas = [
+            self.seen_by(client, dict(zip(joined.data, values, strict=True)))
+            for client, values in zip(clients, of_clients, strict=True)
+        ]
+        return Joined(join(datas), joined.sizes)
 
 
 class Downlink:

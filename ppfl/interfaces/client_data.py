@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
 
     from ppfl.core.types import Data
 
 
 Part: TypeAlias = Literal["train", "validation", "test"]
 """Of the samples of a client."""
+
+
+class Joined(NamedTuple):
+    """Samples of K clients, those of one after those of another."""
+
+    data: Data
+    sizes: list[int]
+    """S of every client."""
+
+    def stacked(self) -> tuple[Data, torch.Tensor | None]:
+        """Return tensors (K, S, …), padded to the longest, and the places of the samples in them, seen as (K S, …).
+
+        Where clients have different S the data have a `weight`, 0 for rows that are not there, which are copies of the
+        client's own. Without such rows the places are None: all of them, in order.
+        """
+        longest, sizes = max(self.sizes), np.array(self.sizes)
+        if longest == sizes.min():
+            return {name: value.unflatten(0, (len(sizes), longest)) for name, value in self.data.items()}, None
+        column = np.arange(longest)
+        is_there = column < sizes[:, None]
+        # a copy of a client's own row: rows of others may be NaN, and 0 · NaN is
+        rows = (np.cumsum(sizes) - sizes)[:, None] + np.minimum(column, np.maximum(sizes - 1, 0)[:, None])
+        device = next(iter(self.data.values())).device
+        order = torch.from_numpy(rows.reshape(-1)).to(device)
+        data = {name: value.index_select(0, order).unflatten(0, is_there.shape) for name, value in self.data.items()}
+        like = next(value for value in data.values() if value.is_floating_point())
+        data["weight"] = torch.from_numpy(is_there).to(device, like.dtype)
+        return data, torch.from_numpy(np.flatnonzero(is_there)).to(device)
 
 
 class ClientData(ABC):
@@ -77,6 +104,11 @@ class SampledData(ClientData):
     @abstractmethod
     def samples(self, client: int, part: Part, rows: torch.Tensor) -> Data:
         """Return some samples of a client of this rank by their rows (S,) int64; every tensor has a row a sample."""
+
+    def joined(self, clients: Sequence[int], round: int) -> Joined:
+        """Return the data of a round of several clients together; of each the same samples as `data`."""
+        datas = [self.data(client, round) for client in clients]
+        return Joined(join(datas), [num_samples(data) for data in datas])
 
     @abstractmethod
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.objective import JointObjective, Objective
     from ppfl.interfaces.problem import Problem
     from ppfl.interfaces.split import Splits
@@ -50,12 +51,14 @@ class ClientStep:
 
 @dataclass(frozen=True)
 class JointStep:
-    """What one call gives for several clients, none of whose uplinks is computed by itself."""
+    """What one call gives for K clients, none of whose uplinks is computed by itself."""
 
     total: Params
     """Σ_k v_k uplink_k."""
-    states: list[State]
-    reports: list[Report]
+    states: State
+    """Their next ones, (K, …)."""
+    report: Report
+    """Numbers are those of every client, tensors (K,) have one for each."""
 
 
 class Tuned(NamedTuple):
@@ -344,29 +347,32 @@ class JointAlgorithm(Algorithm):
     ...     def client(self, objective, message, state, data, draws):
     ...         return ClientStep(objective.shared_gradient(message, state["local"], data), state)
     ...
-    ...     def client_sum(self, objective, message, states, datas, draws, weights):
-    ...         once = objective.joint_pass(message, datas)
-    ...         total = once.shared_gradient([state["local"] for state in states], weights)
-    ...         return JointStep(total, states, [{"shared_gradients": 1.0} for _ in datas])
+    ...     def client_sum(self, objective, message, states, joined, draws, weights):
+    ...         once = objective.joint_pass(message, joined)
+    ...         return JointStep(once.shared_gradient(states["local"], weights), states, {"shared_gradients": 1.0})
     ...
     ...     def server(self, state, aggregate, optimizer, round):
     ...         return optimizer.step(state, aggregate, lr=1.0)
     >>> class Parabolas:  # all of an objective that this one asks for
-    ...     def joint_pass(self, shared, datas):
-    ...         self.shared, self.datas = shared, datas
+    ...     def joint_pass(self, shared, joined):
+    ...         self.shared, self.goals = shared, joined.data["goal"]
     ...         return self
     ...     def shared_gradient(self, tuned, weights):
-    ...         pairs = zip(weights, self.datas)
-    ...         return {"theta": sum(weight * (self.shared["theta"] - data["goal"]) for weight, data in pairs)}
-    >>> datas, states = [{"goal": torch.ones(1)}, {"goal": torch.zeros(1)}], [{"local": {}}, {"local": {}}]
-    >>> method = GradientDescent(name="gradient_descent")
-    >>> method.client_sum(Parabolas(), {"theta": torch.full((1,), 3.0)}, states, datas, [{}, {}], [2.0, 1.0]).total
-    {'theta': tensor([7.])}
+    ...         return {"theta": weights @ (self.shared["theta"] - self.goals)}
+    >>> from ppfl.interfaces.client_data import Joined
+    >>> method, joined = GradientDescent(name="gradient_descent"), Joined({"goal": torch.tensor([1.0, 0.0])}, [1, 1])
+    >>> weights = torch.tensor([2.0, 1.0])
+    >>> method.client_sum(Parabolas(), {"theta": torch.tensor([3.0])}, {"local": {}}, joined, {}, weights).total
+    {'theta': tensor(7.)}
     """
 
     @abstractmethod
     def client_sum(
-        self, objective: JointObjective, message: Params, states: list[State], datas: list[Data], draws: list[Draws],
-        weights: list[float],
+        self, objective: JointObjective, message: Params, states: State, joined: Joined, draws: Draws,
+        weights: torch.Tensor,
     ) -> JointStep:  # fmt: skip
-        """Return Σ_k v_k uplink_k, new states and reports of several clients."""
+        """Return Σ_k v_k uplink_k, new states and reports of K clients.
+
+        States and draws are (K, …), v (K,). Raises NeedsEqualClients where clients of different S cannot be computed
+        together; they are asked for again in groups then.
+        """

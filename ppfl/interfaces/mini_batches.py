@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _ORDER = "order of samples"
 
 
+class NeedsEqualClients(ValueError):
+    """Clients of different numbers of samples cannot be computed together; groups of equal ones can."""
+
+
 def draw_orders(
     objective: Objective, purpose: str, client: int, round: int, num_samples: int, num_epochs: int
 ) -> torch.Tensor:

@@ -10,9 +10,8 @@ import torch
 from ppfl.core.params import add_scaled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.client_data import Joined
 
 
 class SharedPass:
@@ -31,14 +30,14 @@ class SharedPass:
 
 
 class JointPass(ABC):
-    """What depends on θ alone, evaluated once for several clients together: each w may then be tuned by itself."""
+    """What depends on θ alone, evaluated once for K clients together: each w may then be tuned by itself."""
 
-    datas: list[Data]
-    """Stand in for the clients' data, as what `Objective.advance` returns does."""
+    data: Data
+    """Stands in for the clients' data, (K, …), as what `Objective.advance` returns does for one client."""
 
     @abstractmethod
-    def shared_gradient(self, tuned: Sequence[Params], weights: Sequence[float]) -> Params:
-        """Σ_k v_k ∇_1 f_k(θ, w_k), by one way back; for one use."""
+    def shared_gradient(self, tuned: Params, weights: torch.Tensor) -> Params:
+        """Σ_k v_k ∇_1 f_k(θ, w_k), w (K, …) and v (K,), by one way back; for one use."""
 
 
 class Objective(ABC):
@@ -161,5 +160,5 @@ class JointObjective(Objective):
     """An objective that evaluates what depends on θ alone for the samples of several clients together."""
 
     @abstractmethod
-    def joint_pass(self, shared: Params, datas: Sequence[Data]) -> JointPass:
-        """Evaluate it for several clients at once; `datas` as they came, not advanced."""
+    def joint_pass(self, shared: Params, joined: Joined) -> JointPass:
+        """Evaluate it for several clients at once; their data as they came, not advanced."""

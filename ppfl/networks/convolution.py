@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.transforms import is_transformed
+from ppfl.core.transforms import is_transformed, is_vectorized
 from ppfl.networks.blocked import Blocked, as_blocked, as_dense, convolve_and_pool
 from ppfl.networks.convolution_forms import channels_last
 from ppfl.networks.kernels import Shape
@@ -63,8 +63,14 @@ def convolution_stage(name: str, kernel_shape: tuple[int, int, int, int], paddin
     """Return the stage of a convolution with kernels (out, in, k, k), with pooling and ReLU where they are wanted."""
 
     def apply(params: Params, x: torch.Tensor) -> torch.Tensor:
-        weight, bias = channels_last(params[f"{name}.weight"]), params[f"{name}.bias"]
-        y = torch.nn.functional.conv2d(channels_last(x), weight, bias, padding=padding)
+        weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+        if is_vectorized():
+            # imported here: its classes are made of one of torch, which configurations are read without
+            from ppfl.networks.batched import convolution
+
+            y = convolution(x, weight, bias, padding)
+        else:
+            y = torch.nn.functional.conv2d(channels_last(x), channels_last(weight), bias, padding=padding)
         return pool_and_relu(y) if pooled else y
 
     return ConvolutionStage(name, weight_and_bias(name, kernel_shape), apply, padding, pooled)
@@ -72,6 +78,10 @@ def convolution_stage(name: str, kernel_shape: tuple[int, int, int, int], paddin
 
 def pool_and_relu(x: torch.Tensor) -> torch.Tensor:
     """2×2 max pooling, then ReLU: the two commute, and it is cheaper."""
+    if is_vectorized():
+        from ppfl.networks import batched
+
+        return batched.pool_and_relu(x)
     return torch.nn.functional.relu(torch.nn.functional.max_pool2d(x, 2))
 
 

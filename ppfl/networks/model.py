@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ppfl.core.plugins import PlugIn
+from ppfl.networks.products import linear
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,8 +106,9 @@ def linear_stage(name: str, in_features: int, out_features: int, *, relu: bool) 
     """Return x -> W x + b on flattened samples, followed by ReLU where asked for."""
 
     def apply(params: Params, x: torch.Tensor) -> torch.Tensor:
-        weight = params[f"{name}.weight"].contiguous()  # strides would choose another kernel, with other rounding
-        y = torch.nn.functional.linear(x.flatten(1).contiguous(), weight, params[f"{name}.bias"])
+        # strides would choose another kernel, with other rounding
+        x, weight = x.flatten(1).contiguous(), params[f"{name}.weight"].contiguous()
+        y = linear(x, weight, params[f"{name}.bias"])
         return torch.nn.functional.relu(y) if relu else y
 
     kind = Stage if relu else LinearStage

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.params import add_scaled
+from ppfl.core.transforms import for_all
+from ppfl.interfaces.client_data import Joined
 from ppfl.interfaces.objective import JointPass, SharedPass
 from ppfl.networks.blocked import Blocked, as_dense
 from ppfl.networks.convolution import ConvolutionStage
@@ -15,21 +17,16 @@ from ppfl.networks.gradients import Pull, counted_bytes, pullback
 from ppfl.networks.kernels import column, of_this_processor
 from ppfl.networks.losses import one_hot
 from ppfl.networks.model import LinearStage
+from ppfl.networks.pieces import pieces_of
+from ppfl.networks.products import linear, matmul
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container
 
     from ppfl.core.types import Data, Params
     from ppfl.networks.kernels import Kernels
     from ppfl.networks.losses import Loss
     from ppfl.networks.model import Stage
-
-PIECE_ROWS = 128
-"""Samples that go through the shared stages together: convolutions are fastest at about 128 rows (docs/performance.md).
-Fixed, since results depend on the number of rows."""
-KEPT_BYTES = 1 << 30
-"""Bytes of the graph of one client, or of those computed together, that are kept for the way back; the shared stages
-run again for pieces beyond."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Network:
 
     def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""
-        pieces = [self.prefix(params, piece) for piece in torch.split(x, PIECE_ROWS)]
+        pieces = [self.prefix(params, piece) for piece in torch.split(x, pieces_of(x.device).rows)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def suffix_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
@@ -134,14 +131,14 @@ class Network:
         """The same in closed form: a graph would cost several times what is computed."""
         weight, bias = self.stages[self.num_shared].parameters
         flat = features.flatten(1)
-        of_logits = self.loss.gradient(torch.nn.functional.linear(flat, params[weight], params[bias]), data)
+        of_logits = self.loss.gradient(linear(flat, params[weight], params[bias]), data)
         found: Params = {}
         if weight in wanted:
-            found[weight] = of_logits.T @ flat
+            found[weight] = matmul(of_logits.T, flat)
         if bias in wanted:
             found[bias] = of_logits.sum(dim=0)
         if "features" in wanted:
-            found["features"] = (of_logits @ params[weight]).reshape(features.shape)
+            found["features"] = matmul(of_logits, params[weight]).reshape(features.shape)
         return found
 
     def linear_parameters(self, wanted: Container[str]) -> tuple[str, str] | None:
@@ -168,10 +165,10 @@ class Network:
         # multiplications of both forms: F Fᵀ once and S² · classes a step, against S · width · classes twice a step
         if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
             return None
-        logits = torch.nn.functional.linear(features, weight, bias)
+        logits = linear(features, weight, bias)
         targets, rates = one_hot(data["y"], logits), lr * self.loss.shares(data, logits)
         # + 1 is the bias, a column of ones beside F
-        moves = (features @ features.T + 1.0) * rates
+        moves = (matmul(features, features.T) + 1.0) * rates
         total, kappa = torch.zeros_like(logits), 1.0 - lr * ridge
         for step in range(steps):
             derivative = self.loss.derivative(logits, targets)
@@ -180,11 +177,11 @@ class Network:
             total = total + derivative
             # nobody reads the logits after the last step
             if step < steps - 1:
-                logits = logits - moves @ derivative
+                logits = logits - matmul(moves, derivative)
         if ridge:
             weight, bias = kappa**steps * weight, kappa**steps * bias
         total = rates[:, None] * total
-        return {names[0]: weight - total.T @ features, names[1]: bias - total.sum(dim=0)}
+        return {names[0]: weight - matmul(total.T, features), names[1]: bias - total.sum(dim=0)}
 
 
 class SupervisedPass(SharedPass):
@@ -194,7 +191,10 @@ class SupervisedPass(SharedPass):
         self._network = network
         self._shared = shared
         self._prefix = {name: shared[name] for name in network.prefix_names}
-        self._pieces = list(torch.split(data["x"], PIECE_ROWS))
+        self._limits = pieces_of(data["x"].device)
+        self._pieces = (
+            list(torch.split(data["x"], self._limits.rows)) if len(data["x"]) > self._limits.rows else [data["x"]]
+        )
         self._pulls: list[Pull] = []
         self._kept_bytes = 0
         features = [self._forward(piece) for piece in self._pieces]
@@ -219,7 +219,7 @@ class SupervisedPass(SharedPass):
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         # beyond that no graph is kept, and `pull` runs the piece once more
-        if self._kept_bytes >= KEPT_BYTES:
+        if self._kept_bytes >= self._limits.kept_bytes:
             return self._network.prefix(self._shared, x)
         # one piece is kept in any case, so that there is nothing to count
         if len(self._pieces) == 1:
@@ -238,41 +238,38 @@ class SupervisedPass(SharedPass):
         """Return the gradients of the shared stages, given those of the features; for one use."""
         total: Params = {}
         # in the order of pieces: sums of floats depend on it, and with them the bits of a result
-        for number, (x, direction) in enumerate(zip(self._pieces, torch.split(of_features, PIECE_ROWS), strict=True)):
+        for number, (x, direction) in enumerate(
+            zip(self._pieces, torch.split(of_features, self._limits.rows), strict=True)
+        ):
             pull = self._pulls[number] if number < len(self._pulls) else self._linearize(x)[1]
             found = pull(direction)
             total = add_scaled(total, found, 1.0) if total else found
-        # graphs hold up to KEPT_BYTES: given back before the next client begins
+        # graphs hold up to `kept_bytes`: given back before the next client begins
         self._pulls = []
         return total
 
 
 class SupervisedJointPass(JointPass):
-    """The features of several clients' samples, one after another in the same pieces, and one way back for all."""
+    """The features of K clients' samples, one after another in the same pieces, and one way back for all."""
 
-    def __init__(self, network: Network, shared: Params, datas: Sequence[Data]) -> None:
+    def __init__(self, network: Network, shared: Params, joined: Joined) -> None:
         self._network = network
         self._shared = shared
-        self._pass = SupervisedPass(network, shared, {"x": torch.cat([data["x"] for data in datas])})
-        parts = torch.split(self._pass.data["features"], [len(data["x"]) for data in datas])
-        self.datas = [
-            # in memory of its own: kernels round differently for other alignments, and a client's would depend on its
-            # neighbours
-            {"features": part.clone(), **{name: value for name, value in data.items() if name != "x"}}
-            for part, data in zip(parts, datas, strict=True)
-        ]
+        self._pass = SupervisedPass(network, shared, joined.data)
+        self.data, self._places = Joined(self._pass.data, joined.sizes).stacked()
 
-    def shared_gradient(self, tuned: Sequence[Params], weights: Sequence[float]) -> Params:
+    def shared_gradient(self, tuned: Params, weights: torch.Tensor) -> Params:
         """Σ_k v_k ∇_1 f_k(θ, w_k), the gradients of features weighted before they go back; for one use."""
         of_prefix = set(self._network.prefix_names)
         wanted = (self._shared.keys() - of_prefix) | ({"features"} if of_prefix else set())
-        of_features: list[torch.Tensor] = []
-        total: Params = {}
-        for local, data, weight in zip(tuned, self.datas, weights, strict=True):
-            found = self._network.suffix_gradients({**self._shared, **local}, data["features"], data, wanted)
-            weighted = {name: value if weight == 1.0 else weight * value for name, value in found.items()}
-            if of_prefix:
-                of_features.append(weighted.pop("features"))
-            total = add_scaled(total, weighted, 1.0) if total else weighted
-        total |= self._pass.pull(torch.cat(of_features)) if of_prefix else {}
+
+        def of_one(local: Params, data: Data) -> tuple[Params, dict[str, float]]:
+            return self._network.suffix_gradients({**self._shared, **local}, data["features"], data, wanted), {}
+
+        found = for_all(of_one, tuned, self.data)[0]
+        total = {name: torch.tensordot(weights, value, 1) for name, value in found.items() if name != "features"}
+        if of_prefix:
+            of_features = found["features"]
+            of_samples = (weights.reshape(-1, *[1] * (of_features.ndim - 1)) * of_features).flatten(0, 1)
+            total |= self._pass.pull(of_samples if self._places is None else of_samples[self._places])
         return {name: total[name] for name in self._shared}

@@ -12,7 +12,8 @@ from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import JointObjective
 from ppfl.networks.losses import CrossEntropy, Loss
-from ppfl.networks.network import PIECE_ROWS, Network, SupervisedJointPass, SupervisedPass
+from ppfl.networks.network import Network, SupervisedJointPass, SupervisedPass
+from ppfl.networks.pieces import pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.placement import Placement
     from ppfl.networks.model import Stage
 
@@ -36,7 +38,6 @@ class Supervised(JointObjective):
     """Of logits and labels."""
     _ridge = 0.0
     """Weight of ½‖w‖² in f_m."""
-    piece_rows = PIECE_ROWS
 
     def __init__(
         self, stages: tuple[Stage, ...], local_names: Sequence[str], placement: Placement, num_classes: int
@@ -47,6 +48,7 @@ class Supervised(JointObjective):
         self.stages = stages
         self._num_classes = num_classes
         self._dtype, self._device = placement.dtype, placement.device
+        self.piece_rows = pieces_of(placement.device).rows
         self._network = Network.cut(
             stages, frozenset(local_names), self.criterion, placement.body_dtype, placement.kernels
         )
@@ -90,9 +92,9 @@ class Supervised(JointObjective):
         """Keep the graphs of the shared stages."""
         return SupervisedPass(self._network, shared, data)
 
-    def joint_pass(self, shared: Params, datas: Sequence[Data]) -> SupervisedJointPass:
+    def joint_pass(self, shared: Params, joined: Joined) -> SupervisedJointPass:
         """Send the samples of all clients through the shared stages together."""
-        return SupervisedJointPass(self._network, shared, datas)
+        return SupervisedJointPass(self._network, shared, joined)
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""

@@ -10,7 +10,9 @@ import torch
 from ppfl.core.params import add_scaled, zeros_like
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.run import play_round
+from ppfl.interfaces.client_data import Joined, join
 from ppfl.networks import network as _network
+from ppfl.networks import pieces
 from tests.engine.build import engine, ffgg, scores
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make
@@ -31,8 +33,7 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Clients of different sizes, cut into pieces that belong to two of them."""
-    monkeypatch.setattr(_network, "PIECE_ROWS", limits[0])
-    monkeypatch.setattr(_network, "KEPT_BYTES", limits[1])
+    monkeypatch.setattr(pieces, "CPU", pieces.Pieces(*limits))
     problem = make({**keys, "model": model, "split": {"local": local_globs}, "batch_size": "all"})
     shared = problem.objective.init_shared()
     datas = [problem.client_data.data(client, 0) for client in CLIENTS]
@@ -41,13 +42,14 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(
     wanted = zeros_like(shared)
     for local, data, weight in zip(locals, datas, WEIGHTS, strict=True):
         wanted = add_scaled(wanted, problem.objective.shared_gradient(shared, local, data), weight)
-    once = problem.objective.joint_pass(shared, datas)
-    for local, data, advanced in zip(locals, datas, once.datas, strict=True):
+    once = problem.objective.joint_pass(shared, Joined(join(datas), [len(data["y"]) for data in datas]))
+    for row, (local, data) in enumerate(zip(locals, datas, strict=True)):
         close(
-            problem.objective.local_gradient(shared, local, advanced),
+            problem.objective.local_gradient(shared, local, {name: value[row] for name, value in once.data.items()}),
             problem.objective.local_gradient(shared, local, data),
         )
-    close(once.shared_gradient(locals, WEIGHTS), wanted)
+    tuned = {name: torch.stack([local[name] for local in locals]) for name in locals[0]}
+    close(once.shared_gradient(tuned, torch.tensor(WEIGHTS, dtype=torch.float64)), wanted)
 
 
 @pytest.mark.slow
@@ -69,10 +71,9 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(
     ids=str,
 )
 @pytest.mark.parametrize("clients_per_chunk", [2, 3, 5, 6])
-def test_runs_equal_the_loop(sections: dict[str, Any], clients_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also their costs; and clients outside of the cohort keep their w. Nothing is vectorized."""
+def test_runs_equal_the_loop(sections: dict[str, Any], clients_per_chunk: int) -> None:
+    """Also their costs; and clients outside of the cohort keep their w."""
     loop = scores(**{**RUN, **sections})
-    monkeypatch.setattr(torch.func, "vmap", None)
     sums = scores(**{**RUN, **sections}, engine={"clients_per_chunk": clients_per_chunk})
     assert len(loop) == len(sums) == 2
     for one, other in zip(loop, sums, strict=True):

@@ -16,11 +16,11 @@ from ppfl.engine.evaluate import score_stages
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.lockstep import Lockstep
 from ppfl.engine.mapping import laned, lanes
+from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.choose import choose_mapping
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.loop import Loop
-from ppfl.engine.mapping.vectorized import Vectorized
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.runs.assemble import build
@@ -139,7 +139,7 @@ def test_chunks_are_joint_or_vectorized() -> None:
     gd = {"name": "gradient_descent", "steps": 1, "lr": 0.1}
     run = {"problem": network, "algorithm": ffgg(gd, 0.1), "precision": "float32", "engine": {"clients_per_chunk": 2}}
     assert isinstance(engine(**run).group.mapping, Joint)
-    assert isinstance(engine(**{**run, "aggregator": {"name": "median"}}).group.mapping, Vectorized)
+    assert isinstance(engine(**{**run, "aggregator": {"name": "median"}}).group.mapping, Batched)
 
 
 def test_a_method_that_gives_lanes_other_bits_is_not_given_lanes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,9 @@ from ppfl.engine.choose import AnyEngine, open_engine
 from ppfl.engine.ledger import Scored
 from ppfl.engine.lockstep import Lockstep
 from ppfl.engine.mapping import laned
+from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.mapping.laned import Laned
-from ppfl.engine.mapping.vectorized import Vectorized
 from ppfl.engine.participants import Downlink
 from ppfl.engine.synchronous import Synchronous
 from ppfl.runs.assemble import build
@@ -145,16 +145,18 @@ def test_chunks_give_what_single_clients_give(tmp_path: Path) -> None:
         given["engine"] = {"clients_per_chunk": 2}
         checked = config(**given)
         running, scored = run(checked)
-        assert isinstance(running.group.mapping, Vectorized)
+        assert isinstance(running.group.mapping, Batched)
         torch.testing.assert_close(running.server["shared"]["theta"], alone, rtol=1e-12, atol=1e-12)
         for found in on_ranks(2, lambda communicator, checked=checked: told(*run(checked, communicator))):
             assert found == told(running, scored)
 
 
-def test_chunks_refuse_messages_of_different_lengths(tmp_path: Path) -> None:
-    given = document(tmp_path, engine={"clients_per_chunk": 2})
-    with pytest.raises(UserError, match=r"^engine.clients_per_chunk: clients 0–1 are sent messages of different"):
-        run(config(**given))
+def test_clients_that_are_sent_different_lengths_go_in_groups(tmp_path: Path) -> None:
+    alone, _ = run(config(**document(tmp_path)))
+    running, _ = run(config(**document(tmp_path, engine={"clients_per_chunk": 2})))
+    assert isinstance(running.group.mapping, Batched)
+    for name, value in alone.server["shared"].items():
+        torch.testing.assert_close(running.server["shared"][name], value, rtol=1e-12, atol=1e-12)
 
 
 def test_the_virtual_clock_sends_each_client_its_own(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from ppfl.interfaces.client_data import num_samples
+from ppfl.interfaces.client_data import SampledData
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.method import Report
 
 
@@ -53,7 +54,7 @@ class UplinkSum:
 class UplinkRows:
     """What several clients of the cohort sent, a row (K, …) each, and what each told."""
 
-    clients: range
+    clients: Sequence[int]
     params: Params
     reports: list[Report]
 
@@ -90,6 +91,8 @@ class ClientInputs:
         self._roles = setup.roles
         self._algorithm = setup.algorithm
         self._kept: dict[int, Data] = {}
+        self._joined: dict[tuple[int, ...], Joined] = {}
+        self._keeps_joined = setup.problem.client_data.fixed_data and setup.cohort.is_full
 
     def data(self, client: int, round: int) -> Data:
         """Return what a client computes on."""
@@ -100,15 +103,24 @@ class ClientInputs:
             self._kept[client] = data
         return data
 
+    def joined(self, clients: Sequence[int], round: int) -> Joined:
+        """Return the samples that several clients compute on."""
+        key = tuple(clients)
+        if key in self._joined:
+            return self._joined[key]
+        assert isinstance(self._client_data, SampledData)
+        joined = self._roles.seen_by_all(clients, self._client_data.joined(clients, round))
+        if self._keeps_joined:
+            self._joined[key] = joined
+        return joined
+
     def draws(self, client: int, round: int, num_samples: int) -> Draws:
         """Return the random inputs of one call."""
         return self._algorithm.draws(self._objective, client, round, num_samples)
 
-    def of_all(self, clients: Sequence[int], round: int) -> tuple[list[Data], list[int], list[Draws]]:
-        """Return data, numbers of samples and draws of some clients."""
-        datas = [self.data(client, round) for client in clients]
-        sizes = [num_samples(data) for data in datas]
-        return datas, sizes, [self.draws(client, round, size) for client, size in zip(clients, sizes, strict=True)]
+    def draws_of(self, clients: Sequence[int], sizes: Sequence[int], round: int) -> list[Draws]:
+        """Return those of several clients with S samples each."""
+        return [self.draws(client, round, size) for client, size in zip(clients, sizes, strict=True)]
 
 
 class Mapping(ABC):

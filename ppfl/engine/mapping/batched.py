@@ -1,0 +1,117 @@
+"""A chunk of clients in one call: they are one more dimension of every kernel, by `torch.func.vmap`.
+
+Networks bring rules of their own for it (`ppfl.networks.batched`).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.core.errors import UserError
+from ppfl.core.transforms import for_all
+from ppfl.engine.mapping.chunks import Chunks, reports_of
+from ppfl.engine.mapping.loop import Loop
+from ppfl.engine.mapping.mapping import UplinkRows, member, stack_states
+from ppfl.engine.mapping.padding import stack_draws
+from ppfl.interfaces.client_data import SampledData, num_samples
+from ppfl.interfaces.mini_batches import NeedsEqualClients
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.core.types import Data, Draws, Params, State
+    from ppfl.engine.participants import Downlink
+    from ppfl.engine.setup import Setup
+    from ppfl.interfaces.method import Report
+
+logger = logging.getLogger(__name__)
+
+NOT_FOR_VMAP = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What functions raise that do with tensors what a vectorized function cannot."""
+
+
+class Batched(Chunks):
+    """All members of a chunk side by side."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._loop = Loop(setup)
+        self._is_refused = False
+
+    @classmethod
+    def can(cls, setup: Setup) -> bool:
+        """Say whether chunks have several clients."""
+        return setup.clients_per_chunk > 1
+
+    def together(self, downlink: Downlink, members: list[int], states: State, round: int) -> tuple[UplinkRows, State]:
+        """See Chunks; one after another where their function cannot be vectorized."""
+        if self._is_refused:
+            return self._one_by_one(downlink, members, states, round)
+        try:
+            return self._side_by_side(downlink, members, states, round)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"engine.clients_per_chunk: {len(members)} clients at once need more memory than the device has; "
+                f"use less than {self.setup.clients_per_chunk}"
+            ) from error
+        except NeedsEqualClients:
+            raise
+        except NOT_FOR_VMAP as error:
+            # a mistake of the method is raised by the loop as well
+            found = self._one_by_one(downlink, members, states, round)
+            self._is_refused = True
+            logger.warning("clients are computed one after another: %s", str(error).partition("\n")[0])
+            return found
+
+    def _side_by_side(
+        self, downlink: Downlink, members: list[int], states: State, round: int
+    ) -> tuple[UplinkRows, State]:
+        algorithm, inputs = self.setup.algorithm_at(round), self.inputs
+        data, sizes = self._data(members, round)
+        draws = stack_draws(inputs.draws_of(members, sizes, round))
+        message, dim = _stack_messages(downlink, members)
+
+        def one(message: Params, state: State, data: Data, draw: Draws) -> tuple[tuple[Params, State], Report]:
+            step = algorithm.client(self.objective, message, state, data, draw)
+            return (step.uplink, step.state), step.report
+
+        (uplinks, new_states), report = for_all(one, message, states, data, draws, in_dims=(dim, 0, 0, 0))
+        return UplinkRows(members, uplinks, reports_of(report, len(members))), new_states
+
+    def _data(self, members: list[int], round: int) -> tuple[Data, list[int]]:
+        """Return data (K, …), and S of each client."""
+        if isinstance(self.setup.problem.client_data, SampledData):
+            joined = self.inputs.joined(members, round)
+            return joined.stacked()[0], joined.sizes
+        datas = [self.inputs.data(client, round) for client in members]
+        if len({tuple((name, value.shape) for name, value in data.items()) for data in datas}) > 1:
+            raise NeedsEqualClients(f"{self.algorithm.name}: clients have data of unlike shapes")
+        data = {name: torch.stack([data[name] for data in datas]) for name in datas[0]}
+        return data, [num_samples(data) for data in datas]
+
+    def _one_by_one(
+        self, downlink: Downlink, members: Sequence[int], states: State, round: int
+    ) -> tuple[UplinkRows, State]:
+        steps = [
+            self._loop.one(client, member(states, row), downlink.to(client), round, round)
+            for row, client in enumerate(members)
+        ]
+        uplinks = [uplink for uplink, _ in steps]
+        if len({tuple((name, value.shape) for name, value in uplink.params.items()) for uplink in uplinks}) > 1:
+            raise NeedsEqualClients(f"{self.algorithm.name}: clients send unlike shapes")
+        params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
+        rows = UplinkRows(members, params, [uplink.report for uplink in uplinks])
+        return rows, stack_states([state for _, state in steps])
+
+
+def _stack_messages(downlink: Downlink, members: list[int]) -> tuple[Params, int | None]:
+    """Return what some clients are sent, and the dimension that counts them, if any."""
+    if downlink.to_all is not None:
+        return downlink.to_all, None
+    messages = [downlink.to(client) for client in members]
+    if len({tuple((name, value.shape) for name, value in message.items()) for message in messages}) > 1:
+        raise NeedsEqualClients("clients are sent messages of unlike shapes")
+    return {name: torch.stack([message[name] for message in messages]) for name in messages[0]}, 0

@@ -1,0 +1,40 @@
+"""How many samples go through the shared stages together, and how much of their graphs is kept, by the kind of device.
+
+Results depend on the number of rows of a piece, so it is fixed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Of one kind of device."""
+
+    rows: int
+    """Samples that go through the shared stages together."""
+    kept_bytes: int
+    """Of the graph of one client, or of those computed together, that are kept for the way back; the shared stages run
+    again for pieces beyond."""
+
+
+CPU = Pieces(rows=128, kept_bytes=1 << 30)
+"""Convolutions are fastest at about 128 rows (docs/performance.md)."""
+GPU_ROWS = 4096
+"""Enough for each kernel to fill the card, whose launches are what costs."""
+_GPU_SHARE = 8
+"""Part of a card's memory that graphs may take."""
+
+
+def pieces_of(device: torch.device) -> Pieces:
+    """Return the pieces of a device."""
+    return _of_gpu(device) if device.type == "cuda" else CPU
+
+
+@cache
+def _of_gpu(device: torch.device) -> Pieces:
+    return Pieces(GPU_ROWS, torch.cuda.get_device_properties(device).total_memory // _GPU_SHARE)
