@@ -100,9 +100,8 @@ def test_scores_are_of_the_data_alone() -> None:
     problem = least_squares()
     shared, local = problem.objective.init_shared(), problem.objective.redraw_local(1, 3)
     found = problem.scores.round_metrics(shared, local, 1, 0)
-    stored = problem.client_data._stored["test"][1]
-    data = {"x": stored.x / problem.client_data._divisor, "y": stored.y}
-    logits = mlp({**shared, **local}, data["x"].double())
+    data = problem.client_data.samples(1, "test", torch.arange(problem.client_data.num_test_samples[1]))
+    logits = mlp({**shared, **local}, data["x"])
     errors = logits - torch.nn.functional.one_hot(data["y"], 10)
     assert found["test_loss"] == pytest.approx(float(errors.square().sum() / 2 / len(errors)), rel=1e-12)
     assert found["test_accuracy"] == float((logits.argmax(dim=1) == data["y"]).double().mean())

@@ -114,6 +114,14 @@ class SampledData(ClientData):
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return the rows of the batches of an epoch."""
 
+    def joined(self, clients: Sequence[int], round: int) -> tuple[Data, list[int]]:
+        """Return `data` of several clients of this rank one after another as one batch, and how many samples each has.
+
+        The same values as one by one, bit for bit; whoever can gather the rows of all of them at once does.
+        """
+        of_each = [self.data(client, round) for client in clients]
+        return join(of_each), [num_samples(data) for data in of_each]
+
     def training_epoch(self, client: int, epoch: int) -> list[Data]:
         """Return the batches that `epoch_rows` says."""
         return [self.samples(client, "train", rows) for rows in self.epoch_rows(client, epoch)]

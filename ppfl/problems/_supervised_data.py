@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import torch
 
-from ppfl.core.rng import generator
+from ppfl.core.rng import Streams, generator
 from ppfl.interfaces.client_data import LabelledData, Part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.core.types import Data
     from ppfl.interfaces.dataset import FederatedSamples, Samples
     from ppfl.interfaces.placement import Placement
@@ -33,8 +35,9 @@ class SupervisedData(LabelledData):
         self._dtype, self._device = placement.dtype, placement.device
         self._divisor = samples.divisor
         self._batch_size = batch_size
-        self._stored: dict[Part, dict[int, _Stored]] = {
-            part: {m: _Stored(getattr(s, part), placement.device) for m, s in samples.samples.items()}
+        self._batches = Streams(placement.seed, "batch")
+        self._packs: dict[Part, _Pack] = {
+            part: _Pack([getattr(samples.samples[m], part) for m in samples.clients], samples, placement.device)
             for part in get_args(Part)
         }
 
@@ -43,14 +46,16 @@ class SupervisedData(LabelledData):
 
         All of them, in their order, when B ≥ S.
         """
-        train = self._stored["train"][client]
-        size = self._size_of_batch(len(train))
-        rows: torch.Tensor | slice = slice(None)
-        if size < len(train):
-            draw = generator(self._seed, "batch", round=round, client=client).choice(len(train), size, replace=False)
-            # in the order drawn, not sorted: the order of samples is part of the bits of a batch
-            rows = torch.from_numpy(draw).to(self._device)
-        return self._decode(train, rows)
+        train = self._packs["train"]
+        rows = self._batch_rows(client, round)
+        return self._decode(train, train.span(client) if rows is None else self._on_device(rows))
+
+    def joined(self, clients: Sequence[int], round: int) -> tuple[Data, list[int]]:
+        """Return `data` of several clients as one batch, and how many samples each has: one gather for all of them."""
+        train = self._packs["train"]
+        of_each = [self._batch_rows(client, round) for client in clients]
+        rows = [train.rows(client) if drawn is None else drawn for client, drawn in zip(clients, of_each, strict=True)]
+        return self._decode(train, self._on_device(np.concatenate(rows))), [len(of_client) for of_client in rows]
 
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""
@@ -75,26 +80,55 @@ class SupervisedData(LabelledData):
 
     def samples(self, client: int, part: Part, rows: torch.Tensor) -> Data:
         """Return some samples of a client of this rank."""
-        return self._decode(self._stored[part][client], rows.to(self._device))
+        pack = self._packs[part]
+        return self._decode(pack, rows.to(self._device) + pack.span(client).start)
+
+    def _batch_rows(self, client: int, round: int) -> np.ndarray | None:
+        """Return the rows of the pack that a client computes on in a round; None: all that it has, in their order."""
+        span = self._packs["train"].span(client)
+        num_samples = span.stop - span.start
+        size = self._size_of_batch(num_samples)
+        if size == num_samples:
+            return None
+        # in the order drawn, not sorted: the order of samples is part of the bits of a batch
+        drawn: np.ndarray = span.start + self._batches.at(round, client).choice(num_samples, size, replace=False)
+        return drawn
 
     def _size_of_batch(self, num_samples: int) -> int:
         return num_samples if self._batch_size == "all" else min(self._batch_size, num_samples)
 
-    def _decode(self, stored: _Stored, rows: torch.Tensor | slice) -> Data:
-        x = stored.x[rows].to(self._dtype)
+    def _on_device(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(rows).to(self._device)
+
+    def _decode(self, pack: _Pack, rows: torch.Tensor | slice) -> Data:
+        if isinstance(rows, slice):
+            x, y = pack.x[rows], pack.y[rows].clone()
+        else:
+            x, y = pack.x.index_select(0, rows), pack.y.index_select(0, rows)
         # division makes fresh memory, so that neither alignment nor the next use depends on where the rows lie
-        return {"x": x / self._divisor, "y": stored.y[rows].clone()}
+        return {"x": x.to(self._dtype) / self._divisor, "y": y}
 
 
-class _Stored:
-    """Samples of one part of one client, x as compact as they came (uint8 stays uint8)."""
+class _Pack:
+    """One part of all clients of this rank, one client after another, x as compact as they came (uint8 stays uint8)."""
 
-    def __init__(self, samples: Samples, device: torch.device) -> None:
-        self.x = torch.from_numpy(samples.x).to(device)
-        self.y = torch.from_numpy(samples.y).to(device)
+    def __init__(self, samples: Sequence[Samples], of: FederatedSamples, device: torch.device) -> None:
+        # an empty one, which says shape and number type where a rank has no clients
+        x = [one.x for one in samples] or [np.empty((0, *of.input_shape), np.uint8)]
+        self.x = torch.from_numpy(np.concatenate(x)).to(device)
+        self.y = torch.from_numpy(np.concatenate([one.y for one in samples] or [np.empty(0, np.int64)])).to(device)
+        self._first_client = of.clients.start
+        self._ends = np.cumsum([0, *map(len, samples)]).tolist()
 
-    def __len__(self) -> int:
-        return len(self.y)
+    def span(self, client: int) -> slice:
+        """Return which rows are a client's."""
+        index = client - self._first_client
+        return slice(self._ends[index], self._ends[index + 1])
+
+    def rows(self, client: int) -> np.ndarray:
+        """Return the same as numbers, (S,) int64."""
+        span = self.span(client)
+        return np.arange(span.start, span.stop)
 
 
 def _agree_on_num_classes(samples: FederatedSamples, placement: Placement) -> int:

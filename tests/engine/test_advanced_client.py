@@ -39,10 +39,9 @@ def plain_scores(objective: Supervised, data: Any, shared: Params, local: Params
     """Loss and accuracy on the samples as they are, all at once."""
     scores: dict[str, float] = {}
     for part in ("test", "validation"):
-        stored = data._stored[part][client]
-        batch = {"x": stored.x.double() / data._divisor, "y": stored.y}
+        batch = data.samples(client, part, torch.arange(data.part_sizes(part)[client]))
         logits = objective._network.suffix({**shared, **local}, objective._network.prefix(shared, batch["x"]))
-        loss = objective.criterion.mean(logits, batch) if len(stored) else torch.tensor(torch.nan)
+        loss = objective.criterion.mean(logits, batch) if len(batch["y"]) else torch.tensor(torch.nan)
         scores[f"{part}_loss"] = float(loss)
         scores[f"{part}_accuracy"] = float((logits.argmax(dim=1) == batch["y"]).double().mean())
     return scores
