@@ -105,22 +105,17 @@ class SampledData(ClientData):
     def samples(self, client: int, part: Part, rows: torch.Tensor) -> Data:
         """Return some samples of a client of this rank by their rows (S,) int64; every tensor has a row a sample."""
 
-    def joined(self, clients: Sequence[int], round: int) -> Joined:
-        """Return the data of a round of several clients together; of each the same samples as `data`."""
-        datas = [self.data(client, round) for client in clients]
-        return Joined(join(datas), [num_samples(data) for data in datas])
-
     @abstractmethod
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return the rows of the batches of an epoch."""
 
-    def joined(self, clients: Sequence[int], round: int) -> tuple[Data, list[int]]:
-        """Return `data` of several clients of this rank one after another as one batch, and how many samples each has.
+    def joined(self, clients: Sequence[int], round: int) -> Joined:
+        """Return `data` of several clients of this rank one after another.
 
         The same values as one by one, bit for bit; whoever can gather the rows of all of them at once does.
         """
         of_each = [self.data(client, round) for client in clients]
-        return join(of_each), [num_samples(data) for data in of_each]
+        return Joined(join(of_each), [num_samples(data) for data in of_each])
 
     def training_epoch(self, client: int, epoch: int) -> list[Data]:
         """Return the batches that `epoch_rows` says."""

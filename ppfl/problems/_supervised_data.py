@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ppfl.core.rng import Streams, generator
-from ppfl.interfaces.client_data import LabelledData, Part
+from ppfl.interfaces.client_data import Joined, LabelledData, Part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,12 +50,12 @@ class SupervisedData(LabelledData):
         rows = self._batch_rows(client, round)
         return self._decode(train, train.span(client) if rows is None else self._on_device(rows))
 
-    def joined(self, clients: Sequence[int], round: int) -> tuple[Data, list[int]]:
-        """Return `data` of several clients as one batch, and how many samples each has: one gather for all of them."""
+    def joined(self, clients: Sequence[int], round: int) -> Joined:
+        """Return `data` of several clients together: one gather for all of them."""
         train = self._packs["train"]
         of_each = [self._batch_rows(client, round) for client in clients]
         rows = [train.rows(client) if drawn is None else drawn for client, drawn in zip(clients, of_each, strict=True)]
-        return self._decode(train, self._on_device(np.concatenate(rows))), [len(of_client) for of_client in rows]
+        return Joined(self._decode(train, self._on_device(np.concatenate(rows))), [len(of_client) for of_client in rows])
 
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""
