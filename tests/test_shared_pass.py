@@ -11,8 +11,8 @@ from ppfl.algorithms.ffgg import FFGG
 from ppfl.core.params import add_scaled
 from ppfl.core.types import Params
 from ppfl.networks import pieces
-from ppfl.networks.pieces import Pieces
 from ppfl.networks.network import Network
+from ppfl.networks.pieces import Pieces
 from ppfl.problems._supervised_problem import SupervisedProblem
 from tests.supervised_problems import CNN, CONFIG, INNER_SPLITS, PROBLEMS, SPLITS, close, make
 

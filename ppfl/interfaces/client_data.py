@@ -33,14 +33,16 @@ class Joined(NamedTuple):
         """
         longest, sizes = max(self.sizes), np.array(self.sizes)
         if longest == sizes.min():
-            return {name: value.unflatten(0, (len(sizes), longest)) for name, value in self.data.items()}, None
+            return {name: value.view(-1, longest, *value.shape[1:]) for name, value in self.data.items()}, None
         column = np.arange(longest)
         is_there = column < sizes[:, None]
         # a copy of a client's own row: rows of others may be NaN, and 0 · NaN is
         rows = (np.cumsum(sizes) - sizes)[:, None] + np.minimum(column, np.maximum(sizes - 1, 0)[:, None])
         device = next(iter(self.data.values())).device
         order = torch.from_numpy(rows.reshape(-1)).to(device)
-        data = {name: value.index_select(0, order).unflatten(0, is_there.shape) for name, value in self.data.items()}
+        data = {
+            name: value.index_select(0, order).view(-1, longest, *value.shape[1:]) for name, value in self.data.items()
+        }
         like = next(value for value in data.values() if value.is_floating_point())
         data["weight"] = torch.from_numpy(is_there).to(device, like.dtype)
         return data, torch.from_numpy(np.flatnonzero(is_there)).to(device)
@@ -73,6 +75,8 @@ class ClientData(ABC):
     """Training samples of every client of all ranks; clients with 0 are never sampled."""
     clients: range
     """Clients whose data this rank holds."""
+    clients_per_chunk: int | None = None
+    """K that the clients were dealt to ranks with, where the problem has chosen it."""
     fixed_data: bool = False
     """True when `data` is the same in every round and the engine may keep it."""
 
@@ -143,10 +147,12 @@ class Statistics(ClientData):
         num_train_samples: tuple[int, ...],
         clients: range,
         of_client: Mapping[int, Data],
+        clients_per_chunk: int | None = None,
     ) -> None:
         self.client_names = client_names
         self.num_train_samples = num_train_samples
         self.clients = clients
+        self.clients_per_chunk = clients_per_chunk
         self._of_client = of_client
 
     def data(self, client: int, round: int) -> Data:

@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ppfl.interfaces.cohort_size import cohort_size
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
     from ppfl.core.communicator import Communicator
     from ppfl.interfaces.byzantine import Byzantine
+
+MAX_MEMBERS = 4096
+"""Clients that are ever computed together: kernels of so many are bound by arithmetic, and exact sums make no room
+between them."""
+MAX_CHUNK = 1 << 16
+"""Clients of a chunk, whose states are kept together."""
+
+
+@dataclass(frozen=True)
+class ChunkMemory:
+    """A budget for the clients of a chunk.
+
+    It is of the kind of device and not of what is free on it at the moment, so that K, on which bits depend, is the
+    same for whoever shares the device.
+    """
+
+    num_bytes: int
+    """On the device, for all that is computed for the members of a chunk in a round."""
+    cohort: Literal["all"] | int | float = "all"
+    """Who takes part in a round, as configurations say it: fewer members a chunk let chunks be larger."""
+
+    def chunk_size(self, num_clients: int, num_ranks: int, bytes_a_client: int) -> int:
+        """Return K for M clients: as many as the budget holds, and where ranks would be left without a chunk, less."""
+        members = min(max(self.num_bytes // max(bytes_a_client, 1), 1), MAX_MEMBERS)
+        size = min(members * num_clients // cohort_size(self.cohort, num_clients), num_clients, MAX_CHUNK)
+        # ranks decide only where they have to: results on fewer ranks than chunks have the same bits
+        return size if -(-num_clients // size) >= num_ranks else max(num_clients // num_ranks, 1)
 
 
 @dataclass(frozen=True)
@@ -35,6 +64,24 @@ class Placement:
     """Most samples of a client that a round uses; None: all that it has."""
     kernels: str | None = None
     """Column of the table of `ppfl.networks.kernels`, which chooses forms of stages; None: this processor's."""
+    chunk_memory: ChunkMemory | None = None
+    """What clients computed together may take; None: clients are computed one by one where nobody says otherwise."""
+
+    bytes_of_client: Callable[[tuple[int, ...], int], int] | None = None
+    """(shape of a sample, S of a round) -> what a client takes of that memory; a problem fills it in."""
+
+    def chunk_size(self, wanted: int | None, num_samples: Sequence[int], input_shape: tuple[int, ...]) -> int:
+        """Return K, how many neighbours are computed together: as wanted, or as many as the memory for them holds.
+
+        num_samples: training samples of all M clients.
+        """
+        if wanted is not None:
+            return wanted
+        if self.chunk_memory is None or self.bytes_of_client is None:
+            return 1
+        used = int(np.minimum(np.max(num_samples), self.samples_a_round or np.iinfo(np.int64).max))
+        bytes_a_client = self.bytes_of_client(input_shape, used)
+        return self.chunk_memory.chunk_size(len(num_samples), self.communicator.size, bytes_a_client)
 
     def byzantine_clients(self, client_names: Sequence[str], num_train_samples: Sequence[int]) -> frozenset[int]:
         """Return the clients that are Byzantine: scores and theory leave them out, the engine lets them attack."""

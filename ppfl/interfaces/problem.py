@@ -111,6 +111,6 @@ class ProblemSettings(PlugIn):
         """Number of clients, all of them with training samples, when the settings say it; None when data do."""
         return None
 
-    def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
+    def build(self, placement: Placement, clients_per_chunk: int | None) -> Problem:
         """Build the part of the problem that this rank holds. Collective."""
         raise NotImplementedError

@@ -57,10 +57,14 @@ class _Product(Function):
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         (a, b), (transpose_a, transpose_b) = ctx.saved_tensors, ctx.transposed
         of_a = of_b = None
-        if ctx.needs_input_grad[0]:
-            of_a = _Product.apply(*((b, g, transpose_b, True) if transpose_a else (g, b, False, not transpose_b)))
-        if ctx.needs_input_grad[1]:
-            of_b = _Product.apply(*((g, a, True, transpose_a) if transpose_b else (a, g, not transpose_a, False)))
+        if ctx.needs_input_grad[0] and transpose_a:
+            of_a = product(b, g, transpose_a=transpose_b, transpose_b=True)
+        elif ctx.needs_input_grad[0]:
+            of_a = product(g, b, transpose_b=not transpose_b)
+        if ctx.needs_input_grad[1] and transpose_b:
+            of_b = product(g, a, transpose_a=True, transpose_b=transpose_a)
+        elif ctx.needs_input_grad[1]:
+            of_b = product(a, g, transpose_a=not transpose_a)
         return of_a, of_b, None, None
 
     @staticmethod
@@ -127,7 +131,7 @@ class _Gradients(Function):
             of_x = _sum_over_windows(_matmul(rows, _of_windows(weight)), x.shape[-3:], size, padding)
         if wanted[1]:
             found = _matmul(rows.mT, _windows(x, size, padding))
-            of_weight = found.unflatten(-1, (size, size, x.shape[-3])).movedim(-1, -3)
+            of_weight = found.reshape(*found.shape[:-1], size, size, x.shape[-3]).movedim(-1, -3)
         return of_x, of_weight, rows.sum(dim=-2) if wanted[2] else None
 
     @staticmethod
@@ -140,19 +144,18 @@ class _Gradients(Function):
     def backward(
         ctx: Any, v_x: torch.Tensor | None, v_weight: torch.Tensor | None, v_bias: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
-        (g, x, weight), padding, found = ctx.saved_tensors, ctx.padding, [None, None, None]
-        nothing = weight.new_zeros(weight.shape[-4])
-        terms = []
+        (g, x, weight), padding = ctx.saved_tensors, ctx.padding
+        nothing, of_x, of_weight = weight.new_zeros(weight.shape[-4]), None, None
+        terms: list[torch.Tensor] = []
         if v_x is not None:
             terms.append(convolution(v_x, weight, nothing, padding))
-            found[2] = _Gradients.apply(g, v_x, weight, padding, (False, True, False))[1]  # type: ignore[no-untyped-call]
+            of_weight = _Gradients.apply(g, v_x, weight, padding, (False, True, False))[1]  # type: ignore[no-untyped-call]
         if v_weight is not None:
             terms.append(convolution(x, v_weight, nothing, padding))
-            found[1] = _Gradients.apply(g, x, v_weight, padding, (True, False, False))[0]  # type: ignore[no-untyped-call]
+            of_x = _Gradients.apply(g, x, v_weight, padding, (True, False, False))[0]  # type: ignore[no-untyped-call]
         if v_bias is not None:
             terms.append(v_bias[..., None, None].expand_as(g))
-        found[0] = sum(terms[1:], terms[0]) if terms else None
-        return (*found, None, None)
+        return sum(terms[1:], terms[0]) if terms else None, of_x, of_weight, None, None
 
     @staticmethod
     def vmap(
@@ -168,8 +171,8 @@ class _PoolAndRelu(Function):
     @staticmethod
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         largest, places = torch.ops.aten.max_pool2d_with_indices(x.flatten(0, -4), [2, 2], [2, 2])
-        lead = x.shape[:-3]
-        return largest.relu_().unflatten(0, lead), places.unflatten(0, lead)
+        shape = (*x.shape[:-2], *largest.shape[-2:])
+        return largest.relu_().view(shape), places.view(shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -179,7 +182,9 @@ class _PoolAndRelu(Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor, _: None) -> torch.Tensor:
+    def backward(ctx: Any, g: torch.Tensor | None, _: None) -> torch.Tensor | None:
+        if g is None:
+            return None
         return cast("torch.Tensor", _Spread.apply(g, *ctx.saved_tensors, ctx.size))  # type: ignore[no-untyped-call]
 
     @staticmethod
@@ -191,15 +196,13 @@ class _Spread(Function):
     """What stands for positive pixels goes back to the places that they were taken from."""
 
     @staticmethod
-    def forward(
-        g: torch.Tensor, positive: torch.Tensor, places: torch.Tensor, size: tuple[int, int]
-    ) -> torch.Tensor:
+    def forward(g: torch.Tensor, positive: torch.Tensor, places: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         g = torch.ops.aten.threshold_backward(g, positive, 0)
         like = g.new_empty(()).expand(*g.shape[:-2], *size).flatten(0, -4)  # shape and type alone are read
         found = torch.ops.aten.max_pool2d_with_indices_backward(
             g.flatten(0, -4), like, [2, 2], [2, 2], [0, 0], [1, 1], False, places.flatten(0, -4)
         )
-        return found.unflatten(0, g.shape[:-3])
+        return cast("torch.Tensor", found).view(*g.shape[:-2], *size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -221,7 +224,7 @@ class _Gather(Function):
 
     @staticmethod
     def forward(v: torch.Tensor, positive: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        found = v.flatten(-2).gather(-1, places.flatten(-2)).unflatten(-1, places.shape[-2:])
+        found = v.flatten(-2).gather(-1, places.flatten(-2)).reshape(places.shape)
         return torch.where(positive > 0, found, 0.0)
 
     @staticmethod
@@ -280,4 +283,4 @@ def _sum_over_windows(rows: torch.Tensor, image: Sequence[int], size: int, paddi
     pixels = (height + 2 * padding - size + 1) * (width + 2 * padding - size + 1)
     columns = rows.view(-1, pixels, size * size, channels).permute(0, 3, 2, 1).reshape(-1, channels * size**2, pixels)
     sums = torch.ops.aten.col2im(columns, [height, width], [size, size], [1, 1], [padding, padding], [1, 1])
-    return sums.reshape(*rows.shape[:-2], -1, *image)
+    return cast("torch.Tensor", sums).reshape(*rows.shape[:-2], -1, *image)

@@ -27,14 +27,15 @@ CPU = Pieces(rows=128, kept_bytes=1 << 30)
 GPU_ROWS = 4096
 """Enough for each kernel to fill the card, whose launches are what costs."""
 _GPU_SHARE = 8
-"""Part of a card's memory that graphs may take."""
+"""Part of a card's memory that graphs may take, and that the clients of a chunk may."""
 
 
 def pieces_of(device: torch.device) -> Pieces:
     """Return the pieces of a device."""
-    return _of_gpu(device) if device.type == "cuda" else CPU
+    return Pieces(GPU_ROWS, memory_share(device)) if device.type == "cuda" else CPU
 
 
 @cache
-def _of_gpu(device: torch.device) -> Pieces:
-    return Pieces(GPU_ROWS, torch.cuda.get_device_properties(device).total_memory // _GPU_SHARE)
+def memory_share(device: torch.device) -> int:
+    """Return how many bytes of a card one of its uses may take: of all that it has, whoever else is on it."""
+    return int(torch.cuda.get_device_properties(device).total_memory) // _GPU_SHARE

@@ -34,7 +34,7 @@ class LastProblem:
         self._key: tuple[object, ...] | None = None
         self._problem: Problem | None = None
 
-    def __call__(self, settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
+    def __call__(self, settings: ProblemSettings, placement: Placement, clients_per_chunk: int | None) -> Problem:
         """Return `settings.build(placement, clients_per_chunk)`, perhaps built earlier."""
         facts = [getattr(placement, field.name) for field in fields(placement) if field.name != "communicator"]
         key = (content(settings), *facts, clients_per_chunk)

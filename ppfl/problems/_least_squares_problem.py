@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def build_least_squares(
-    settings: ClassificationSettings, ridge: float, placement: Placement, clients_per_chunk: int
+    settings: ClassificationSettings, ridge: float, placement: Placement, clients_per_chunk: int | None
 ) -> SupervisedProblem:
     """Load the samples and build the stages of the model. Collective."""
     make = partial(LeastSquares, ridge=ridge)

@@ -38,16 +38,21 @@ class QuadraticProblem(Problem):
 
 
 def build_quadratic(
-    placement: Placement, split: Split, layout: Layout, clients: range, grams: dict[int, Gram]
+    placement: Placement,
+    split: Split,
+    layout: Layout,
+    clients: range,
+    grams: dict[int, Gram],
+    clients_per_chunk: int | None = None,
 ) -> QuadraticProblem:
-    """Build the problem of these clients' losses. Collective."""
+    """Build the problem of these clients' losses; they were dealt in chunks of so many. Collective."""
     objective = Quadratic(placement, split, layout)
     blocks = cut(grams, objective.is_local)
     data = {
         client: {key: value.to(placement.device, placement.dtype) for key, value in of_client.items()}
         for client, of_client in blocks.items()
     }
-    client_data = Statistics(layout.client_names, layout.num_rows, clients, data)
+    client_data = Statistics(layout.client_names, layout.num_rows, clients, data, clients_per_chunk)
     byzantine = placement.byzantine_clients(layout.client_names, layout.num_rows)
     theory = QuadraticTheory(objective, client_data, grams, blocks, byzantine, placement.communicator)
     operator = None

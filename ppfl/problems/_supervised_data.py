@@ -55,7 +55,9 @@ class SupervisedData(LabelledData):
         train = self._packs["train"]
         of_each = [self._batch_rows(client, round) for client in clients]
         rows = [train.rows(client) if drawn is None else drawn for client, drawn in zip(clients, of_each, strict=True)]
-        return Joined(self._decode(train, self._on_device(np.concatenate(rows))), [len(of_client) for of_client in rows])
+        return Joined(
+            self._decode(train, self._on_device(np.concatenate(rows))), [len(of_client) for of_client in rows]
+        )
 
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.theory import Theory
+from ppfl.networks.memory import bytes_of_client
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Supervised
 from ppfl.problems._supervised_scores import SupervisedScores
@@ -74,10 +75,23 @@ def put_together(
     return SupervisedProblem(objective, client_data, scores(objective, client_data), theory)
 
 
+_ASSUMED_CLASSES = 128
+"""Of data whose labels nobody has read yet, when K is chosen."""
+
+
+def _bytes_of_client(settings: ClassificationSettings, placement: Placement) -> Callable[[tuple[int, ...], int], int]:
+    def needed(input_shape: tuple[int, ...], num_samples: int) -> int:
+        return bytes_of_client(
+            settings.model.stages(input_shape, _ASSUMED_CLASSES), input_shape, placement.dtype, num_samples
+        )
+
+    return needed
+
+
 def build_supervised(
     settings: ClassificationSettings,
     placement: Placement,
-    clients_per_chunk: int,
+    clients_per_chunk: int | None,
     make: MakeObjective,
     scores: type[SupervisedScores],
 ) -> SupervisedProblem:
@@ -87,6 +101,7 @@ def build_supervised(
     """
     if settings.batch_size != "all":
         placement = replace(placement, samples_a_round=settings.batch_size)
+    placement = replace(placement, bytes_of_client=_bytes_of_client(settings, placement))
     samples = settings.dataset.load(placement, clients_per_chunk)
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")

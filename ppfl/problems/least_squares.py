@@ -23,7 +23,7 @@ class LeastSquaresSettings(ClassificationSettings):
     ridge: Annotated[float, Field(ge=1e-8)] = 1e-3
     """Weight of ½‖w‖², over local parameters alone; smaller ones are lost in rounding."""
 
-    def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
+    def build(self, placement: Placement, clients_per_chunk: int | None) -> Problem:
         """Load this rank's samples and put the model together. Collective.
 
         Raises UserError, on every rank, for data that cannot be used and for a model that the samples do not suit.

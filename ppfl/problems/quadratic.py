@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
@@ -107,24 +108,24 @@ class QuadraticSettings(ProblemSettings):
         """Number of clients of a generator."""
         return self.clients
 
-    def build(self, placement: Placement, clients_per_chunk: int) -> QuadraticProblem:
+    def build(self, placement: Placement, clients_per_chunk: int | None) -> QuadraticProblem:
         """Draw or read this rank's clients, and compute the constants of the whole problem. Collective.
 
         Raises UserError, on every rank, for a file without this layout, with NaN or with numbers too large.
         """
 
-        def load() -> tuple[Layout, dict[int, Gram]]:
+        def load() -> tuple[Layout, dict[int, Gram], int]:
             with self._source(placement.data_seed) as (layout, matrices):
-                found, make = {}, Grams()
-                for client in placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk):
+                found, make, chunk = {}, Grams(), _chunk_size(placement, layout, clients_per_chunk)
+                for client in placement.clients_of_rank((1,) * len(layout.client_names), chunk):
                     name = layout.client_names[client]
                     found[client] = make.of(matrices(name))
                     self._check(name, found[client], placement.dtype)
-                return layout, found
+                return layout, found, chunk
 
-        layout, grams = on_every_rank(placement.communicator, load)
-        clients = placement.clients_of_rank((1,) * len(layout.client_names), clients_per_chunk)
-        return build_quadratic(placement, self.split, layout, clients, grams)
+        layout, grams, chunk = on_every_rank(placement.communicator, load)
+        clients = placement.clients_of_rank((1,) * len(layout.client_names), chunk)
+        return build_quadratic(placement, self.split, layout, clients, grams, chunk)
 
     def _source(self, seed: int) -> AbstractContextManager[tuple[Layout, Callable[[str], Matrices]]]:
         """Return the layout and what gives the matrices of a client, by its name."""
@@ -151,3 +152,10 @@ class QuadraticSettings(ProblemSettings):
 
     def _recipe(self) -> Recipe:
         return Recipe(**self.model_dump(include=set(_GENERATOR_FIELDS)))
+
+
+def _chunk_size(placement: Placement, layout: Layout, wanted: int | None) -> int:
+    """Return K; a client takes its matrix, as it is kept and as it is computed on."""
+    length = layout.shared_dimension + layout.local_dimension
+    placement = replace(placement, bytes_of_client=lambda *_: 2 * placement.dtype.itemsize * length**2)
+    return placement.chunk_size(wanted, (1,) * len(layout.client_names), (length,))

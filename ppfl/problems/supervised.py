@@ -16,7 +16,7 @@ class SupervisedSettings(ClassificationSettings):
 
     name: Literal["supervised"]
 
-    def build(self, placement: Placement, clients_per_chunk: int) -> Problem:
+    def build(self, placement: Placement, clients_per_chunk: int | None) -> Problem:
         """Load this rank's samples and put the model together. Collective.
 
         Raises UserError, on every rank, for data that cannot be used and for a model that the samples do not suit.

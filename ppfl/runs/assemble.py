@@ -16,10 +16,11 @@ from ppfl.engine.participants import CohortSampler, Roles
 from ppfl.engine.setup import Setup, adds_up
 from ppfl.interfaces.arrival_log import read_arrivals
 from ppfl.interfaces.client_data import Statistics
-from ppfl.interfaces.placement import Placement
+from ppfl.interfaces.placement import ChunkMemory, Placement
 from ppfl.interfaces.selection import ORDER_OF_SCORES, Selection, draw_clients
 from ppfl.interfaces.split import refuse_split
 from ppfl.networks.kernels import of_this_processor
+from ppfl.networks.pieces import memory_share
 from ppfl.outside.origin import of_this_process
 from ppfl.runs.device import choose_device, set_tf32
 
@@ -35,32 +36,37 @@ if TYPE_CHECKING:
     from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
-    BuildProblem = Callable[[ProblemSettings, Placement, int], Problem]
+    BuildProblem = Callable[[ProblemSettings, Placement, int | None], Problem]
 
 Result = TypeVar("Result")
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "tf32": torch.float32, "bfloat16": torch.float32}
 
 
-def build_problem(settings: ProblemSettings, placement: Placement, clients_per_chunk: int) -> Problem:
+def build_problem(settings: ProblemSettings, placement: Placement, clients_per_chunk: int | None) -> Problem:
     """Build the part of the problem that this rank holds. Collective."""
     return settings.build(placement, clients_per_chunk)
 
 
 def build(
-    config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem, kernels: str | None = None
+    config: Config,
+    communicator: Communicator,
+    build_problem: BuildProblem = build_problem,
+    kernels: str | None = None,
+    clients_per_chunk: int | None = None,
 ) -> Setup:
     """Build everything that a run consists of; each rank builds its own clients' part. Collective.
 
-    kernels: what a run that goes on has begun with; None: as the configuration says, or the processor of rank 0.
+    kernels, clients_per_chunk: what a run that goes on has begun with; None: as the configuration says, or chosen.
     """
     _refuse_cells(config, communicator)
     device = choose_device(config.engine.device, communicator)
     set_tf32(config.precision == "tf32", device, communicator)
     guarded, kernels = GuardedCommunicator(communicator), kernels or _choose_kernels(config, communicator)
-    clients_per_chunk = config.engine.clients_per_chunk or 1
+    wanted = clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
     placement = _placement(config, guarded, device, kernels)
-    problem = build_problem(config.problem, placement, clients_per_chunk)
+    problem = build_problem(config.problem, placement, wanted)
+    clients_per_chunk = problem.client_data.clients_per_chunk or wanted or 1
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
     roles = Roles.of(placement, problem.client_data)
     problem = _scored(config, problem, roles)
@@ -114,7 +120,15 @@ def _placement(config: Config, communicator: Communicator, device: torch.device,
     data_seed = config.seed if config.problem.seed is None else config.problem.seed
     body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
     dtype = _DTYPES[config.precision]
-    return Placement(communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype, kernels=kernels)
+    return Placement(
+        communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype, kernels=kernels,
+        chunk_memory=_chunk_memory(config, device),
+    )  # fmt: skip
+
+
+def _chunk_memory(config: Config, device: torch.device) -> ChunkMemory | None:
+    """Return what clients computed together may take: on a CPU they go one by one, whose caches hold one of them."""
+    return ChunkMemory(memory_share(device), config.cohort) if device.type == "cuda" else None
 
 
 def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:

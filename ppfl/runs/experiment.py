@@ -95,11 +95,14 @@ def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, b
     identity = {
         "digest": config.digest,
         "results_version": RESULTS_VERSION,
+        # null chooses one, which the notes keep
         "clients_per_chunk": config.engine.clients_per_chunk or 1,
     }
     checkpoints = Checkpoints(out, identity, communicator)
-    setup = build(config, communicator, build_problem, checkpoints.noted("kernels"))
+    kernels, chunk = (checkpoints.noted(key) for key in ("kernels", "clients_per_chunk"))
+    setup = build(config, communicator, build_problem, kernels, int(chunk) if chunk else None)
     checkpoints.note("kernels", setup.kernels)
+    checkpoints.note("clients_per_chunk", str(setup.clients_per_chunk))
     recorder = open_recorder(attempt, setup) if communicator.rank == 0 else None
     checkpointer = FileCheckpointer(
         config.checkpoint, checkpoints, recorder, attempt.wants_stop, attempt.told, attempt.check

@@ -16,7 +16,6 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.run import Config
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import Communicator
-from ppfl.core.errors import UserError
 from ppfl.core.params import flatten
 from ppfl.engine.choose import AnyEngine, open_engine
 from ppfl.engine.ledger import Scored

@@ -1,0 +1,37 @@
+"""What a client of a network needs on a device while it is computed together with others."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ppfl.networks.convolution import ConvolutionStage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ppfl.networks.model import Stage
+
+_COPIES_OF_PARAMETERS = 8
+"""Where it began, where it is, a gradient, what it sends, and the float64 slices of the exact sum."""
+_COPIES_OF_ACTIVATIONS = 3
+"""As kept for the way back, as a gradient, and as laid out for a product."""
+
+
+def bytes_of_client(stages: Sequence[Stage], input_shape: tuple[int, ...], dtype: torch.dtype, num_samples: int) -> int:
+    """Return the bytes of one client's parameters, activations and windows (`ppfl.networks.batched`), for S samples.
+
+    Activations are counted by sending one sample of zeros through the stages, since a stage can be any function.
+    """
+    parameters = sum(math.prod(parameter.shape) for stage in stages for parameter in stage.parameters.values())
+    x, numbers = torch.zeros(1, *input_shape), math.prod(input_shape)
+    for stage in stages:
+        x = stage.apply({name: torch.zeros(parameter.shape) for name, parameter in stage.parameters.items()}, x)
+        numbers += x.numel()
+        if isinstance(stage, ConvolutionStage):
+            out_channels, *window = stage.kernel_shape
+            pixels = x.numel() // out_channels * (4 if stage.pooled else 1)
+            numbers += pixels * (math.prod(window) + out_channels)
+    return dtype.itemsize * (_COPIES_OF_PARAMETERS * parameters + _COPIES_OF_ACTIVATIONS * numbers * num_samples)
