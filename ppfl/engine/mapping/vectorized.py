@@ -9,7 +9,8 @@ import torch
 from ppfl.core.errors import UserError
 from ppfl.core.params import map_params
 from ppfl.engine.mapping.mapping import Mapping, Uplink, member, stack_states
-from ppfl.interfaces.client_data import num_samples
+from ppfl.engine.mapping.padding import stack_data, stack_draws
+from ppfl.interfaces.mini_batches import UnequalClientsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,13 @@ class Vectorized(Mapping):
 
         message, dim = _stack_messages(downlink, chunk)
         side_by_side = torch.func.vmap(one, in_dims=(dim, 0, 0, 0))
-        uplinks, new_states, told = side_by_side(message, states, _stack_data(datas), _stack_draws(draws, chunk))
+        try:
+            uplinks, new_states, told = side_by_side(message, states, stack_data(datas), stack_draws(draws))
+        except UnequalClientsError as error:
+            raise UserError(
+                f"engine.clients_per_chunk: clients {chunk.start}–{chunk.stop - 1} {error} and cannot be computed "
+                f"together; use 1"
+            ) from None
         sampled = torch.tensor([client in members for client in chunk])
         kept = {
             name: map_params(lambda new, old: _where_first(sampled, new, old), group, states[name])
@@ -75,29 +82,3 @@ def _stack_messages(downlink: Downlink, chunk: range) -> tuple[Params, int | Non
             f"and cannot be computed together; use 1"
         )
     return {name: torch.stack([message[name] for message in messages]) for name in messages[0]}, 0
-
-
-def _stack_data(datas: list[Data]) -> Data:
-    """Stack the data of K clients; samples are padded to the longest, with weight 0 for rows that are not there."""
-    shapes = {tuple((key, value.shape) for key, value in data.items()) for data in datas}
-    if len(shapes) == 1:
-        return {key: torch.stack([data[key] for data in datas]) for key in datas[0]}
-    longest = max(num_samples(data) for data in datas)
-    stacked = {key: torch.stack([_pad(data[key], longest) for data in datas]) for key in datas[0]}
-    like = next(value for value in datas[0].values() if value.is_floating_point())
-    ones = [_pad(like.new_ones(num_samples(data)), longest) for data in datas]
-    return {**stacked, "weight": torch.stack(ones)}
-
-
-def _pad(value: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.cat([value, value.new_zeros(length - len(value), *value.shape[1:])])
-
-
-def _stack_draws(draws: list[Draws], chunk: range) -> Draws:
-    for key, value in draws[0].items():
-        if any(draw[key].shape != value.shape for draw in draws):
-            raise UserError(
-                f"engine.clients_per_chunk: clients {chunk.start}–{chunk.stop - 1} draw mini-batches of different "
-                f"numbers of samples and cannot be computed together; use 1, or a batch_size that all clients reach"
-            )
-    return {key: torch.stack([draw[key] for draw in draws]) for key in draws[0]}
