@@ -23,8 +23,8 @@ from ppfl.runs.assemble import build
 CHECKED_ROUNDS = 3
 """Of the first run, after which a plain loop must have the same θ."""
 
-# names under which `draws` of a method hands over the orders of its two sides
-_LOCAL_ORDER, _SHARED_ORDER = "order of samples", "order of samples for training"
+# names under which `draws` of a method hands over the samples of the steps of its two sides, and how many there are
+_LOCAL_ORDER, _SHARED_ORDER, _SIZE = "order of samples", "order of samples for training", "number of samples"
 
 
 def write_handover(config: dict[str, Any], side: int, num_classes: int, num_rounds: int, path: Path) -> None:
@@ -144,14 +144,14 @@ def difference(handover: Path, shared: Params) -> dict[str, float]:
 
 def _orders(setup: Setup, round: int) -> list[Params]:
     problem = setup.problem
-    draws = [
-        setup.algorithm.draws(problem.objective, client, round, problem.client_data.num_train_samples[client])
-        for client in problem.client_data.clients
-    ]
-    return [_named(draw) for draw in draws]
+    sizes = [(client, problem.client_data.num_train_samples[client]) for client in problem.client_data.clients]
+    return [_named(setup.algorithm.draws(problem.objective, client, round, size), size) for client, size in sizes]
 
 
-def _named(draws: Draws) -> Params:
+def _named(draws: Draws, num_samples: int) -> Params:
+    """Return orders of whole epochs, (epochs, S), made of the samples of steps."""
     names = {_LOCAL_ORDER: "local", _SHARED_ORDER: "shared"}
-    assert draws.keys() <= names.keys(), f"the plain way does not know {draws.keys() - names.keys()}"
-    return {names[key]: value for key, value in draws.items()}
+    unknown = draws.keys() - names.keys() - {_SIZE}
+    assert not unknown, f"the plain way does not know {unknown}"
+    rows = {names[key]: value for key, value in draws.items() if key in names}
+    return {name: value[value >= 0].reshape(-1, num_samples) for name, value in rows.items()}

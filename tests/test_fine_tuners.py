@@ -318,8 +318,8 @@ def hand_written(tuner, problem, client, optimizer_of, round=2):
     data, shared = problem.client_data.data(client, round), problem.objective.init_shared()
     w = {name: value.clone().requires_grad_() for name, value in problem.objective.redraw_local(client, 9).items()}
     optimizer = optimizer_of(list(w.values()))
-    (orders,) = tuner.draws(problem.objective, client, round, 10).values()
-    for order in orders:
+    (steps,) = tuner.draws(problem.objective, client, round, 10).values()
+    for order in steps[steps >= 0].reshape(tuner.epochs, 10):
         for first in range(0, 10, tuner.batch_size):
             rows = order[first : first + tuner.batch_size]
             optimizer.zero_grad()

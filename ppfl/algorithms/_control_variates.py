@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from ppfl.core.params import add_scaled, map_params, subtract, zeros_like
 from ppfl.interfaces.local_training import LocalTraining
 from ppfl.interfaces.method import ClientStep
@@ -47,15 +49,19 @@ class ControlVariates(LocalTraining):
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return ((θ − θ_m, change of c_m), (w_m, c_m))."""
         theta, of_server = _without_control(message)
-        of_client, shared, local, lr = state["control"], theta, state["local"], step_size(self.lr)
-        num_steps = 0
-        for batch in self.batches(data, draws):
-            of_shared, of_local = objective.gradients(shared, local, batch)
+        of_client, lr = state["control"], step_size(self.lr)
+
+        def step(x: tuple[Params, Params], batch: Data) -> tuple[Params, Params]:
+            of_shared, of_local = objective.gradients(*x, batch)
             corrected = map_params(lambda g, c_m, c: g - c_m + c, of_shared, of_client, of_server)
-            shared, local = add_scaled(shared, corrected, -lr), add_scaled(local, of_local, -lr)
-            num_steps += 1
+            return add_scaled(x[0], corrected, -lr), add_scaled(x[1], of_local, -lr)
+
+        shared, local = self.iterate(step, (theta, state["local"]), data, draws)
         moved = subtract(theta, shared)
-        change = add_scaled(map_params(lambda c: -c, of_server), moved, 1.0 / (num_steps * lr))
+        factor = 1.0 / (self.num_steps(draws) * lr)
+        if isinstance(factor, torch.Tensor):  # several clients' on the CPU, where draws are
+            factor = factor.to(next(iter(data.values())).device)
+        change = add_scaled(map_params(lambda c: -c, of_server), moved, factor)
         new_state = {"local": local, "control": add_scaled(of_client, change, 1.0)}
         return ClientStep(_with_control(moved, change), new_state, self.report(draws, of_shared=1, of_local=1))
 

@@ -20,10 +20,13 @@ class Simultaneous(LocalTraining):
 
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, w_m)."""
-        shared, local, lr = message, state["local"], step_size(self.lr)
-        for batch in self.batches(data, draws):
-            of_shared, of_local = objective.gradients(shared, local, batch)
-            shared, local = add_scaled(shared, of_shared, -lr), add_scaled(local, of_local, -lr)
+        lr = step_size(self.lr)
+
+        def step(x: tuple[Params, Params], batch: Data) -> tuple[Params, Params]:
+            of_shared, of_local = objective.gradients(*x, batch)
+            return add_scaled(x[0], of_shared, -lr), add_scaled(x[1], of_local, -lr)
+
+        shared, local = self.iterate(step, (message, state["local"]), data, draws)
         return ClientStep(subtract(message, shared), {"local": local}, self.report(draws, of_shared=1, of_local=1))
 
     def curvature(self, constants: Constants) -> float:

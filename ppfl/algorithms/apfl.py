@@ -43,13 +43,18 @@ class APFL(LocalTraining):
 
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, (v_m, α))."""
-        shared, personal, alpha, lr = message, state["personal"], state["mixing"]["alpha"], step_size(self.lr)
-        for batch in self.batches(data, draws):
+        lr = step_size(self.lr)
+
+        def step(x: tuple[Params, Params, torch.Tensor], batch: Data) -> tuple[Params, Params, torch.Tensor]:
+            shared, personal, alpha = x
             of_shared = objective.shared_gradient(shared, state["local"], batch)
             of_mixture = objective.shared_gradient(_mix(personal, shared, alpha), state["local"], batch)
             slope = inner(subtract(personal, shared), of_mixture)
             shared, personal = add_scaled(shared, of_shared, -lr), add_scaled(personal, of_mixture, -lr * alpha)
-            alpha = torch.clamp(alpha - self.mixing_lr * slope, 0.0, 1.0)
+            return shared, personal, torch.clamp(alpha - self.mixing_lr * slope, 0.0, 1.0)
+
+        start = message, state["personal"], state["mixing"]["alpha"]
+        shared, personal, alpha = self.iterate(step, start, data, draws)
         new_state = {"local": state["local"], "personal": personal, "mixing": {"alpha": alpha}}
         return ClientStep(subtract(message, shared), new_state, self.report(draws, of_shared=2))
 

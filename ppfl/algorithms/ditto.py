@@ -40,11 +40,13 @@ class Ditto(LocalTraining):
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, v_m)."""
         shared = self.shared_steps(objective, message, state["local"], data, draws)
-        personal = state["personal"]
-        for batch in self.batches(data, draws):
+
+        def step(personal: Params, batch: Data) -> Params:
             gradient = objective.shared_gradient(personal, state["local"], batch)
             gradient = add_scaled(gradient, subtract(personal, message), self.penalty)
-            personal = add_scaled(personal, gradient, -step_size(self.lr))
+            return add_scaled(personal, gradient, -step_size(self.lr))
+
+        personal = self.iterate(step, state["personal"], data, draws)
         new_state = {"local": state["local"], "personal": personal}
         return ClientStep(subtract(message, shared), new_state, self.report(draws, of_shared=2))
 

@@ -35,11 +35,13 @@ class FedProx(LocalTraining):
 
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, nothing local)."""
-        shared = message
-        for batch in self.batches(data, draws):
+
+        def step(shared: Params, batch: Data) -> Params:
             gradient = objective.shared_gradient(shared, state["local"], batch)
             gradient = add_scaled(gradient, subtract(shared, message), self.penalty)
-            shared = add_scaled(shared, gradient, -step_size(self.lr))
+            return add_scaled(shared, gradient, -step_size(self.lr))
+
+        shared = self.iterate(step, message, data, draws)
         return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
 
     def curvature(self, constants: Constants) -> float:

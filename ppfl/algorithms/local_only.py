@@ -40,10 +40,13 @@ class LocalOnly(LocalTraining):
 
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (nothing, (θ_m, w_m))."""
-        own, local, lr = state["personal"], state["local"], step_size(self.lr)
-        for batch in self.batches(data, draws):
-            of_own, of_local = objective.gradients(own, local, batch)
-            own, local = add_scaled(own, of_own, -lr), add_scaled(local, of_local, -lr)
+        lr = step_size(self.lr)
+
+        def step(x: tuple[Params, Params], batch: Data) -> tuple[Params, Params]:
+            of_own, of_local = objective.gradients(*x, batch)
+            return add_scaled(x[0], of_own, -lr), add_scaled(x[1], of_local, -lr)
+
+        own, local = self.iterate(step, (state["personal"], state["local"]), data, draws)
         return ClientStep({}, {"local": local, "personal": own}, self.report(draws, of_shared=1, of_local=1))
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:

@@ -46,14 +46,16 @@ class PFedMe(LocalTraining):
 
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Return (θ − θ_m, the last v_m)."""
-        shared, personal = message, state["personal"]
-        for batch in self.batches(data, draws):
-            personal = shared
+
+        def step(x: tuple[Params, Params], batch: Data) -> tuple[Params, Params]:
+            shared = personal = x[0]
             for _ in range(self.inner_steps):
                 gradient = objective.shared_gradient(personal, state["local"], batch)
                 gradient = add_scaled(gradient, subtract(personal, shared), self.penalty)
                 personal = add_scaled(personal, gradient, -step_size(self.inner_lr))
-            shared = add_scaled(shared, subtract(shared, personal), -step_size(self.lr) * self.penalty)
+            return add_scaled(shared, subtract(shared, personal), -step_size(self.lr) * self.penalty), personal
+
+        shared, personal = self.iterate(step, (message, state["personal"]), data, draws)
         new_state = {"local": state["local"], "personal": personal}
         return ClientStep(subtract(message, shared), new_state, self.report(draws, of_shared=self.inner_steps))
 

@@ -36,17 +36,20 @@ class Adam(MiniBatchFineTuner):
 
     def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after all epochs."""
-        mean, square = zeros_like(local), zeros_like(local)
-        for step, batch in enumerate(self.batches(data, draws), start=1):
-            gradient = objective.local_gradient(shared, local, batch)
+
+        def step(x: tuple[Params, Params, Params, int], batch: Data) -> tuple[Params, Params, Params, int]:
+            w, mean, square, number = x
+            gradient = objective.local_gradient(shared, w, batch)
             mean = map_params(lambda m, g: self.beta1 * m + (1.0 - self.beta1) * g, mean, gradient)
             square = map_params(lambda v, g: self.beta2 * v + (1.0 - self.beta2) * g * g, square, gradient)
-            local = self._step(local, mean, square, step)
-        return Tuned(local, float(self.epochs))
+            return self._moved(w, mean, square, number), mean, square, number + 1
 
-    def _step(self, local: Params, mean: Params, square: Params, step: int) -> Params:
-        # numbers of Python: the same for every client, however they are vectorized
-        mean_correction, square_correction = 1.0 - self.beta1**step, 1.0 - self.beta2**step
+        start = local, zeros_like(local), zeros_like(local), 1
+        return Tuned(self.iterate(step, start, data, draws)[0], float(self.epochs))
+
+    def _moved(self, local: Params, mean: Params, square: Params, number: int) -> Params:
+        # numbers of Python: the same for every client that takes the step, however they are vectorized
+        mean_correction, square_correction = 1.0 - self.beta1**number, 1.0 - self.beta2**number
 
         def move(w: torch.Tensor, m: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             return w - self.lr * (m / mean_correction) / (torch.sqrt(v / square_correction) + self.epsilon)

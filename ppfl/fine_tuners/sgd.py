@@ -28,9 +28,11 @@ class SGD(MiniBatchFineTuner):
 
     def tune(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Tuned:
         """Return w after all epochs."""
-        for batch in self.batches(data, draws):
-            local = add_scaled(local, objective.local_gradient(shared, local, batch), -self.lr)
-        return Tuned(local, float(self.epochs))
+
+        def step(w: Params, batch: Data) -> Params:
+            return add_scaled(w, objective.local_gradient(shared, w, batch), -self.lr)
+
+        return Tuned(self.iterate(step, local, data, draws), float(self.epochs))
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse mini-batches where there are no samples, and η > 2/λ_max(∇²_22 f_m) of any client."""

@@ -28,16 +28,16 @@ class Joined(NamedTuple):
     def stacked(self) -> tuple[Data, torch.Tensor | None]:
         """Return tensors (K, S, …), padded to the longest, and the places of the samples in them, seen as (K S, …).
 
-        Where clients have different S the data have a `weight`, 0 for rows that are not there, which are copies of the
-        client's own. Without such rows the places are None: all of them, in order.
+        Where clients have different S the data have a `weight`, 0 for rows that are not there. Without such rows the places are None: all of them, in order.
         """
         longest, sizes = max(self.sizes), np.array(self.sizes)
         if longest == sizes.min():
             return {name: value.view(-1, longest, *value.shape[1:]) for name, value in self.data.items()}, None
         column = np.arange(longest)
         is_there = column < sizes[:, None]
-        # a copy of a client's own row: rows of others may be NaN, and 0 · NaN is
-        rows = (np.cumsum(sizes) - sizes)[:, None] + np.minimum(column, np.maximum(sizes - 1, 0)[:, None])
+        # in the place of others a client's own first row: it is as finite as its samples, and 0 · NaN is NaN
+        ends = np.cumsum(sizes)
+        rows = np.where(is_there, column, 0) + np.minimum(ends - sizes, ends[-1] - 1)[:, None]
         device = next(iter(self.data.values())).device
         order = torch.from_numpy(rows.reshape(-1)).to(device)
         data = {

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from ppfl.core.params import add_scaled
 from ppfl.core.plugins import refusal
+from ppfl.core.transforms import is_transformed
 from ppfl.interfaces.method import Algorithm
-from ppfl.interfaces.mini_batches import cut, draw_orders, refuse_without_samples
+from ppfl.interfaces.mini_batches import (
+    X,
+    draw_rows,
+    iterate,
+    mini_batches,
+    refuse_padded,
+    refuse_without_samples,
+    steps_an_epoch,
+)
 from ppfl.interfaces.schedule import Scheduled
 from ppfl.interfaces.step_sizes import resolve_training_lr, step_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import torch
+    from collections.abc import Callable, Iterable, Iterator
 
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params, State
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 
 # another one than the fine-tuners', so that the steps on θ and those on w do not see the same mini-batches
 _ORDER = "order of samples for training"
+_SIZE = "number of samples"
 
 
 class LocalTraining(Scheduled, Algorithm):
@@ -41,7 +50,8 @@ class LocalTraining(Scheduled, Algorithm):
     anything else that belongs to a round says there why it cannot run asynchronously, and `needs_mean` where another
     rule would lead it astray.
 
-    Such a method says what its steps are; mini-batches, epochs and the server's step are there:
+    Such a method says what a step is, as a function of what it changes and of a mini-batch; mini-batches, epochs and
+    the server's step are there:
 
     >>> from typing import Literal
     >>> from ppfl.interfaces.local_training import LocalTraining
@@ -51,10 +61,11 @@ class LocalTraining(Scheduled, Algorithm):
     ...     name: Literal["sign_training"]
     ...
     ...     def client(self, objective, message, state, data, draws):
-    ...         shared = message
-    ...         for batch in self.batches(data, draws):
+    ...         def step(shared, batch):
     ...             gradient = objective.shared_gradient(shared, state["local"], batch)
-    ...             shared = add_scaled(shared, {name: g.sign() for name, g in gradient.items()}, -self.lr)
+    ...             return add_scaled(shared, {name: g.sign() for name, g in gradient.items()}, -self.lr)
+    ...
+    ...         shared = self.iterate(step, message, data, draws)
     ...         return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
     >>> SignTraining(name="sign_training", lr=0.1, epochs=2).report(draws={}, of_shared=1)
     {'shared_gradients': 2.0, 'local_gradients': 0.0}
@@ -81,42 +92,51 @@ class LocalTraining(Scheduled, Algorithm):
         return self
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
-        """Return the order of the samples in every epoch that is begun, (epochs, S)."""
+        """Return the samples of every step, (steps, B), and S."""
         if self.batch_size == "all":
             return {}
-        num_epochs = -(-self._num_steps(num_samples) // self._steps_an_epoch(num_samples))
-        return {_ORDER: draw_orders(objective, _ORDER, client, round, num_samples, num_epochs)}
+        num_steps = self._steps_of(steps_an_epoch(num_samples, self.batch_size))
+        rows = draw_rows(objective, _ORDER, client, round, num_samples, self.batch_size, num_steps)
+        return {_ORDER: rows, _SIZE: torch.tensor(num_samples)}
+
+    def iterate(self, step: Callable[[X, Data], X], start: X, data: Data, draws: Draws) -> X:
+        """x ← step(x, B) for the mini-batch B of every step; of several clients side by side, those with fewer of them
+        wait in the end. x: Params, a tensor, a number of Python, or a tuple of these."""
+        return iterate(step, start, self._batches(data, draws))
 
     def batches(self, data: Data, draws: Draws) -> Iterator[Data]:
-        """Yield the data of every step."""
-        if self.batch_size == "all":
-            # a step is an epoch here, however many samples there are
-            for _ in range(self._num_steps(1)):
-                yield data
-            return
-        orders = draws[_ORDER]
-        steps = cut(data, orders, self.batch_size)
-        for _ in range(self._num_steps(orders.shape[1])):
-            yield next(steps)
+        """Yield the data of every step, for a loop of one's own; clients of different sizes cannot be computed side by
+        side then, as they can with `iterate`: raises UnequalClientsError."""
+        if self.batch_size != "all":
+            refuse_padded(data)
+        return (batch for batch, _ in self._batches(data, draws))
 
     def shared_steps(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
         """θ ← θ − η ∇_1 f_B(θ, w) in every step, w as it is."""
-        for batch in self.batches(data, draws):
-            shared = add_scaled(shared, objective.shared_gradient(shared, local, batch), -step_size(self.lr))
-        return shared
+
+        def step(theta: Params, batch: Data) -> Params:
+            return add_scaled(theta, objective.shared_gradient(theta, local, batch), -step_size(self.lr))
+
+        return self.iterate(step, shared, data, draws)
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """θ ← θ − direction of the server optimizer."""
         return optimizer.step(state, aggregate, 1.0)
 
-    def num_passes(self, draws: Draws) -> float:
-        """Return the gradients over all S samples that the steps of a round amount to."""
-        if self.batch_size == "all":
-            return float(self._num_steps(1))
-        num_samples = draws[_ORDER].shape[1]
-        epochs, rest = divmod(self._num_steps(num_samples), self._steps_an_epoch(num_samples))
+    def num_steps(self, draws: Draws) -> int | torch.Tensor:
+        """Return the steps of a round, a tensor () where they may differ between clients that are side by side."""
+        if self.epochs is None or self.batch_size == "all":
+            return self._steps_of(1)
+        return self.epochs * -(-_size(draws) // self.batch_size)
+
+    def num_passes(self, draws: Draws) -> float | torch.Tensor:
+        """Return the gradients over all S samples that the steps of a round amount to; a tensor () as there."""
+        if self.local_steps is None or self.batch_size == "all":
+            return float(self._steps_of(1))
+        num_samples = _size(draws)
+        an_epoch = -(-num_samples // self.batch_size)
         # mini-batches of an epoch that is not finished are full ones: the smaller one comes last
-        return epochs + (rest * self.batch_size / num_samples if rest else 0.0)
+        return self.local_steps // an_epoch + self.local_steps % an_epoch * self.batch_size / num_samples
 
     def report(self, draws: Draws, of_shared: float = 0.0, of_local: float | torch.Tensor = 0.0) -> Report:
         """Return the gradients of a round, given how many of θ and of w a step computes."""
@@ -134,14 +154,24 @@ class LocalTraining(Scheduled, Algorithm):
         curvature = None if constants is None else self.curvature(constants)
         return self.model_copy(update={"lr": resolve_training_lr(self.lr, curvature)})
 
-    def _steps_an_epoch(self, num_samples: int) -> int:
-        return 1 if self.batch_size == "all" else max(1, -(-num_samples // self.batch_size))
+    def _batches(self, data: Data, draws: Draws) -> Iterable[tuple[Data, torch.Tensor | None]]:
+        if self.batch_size == "all":
+            return [(data, None)] * self._steps_of(1)
+        # H steps are as many for every client, so that nobody waits
+        return mini_batches(data, draws[_ORDER], self.batch_size, may_wait=self.local_steps is None)
 
-    def _num_steps(self, num_samples: int) -> int:
+    def _steps_of(self, an_epoch: int) -> int:
+        """Return the steps of a round, given those of an epoch."""
         if self.local_steps is not None:
             return self.local_steps
         assert self.epochs is not None
-        return self.epochs * self._steps_an_epoch(num_samples)
+        return self.epochs * an_epoch
+
+
+def _size(draws: Draws) -> int | torch.Tensor:
+    """Return S, at least 1; of several clients side by side a tensor, float64 so that quotients are those of Python."""
+    num_samples = draws[_SIZE]
+    return num_samples.double().clamp(min=1) if is_transformed() else max(1, int(num_samples))
 
 
 def refuse_server_optimizer(name: str, optimizer: ServerOptimizer) -> None:

@@ -373,6 +373,6 @@ class JointAlgorithm(Algorithm):
     ) -> JointStep:  # fmt: skip
         """Return Σ_k v_k uplink_k, new states and reports of K clients.
 
-        States and draws are (K, …), v (K,). Raises NeedsEqualClients where clients of different S cannot be computed
+        States and draws are (K, …), v (K,). Raises UnequalClientsError where clients of different S cannot be computed
         together; they are asked for again in groups then.
         """

@@ -1,8 +1,9 @@
-"""Orders of mini-batches, drawn from a counter, and what fine-tuners that go through them have in common."""
+"""Mini-batches: which samples are in them, drawn from a counter, and steps through them; what fine-tuners share that
+take such steps."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ppfl.interfaces.method import FineTuner
 from ppfl.interfaces.schedule import Scheduled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ppfl.core.types import Data, Draws
     from ppfl.interfaces.objective import Objective
@@ -22,28 +23,88 @@ if TYPE_CHECKING:
 
 _ORDER = "order of samples"
 
+X = TypeVar("X")
+"""What steps change: Params, a tensor, a number of Python, or a tuple of these."""
 
-class NeedsEqualClients(ValueError):
-    """Clients of different numbers of samples cannot be computed together; groups of equal ones can."""
+
+class UnequalClientsError(Exception):
+    """Clients of different sizes cannot be computed side by side; says of them, in words, what they do."""
 
 
-def draw_orders(
-    objective: Objective, purpose: str, client: int, round: int, num_samples: int, num_epochs: int
+def steps_an_epoch(num_samples: int, batch_size: int) -> int:
+    """⌈S/B⌉, at least 1."""
+    return max(1, -(-num_samples // batch_size))
+
+
+def draw_rows(
+    objective: Objective, purpose: str, client: int, round: int, num_samples: int, batch_size: int, num_steps: int
 ) -> torch.Tensor:
-    """Return a fresh order of S samples for every epoch, (epochs, S) int64, keyed (seed, purpose, round, client)."""
-    draw = generator(objective.seed, purpose, round=round, client=client)
-    return torch.from_numpy(np.stack([draw.permutation(num_samples) for _ in range(num_epochs)]))
+    """Return the samples of every step, (steps, B) int64, B no larger than S; keyed (seed, purpose, round, client).
 
-
-def cut(data: Data, orders: torch.Tensor, batch_size: int) -> Iterator[Data]:
-    """Yield ⌈S/B⌉ mini-batches an epoch, of `data`, which may have been advanced; the last one may be smaller.
-
-    orders: (epochs, S) int64.
+    Every epoch goes through the samples in a fresh order. −1 fills the last mini-batch of an epoch where it is smaller.
     """
-    device = next(iter(data.values())).device
-    for order in orders.to(device).unbind(0):
-        for samples in torch.split(order, batch_size):
-            yield {name: value.index_select(0, samples) for name, value in data.items()}
+    draw = generator(objective.seed, purpose, round=round, client=client)
+    width, an_epoch = min(batch_size, num_samples), steps_an_epoch(num_samples, batch_size)
+    rows = np.full((-(-num_steps // an_epoch), an_epoch * width), -1, dtype=np.int64)
+    for order in rows:
+        order[:num_samples] = draw.permutation(num_samples)
+    return torch.from_numpy(rows.reshape(len(rows) * an_epoch, width)[:num_steps])
+
+
+def mini_batches(
+    data: Data, rows: torch.Tensor, batch_size: int, may_wait: bool
+) -> Iterator[tuple[Data, torch.Tensor | None]]:
+    """Yield the mini-batch of every step, and which clients take it, () bool; None: all of them.
+
+    data: it may have been advanced; with `weight` where it is padded to the longest of several clients. rows: what
+    `draw_rows` returns, padded with −1 to the most steps and the largest mini-batch where data are. may_wait: whether
+    some of these clients may have fewer steps than others.
+    """
+    rows = rows.to(next(iter(data.values())).device)
+    if "weight" in data:
+        yield from _padded(data, rows, may_wait)
+        return
+    # clients of one size, or a single one: sizes of mini-batches are known without a look at values
+    num_samples = len(next(iter(data.values())))
+    an_epoch = steps_an_epoch(num_samples, batch_size)
+    for number, of_step in enumerate(rows.unbind(0)):
+        left = num_samples - number % an_epoch * batch_size
+        samples = of_step[:left] if left < len(of_step) else of_step
+        yield {name: value.index_select(0, samples) for name, value in data.items()}, None
+
+
+def _padded(data: Data, rows: torch.Tensor, may_wait: bool) -> Iterator[tuple[Data, torch.Tensor | None]]:
+    is_there = rows >= 0
+    weights = is_there.to(data["weight"].dtype).unbind(0)
+    takers: Iterable[torch.Tensor | None] = is_there.any(dim=1).unbind(0) if may_wait else [None] * len(rows)
+    values = {name: value for name, value in data.items() if name != "weight"}
+    # sample 0 in the place of those that are not there: finite, whatever is done with it, and of weight 0
+    for samples, weight, takes in zip(rows.clamp(min=0).unbind(0), weights, takers, strict=True):
+        yield {**{name: value[samples] for name, value in values.items()}, "weight": weight}, takes
+
+
+def iterate(step: Callable[[X, Data], X], start: X, batches: Iterable[tuple[Data, torch.Tensor | None]]) -> X:
+    """x ← step(x, B) for every mini-batch B; where a client does not take a step, its x stays as it is."""
+    x = start
+    for batch, takes in batches:
+        new = step(x, batch)
+        x = new if takes is None else _where(takes, new, x)
+    return x
+
+
+def _where(takes: torch.Tensor, new: Any, old: Any) -> Any:
+    if isinstance(new, dict):
+        return {name: _where(takes, value, old[name]) for name, value in new.items()}
+    if isinstance(new, tuple):
+        return tuple(_where(takes, *pair) for pair in zip(new, old, strict=True))
+    # clients wait at the end alone, so that a number of the step is the same for all that take it
+    return torch.where(takes, new, old) if isinstance(new, torch.Tensor) else new
+
+
+def refuse_padded(data: Data) -> None:
+    """Raise UnequalClientsError where mini-batches of clients have different sizes, which a loop cannot be given."""
+    if "weight" in data:
+        raise UnequalClientsError("loop over mini-batches of different sizes")
 
 
 def refuse_without_samples(key: str, batch_size: int | Literal["all"], problem: Problem) -> None:
@@ -60,7 +121,7 @@ class MiniBatchFineTuner(Scheduled, FineTuner):
 
     An epoch has ⌈S/B⌉ steps: the last mini-batch is used also when it is smaller.
 
-    Such a fine-tuner says what a step is:
+    Such a fine-tuner says what a step is, as a function of what it changes and of a mini-batch:
 
     >>> from typing import Literal
     >>> import torch
@@ -71,9 +132,10 @@ class MiniBatchFineTuner(Scheduled, FineTuner):
     ...     name: Literal["sgd"]
     ...
     ...     def tune(self, objective, shared, local, data, draws):
-    ...         for batch in self.batches(data, draws):
-    ...             local = add_scaled(local, objective.local_gradient(shared, local, batch), -self.lr)
-    ...         return Tuned(local, float(self.epochs))
+    ...         def step(w, batch):
+    ...             return add_scaled(w, objective.local_gradient(shared, w, batch), -self.lr)
+    ...
+    ...         return Tuned(self.iterate(step, local, data, draws), float(self.epochs))
     >>> class Mean:  # all of an objective that this one asks for
     ...     seed = 0
     ...
@@ -92,21 +154,32 @@ class MiniBatchFineTuner(Scheduled, FineTuner):
     """Passes over the data."""
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
-        """Return what `start` needs, and the order of the samples in every epoch, (epochs, S)."""
+        """Return what `start` needs, and the samples of every step, (steps, B)."""
         start = super().draws(objective, client, round, num_samples)
         if self.batch_size == "all":
             return start
-        return {**start, _ORDER: draw_orders(objective, _ORDER, client, round, num_samples, self.epochs)}
+        num_steps = self.epochs * steps_an_epoch(num_samples, self.batch_size)
+        rows = draw_rows(objective, _ORDER, client, round, num_samples, self.batch_size, num_steps)
+        return {**start, _ORDER: rows}
+
+    def iterate(self, step: Callable[[X, Data], X], start: X, data: Data, draws: Draws) -> X:
+        """x ← step(x, B) for each of ⌈S/B⌉ mini-batches B an epoch; of several clients side by side, those with fewer
+        of them wait in the end. x: Params, a tensor, a number of Python, or a tuple of these."""
+        return iterate(step, start, self._batches(data, draws))
 
     def batches(self, data: Data, draws: Draws) -> Iterator[Data]:
-        """Yield the data of every step: ⌈S/B⌉ mini-batches an epoch."""
-        if self.batch_size == "all":
-            for _ in range(self.epochs):
-                yield data
-            return
-        yield from cut(data, draws[_ORDER], self.batch_size)
+        """Yield the data of every step, for a loop of one's own; clients of different sizes cannot be computed side by
+        side then, as they can with `iterate`: raises UnequalClientsError."""
+        if self.batch_size != "all":
+            refuse_padded(data)
+        return (batch for batch, _ in self._batches(data, draws))
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse mini-batches on problems that have no samples."""
         refuse_without_samples("fine_tuner.batch_size", self.batch_size, problem)
         return self
+
+    def _batches(self, data: Data, draws: Draws) -> Iterable[tuple[Data, torch.Tensor | None]]:
+        if self.batch_size == "all":
+            return [(data, None)] * self.epochs
+        return mini_batches(data, draws[_ORDER], self.batch_size, may_wait=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.params import ratio
+
 if TYPE_CHECKING:
     from ppfl.core.types import Data
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 class Loss(ABC):
     """ℓ(z, y); over samples, Σ_s v_s ℓ(z_s, y_s) / Σ_s v_s with v the `weight` of the data, or 1.
 
-    Logits are (S, classes), labels (S,) int64.
+    Logits are (S, classes), labels (S,) int64. Where all weights are 0, so is what is made of them.
     """
 
     @abstractmethod
@@ -34,20 +36,25 @@ class Loss(ABC):
         values = self.of_samples(logits, data["y"])
         if "weight" not in data:
             return values.mean()
-        return (values * data["weight"]).sum() / data["weight"].sum()
+        return (values * _shares(data["weight"])).sum()
 
     def shares(self, data: Data, like: torch.Tensor) -> torch.Tensor:
         """p_s = v_s/Σv, (S,)."""
         if "weight" not in data:
             return like.new_ones(len(data["y"])) / len(data["y"])
-        return data["weight"] / data["weight"].sum()
+        return _shares(data["weight"])
 
     def gradient(self, logits: torch.Tensor, data: Data) -> torch.Tensor:
         """(v_s/Σv) · ∂ℓ(z_s, y_s)/∂z_s, of `mean`."""
         derivative = self.derivative(logits, one_hot(data["y"], logits))
         if "weight" not in data:
             return derivative / len(data["y"])
-        return derivative * (data["weight"] / data["weight"].sum())[:, None]
+        return derivative * _shares(data["weight"])[:, None]
+
+
+def _shares(weight: torch.Tensor) -> torch.Tensor:
+    """v_s/Σv, 0 where all weights are: a client whose step it is not has a batch of such samples."""
+    return ratio(weight, weight.sum())
 
 
 class CrossEntropy(Loss):

@@ -36,10 +36,11 @@ class Damped(LocalTraining):
     kappa: Resolved[float] = 0.0
 
     def client(self, objective, message, state, data, draws):
-        shared, lr = message, step_size(self.lr)
-        for batch in self.batches(data, draws):
+        def step(shared, batch):
             gradient = add_scaled(objective.shared_gradient(shared, state["local"], batch), shared, self.kappa)
-            shared = add_scaled(shared, gradient, -lr)
+            return add_scaled(shared, gradient, -step_size(self.lr))
+
+        shared = self.iterate(step, message, data, draws)
         return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
 
     def resolve(self, problem, participation, optimizer):

@@ -17,7 +17,7 @@ from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import UplinkRows, member, stack_states
 from ppfl.engine.mapping.padding import stack_draws
 from ppfl.interfaces.client_data import SampledData, num_samples
-from ppfl.interfaces.mini_batches import NeedsEqualClients
+from ppfl.interfaces.mini_batches import UnequalClientsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ class Batched(Chunks):
                 f"engine.clients_per_chunk: {len(members)} clients at once need more memory than the device has; "
                 f"use less than {self.setup.clients_per_chunk}"
             ) from error
-        except NeedsEqualClients:
+        except UnequalClientsError:
             raise
         except NOT_FOR_VMAP as error:
             # a mistake of the method is raised by the loop as well
@@ -88,7 +88,7 @@ class Batched(Chunks):
             return joined.stacked()[0], joined.sizes
         datas = [self.inputs.data(client, round) for client in members]
         if len({tuple((name, value.shape) for name, value in data.items()) for data in datas}) > 1:
-            raise NeedsEqualClients(f"{self.algorithm.name}: clients have data of unlike shapes")
+            raise UnequalClientsError("have data of unlike shapes")
         data = {name: torch.stack([data[name] for data in datas]) for name in datas[0]}
         return data, [num_samples(data) for data in datas]
 
@@ -101,7 +101,7 @@ class Batched(Chunks):
         ]
         uplinks = [uplink for uplink, _ in steps]
         if len({tuple((name, value.shape) for name, value in uplink.params.items()) for uplink in uplinks}) > 1:
-            raise NeedsEqualClients(f"{self.algorithm.name}: clients send unlike shapes")
+            raise UnequalClientsError("send unlike shapes")
         params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
         rows = UplinkRows(members, params, [uplink.report for uplink in uplinks])
         return rows, stack_states([state for _, state in steps])
@@ -113,5 +113,5 @@ def _stack_messages(downlink: Downlink, members: list[int]) -> tuple[Params, int
         return downlink.to_all, None
     messages = [downlink.to(client) for client in members]
     if len({tuple((name, value.shape) for name, value in message.items()) for message in messages}) > 1:
-        raise NeedsEqualClients("clients are sent messages of unlike shapes")
+        raise UnequalClientsError("are sent messages of unlike shapes")
     return {name: torch.stack([message[name] for message in messages]) for name in messages[0]}, 0

@@ -10,7 +10,7 @@ import torch
 from ppfl.core.params import map_params
 from ppfl.engine.mapping.mapping import Mapping
 from ppfl.interfaces.client_data import num_samples
-from ppfl.interfaces.mini_batches import NeedsEqualClients
+from ppfl.interfaces.mini_batches import UnequalClientsError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -31,7 +31,7 @@ class Chunks(Mapping):
         groups = [list(members)]
         try:
             found = [self.together(downlink, groups[0], self._of(states, chunk, groups[0]), round)]
-        except NeedsEqualClients:
+        except UnequalClientsError:
             groups = self._alike(downlink, members, round)
             found = [self.together(downlink, group, self._of(states, chunk, group), round) for group in groups]
         for group, (_, new_states) in zip(groups, found, strict=True):
@@ -44,7 +44,7 @@ class Chunks(Mapping):
     ) -> tuple[UplinkSum | UplinkRows, State]:
         """Return what some clients send and their new states, (K, …); states are theirs.
 
-        Raises NeedsEqualClients where clients of unlike shapes cannot be computed together.
+        Raises UnequalClientsError where clients of unlike shapes cannot be computed together.
         """
 
     def _alike(self, downlink: Downlink, members: Sequence[int], round: int) -> list[list[int]]:

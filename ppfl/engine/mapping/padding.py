@@ -1,20 +1,41 @@
-"""Draws of several clients side by side."""
+"""What several clients draw, side by side, that of fewer samples padded, so that one call computes on all."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from ppfl.interfaces.mini_batches import NeedsEqualClients
+from ppfl.interfaces.mini_batches import UnequalClientsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.core.types import Draws
 
+_INDICES = frozenset({torch.int16, torch.int32, torch.int64})
 
-def stack_draws(draws: list[Draws]) -> Draws:
-    """Return the draws of K clients with a first dimension K."""
-    for key, value in draws[0].items():
-        if any(draw[key].shape != value.shape for draw in draws):
-            raise NeedsEqualClients(f"{key} has unlike shapes")
-    return {key: torch.stack([draw[key] for draw in draws]) for key in draws[0]}
+
+def stack_draws(draws: Sequence[Draws]) -> Draws:
+    """Return the draws of K clients, (K, …); integers are padded with −1 in all dimensions.
+
+    Raises UnequalClientsError where names or the shapes of other numbers differ.
+    """
+    if any(draw.keys() != draws[0].keys() for draw in draws):
+        raise UnequalClientsError("draw different things")
+    return {key: _stack(key, [draw[key] for draw in draws]) for key in draws[0]}
+
+
+def _stack(key: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    first = values[0]
+    if all(value.shape == first.shape for value in values):
+        return torch.stack(list(values))
+    if first.dtype not in _INDICES or any(value.ndim != first.ndim for value in values):
+        raise UnequalClientsError(f"draw different numbers of {key}")
+    shape = np.array([value.shape for value in values]).max(axis=0)
+    # on the host, where they were drawn: a call of torch for each client would take longer than what is computed
+    padded = np.full((len(values), *shape), -1, dtype=first.numpy().dtype)
+    for row, value in zip(padded, values, strict=True):
+        row[tuple(slice(length) for length in value.shape)] = value.numpy()
+    return torch.from_numpy(padded)

@@ -62,10 +62,13 @@ class PartialTraining(LocalTraining):
         """Return (θ − θ_m, nothing local)."""
         zeros = {name: torch.zeros(shape, dtype=message[name].dtype) for name, shape in self.shapes.items()}
         start = {name: placed(message[name], draws[name], zero) for name, zero in zeros.items()}
-        masks, shared = self._masks(zeros, {name: draws[name] for name in zeros}), start
-        for batch in self.batches(data, draws):
+        masks = self._masks(zeros, {name: draws[name] for name in zeros})
+
+        def step(shared: Params, batch: Data) -> Params:
             gradient = map_params(torch.mul, objective.shared_gradient(shared, state["local"], batch), masks)
-            shared = add_scaled(shared, gradient, -step_size(self.lr))
+            return add_scaled(shared, gradient, -step_size(self.lr))
+
+        shared = self.iterate(step, start, data, draws)
         return ClientStep(subtract(start, shared), state, self.report(draws, of_shared=1))
 
     def windows(self, client: int, round: int) -> dict[str, torch.Tensor]:
