@@ -69,14 +69,14 @@ class FederatedHDF5(Dataset):
             refuse_parts(self.test, self.validation)
         return self
 
-    def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+    def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         """Read the layout of all clients and the samples of this rank's own. Collective.
 
         Raises UserError for files without this layout, fields that are missing or disagree, impossible labels, NaN.
         """
         return on_every_rank(placement.communicator, lambda: self._read(placement, clients_per_chunk))
 
-    def _read(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+    def _read(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         with ExitStack() as stack:
             train = _Reader.open(self.train, "train", stack)
             test = _Reader.open(self.test, "test", stack) if isinstance(self.test, DataFile) else None

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ppfl.core.plugins import ChosenFrom, PlugIn, refusal
-from ppfl.core.rng import generator
+from ppfl.core.rng import Streams, generator
+from ppfl.interfaces.packed_samples import PackedParts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ppfl.interfaces.placement import Placement
 
 MAX_NUM_CLASSES = 65_536
 """A label beyond this is taken for damage rather than for a class."""
+_CUT = "validation"
+"""Purpose of the draws that cut a client's samples into parts."""
+_MOST_KEPT = 1 << 22
+"""Row numbers that are remembered: 32 MiB."""
+_NUMBERS_OF_A_CLIENT = 64
+"""What else remembering a client takes, in numbers of 8 bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,25 @@ class ClientSamples(NamedTuple):
     test: Samples
 
 
+class _OfClients(Mapping[int, ClientSamples]):
+    """The samples of a rank by client, taken out of packs when they are asked for."""
+
+    def __init__(self, clients: range, parts: PackedParts) -> None:
+        self._clients = clients
+        self._parts = parts
+
+    def __getitem__(self, client: int) -> ClientSamples:
+        if client not in self._clients:
+            raise KeyError(client)
+        return ClientSamples(*(Samples(*part.take(client, client - self._clients.start)) for part in self._parts))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._clients)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+
 @dataclass(frozen=True)
 class FederatedSamples:
     """The part of a federated data set that one rank holds, and what every rank knows of all M clients."""
@@ -55,12 +82,19 @@ class FederatedSamples:
     num_test_samples: tuple[int, ...]
     clients: range
     """Clients of this rank."""
-    samples: dict[int, ClientSamples]
+    clients_per_chunk: int
+    """K that they were dealt with."""
+    parts: PackedParts
     """Of the clients of this rank."""
     input_shape: tuple[int, ...]
     """Of one sample: (channels, height, width) or (features,)."""
     divisor: float
     """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
+
+    @property
+    def samples(self) -> Mapping[int, ClientSamples]:
+        """The samples of each client of this rank, taken out of the packs when they are asked for."""
+        return _OfClients(self.clients, self.parts)
 
 
 class Partition(PlugIn):
@@ -123,15 +157,49 @@ class Parts:
 
     def cut(self, samples: Samples, seed: int, client: int) -> ClientSamples:
         """Choose the parts by (seed, client); each keeps the order of the samples."""
-        _, num_validation, num_test = self.num_samples(len(samples))
-        order = generator(seed, "validation", client=client).permutation(len(samples))
-        test, validation, train = np.split(order, [num_test, num_test + num_validation])
-        return ClientSamples(*(samples.take(np.sort(rows)) for rows in (train, validation, test)))
+        rows = self.rows(len(samples), generator(seed, _CUT, client=client))
+        return ClientSamples(*(samples.take(of_part) for of_part in rows))
+
+    def rows(self, total: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return which of S samples are for (training, validation, test), each ascending int64."""
+        _, num_validation, num_test = self.num_samples(total)
+        test, validation, train = np.split(draw.permutation(total), [num_test, num_test + num_validation])
+        return np.sort(train), np.sort(validation), np.sort(test)
+
+
+class LazyParts:
+    """What `Parts.cut` chooses, for clients whose samples lie in a pack: drawn when it is asked for, and remembered.
+
+    num_samples: (M,) of the clients of all ranks.
+    """
+
+    def __init__(self, parts: Parts, seed: int, num_samples: np.ndarray) -> None:
+        self._parts = parts
+        self._num_samples = num_samples
+        self._draws = Streams(seed, _CUT)
+        self._known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._num_kept = 0
+
+    def chooser(self, part: Literal[0, 1, 2]) -> Callable[[int], np.ndarray]:
+        """Return the function that says which rows of a client are for training (0), validation (1), testing (2)."""
+        return lambda client: self._rows(client)[part]
+
+    def _rows(self, client: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = self._known.get(client)
+        if rows is None:
+            total = int(self._num_samples[client])
+            # all at once: who is asked for next is not known, and drawing anew takes microseconds
+            if self._num_kept > _MOST_KEPT:
+                self._known.clear()
+                self._num_kept = 0
+            self._num_kept += total + _NUMBERS_OF_A_CLIENT
+            rows = self._known[client] = self._parts.rows(total, self._draws.at(0, client))
+        return rows
 
 
 def deal(
     placement: Placement,
-    clients_per_chunk: int,
+    clients_per_chunk: int | None,
     client_names: Sequence[str],
     sizes: Sequence[tuple[int, int, int]],
     of_client: Callable[[int], ClientSamples],
@@ -140,13 +208,16 @@ def deal(
 ) -> FederatedSamples:
     """Deal the clients to ranks, and ask for the samples of this rank's.
 
-    sizes: (training, validation, test) samples of every client of all ranks.
+    clients_per_chunk: K; None: as many as the placement chooses. sizes: (training, validation, test) samples of every
+    client of all ranks.
     """
-    num_train, num_validation, num_test = zip(*sizes, strict=True)
-    mine = placement.clients_of_rank(num_train, clients_per_chunk)
-    samples = {client: of_client(client) for client in mine}
+    of_all = np.array(sizes, dtype=np.int64).reshape(-1, 3)
+    chunk = placement.chunk_size(clients_per_chunk, of_all[:, 0], input_shape)
+    mine = placement.clients_of_rank(of_all[:, 0], chunk)
+    parts = PackedParts.of(map(of_client, mine), of_all[mine.start : mine.stop], input_shape)
+    num_train, num_validation, num_test = (tuple(column.tolist()) for column in of_all.T)
     return FederatedSamples(
-        tuple(client_names), num_train, num_validation, num_test, mine, samples, input_shape, divisor
+        tuple(client_names), num_train, num_validation, num_test, mine, chunk, parts, input_shape, divisor
     )
 
 
@@ -178,7 +249,7 @@ class Dataset(PlugIn):
     """
 
     @abstractmethod
-    def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+    def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         """Read what this rank holds. Raises UserError, on every rank, for data that cannot be used."""
 
 
@@ -237,7 +308,7 @@ class CentralizedDataset(Dataset):
     def read(self) -> Samples:
         """Return all samples: x as the model is to see it, or uint8 to be divided by `divisor`; y int64."""
 
-    def load(self, placement: Placement, clients_per_chunk: int) -> FederatedSamples:
+    def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         """Read all samples on every rank, and keep those of its own clients; clients are named by their numbers."""
         everything, parts = self.read(), Parts(self.test, self.validation)
         hands = self.partition.assign(everything.y, placement.data_seed)

@@ -89,7 +89,7 @@ class Placement:
             return frozenset()
         return self.byzantine.members(client_names, num_train_samples, self.seed)
 
-    def clients_of_rank(self, num_samples: Sequence[int], clients_per_chunk: int = 1) -> range:
+    def clients_of_rank(self, num_samples: Sequence[int] | np.ndarray, clients_per_chunk: int = 1) -> range:
         """Contiguous clients of this rank, in whole chunks; the largest sum of samples that a round uses is least."""
         used = np.minimum(num_samples, self.samples_a_round or np.iinfo(np.int64).max)
         chunks = np.add.reduceat(used, range(0, len(used), clients_per_chunk))

@@ -9,13 +9,16 @@ import torch
 
 from ppfl.core.rng import Streams, generator
 from ppfl.interfaces.client_data import Joined, LabelledData, Part
+from ppfl.problems._sample_rows import as_numbers, open_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.types import Data
-    from ppfl.interfaces.dataset import FederatedSamples, Samples
+    from ppfl.interfaces.dataset import FederatedSamples
+    from ppfl.interfaces.packed_samples import PackedPart
     from ppfl.interfaces.placement import Placement
+    from ppfl.problems._sample_rows import SampleRows
 
 
 class SupervisedData(LabelledData):
@@ -27,6 +30,7 @@ class SupervisedData(LabelledData):
         self.num_validation_samples = samples.num_validation_samples
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
+        self.clients_per_chunk = samples.clients_per_chunk
         self.fixed_data = batch_size == "all"
         self.num_classes = _agree_on_num_classes(samples, placement)
         self.label_histogram = _label_histogram(samples, self.num_classes, placement)
@@ -36,35 +40,29 @@ class SupervisedData(LabelledData):
         self._divisor = samples.divisor
         self._batch_size = batch_size
         self._batches = Streams(placement.seed, "batch")
-        self._packs: dict[Part, _Pack] = {
-            part: _Pack([getattr(samples.samples[m], part) for m in samples.clients], samples, placement.device)
-            for part in get_args(Part)
-        }
+        self._parts: dict[Part, PackedPart] = dict(zip(get_args(Part), samples.parts, strict=True))
+        stores = {id(pack): open_rows(pack, placement.device) for pack in samples.parts.packs}
+        self._stores: dict[Part, SampleRows] = {part: stores[id(of.pack)] for part, of in self._parts.items()}
 
     def data(self, client: int, round: int) -> Data:
         """Draw min(B, S) of the S training samples without replacement, keyed (seed, round, client).
 
         All of them, in their order, when B ≥ S.
         """
-        train = self._packs["train"]
-        rows = self._batch_rows(client, round)
-        return self._decode(train, train.span(client) if rows is None else self._on_device(rows))
+        return self._decode(*self._stores["train"].take(self._batch(client, round)))
 
     def joined(self, clients: Sequence[int], round: int) -> Joined:
         """Return `data` of several clients together: one gather for all of them."""
-        train = self._packs["train"]
-        of_each = [self._batch_rows(client, round) for client in clients]
-        rows = [train.rows(client) if drawn is None else drawn for client, drawn in zip(clients, of_each, strict=True)]
-        return Joined(
-            self._decode(train, self._on_device(np.concatenate(rows))), [len(of_client) for of_client in rows]
-        )
+        rows = [as_numbers(self._batch(client, round)) for client in clients]
+        return Joined(self._decode(*self._stores["train"].take_all(rows)), [len(of_client) for of_client in rows])
 
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""
-        size = self.num_train_samples[client]
-        order = generator(self._seed, "tuned epoch", round=epoch, client=client).permutation(size)
-        rows = torch.from_numpy(order).to(self._device)
-        return list(torch.split(rows, self._size_of_batch(size))) if size else []
+        return [rows.to(self._device) for rows in self._epoch(client, epoch)]
+
+    def training_epoch(self, client: int, epoch: int) -> list[Data]:
+        """Return the batches that `epoch_rows` says."""
+        return [self.samples(client, "train", rows) for rows in self._epoch(client, epoch)]
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Return the label histogram over all three parts, (M, classes), and the sizes of the parts, (M,)."""
@@ -82,69 +80,48 @@ class SupervisedData(LabelledData):
 
     def samples(self, client: int, part: Part, rows: torch.Tensor) -> Data:
         """Return some samples of a client of this rank."""
-        pack = self._packs[part]
-        return self._decode(pack, rows.to(self._device) + pack.span(client).start)
+        of_client = as_numbers(self._rows(part, client))
+        return self._decode(*self._stores[part].take(of_client[rows.cpu().numpy()]))
 
-    def _batch_rows(self, client: int, round: int) -> np.ndarray | None:
-        """Return the rows of the pack that a client computes on in a round; None: all that it has, in their order."""
-        span = self._packs["train"].span(client)
-        num_samples = span.stop - span.start
+    def _epoch(self, client: int, epoch: int) -> list[torch.Tensor]:
+        # on the host, where samples are looked up
+        size = self.num_train_samples[client]
+        order = generator(self._seed, "tuned epoch", round=epoch, client=client).permutation(size)
+        return list(torch.split(torch.from_numpy(order), self._size_of_batch(size))) if size else []
+
+    def _rows(self, part: Part, client: int) -> slice | np.ndarray:
+        """Return where a part of a client's samples lies in its pack."""
+        return self._parts[part].rows(client, client - self.clients.start)
+
+    def _batch(self, client: int, round: int) -> slice | np.ndarray:
+        """Return the rows of the pack that a client computes on in a round."""
+        rows, num_samples = self._rows("train", client), self.num_train_samples[client]
         size = self._size_of_batch(num_samples)
         if size == num_samples:
-            return None
+            return rows
         # in the order drawn, not sorted: the order of samples is part of the bits of a batch
-        drawn: np.ndarray = span.start + self._batches.at(round, client).choice(num_samples, size, replace=False)
-        return drawn
+        drawn: np.ndarray = self._batches.at(round, client).choice(num_samples, size, replace=False)
+        return as_numbers(rows)[drawn]
 
     def _size_of_batch(self, num_samples: int) -> int:
         return num_samples if self._batch_size == "all" else min(self._batch_size, num_samples)
 
-    def _on_device(self, rows: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(rows).to(self._device)
-
-    def _decode(self, pack: _Pack, rows: torch.Tensor | slice) -> Data:
-        if isinstance(rows, slice):
-            x, y = pack.x[rows], pack.y[rows].clone()
-        else:
-            x, y = pack.x.index_select(0, rows), pack.y.index_select(0, rows)
+    def _decode(self, x: torch.Tensor, y: torch.Tensor) -> Data:
         # division makes fresh memory, so that neither alignment nor the next use depends on where the rows lie
         return {"x": x.to(self._dtype) / self._divisor, "y": y}
-
-
-class _Pack:
-    """One part of all clients of this rank, one client after another, x as compact as they came (uint8 stays uint8)."""
-
-    def __init__(self, samples: Sequence[Samples], of: FederatedSamples, device: torch.device) -> None:
-        # an empty one, which says shape and number type where a rank has no clients
-        x = [one.x for one in samples] or [np.empty((0, *of.input_shape), np.uint8)]
-        self.x = torch.from_numpy(np.concatenate(x)).to(device)
-        self.y = torch.from_numpy(np.concatenate([one.y for one in samples] or [np.empty(0, np.int64)])).to(device)
-        self._first_client = of.clients.start
-        self._ends = np.cumsum([0, *map(len, samples)]).tolist()
-
-    def span(self, client: int) -> slice:
-        """Return which rows are a client's."""
-        index = client - self._first_client
-        return slice(self._ends[index], self._ends[index + 1])
-
-    def rows(self, client: int) -> np.ndarray:
-        """Return the same as numbers, (S,) int64."""
-        span = self.span(client)
-        return np.arange(span.start, span.stop)
 
 
 def _agree_on_num_classes(samples: FederatedSamples, placement: Placement) -> int:
     """Return 1 + the largest label of any part of any client. Collective."""
     # of all ranks: the model must have the same logits everywhere, also where a rank's clients lack a class
-    largest = [int(part.y.max()) for parts in samples.samples.values() for part in parts if len(part)]
-    mine = torch.tensor([max(largest, default=0)])
+    mine = torch.tensor([max(int(pack.y.max(initial=0)) for pack in samples.parts.packs)])
     return int(placement.communicator.allreduce(mine, "max")) + 1
 
 
 def _label_histogram(samples: FederatedSamples, num_classes: int, placement: Placement) -> np.ndarray:
     """Count the labels of every client over its three parts, (M, classes) int64. Collective."""
-    mine = np.zeros((len(samples.clients), num_classes), dtype=np.int64)
-    for row, client in zip(mine, samples.clients, strict=True):
-        labels = np.concatenate([part.y for part in samples.samples[client]])
-        row[:] = np.bincount(labels, minlength=num_classes)
+    first, *others = samples.parts.packs
+    mine = first.count_labels(num_classes)
+    for pack in others:
+        mine += pack.count_labels(num_classes)
     return placement.communicator.allgather_rows(torch.from_numpy(mine)).numpy()

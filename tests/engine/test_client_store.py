@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from ppfl.core import host_memory
 from ppfl.core.errors import UserError
-from ppfl.engine import client_store, host_memory
+from ppfl.core.host_memory import free_host_bytes
+from ppfl.engine import client_store
 from ppfl.engine.client_store import ClientStore, FileStore, choose_kind, describe, open_store, state_bytes
-from ppfl.engine.host_memory import free_host_bytes
 from ppfl.engine.synchronous import Synchronous
 from tests.engine.build import EXACT, engine, ffgg
 
