@@ -28,7 +28,8 @@ class Joined(NamedTuple):
     def stacked(self) -> tuple[Data, torch.Tensor | None]:
         """Return tensors (K, S, …), padded to the longest, and the places of the samples in them, seen as (K S, …).
 
-        Where clients have different S the data have a `weight`, 0 for rows that are not there. Without such rows the places are None: all of them, in order.
+        Where clients have different S the data have a `weight`, 0 for rows that are not there. Without such rows the
+        places are None: all of them, in order.
         """
         longest, sizes = max(self.sizes), np.array(self.sizes)
         if longest == sizes.min():

@@ -70,7 +70,9 @@ class Placement:
     bytes_of_client: Callable[[tuple[int, ...], int], int] | None = None
     """(shape of a sample, S of a round) -> what a client takes of that memory; a problem fills it in."""
 
-    def chunk_size(self, wanted: int | None, num_samples: Sequence[int], input_shape: tuple[int, ...]) -> int:
+    def chunk_size(
+        self, wanted: int | None, num_samples: Sequence[int] | np.ndarray, input_shape: tuple[int, ...]
+    ) -> int:
         """Return K, how many neighbours are computed together: as wanted, or as many as the memory for them holds.
 
         num_samples: training samples of all M clients.

@@ -35,7 +35,7 @@ def affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.T
 
 def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: int) -> torch.Tensor:
     """y_o = Σ_i weight_oi ⋆ x_i + bias_o, x (S, in, height, width), weight (out, in, k, k)."""
-    return cast("torch.Tensor", _Convolution.apply(x, weight, bias, padding))  # type: ignore[no-untyped-call]
+    return cast("torch.Tensor", _Convolution.apply(x, weight, bias, padding)[0])  # type: ignore[no-untyped-call]
 
 
 def pool_and_relu(x: torch.Tensor) -> torch.Tensor:
@@ -96,72 +96,86 @@ class _Affine(Function):
 
 
 class _Convolution(Function):
+    """What comes out, and the windows of x, which the way back needs again."""
+
     @staticmethod
-    def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: int) -> torch.Tensor:
+    def forward(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         size = weight.shape[-1]
         out = [pixels + 2 * padding - size + 1 for pixels in x.shape[-2:]]
-        rows = _affine(_windows(x, size, padding), _of_windows(weight), bias)
-        return rows.reshape(*x.shape[:-3], *out, -1).movedim(-1, -3)
+        windows = _windows(x, size, padding)
+        rows = _affine(windows, _of_windows(weight), bias)
+        return rows.reshape(*x.shape[:-3], *out, -1).movedim(-1, -3), windows
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
         x, weight, _, ctx.padding = inputs
-        ctx.save_for_backward(x, weight)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, output[1], weight)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, g: torch.Tensor | None, _: None) -> tuple[torch.Tensor | None, ...]:
+        if g is None:
+            return None, None, None, None
         found = _Gradients.apply(g, *ctx.saved_tensors, ctx.padding, ctx.needs_input_grad[:3])  # type: ignore[no-untyped-call]
         return (*found, None)
 
     @staticmethod
     def vmap(
         info: Any, in_dims: Dims, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, padding: int
-    ) -> tuple[torch.Tensor, int]:
-        return _Convolution.apply(*_of_all(info, in_dims, x, weight, bias), padding), 0  # type: ignore[no-untyped-call]
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[int, int]]:
+        return _Convolution.apply(*_of_all(info, in_dims, x, weight, bias), padding), (0, 0)  # type: ignore[no-untyped-call]
 
 
 class _Gradients(Function):
-    """Of ⟨g, convolution(x, weight, bias)⟩ in x, weight and bias, those that are wanted."""
+    """Of ⟨g, convolution(x, weight, bias)⟩ in x, weight and bias, those that are wanted; `windows` are those of x."""
 
     @staticmethod
-    def forward(g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding: int, wanted: Wanted) -> Gradients:
+    def forward(
+        g: torch.Tensor, x: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor, padding: int, wanted: Wanted
+    ) -> Gradients:
         size, rows = weight.shape[-1], g.movedim(-3, -1).flatten(-4, -2)
         of_x = of_weight = None
         if wanted[0]:
             of_x = _sum_over_windows(_matmul(rows, _of_windows(weight)), x.shape[-3:], size, padding)
         if wanted[1]:
-            found = _matmul(rows.mT, _windows(x, size, padding))
+            found = _matmul(rows.mT, windows)
             of_weight = found.reshape(*found.shape[:-1], size, size, x.shape[-3]).movedim(-1, -3)
         return of_x, of_weight, rows.sum(dim=-2) if wanted[2] else None
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
-        g, x, weight, ctx.padding, _ = inputs
-        ctx.save_for_backward(g, x, weight)
+        g, x, windows, weight, ctx.padding, _ = inputs
+        ctx.save_for_backward(g, x, windows, weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(
         ctx: Any, v_x: torch.Tensor | None, v_weight: torch.Tensor | None, v_bias: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
-        (g, x, weight), padding = ctx.saved_tensors, ctx.padding
+        (g, x, windows, weight), padding = ctx.saved_tensors, ctx.padding
         nothing, of_x, of_weight = weight.new_zeros(weight.shape[-4]), None, None
         terms: list[torch.Tensor] = []
         if v_x is not None:
-            terms.append(convolution(v_x, weight, nothing, padding))
-            of_weight = _Gradients.apply(g, v_x, weight, padding, (False, True, False))[1]  # type: ignore[no-untyped-call]
+            y, seen = _Convolution.apply(v_x, weight, nothing, padding)  # type: ignore[no-untyped-call]
+            terms.append(y)
+            of_weight = _Gradients.apply(g, v_x, seen, weight, padding, (False, True, False))[1]  # type: ignore[no-untyped-call]
         if v_weight is not None:
             terms.append(convolution(x, v_weight, nothing, padding))
-            of_x = _Gradients.apply(g, x, v_weight, padding, (True, False, False))[0]  # type: ignore[no-untyped-call]
+            of_x = _Gradients.apply(g, x, windows, v_weight, padding, (True, False, False))[0]  # type: ignore[no-untyped-call]
         if v_bias is not None:
             terms.append(v_bias[..., None, None].expand_as(g))
-        return sum(terms[1:], terms[0]) if terms else None, of_x, of_weight, None, None
+        # what depends on x by its windows is told of x itself
+        return sum(terms[1:], terms[0]) if terms else None, of_x, None, of_weight, None, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Dims, g: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding: int, wanted: Wanted
-    ) -> tuple[Gradients, tuple[int | None, ...]]:
-        found = _Gradients.apply(*_of_all(info, in_dims, g, x, weight), padding, wanted)  # type: ignore[no-untyped-call]
+        info: Any, in_dims: Dims, g: torch.Tensor, x: torch.Tensor, windows: torch.Tensor, weight: torch.Tensor,
+        padding: int, wanted: Wanted,
+    ) -> tuple[Gradients, tuple[int | None, ...]]:  # fmt: skip
+        found = _Gradients.apply(*_of_all(info, in_dims, g, x, windows, weight), padding, wanted)  # type: ignore[no-untyped-call]
         return found, tuple(0 if is_wanted else None for is_wanted in wanted)
 
 

@@ -34,7 +34,7 @@ class ConvolutionStage(Stage):
         """Do the same in the form that the table has for this many images."""
         images = x.images if isinstance(x, Blocked) else x
         # other number types and processors have one form alone; bfloat16 is fast in the blocked layout, or not at all
-        if images.device.type != "cpu" or is_transformed():
+        if not has_forms(images):
             return self.apply(params, as_dense(x))
         weight, bias = params[f"{self.name}.weight"], params[f"{self.name}.bias"]
         forms = kernels.forms(self._shape(images), can_be_blocked=self.pooled and fills_blocks(self.kernel_shape[0]))
@@ -57,6 +57,11 @@ class ConvolutionStage(Stage):
         out_channels, in_channels, size, _ = self.kernel_shape
         height, width = (pixels + 2 * self.padding - size + 1 for pixels in images.shape[2:])
         return Shape(len(images), in_channels, out_channels, size, height * width)
+
+
+def has_forms(images: torch.Tensor) -> bool:
+    """Say whether there is a choice: on a CPU, where nobody vectorizes or differentiates a function."""
+    return images.device.type == "cpu" and not is_transformed()
 
 
 def convolution_stage(name: str, kernel_shape: tuple[int, int, int, int], padding: int, *, pooled: bool) -> Stage:
