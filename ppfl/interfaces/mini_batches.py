@@ -10,6 +10,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from ppfl.core.rng import generator
+from ppfl.core.transforms import is_transformed
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.method import FineTuner
 from ppfl.interfaces.schedule import Scheduled
@@ -70,7 +71,7 @@ def mini_batches(
     for number, of_step in enumerate(rows.unbind(0)):
         left = num_samples - number % an_epoch * batch_size
         samples = of_step[:left] if left < len(of_step) else of_step
-        yield {name: value.index_select(0, samples) for name, value in data.items()}, None
+        yield _of(data, samples), None
 
 
 def _padded(data: Data, rows: torch.Tensor, may_wait: bool) -> Iterator[tuple[Data, torch.Tensor | None]]:
@@ -80,7 +81,13 @@ def _padded(data: Data, rows: torch.Tensor, may_wait: bool) -> Iterator[tuple[Da
     values = {name: value for name, value in data.items() if name != "weight"}
     # sample 0 in the place of those that are not there: finite, whatever is done with it, and of weight 0
     for samples, weight, takes in zip(rows.clamp(min=0).unbind(0), weights, takers, strict=True):
-        yield {**{name: value[samples] for name, value in values.items()}, "weight": weight}, takes
+        yield {**_of(values, samples), "weight": weight}, takes
+
+
+def _of(data: Data, samples: torch.Tensor) -> Data:
+    if is_transformed():  # index_select vectorized gathers number by number, not row by row
+        return {name: value[samples] for name, value in data.items()}
+    return {name: value.index_select(0, samples) for name, value in data.items()}
 
 
 def iterate(step: Callable[[X, Data], X], start: X, batches: Iterable[tuple[Data, torch.Tensor | None]]) -> X:

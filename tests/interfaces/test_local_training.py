@@ -9,6 +9,9 @@ import torch
 
 from ppfl.algorithms.fedavg import FedAvg
 from ppfl.core.plugins import discover
+from ppfl.core.rng import generator
+from ppfl.engine.mapping.padding import stack_draws
+from ppfl.interfaces.mini_batches import draw_rows
 from tests.softmax_problem import softmax
 
 PROBLEM = softmax()
@@ -62,6 +65,52 @@ def test_orders_are_keyed_by_round_and_client() -> None:
     assert len({draws["order of samples for training"].numpy().tobytes() for draws in orders}) == 4
     again = draw(PROBLEM.objective, 1, 1, 10)
     assert all(torch.equal(value, again[key]) for key, value in orders[-1].items())
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "num_steps", "shape"),
+    [
+        (10, 4, 6, (6, 4)),
+        (10, 4, 5, (5, 4)),
+        (10, 5, 3, (3, 5)),
+        (3, 4, 2, (2, 3)),
+        (4, 4, 1, (1, 4)),
+        (0, 4, 2, (2, 0)),
+    ],
+    ids=str,
+)
+def test_samples_of_steps_are_those_of_whole_permutations(
+    num_samples: int, batch_size: int, num_steps: int, shape: tuple[int, int]
+) -> None:
+    """Filled with −1 where an epoch ends with fewer."""
+    found = draw_rows(PROBLEM.objective, "purpose", 2, 1, num_samples, batch_size, num_steps)
+    draw = generator(PROBLEM.objective.seed, "purpose", round=1, client=2)
+    steps: list[list[int]] = []
+    while num_samples and len(steps) < num_steps:
+        order = draw.permutation(num_samples).tolist()
+        steps += [order[first : first + batch_size] for first in range(0, num_samples, batch_size)]
+    filled = [step + [-1] * (shape[1] - len(step)) for step in steps[:num_steps]]
+    assert found.shape == shape
+    assert found.dtype == torch.int64
+    assert found.tolist() == (filled or [[]] * num_steps)
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 3}, {"local_steps": 1}, {"local_steps": 7}], ids=str)
+def test_clients_side_by_side_count_their_own_steps(settings: dict[str, Any]) -> None:
+    """What is counted is exactly what the steps of each saw."""
+    algorithm = FedAvg.model_validate({"name": "fedavg", "lr": 0.1, "batch_size": 4, **settings})
+    sizes = [1, 3, 4, 7, 8, 20, 21]
+    draws = [algorithm.draws(PROBLEM.objective, client, 0, size) for client, size in enumerate(sizes)]
+    stacked = stack_draws(draws)
+    steps, passes = (
+        torch.func.vmap(lambda draw, of=of: torch.as_tensor(of(draw), dtype=torch.float64))(stacked)
+        for of in (algorithm.num_steps, algorithm.num_passes)
+    )
+    for row, (size, draw) in enumerate(zip(sizes, draws, strict=True)):
+        batches = [len(batch["x"]) for batch in algorithm.batches({"x": torch.zeros(size)}, draw)]
+        assert steps[row] == algorithm.num_steps(draw) == len(batches)
+        assert passes[row] == algorithm.num_passes(draw)
+        assert passes[row] == pytest.approx(sum(batches) / size, rel=1e-12)
 
 
 def test_training_and_fine_tuning_see_other_orders() -> None:

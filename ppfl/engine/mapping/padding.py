@@ -33,9 +33,10 @@ def _stack(key: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
         return torch.stack(list(values))
     if first.dtype not in _INDICES or any(value.ndim != first.ndim for value in values):
         raise UnequalClientsError(f"draw different numbers of {key}")
-    shape = np.array([value.shape for value in values]).max(axis=0)
-    # on the host, where they were drawn: a call of torch for each client would take longer than what is computed
-    padded = np.full((len(values), *shape), -1, dtype=first.numpy().dtype)
-    for row, value in zip(padded, values, strict=True):
-        row[tuple(slice(length) for length in value.shape)] = value.numpy()
+    # on the host, where they were drawn, and without an operation of torch for each client
+    arrays = [np.from_dlpack(value) for value in values]
+    shape = np.array([array.shape for array in arrays]).max(axis=0)
+    padded = np.full((len(arrays), *shape), -1, dtype=arrays[0].dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[tuple(slice(length) for length in array.shape)] = array
     return torch.from_numpy(padded)

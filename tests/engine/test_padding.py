@@ -1,0 +1,149 @@
+"""Data and draws of clients of different sizes, put side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ppfl.core.errors import UserError
+from ppfl.core.params import add_scaled, subtract
+from ppfl.core.types import Data
+from ppfl.engine.mapping.padding import stack_data, stack_draws
+from ppfl.interfaces.local_training import LocalTraining
+from ppfl.interfaces.method import ClientStep
+from ppfl.interfaces.mini_batches import UnequalClientsError
+from tests.engine.build import engine, scores
+
+SIZES = [(5, 5), (3, 7, 2), (4, 0, 1), (0, 0, 6), (2, 6, 0, 0)]
+
+
+def data_of(client: int, size: int) -> Data:
+    draw = torch.Generator().manual_seed(client)
+    x = torch.randn(size, 2, 3, generator=draw, dtype=torch.float32)
+    return {"x": x, "y": torch.randint(5, (size,), generator=draw)}
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_every_client_finds_its_samples(sizes: tuple[int, ...]) -> None:
+    datas = [data_of(client, size) for client, size in enumerate(sizes)]
+    found = stack_data(datas)
+    assert ("weight" in found) == (len(set(sizes)) > 1)
+    assert all(len(value) == len(sizes) and value.shape[1] == max(sizes) for value in found.values())
+    samples = torch.cat([data["x"] for data in datas])
+    for row, (size, data) in enumerate(zip(sizes, datas, strict=True)):
+        for key, value in data.items():
+            assert found[key].dtype == value.dtype
+            assert torch.equal(found[key][row, :size], value)
+        if "weight" in found:
+            assert found["weight"][row].tolist() == [1.0] * size + [0.0] * (max(sizes) - size)
+            assert found["weight"].dtype == torch.float32
+            # what fills up is a sample, its own first one where there is one
+            fillers = found["x"][row, size:]
+            assert all((filler == data["x"][0]).all() if size else (filler == samples).flatten(1).all(1).any()
+                       for filler in fillers)  # fmt: skip
+
+
+def test_what_differs_in_other_ways_is_refused() -> None:
+    wide = {"x": torch.zeros(4, 3, 3), "y": torch.zeros(4, dtype=torch.int64)}
+    with pytest.raises(UnequalClientsError, match="more than the number of samples"):
+        stack_data([data_of(0, 5), wide])
+    with pytest.raises(UnequalClientsError, match="more than the number of samples"):
+        stack_data([{"curvature": torch.eye(2)}, {"curvature": torch.eye(3)}])
+    with pytest.raises(UnequalClientsError, match="draw different things"):
+        stack_draws([{"a": torch.zeros(2)}, {}])
+    with pytest.raises(UnequalClientsError, match="draw different numbers of a"):
+        stack_draws([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}])
+    with pytest.raises(UnequalClientsError, match="draw different numbers of a"):
+        stack_draws([{"a": torch.zeros(2, dtype=torch.int64)}, {"a": torch.zeros(2, 1, dtype=torch.int64)}])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_integers_are_padded_in_all_dimensions(dtype: torch.dtype) -> None:
+    shapes = [(2, 3), (1, 4), (0, 0)]
+    draws = [{"rows": torch.arange(a * b, dtype=dtype).reshape(a, b), "S": torch.tensor(a)} for a, b in shapes]
+    draws = [{**draw, "start": torch.full((2,), 0.5 * k)} for k, draw in enumerate(draws)]
+    found = stack_draws(draws)
+    wanted = np.full((3, 2, 4), -1)
+    wanted[0, :2, :3] = [[0, 1, 2], [3, 4, 5]]
+    wanted[1, :1, :4] = [[0, 1, 2, 3]]
+    assert found["rows"].dtype == dtype
+    assert found["rows"].tolist() == wanted.tolist()
+    assert found["S"].tolist() == [2, 1, 0]
+    assert found["start"].tolist() == [[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]]
+
+
+class Counted(TorchDispatchMode):
+    """How many operations of torch are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_number_of_operations_does_not_depend_on_the_clients() -> None:
+    def operations(num_clients: int) -> int:
+        sizes = [1 + client % 7 for client in range(num_clients)]
+        datas = [data_of(client, size) for client, size in enumerate(sizes)]
+        draws = [{"rows": torch.zeros(size, 2, dtype=torch.int64), "S": torch.tensor(size)} for size in sizes]
+        with Counted() as counted:
+            stack_data(datas)
+            stack_draws(draws)
+        return counted.num
+
+    assert operations(7) == operations(70) < 20
+
+
+RUN: dict[str, Any] = {
+    "problem": {
+        "name": "supervised",
+        "dataset": {"name": "digits", "partition": {"name": "dirichlet", "clients": 7, "alpha": 0.5}},
+        "model": {"name": "mlp", "hidden": [6]}, "split": {"local": ["head.*"]}, "batch_size": "all",
+    },
+    "algorithm": {
+        "name": "fedalt", "lr": 0.1, "epochs": 1, "batch_size": 30,
+        "fine_tuner": {"name": "adam", "lr": 0.01, "batch_size": 25, "epochs": 1},
+    },
+    "rounds": 3, "evaluate": {"every": 1, "tuned": {"epochs": 0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cohort", ["all", 3])
+def test_a_run_in_chunks_is_that_of_single_clients(cohort: Any) -> None:
+    """In their scores and their costs, to rounding."""
+    alone, chunks = (scores(**RUN, cohort=cohort, engine={"clients_per_chunk": K}) for K in (1, 3))
+    sizes = engine(**RUN).setup.problem.client_data.num_train_samples
+    assert len({-(-size // 30) for size in sizes}) > 3
+    for one, three in zip(alone, chunks, strict=True):
+        for name, value in {**one.metrics, **one.costs}.items():
+            if not name.endswith("seconds"):
+                found = {**three.metrics, **three.costs}[name]
+                np.testing.assert_allclose(found, value, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def loop(self: Any, objective: Any, message: Any, state: Any, data: Any, draws: Any) -> ClientStep:
+    shared = message
+    for batch in self.batches(data, draws):
+        shared = add_scaled(shared, objective.shared_gradient(shared, state["local"], batch), -self.lr)
+    return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
+
+
+def test_a_method_with_a_loop_of_its_own_says_that_it_needs_single_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ppfl.algorithms.fedavg import FedAvg
+
+    shared = {"problem": {**RUN["problem"], "split": {"local": []}}, "rounds": 1}
+    method = {"name": "fedavg", "lr": 0.1, "epochs": 1, "batch_size": 30}
+    wanted = scores(**shared, algorithm=method)[-1].metrics
+    assert issubclass(FedAvg, LocalTraining)
+    monkeypatch.setattr(FedAvg, "client", loop)
+    assert scores(**shared, algorithm=method)[-1].metrics == wanted
+    said = r"^engine.clients_per_chunk: clients 0–2 loop over mini-batches of different sizes .* use 1$"
+    with pytest.raises(UserError, match=said):
+        scores(**shared, algorithm=method, engine={"clients_per_chunk": 3})
