@@ -51,9 +51,9 @@ class UplinkSum:
 
 @dataclass(frozen=True)
 class UplinkRows:
-    """What several clients of the cohort sent, a row (K, …) each, and what each told."""
+    """What several clients of the cohort sent, a row (K, …) each, in their order, and what each told."""
 
-    clients: range
+    clients: Sequence[int]
     params: Params
     reports: list[Report]
 
