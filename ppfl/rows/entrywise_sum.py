@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.rows.exact_sum import BIN_BITS, LOWEST_BIN, MAX_TERMS, NUM_BINS, rounded
+from ppfl.rows.bins import BIN_BITS, LOWEST_BIN, MAX_TERMS, NUM_BINS, rounded
 
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator

@@ -8,7 +8,8 @@ Terms can be added as they are produced, without knowing the largest entry befor
 Source of the idea: Demmel & Nguyen, "Parallel Reproducible Summation", IEEE Transactions on Computers 2015 (there with
 floating-point bins).
 
-Rows and many small sums at once are added up by loops that Numba compiles; without it the same bits come more slowly.
+Rows and many small sums at once are added up by loops that Numba compiles. Without it, and on other devices, which are
+not waited for, the same bits come of the tensors of `ppfl.rows.device_slices`.
 """
 
 from __future__ import annotations
@@ -16,24 +17,32 @@ from __future__ import annotations
 import math
 from collections import deque
 from functools import cache
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from ppfl.core import devices
 from ppfl.core.params import largest_entry
+from ppfl.rows.bins import (
+    BIN_BITS,
+    LOWEST_TOP,
+    MAX_TERMS,
+    NOT_FINITE,
+    NUM_BINS,
+    bins_of,
+    exponents_of,
+    powers_of_two,
+    rounded,
+)
+from ppfl.rows.device_slices import Heights, WeightedRows, as_matrix, lowered, sums_of_slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ppfl.core.communicator import Communicator
 
-BIN_BITS = 40
-NUM_BINS = 3
-# 2**22 slices of at most 2**40 fit into the 63 bits of an int64
-MAX_TERMS = 1 << 22
-LOWEST_BIN = -24  # 2**(-24·40) is still a normal float64; anything smaller counts as zero
-_LOWEST_TOP = LOWEST_BIN + NUM_BINS - 1
 _NOTHING = -(1 << 30)
 _NON_FINITE = 1 << 30
 BUCKET_BYTES = 8 << 20
@@ -63,9 +72,16 @@ class ExactSum:
         self._lowest = _NON_FINITE
         """The lowest bin in which a slice was put."""
         self._num_terms = 0
+        of_device = self._recent.device
+        self._heights = None if devices.is_host(of_device) else Heights(_NOTHING, True, of_device)
+        """In the place of the highest and the lowest bin, on a device that would have to be waited for."""
 
     def add(self, *pieces: torch.Tensor, weight: float = 1.0) -> None:
         """Add a weight times one vector, (D,) in any number of pieces of any shape, in float64."""
+        if self._heights is not None:
+            weights = self._recent.new_full((1,), weight)
+            self._add_slices(self._heights, WeightedRows([piece.unsqueeze(0) for piece in pieces], weights))
+            return
         self._num_terms += 1
         extremes = [largest_entry(piece) for piece in pieces]
         largest = max(extremes, default=0.0) * weight if all(map(math.isfinite, extremes)) else math.inf
@@ -74,7 +90,7 @@ class ExactSum:
         if largest == 0.0 or self._top == _NON_FINITE:
             return
         # frexp has mantissas in [1/2, 1), so that the highest bit is worth 2**(exponent − 1)
-        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_TOP)
+        needed = max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_TOP)
         self._raise_top(max(needed, self._top))
         self._make_room(1)
         for start, rest, integers in self._chunks(pieces):
@@ -82,19 +98,45 @@ class ExactSum:
                 rest.mul_(weight)
             self._slice(rest, integers, start, self._top - needed)
 
-    def add_rows(self, terms: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add Σ_k v_k x_k, the vectors as rows (K, D) float64, v (K,) float64: the bits of adding one after another."""
-        assert terms.shape == (len(weights), self._recent.shape[1]), "rows of another length or number"
-        kernels = _compiled() if terms.is_cpu and self._recent.is_cpu else None
-        if kernels is None:
-            for term, weight in zip(terms, weights.tolist(), strict=True):
-                self.add(term, weight=weight)
-            return
-        for start in range(0, len(terms), _MAX_RECENT):
+    def add_rows(self, terms: torch.Tensor | Sequence[torch.Tensor], weights: torch.Tensor) -> None:
+        """Add Σ_k v_k x_k, with the bits of adding one after another; v is (K,) float64, on the CPU or here.
+
+        terms: the vectors as rows (K, D), or pieces of them side by side, (K, …) each, of any floating types.
+        """
+        pieces = [terms] if isinstance(terms, torch.Tensor) else list(terms)
+        kernels = _compiled() if self._heights is None and all(piece.is_cpu for piece in pieces) else None
+        if kernels is None and self._heights is None:
+            self._heights = Heights(self._top, self._top != _NON_FINITE, self._recent.device)
+        if self._heights is not None:
+            weights = devices.to_device(weights, self._recent.device)
+        for start in range(0, len(weights), _MAX_RECENT):
             few = slice(start, start + _MAX_RECENT)
-            self._add_few(kernels, _array(terms[few]), _array(weights[few]))
+            is_all = len(weights) <= _MAX_RECENT
+            here, of_these = (pieces, weights) if is_all else ([piece[few] for piece in pieces], weights[few])
+            if self._heights is not None:
+                self._add_slices(self._heights, WeightedRows(here, of_these))
+            elif kernels is not None:
+                self._add_few(kernels, _rows(here), _array(of_these))
+
+    def _add_slices(self, heights: Heights, rows: WeightedRows) -> None:
+        """Add terms, at most as many as float64 counts by ones, without looking at any number."""
+        number, length = len(rows.weights), self._recent.shape[1]
+        assert rows.length == length, "rows of another length or number"
+        self._num_terms += number
+        if not length:
+            return
+        with torch.no_grad():
+            self._make_room(number)
+            own, shift = heights.raise_for(rows.largest())
+            self._recent = lowered(self._recent, shift)
+            if self._earlier is not None:
+                self._earlier = lowered(self._earlier, shift)
+            for start, block in rows.blocks():
+                here = self._recent[:, start : start + block.shape[1]] if block.shape[1] < length else self._recent
+                here.add_(sums_of_slices(block, own, heights.top))
 
     def _add_few(self, kernels: _Kernels, terms: np.ndarray, weights: np.ndarray) -> None:
+        assert terms.shape == (len(weights), self._recent.shape[1]), "rows of another length or number"
         self._num_terms += len(terms)
         rest, of_terms = np.empty_like(terms), np.empty_like(weights)
         kernels.weigh(terms, weights, rest, of_terms)
@@ -103,10 +145,10 @@ class ExactSum:
             self._top = _NON_FINITE
         if largest == 0.0 or self._top == _NON_FINITE:
             return
-        self._raise_top(max((math.frexp(largest)[1] - 1) // BIN_BITS, _LOWEST_TOP, self._top))
+        self._raise_top(max((math.frexp(largest)[1] - 1) // BIN_BITS, LOWEST_TOP, self._top))
         self._make_room(len(terms))
         bins = self._recent.numpy()
-        num_used = kernels.add_slices(rest, of_terms, self._top, bins, BIN_BITS, _LOWEST_TOP)
+        num_used = kernels.add_slices(rest, of_terms, self._top, bins, BIN_BITS, LOWEST_TOP)
         self._lowest = min(self._lowest, self._top - num_used + 1)
 
     def _slice(self, rest: torch.Tensor, integers: torch.Tensor, start: int, first: int) -> None:
@@ -147,12 +189,17 @@ class ExactSum:
         the lowest bins do not when they are empty on all ranks, as the third one most often is for float32.
         Raises OverflowError beyond 2**22 terms in all.
         """
+        if self._heights is not None:
+            if communicator.size == 1:
+                return self._total_of_one_rank(self._heights)
+            bins = (self._recent,) if self._earlier is None else (self._recent, self._earlier)
+            self._top, self._lowest, is_finite = self._heights.read(*bins)
+            self._top, self._heights = self._top if is_finite else _NON_FINITE, None
         # one message for a maximum and a minimum; what follows depends on sums over all ranks alone, so that all of
         # them leave by the same door and nobody waits in a collective for one that has returned
         top, above = communicator.allreduce(torch.tensor([self._top, -self._lowest]), "max").tolist()
         num_terms = int(communicator.allreduce(torch.tensor([self._num_terms]), "sum"))
-        if num_terms > MAX_TERMS:
-            raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
+        _refuse_beyond(num_terms)
         device = self._recent.device
         length = self._recent.shape[1]
         if top == _NON_FINITE:
@@ -164,17 +211,28 @@ class ExactSum:
         units = [math.ldexp(1.0, (self._top - row) * BIN_BITS) for row in range(num_bins)]
         few_terms = num_terms <= _MAX_RECENT  # then nobody has sums that float64 could not hold
         columns = max(1, bucket_bytes // (num_bins * self._recent.element_size()))
+        on_host = (
+            devices.start_to_host(self._sums(num_bins, start, start + columns, few_terms))
+            for start in range(0, length, columns)
+        )
         on_their_way: deque[Callable[[], torch.Tensor]] = deque()
         done = []
-        for start in range(0, length, columns):
-            sums = self._sums(num_bins, start, start + columns, few_terms)
-            on_their_way.append(communicator.start_sum(sums.cpu().contiguous()))
+        # each one is waited for when the next one has been sent off from the device
+        for sums, _ in pairwise(chain(on_host, [None])):
+            assert sums is not None
+            on_their_way.append(communicator.start_sum(sums()))
             if len(on_their_way) > _ON_THEIR_WAY:
-                done.append(rounded(on_their_way.popleft()().to(device), units))
-        done += [rounded(wait().to(device), units) for wait in on_their_way]
+                done.append(rounded(devices.to_device(on_their_way.popleft()(), device), units))
+        done += [rounded(devices.to_device(wait(), device), units) for wait in on_their_way]
         return done[0] if len(done) == 1 else torch.cat(done)
 
-    def _sums(self, num_bins: int, start: int, stop: int, few_terms: bool) -> torch.Tensor:
+    def _total_of_one_rank(self, heights: Heights) -> torch.Tensor:
+        """Return the sum where there is nobody else, so that the host need not know which bins are used."""
+        _refuse_beyond(self._num_terms)
+        few_terms = self._num_terms <= _MAX_RECENT
+        return heights.total(self._recent.clone() if few_terms else self._sums(NUM_BINS, 0, None, few_terms))
+
+    def _sums(self, num_bins: int, start: int, stop: int | None, few_terms: bool) -> torch.Tensor:
         """Return the sums of the slices of some columns in the highest bins, int64, or of few terms float64."""
         recent = self._recent[:num_bins, start:stop]
         if few_terms:
@@ -211,65 +269,40 @@ def exact_sums(terms: torch.Tensor, weights: torch.Tensor | None = None) -> torc
     weights: of the terms, (R, T) float64; default 1.
     """
     num_sums, num_terms, length = terms.shape
-    if num_terms > MAX_TERMS:
-        raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
+    _refuse_beyond(num_terms)
     if weights is None:
         weights = torch.ones(num_sums, num_terms, dtype=torch.float64, device=terms.device)
     assert weights.shape == (num_sums, num_terms), "a weight for every term"
-    kernels = _compiled() if terms.is_cpu and num_terms <= _MAX_RECENT else None
+    kernels = _compiled() if devices.is_host(terms.device) and num_terms <= _MAX_RECENT else None
     if kernels is None:
         return _sums_by_torch(terms.to(torch.float64) * weights.unsqueeze(-1))
     totals = np.empty((num_sums, length))
-    kernels.sums(_array(terms), _array(weights), totals, NUM_BINS, BIN_BITS, _LOWEST_TOP)
+    kernels.sums(_array(terms), _array(weights), totals, NUM_BINS, BIN_BITS, LOWEST_TOP)
     return torch.from_numpy(totals)
 
 
 def _sums_by_torch(rest: torch.Tensor) -> torch.Tensor:
-    """Return the sums where nothing is compiled, and of more terms than float64 could count."""
-    num_sums, num_terms, length = rest.shape
-    of_terms = rest.abs().amax(dim=2) if length else rest.new_zeros(num_sums, num_terms)
-    largest = of_terms.amax(dim=1).tolist() if num_terms else [0.0] * num_sums
-    finite = [math.isfinite(value) for value in largest]
-    tops = [
-        max((math.frexp(value)[1] - 1) // BIN_BITS, _LOWEST_TOP) if ok else _LOWEST_TOP
-        for value, ok in zip(largest, finite, strict=True)
-    ]
-    exponents = [[(top - row) * BIN_BITS for top in tops] for row in range(NUM_BINS)]
-    units = rest.new_tensor([[math.ldexp(1.0, exponent) for exponent in row] for row in exponents])
-    scales = rest.new_tensor([[math.ldexp(1.0, -exponent) for exponent in row] for row in exponents])
-    bins = torch.zeros(NUM_BINS, num_sums, length, dtype=torch.int64, device=rest.device)
-    # a term has no slice above the bin of its own largest entry, whatever the others are
-    own = torch.div(torch.frexp(of_terms).exponent.to(torch.int64) - 1, BIN_BITS, rounding_mode="floor")
-    own = own.clamp_min(_LOWEST_TOP)
-    for row in range(NUM_BINS):
-        reaches = own >= torch.tensor(tops, device=own.device)[:, None] - row
-        integers = (rest * scales[row].reshape(-1, 1, 1)).round_() * reaches.unsqueeze(-1)
-        bins[row] = integers.to(torch.int64).sum(dim=1)
-        rest = rest - integers.mul_(units[row].reshape(-1, 1, 1))
-    total = rounded(bins, list(units.unsqueeze(-1)))
-    return torch.where(torch.tensor(finite, device=rest.device).reshape(-1, 1), total, math.nan)
+    """Return the sums where nothing is compiled, and of more terms than float64 could count; written over."""
+    num_terms = rest.shape[1]
+    if not rest.numel():
+        return rest.new_zeros(rest.shape[0], rest.shape[2])
+    exponents = exponents_of(torch.maximum(rest.amax(dim=2, keepdim=True), rest.amin(dim=2, keepdim=True).neg_()))
+    own = bins_of(exponents)
+    top = own.amax(dim=1, keepdim=True)
+    bins = sums_of_slices(rest, own, top, torch.float64 if num_terms <= _MAX_RECENT else torch.int64)
+    units = [powers_of_two((top[:, 0] - row) * BIN_BITS) for row in range(NUM_BINS)]
+    return rounded(bins, units).masked_fill_((exponents == NOT_FINITE).any(dim=1), math.nan)
 
 
-def rounded(bins: torch.Tensor, units: Sequence[float | torch.Tensor]) -> torch.Tensor:
-    """Carry from the lowest bin up, so that equal sums have equal bins, then round: (bins, …) -> (…) float64.
+def _refuse_beyond(num_terms: int) -> None:
+    if num_terms > MAX_TERMS:
+        raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
 
-    Bins are integers as int64 or, below 2**52, as float64, which takes half the time; they are written over. What stays
-    in a bin is at most half of the next one's unit, of either sign: a small negative sum must not become the difference
-    of two large numbers.
-    """
-    for row in range(len(bins) - 1, 0, -1):
-        if bins.is_floating_point():
-            # ⌊x + ½⌋ as the shift of integers below: `round` goes to even, and the two kinds of bins would differ
-            carry = (bins[row] * 2.0**-BIN_BITS).add_(0.5).floor_()
-            bins[row].sub_(carry, alpha=2.0**BIN_BITS)
-        else:
-            carry = (bins[row] + (1 << (BIN_BITS - 1))) >> BIN_BITS
-            bins[row] -= carry << BIN_BITS
-        bins[row - 1] += carry
-    total = bins[-1].to(torch.float64) * units[-1]
-    for row in range(len(bins) - 2, -1, -1):
-        total += bins[row].to(torch.float64) * units[row]
-    return total
+
+def _rows(pieces: Sequence[torch.Tensor]) -> np.ndarray:
+    """Return a vector a client, (K, D) float64."""
+    matrices = [as_matrix(piece, len(piece)) for piece in pieces]
+    return _array(matrices[0] if len(matrices) == 1 else torch.cat(matrices, dim=1))
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -33,7 +33,7 @@ def weighted_mean(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Par
     for uplink in uplinks:
         if isinstance(uplink, UplinkRows):
             weights = [setup.client_weights[client] for client in uplink.clients]
-            total.add_rows(_matrix(uplink), torch.tensor(weights, dtype=torch.float64))
+            total.add_rows(list(uplink.params.values()), torch.tensor(weights, dtype=torch.float64))
         else:
             weight = setup.client_weights[uplink.client] if isinstance(uplink, Uplink) else 1.0
             total.add(*_terms(uplink), weight=weight)
@@ -59,8 +59,3 @@ def _terms(uplink: Uplink | UplinkSum) -> Iterable[torch.Tensor]:
 
 def _total_weight(setup: Setup, cohort: frozenset[int]) -> float:
     return sum(setup.client_weights[client] for client in sorted(cohort))
-
-
-def _matrix(rows: UplinkRows) -> torch.Tensor:
-    """Return a vector a client, (C, D) float64."""
-    return torch.cat([value.reshape(len(value), -1) for value in rows.params.values()], dim=1).to(torch.float64)

@@ -52,7 +52,7 @@ class UplinkSum:
 
 @dataclass(frozen=True)
 class UplinkRows:
-    """What several clients of the cohort sent, a row (K, …) each, and what each told."""
+    """What several clients of the cohort sent, a row (K, …) each, in their order, and what each told."""
 
     clients: Sequence[int]
     params: Params
