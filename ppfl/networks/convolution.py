@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core import devices
 from ppfl.core.transforms import is_transformed, is_vectorized
 from ppfl.networks.blocked import Blocked, as_blocked, as_dense, convolve_and_pool
 from ppfl.networks.convolution_forms import channels_last
@@ -61,7 +62,7 @@ class ConvolutionStage(Stage):
 
 def has_forms(images: torch.Tensor) -> bool:
     """Say whether there is a choice: on a CPU, where nobody vectorizes or differentiates a function."""
-    return images.device.type == "cpu" and not is_transformed()
+    return devices.is_host(images.device) and not is_transformed()
 
 
 def convolution_stage(name: str, kernel_shape: tuple[int, int, int, int], padding: int, *, pooled: bool) -> Stage:
