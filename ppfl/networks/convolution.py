@@ -75,6 +75,9 @@ def convolution_stage(name: str, kernel_shape: tuple[int, int, int, int], paddin
             from ppfl.networks.batched import convolution
 
             y = convolution(x, weight, bias, padding)
+        elif not devices.is_host(x.device):
+            # cuDNN brings images into the layout that it likes best, by fewer kernels than we would need
+            y = torch.nn.functional.conv2d(x, weight, bias, padding=padding)
         else:
             y = torch.nn.functional.conv2d(channels_last(x), channels_last(weight), bias, padding=padding)
         return pool_and_relu(y) if pooled else y

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from ppfl.core import devices
 from ppfl.core.transforms import is_transformed
 
 if TYPE_CHECKING:
@@ -31,9 +32,12 @@ def pullback(function: Callable[[Params], torch.Tensor], params: Params) -> tupl
     def pull(direction: torch.Tensor) -> Params:
         if not leaves:
             return {}
-        with torch.enable_grad():
-            product = (value * direction).sum()  # giving the direction to `grad` would import sympy, half a second
-        found = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
+        if devices.is_host(value.device):
+            with torch.enable_grad():
+                product = (value * direction).sum()  # giving the direction to `grad` would import sympy, half a second
+            found = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
+        else:
+            found = torch.autograd.grad(value, list(leaves.values()), direction, materialize_grads=True)
         return dict(zip(leaves, found, strict=True))
 
     return value.detach(), pull
