@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.params import add_scaled
+from ppfl.core.params import add_scaled, ratio
 from ppfl.networks.losses import SquaredError
 from ppfl.problems._supervised_objective import Supervised
 from ppfl.problems._supervised_problem import SupervisedProblem, build_supervised
@@ -111,11 +111,11 @@ def ridge_regression(
     whatever the precision: with the rows √p_s (x_s, 1) of A and √p_s e_{y_s} of T the solution is
     (AᵀA + ridge I)⁻¹ AᵀT = Aᵀ(AAᵀ + ridge I)⁻¹ T, of which the smaller system is solved, by Cholesky. NaN where
     features are not finite, or so large (their mean square a thousandth of ridge/ε) that the ridge would be lost beside
-    them in rounding.
+    them in rounding. 0 where all weights are 0.
     """
     num_samples, width = features.shape
     v = torch.ones_like(features[:, 0]) if weight is None else weight
-    root = (v.double() / v.double().sum()).sqrt()[:, None]
+    root = ratio(v.double(), v.double().sum()).sqrt()[:, None]
     # double whatever the precision: the condition number of a Gram matrix is the square of that of its factor
     A = root * torch.cat([features.double(), torch.ones_like(root)], dim=1)
     T = root * (labels[:, None] == torch.arange(num_classes, device=labels.device)).double()

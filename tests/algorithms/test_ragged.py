@@ -13,9 +13,10 @@ from ppfl.core.types import Data, Draws, Params, State
 from ppfl.engine.mapping.mapping import stack_states
 from ppfl.engine.mapping.padding import stack_draws
 from ppfl.fine_tuners.adam import Adam
+from ppfl.fine_tuners.exact import Exact
 from ppfl.interfaces.client_data import Joined, join, num_samples
 from ppfl.interfaces.local_training import LocalTraining
-from ppfl.interfaces.method import ClientStep
+from ppfl.interfaces.method import ClientStep, FineTuner
 from ppfl.interfaces.mini_batches import MiniBatchFineTuner, UnequalClientsError
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.split import refuse_split
@@ -210,10 +211,12 @@ def test_a_method_from_outside() -> None:
         near(uplinks, algorithm.client(objective, message, states[0], data, draw).uplink, row)
 
 
-def test_clients_without_samples_stay_finite() -> None:
+@pytest.mark.parametrize("batches", BATCHES)
+@pytest.mark.parametrize("tuner", [Adam(name="adam", lr=0.1, batch_size=4), Exact(name="exact")], ids=str)
+def test_clients_without_samples_stay_finite(tuner: FineTuner, batches: str) -> None:
     """They are never sampled, but stand beside others in a chunk."""
-    problem = problem_of("head")
-    algorithm = method("fedalt", problem, **BATCHES["epochs"], fine_tuner=Adam(name="adam", lr=0.1, batch_size=4))
+    problem = problem_of("head", name="least_squares", ridge=0.05)
+    algorithm = method("fedalt", problem, **BATCHES[batches], fine_tuner=tuner)
     datas, sizes = [samples(0, 0), samples(9, 1), samples(0, 2)], (0, 9, 0)
     draws = [algorithm.draws(problem.objective, client, 0, size) for client, size in enumerate(sizes)]
     shared, local = problem.objective.init_shared(), problem.objective.init_local(0)
