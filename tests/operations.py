@@ -39,6 +39,8 @@ class Counts:
         self.by_name: Counter[str] = Counter()
         """All operations, by the names that they have in aten."""
         self.waits_by_name: Counter[str] = Counter()
+        self.of_device = 0
+        """Operations with a tensor of the device, views included; the others keep only the host busy."""
 
     @property
     def operations(self) -> int:
@@ -67,6 +69,7 @@ class _Counting(TorchDispatchMode):
         if not is_of_host and (name in _WAITING or self._chooses(name, args) or self._fetches(name, args, kwargs)):
             self._counts.waits_by_name[name] += 1
         self._counts.by_name[name] += 1
+        self._counts.of_device += not is_of_host
         found = func(*args, **kwargs)
         for tensor in tree_leaves(found):
             if isinstance(tensor, torch.Tensor):

@@ -104,4 +104,4 @@ def on_ranks(size: int, function: Callable[[ThreadCommunicator], Any]) -> list[A
 
 def client_matrix_of(communicator: Communicator, rows: torch.Tensor) -> ClientMatrix:
     """Build a client matrix from the (C, D) rows of each rank, C ≥ 0."""
-    return ClientMatrix.from_stream(communicator, rows, len(rows), rows.new_empty(rows.shape[1]), 1 << 30)
+    return ClientMatrix.from_stream(communicator, [rows], len(rows), rows.new_empty(rows.shape[1]), 1 << 30)

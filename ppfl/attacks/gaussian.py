@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveFloat
 
+from ppfl.core import devices
 from ppfl.core.rng import generator
 from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge
+from ppfl.rows import client_rows
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example
@@ -31,10 +33,11 @@ class Gaussian(AttackOnVectors):
 
     def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return the draws."""
-        draws = torch.empty_like(block.own)
+        draws = torch.empty(block.own.shape, dtype=torch.float64)
         for attacker, row in enumerate(draws):
-            # a stream for each attacker and block, so that it does not matter which rank has the block
-            key = attacker * _MAX_BLOCKS + block.number
-            draw = generator(knowledge.key.seed, _PURPOSE, round=knowledge.key.round, client=key)
-            row.copy_(torch.from_numpy(draw.standard_normal(len(row)) * self.standard_deviation))
-        return draws
+            for number, piece in enumerate(torch.split(row, client_rows.BLOCK_COLUMNS), block.number):
+                # a stream for each attacker and block, so that it does not matter which rank or device has the block
+                key = attacker * _MAX_BLOCKS + number
+                draw = generator(knowledge.key.seed, _PURPOSE, round=knowledge.key.round, client=key)
+                piece.copy_(torch.from_numpy(draw.standard_normal(len(piece)) * self.standard_deviation))
+        return devices.to_device(draws, block.own.device)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core import devices
 from ppfl.core.transforms import is_vectorized
 
 if TYPE_CHECKING:
@@ -60,6 +62,15 @@ def largest_entry(x: torch.Tensor) -> float:
     """max |x| of one tensor, 0 if it is empty, NaN if an entry is; amax and amin are vectorized, aminmax is not."""
     x = x.detach()
     return float(torch.maximum(x.amax(), -x.amin())) if x.numel() else 0.0
+
+
+def all_finite(x: Params) -> bool:
+    """Say whether no entry is NaN or inf; waits once for a device."""
+    values = list(x.values())
+    # a CPU has nothing to wait for, and a copy of all would take it longer
+    if len(values) > 1 and not devices.is_host(values[0].device):
+        values = [flatten(x)]
+    return all(math.isfinite(largest_entry(value)) for value in values)
 
 
 def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ppfl.core.params import largest_entry
+from ppfl.core.params import all_finite
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
@@ -55,7 +54,7 @@ def play_round(run: Run, round: int) -> bool:
             group.prefetch(setup.cohort(round + 1))
         uplinks = _counted(run, group.step(downlink, cohort, round))  # clients work as their uplinks are asked for
         aggregate = combine(setup, run.server, uplinks, cohort, like, round)
-        is_finite = all(math.isfinite(largest_entry(value)) for value in aggregate.params.values())
+        is_finite = all_finite(aggregate.params)
         if is_finite:
             _serve(run, aggregate.params, cohort, round)
         run.ledger.count_bytes(downlink.num_bytes(cohort.intersection(group.clients)), aggregate.num_bytes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core import devices
 from ppfl.core.plugins import PlugIn
 from ppfl.interfaces.pre_aggregator import RandomKey
 
@@ -36,7 +37,7 @@ class Block:
     own: torch.Tensor
     """(A, W), what the attackers would have sent had they been honest."""
     number: int
-    """Of the block, over all ranks."""
+    """Of the block, over all ranks; a wide block is several, of BLOCK_COLUMNS columns each, and this of the first."""
 
 
 class Attack(PlugIn):
@@ -122,14 +123,13 @@ class AttackOnVectors(Attack):
 
     def replace(self, matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge) -> ClientMatrix:
         """Replace the rows, nothing being left to choose."""
-        honest, own = _rows(~byzantine & matrix.finite()), _rows(byzantine)
+        honest = devices.to_device(_rows(~byzantine & matrix.finite()), matrix.device)
+        own = devices.to_device(_rows(byzantine), matrix.device)
 
         def changed(block: torch.Tensor, number: int) -> torch.Tensor:
             wide = block.to(torch.float64)
-            seen = Block(
-                wide.index_select(0, honest.to(wide.device)), wide.index_select(0, own.to(wide.device)), number
-            )
-            return wide.index_copy(0, own.to(wide.device), self.vectors(seen, knowledge).expand(len(own), -1))
+            seen = Block(wide.index_select(0, honest), wide.index_select(0, own), number)
+            return wide.index_copy(0, own, self.vectors(seen, knowledge).expand(len(own), -1))
 
         return matrix.map_blocks(changed)
 

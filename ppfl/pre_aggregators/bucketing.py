@@ -36,7 +36,7 @@ class Bucketing(PreAggregator):
         number = matrix.num_vectors
         # every rank draws it by itself, from the same key
         order = torch.from_numpy(generator(key.seed, "bucketing", round=key.round).permutation(number))
+        buckets = torch.arange(number) // self.size
         weights = torch.zeros(self.num_outputs(number), number, dtype=torch.float64)
-        for bucket, members in enumerate(torch.split(order, self.size)):
-            weights[bucket, members] = 1.0 / len(members)
-        return weights
+        weights[buckets, order] = 1.0
+        return weights / weights.sum(dim=1, keepdim=True)

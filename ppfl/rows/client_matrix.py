@@ -6,12 +6,12 @@ number of ranks. No rank ever holds N×D. Choosing and mixing rows costs nothing
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.rows.client_rows import ClientRows, NotFiniteRowsError, column_bounds
+from ppfl.core import devices
+from ppfl.rows.client_rows import ClientRows, NotFiniteRowsError, block_columns, column_bounds
 from ppfl.rows.gram import around_centre, centred, well_centred
 from ppfl.rows.products import copied, mixed, squared_distances_to
 
@@ -36,23 +36,26 @@ class ClientMatrix:
 
     @classmethod
     def from_stream(
-        cls, communicator: Communicator, rows: Iterable[torch.Tensor], num_rows: int, like: torch.Tensor, num_bytes: int
-    ) -> ClientMatrix:
-        """Build from rows (D,) as they are produced, `num_rows` of them on this rank, all like `like`. Collective.
+        cls, communicator: Communicator, blocks: Iterable[torch.Tensor], num_rows: int, like: torch.Tensor,
+        num_bytes: int,
+    ) -> ClientMatrix:  # fmt: skip
+        """Build from rows, in blocks (k, D) as they are produced, `num_rows` in all on this rank. Collective.
 
-        A rank keeps about `num_bytes` of rows, at least one, before they travel to the ranks of their columns.
+        like: (D,), of the rows' number type and on their device. A rank keeps about `num_bytes` of rows, at least one
+        block, before they travel to the ranks of their columns.
         """
-        bounds = column_bounds(len(like), communicator.size)
+        if communicator.size == 1:
+            return cls(communicator, _together(blocks, like.new_empty(num_rows, len(like))), len(like))
+        bounds = column_bounds(len(like), communicator.size, block_columns(like.device))
         of_ranks: list[int] = communicator.allgather_rows(torch.tensor([num_rows])).tolist()
         batch = max(1, num_bytes // max(1, like.numel() * like.element_size()))
         columns = like.new_empty(sum(of_ranks), bounds[communicator.rank + 1] - bounds[communicator.rank])
-        source = iter(rows)
+        source = _batches(blocks, batch)
         for start in range(0, max(of_ranks), batch):
             # a rank that has no rows left takes part with none: the exchange is collective, and made as often as the
             # rank with most rows needs
-            mine = list(islice(source, batch))
-            block = torch.stack(mine) if mine else like.new_empty(0, len(like))
-            received = communicator.rows_to_columns(block.cpu(), bounds).to(like.device)
+            mine = devices.to_host(next(source, like.new_empty(0, len(like))))
+            received = devices.to_device(communicator.rows_to_columns(mine, bounds), like.device)
             sizes = [min(max(count - start, 0), batch) for count in of_ranks]
             # the rows of a rank stand behind all rows of the ranks before it, not behind this batch of them: so rows
             # are in the order of clients whatever a batch holds
@@ -62,6 +65,11 @@ class ClientMatrix:
                 first += count
         assert next(source, None) is None, "more rows than announced"
         return cls(communicator, columns, len(like))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the columns are, and blocks of them."""
+        return self._rows.columns.device
 
     @property
     def num_vectors(self) -> int:
@@ -178,13 +186,16 @@ class ClientMatrix:
         return self._rows.gather(function(block) for block in self._blocks(dtype))
 
     def map_blocks(self, function: Callable[[torch.Tensor, int], torch.Tensor]) -> ClientMatrix:
-        """Apply (N, W), number of the block -> (N, W) to every block of columns; blocks are numbered over all ranks."""
+        """Apply (N, W), number of the block -> (N, W) to every block of columns.
+
+        Blocks are numbered over all ranks, as if each had BLOCK_COLUMNS columns; one may have several times as many.
+        """
         rows, start = self._rows, 0
         changed = rows.columns.new_empty(self.num_vectors, rows.columns.shape[1])
         dtype = rows.columns.dtype if self._mixing is None else torch.float64
-        for k, block in enumerate(self._blocks(dtype)):
+        for block in self._blocks(dtype):
             width = block.shape[1]
-            changed[:, start : start + width] = function(block, rows.first_block + k)
+            changed[:, start : start + width] = function(block, rows.number_of_block(start))
             start += width
         return ClientMatrix(rows.communicator, changed, rows.dimension)
 
@@ -196,15 +207,18 @@ class ClientMatrix:
         """
         rows = self._rows
         columns = self.map_blocks(lambda block, _: block)._rows.columns
-        bounds = column_bounds(rows.dimension, rows.communicator.size)
-        return rows.communicator.columns_to_rows(columns.cpu(), bounds, num_rows).to(columns.device)
+        if rows.communicator.size == 1:
+            return columns
+        bounds = column_bounds(rows.dimension, rows.communicator.size, rows.width)
+        received = rows.communicator.columns_to_rows(devices.to_host(columns), bounds, num_rows)
+        return devices.to_device(received, columns.device)
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         """Yield copies of (N, W) blocks, each in the place of the one before it."""
         self._rows.refuse()
         if self._mixing is None:
             return copied(self._rows.blocks(), dtype)
-        blocks = mixed(self._mixing.to(self._rows.columns.device), self._rows.blocks())
+        blocks = mixed(devices.to_device(self._mixing, self.device), self._rows.blocks())
         return blocks if dtype == torch.float64 else copied(blocks, dtype)
 
     def _coordinates(self) -> torch.Tensor:
@@ -222,3 +236,31 @@ class ClientMatrix:
         derived = ClientMatrix.__new__(ClientMatrix)
         derived._rows, derived._mixing, derived._known_norms = rows, mixing, None
         return derived
+
+
+def _together(blocks: Iterable[torch.Tensor], matrix: torch.Tensor) -> torch.Tensor:
+    """Write blocks of rows (k, D) below each other into a matrix that they fill."""
+    filled = 0
+    for block in blocks:
+        assert filled + len(block) <= len(matrix), "more rows than announced"
+        matrix[filled : filled + len(block)] = block
+        filled += len(block)
+    assert filled == len(matrix), "fewer rows than announced"
+    return matrix
+
+
+def _batches(blocks: Iterable[torch.Tensor], batch: int) -> Iterator[torch.Tensor]:
+    """Yield the rows of blocks (k, D) again, so many at a time but for the last ones, in memory of their own."""
+    waiting: list[torch.Tensor] = []
+    num_waiting = 0
+    for block in blocks:
+        rest = block
+        while len(rest):
+            waiting.append(rest[: batch - num_waiting])
+            rest = rest[len(waiting[-1]) :]
+            num_waiting += len(waiting[-1])
+            if num_waiting == batch:
+                yield torch.cat(waiting)
+                waiting, num_waiting = [], 0
+    if waiting:
+        yield torch.cat(waiting)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core import devices
 from ppfl.rows.gram import first_centre, well_centred
 from ppfl.rows.products import copied, products_around, squared_distances_to, squared_norms_by_pieces, sum_by_eights
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
 
 BLOCK_COLUMNS = 8192
+_ON_DEVICES = 8
+"""Blocks of a CPU that are one on a device, whose time goes with the number of blocks."""
 _TOGETHER = 16
 """Blocks that are read at once where each is reduced to a few numbers."""
 LARGEST = 1e140
@@ -28,11 +31,16 @@ class NotFiniteRowsError(Exception):
     """Rows with NaN or inf were looked at, which are not to be."""
 
 
-def column_bounds(dimension: int, num_ranks: int) -> list[int]:
-    """Return P + 1 bounds: rank r owns columns bounds[r]:bounds[r + 1], whole blocks, spread evenly."""
+def block_columns(device: torch.device) -> int:
+    """Return the width of a block, a multiple of BLOCK_COLUMNS."""
+    return BLOCK_COLUMNS if devices.is_host(device) else _ON_DEVICES * BLOCK_COLUMNS
+
+
+def column_bounds(dimension: int, num_ranks: int, width: int) -> list[int]:
+    """Return P + 1 bounds: rank r owns columns bounds[r]:bounds[r + 1], whole blocks of a width, spread evenly."""
     # whole blocks: what a kernel sees, and with it how it rounds, is the same on any number of ranks
-    num_blocks = -(-dimension // BLOCK_COLUMNS)
-    return [min(num_blocks * rank // num_ranks * BLOCK_COLUMNS, dimension) for rank in range(num_ranks)] + [dimension]
+    num_blocks = -(-dimension // width)
+    return [min(num_blocks * rank // num_ranks * width, dimension) for rank in range(num_ranks)] + [dimension]
 
 
 class ClientRows:
@@ -45,11 +53,12 @@ class ClientRows:
         self.columns = columns
         self.chosen = chosen
         self.number = columns.shape[0] if chosen is None else len(chosen)
-        self._is_quick = columns.dtype == torch.float32 and columns.device.type == "cpu"
+        self._is_quick = columns.dtype == torch.float32 and devices.is_host(columns.device)
         """Whether sums may begin in float32."""
         self.dimension = dimension
-        self.first_block = column_bounds(dimension, communicator.size)[communicator.rank] // BLOCK_COLUMNS
-        """Number of this rank's first block, counted over all ranks."""
+        self.width = block_columns(columns.device)
+        """Columns of a block."""
+        self._first_column = column_bounds(dimension, communicator.size, self.width)[communicator.rank]
         self.refuses = False
         """Whether to look at anything of rows that are not all finite raises NotFiniteRowsError."""
         # not functools.cached_property: on Python 3.11 it holds one lock for all instances, also for ranks as threads
@@ -59,19 +68,23 @@ class ClientRows:
         self._first: tuple[torch.Tensor, int | None] | None = None
         self._factor: tuple[torch.Tensor, int | None] | None = None
 
+    def number_of_block(self, start: int) -> int:
+        """Return the number of the block of BLOCK_COLUMNS columns that begins at a column of this rank, over all."""
+        return (self._first_column + start) // BLOCK_COLUMNS
+
     def blocks(self, together: int = 1) -> Iterator[torch.Tensor]:
         """Yield (n, W) pieces of the columns, perhaps views: copy them before anything that rounds.
 
         Kernels round differently for other alignments and strides. together: so many blocks in one piece.
         """
-        for block in torch.split(self.columns, together * BLOCK_COLUMNS, dim=1):
+        for block in torch.split(self.columns, together * self.width, dim=1):
             if block.numel():
                 yield block if self.chosen is None else block.index_select(0, self.chosen)
 
     def choose(self, rows: torch.Tensor) -> ClientRows:
         """Return some of the rows, (n',) int64; nothing is copied."""
         self.refuse()
-        rows = rows.to(self.columns.device)
+        rows = devices.to_device(rows, self.columns.device)
         chosen = rows if self.chosen is None else self.chosen[rows]
         return ClientRows(self.communicator, self.columns, chosen, self.dimension)
 
@@ -145,7 +158,7 @@ class ClientRows:
                 return total
         # to gather a few rows takes less time than to multiply all
         rows, of_rows = (self.choose(used), weights[used]) if 2 * len(used) <= len(weights) else (self, weights)
-        of_rows = of_rows.to(self.columns.device)
+        of_rows = devices.to_device(of_rows, self.columns.device)
         return self.gather(torch.mv(wide.T, of_rows) for wide in copied(rows.blocks(), torch.float64))
 
     def gather(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -155,7 +168,9 @@ class ClientRows:
         for piece in pieces:
             mine[start : start + len(piece)] = piece
             start += len(piece)
-        return self.communicator.allgather_rows(mine.cpu()).to(self.columns.device)
+        if self.communicator.size == 1:
+            return mine
+        return devices.to_device(self.communicator.allgather_rows(devices.to_host(mine)), mine.device)
 
     def factor(self) -> tuple[torch.Tensor, int | None]:
         """Return (K, c): K_ij = ⟨z_i, z_j⟩ with z_c = x_c and z_i = x_i − x_c else. Collective.
@@ -175,9 +190,9 @@ class ClientRows:
         if self._first is None:
             few = torch.zeros(self.number, self.number, dtype=torch.float64)
             # one block of the whole matrix, whoever has it: more would cost the pass that a good guess saves
-            if self.first_block == 0 and self.columns.shape[1]:
+            if self._first_column == 0 and self.columns.shape[1]:
                 wide = next(copied(self.blocks(), torch.float64))
-                few = (wide @ wide.T).cpu()
+                few = devices.to_host(wide @ wide.T)
             centre = first_centre(self.communicator.allreduce(few, "sum"))
             self._first = self._around(centre), centre
         return self._first
@@ -187,10 +202,10 @@ class ClientRows:
         return products_around(self.communicator, self.blocks(), like, centre)
 
     def _within_range(self) -> torch.Tensor:
-        extremes = torch.zeros(2, self.number, dtype=torch.float64)
+        extremes = self.columns.new_zeros(2, self.number, dtype=torch.float64)
         for block in self.blocks():
             # NaN is the largest and the smallest of a row that has one; two passes, since aminmax is ten times slower
-            here = torch.stack([block.amax(dim=1), block.amin(dim=1).neg()]).to("cpu", torch.float64)
+            here = torch.stack([block.amax(dim=1), block.amin(dim=1).neg()])
             extremes = torch.maximum(extremes, here)
-        beyond = ~(extremes <= LARGEST).all(dim=0)
+        beyond = devices.to_host(~(extremes <= LARGEST).all(dim=0))
         return self.communicator.allreduce(beyond.to(torch.int64), "max") == 0

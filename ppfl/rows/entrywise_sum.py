@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.rows.bins import BIN_BITS, LOWEST_BIN, MAX_TERMS, NUM_BINS, rounded
+from ppfl.core import devices
+from ppfl.rows.bins import BIN_BITS, LOWEST_BIN, LOWEST_TOP, MAX_TERMS, NUM_BINS, powers_of_two, rounded
 
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
 
-_LOWEST_TOP = LOWEST_BIN + NUM_BINS - 1
 _HIGHEST_BIN = 1023 // BIN_BITS
 
 
@@ -30,12 +30,13 @@ class EntrywiseSum:
 
     def __init__(self, length: int, device: torch.device | str = "cpu") -> None:
         self._bins = torch.zeros(NUM_BINS, length, dtype=torch.int64, device=device)
-        self._top = torch.full((length,), _LOWEST_TOP, dtype=torch.int64, device=device)
+        self._top = torch.full((length,), LOWEST_TOP, dtype=torch.int64, device=device)
         self._spoiled = torch.zeros(length, dtype=torch.bool, device=device)
         self._num_terms = 0
         # looked up, since no function that computes powers promises to be exact
         bins = range(LOWEST_BIN, _HIGHEST_BIN + 1)
-        self._units = torch.tensor([math.ldexp(1.0, k * BIN_BITS) for k in bins], dtype=torch.float64, device=device)
+        units = torch.tensor([math.ldexp(1.0, k * BIN_BITS) for k in bins], dtype=torch.float64)
+        self._units = devices.to_device(units, self._bins.device)
 
     def add(self, terms: torch.Tensor) -> None:
         """Add the rows of (T, L), float64."""
@@ -48,7 +49,7 @@ class EntrywiseSum:
         exponent = torch.frexp(largest).exponent.to(torch.int64) - 1
         # frexp(0) has the exponent 0, as if it were about 1: bins would be raised for nothing, and small terms
         # forgotten
-        needed = torch.div(exponent, BIN_BITS, rounding_mode="floor").masked_fill_(largest == 0.0, _LOWEST_TOP)
+        needed = torch.div(exponent, BIN_BITS, rounding_mode="floor").masked_fill_(largest == 0.0, LOWEST_TOP)
         self._raise_top(torch.maximum(needed, self._top))
         for row in range(NUM_BINS):
             unit = self._unit(row)
@@ -62,15 +63,21 @@ class EntrywiseSum:
 
         Raises OverflowError beyond 2**22 terms in all.
         """
-        num_terms = int(communicator.allreduce(torch.tensor([self._num_terms]), "sum"))
+        alone = communicator.size == 1
+        num_terms = self._num_terms
+        if not alone:
+            num_terms = int(communicator.allreduce(torch.tensor([num_terms]), "sum"))
         if num_terms > MAX_TERMS:
             raise OverflowError(f"an exact sum holds at most {MAX_TERMS} terms, got {num_terms}")
+        if alone:
+            units = [self._unit(row) for row in range(NUM_BINS)]
+            return devices.to_host(torch.where(self._spoiled, math.nan, rounded(self._bins.clone(), units)))
         # one message for both: a reduction of so few numbers costs its latency
-        facts = torch.stack([self._top, self._spoiled.to(torch.int64)]).cpu()
+        facts = devices.to_host(torch.stack([self._top, self._spoiled.to(torch.int64)]))
         top, spoiled = communicator.allreduce(facts, "max")
-        self._raise_top(top.to(self._top.device))
-        bins = communicator.allreduce(self._bins.cpu().contiguous(), "sum")
-        units = [self._unit(row).cpu() for row in range(NUM_BINS)]
+        self._raise_top(devices.to_device(top, self._top.device))
+        bins = communicator.allreduce(devices.to_host(self._bins).contiguous(), "sum")
+        units = [powers_of_two((top - row) * BIN_BITS) for row in range(NUM_BINS)]
         return torch.where(spoiled > 0, math.nan, rounded(bins, units))
 
     def _unit(self, row: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ppfl.core import devices
 from ppfl.rows.sorting_network import sorted_rows
 
 
@@ -40,6 +41,10 @@ def mean_around_median(block: torch.Tensor, count: int) -> torch.Tensor:
     mean = total.add_(ordered[dropped:count].sum(dim=0, dtype=torch.float64)).div_(count)
     # equally far on both sides, but not the same: rows decide, and sorting has forgotten them
     tied = (below == above) & (lower != upper)
+    if dropped and not devices.is_host(block.device):
+        # all columns, rather than wait for the device to say which
+        limit = torch.where(tied, below, 0.0).amax(dim=0)
+        return torch.where(tied.any(dim=0), _mean_within(block, centre, limit, count), mean)
     columns = tied.any(dim=0).nonzero()[:, 0]
     if len(columns):
         limit = torch.where(tied, below, 0.0).amax(dim=0)

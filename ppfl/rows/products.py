@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core import devices
 from ppfl.rows.entrywise_sum import EntrywiseSum
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def products_around(
     in K_ii, those of row c in all.
     """
     number = len(like)
-    upper_rows, upper_columns = torch.triu_indices(number, number, device=like.device)
-    upper = upper_rows * number + upper_columns
+    upper_rows, upper_columns = torch.triu_indices(number, number)
+    places = upper_rows * number + upper_columns
+    upper = devices.to_device(places, like.device)
 
     def of_blocks() -> Iterator[torch.Tensor]:
         found = torch.zeros_like(like, dtype=torch.float64)
@@ -81,7 +83,7 @@ def products_around(
             yield found.take(upper)
 
     products = torch.zeros(number, number, dtype=torch.float64)
-    products.put_(upper.cpu(), _summed(communicator, of_blocks(), like.flatten()[upper]))
+    products.put_(places, _summed(communicator, of_blocks(), like.flatten()[upper]))
     return products + products.triu(1).T
 
 
@@ -94,7 +96,7 @@ def squared_distances_to(
     """
     # asked before they go to the device, where every look at a value waits for all that is under way
     is_somewhere = bool(weights.any())
-    weights = weights.to(like.device, torch.float64)
+    weights = devices.to_device(weights.to(torch.float64), like.device)
 
     def of_blocks() -> Iterator[torch.Tensor]:
         for wide in copied(blocks, torch.float64):
@@ -175,6 +177,8 @@ def _summed(communicator: Communicator, terms: Iterable[torch.Tensor], like: tor
 
 def _bands(rows: torch.Tensor, products: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
     """Return (factor, factor, place) of the bands of the upper triangle of rows @ rowsᵀ; below it comes what comes."""
+    if not devices.is_host(rows.device):
+        return [(rows, rows.T, products)]  # one kernel costs less than many that do half the work
     ends = range(len(rows), 0, -_BAND)
     bands = [(last, max(last - _BAND, 0)) for last in ends]
     return [(rows[:last], rows[first:last].T, products[:last, first:last]) for last, first in bands]

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from ppfl.core import devices
+
 LARGEST_NETWORK = 1024
 """Rows up to which the network is used: there it is still six times as fast as `torch.sort`, but its list gets long."""
 _COLUMNS = 8192
@@ -32,7 +34,8 @@ def sorted_rows(block: torch.Tensor, first: int, last: int, overwrite: bool = Fa
     Values are finite. The same values as `block.sort(dim=0).values[first:last]`. With `overwrite` the block is used as
     memory.
     """
-    if len(block) > LARGEST_NETWORK or block.shape[1] > _COLUMNS:
+    # a comparison is a kernel on other devices, which sort by themselves
+    if len(block) > LARGEST_NETWORK or block.shape[1] > _COLUMNS or not devices.is_host(block.device):
         return block.sort(dim=0).values[first:last]
     buffers = list((block if overwrite else block.clone()).unbind(0))
     spare = torch.empty_like(buffers[0])

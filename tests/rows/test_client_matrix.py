@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_distances_survive_a_large_common_offset() -> None:
 
 
 def test_columns_are_dealt_in_whole_blocks() -> None:
-    bounds = column_bounds(5 * BLOCK_COLUMNS + 1, 4)
+    bounds = column_bounds(5 * BLOCK_COLUMNS + 1, 4, BLOCK_COLUMNS)
     assert bounds[0] == 0
     assert bounds[-1] == 5 * BLOCK_COLUMNS + 1
     assert all(bound % BLOCK_COLUMNS == 0 for bound in bounds[:-1])
@@ -261,15 +262,26 @@ def test_mixed_blocks_have_the_number_type_of_the_rows_unless_exact() -> None:
 
 @pytest.mark.parametrize("num_bytes", [1, 8 * 20_000, 3 * 8 * 20_000, 1 << 30])
 @pytest.mark.parametrize("counts", [(7,), (3, 0, 4), (1, 5, 1), (0, 0, 7)], ids=str)
-def test_rows_that_come_one_by_one_make_the_same_matrix(counts: tuple[int, ...], num_bytes: int) -> None:
+@pytest.mark.parametrize("sizes", [(1,), (2,), (3, 0, 1), (7,)], ids=str)
+def test_rows_that_come_in_any_blocks_make_the_same_matrix(
+    sizes: tuple[int, ...], counts: tuple[int, ...], num_bytes: int
+) -> None:
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 20_000)))
     wanted = client_matrix_of(SoloCommunicator(), x)
     weights = torch.arange(7, dtype=torch.float64)
 
+    def blocks_of(mine: torch.Tensor) -> Iterator[torch.Tensor]:
+        start = 0
+        for size in cycle(sizes):
+            if start >= len(mine):
+                return
+            yield mine[start : start + size]
+            start += size
+
     def build(communicator):  # type: ignore[no-untyped-def]
         first = sum(counts[: communicator.rank])
         mine = x[first : first + counts[communicator.rank]]
-        matrix = ClientMatrix.from_stream(communicator, iter(mine), len(mine), x[0], num_bytes)
+        matrix = ClientMatrix.from_stream(communicator, blocks_of(mine), len(mine), x[0], num_bytes)
         return matrix.num_vectors, matrix.combine(weights), matrix.gram()
 
     for num_vectors, combined, gram in on_ranks(len(counts), build):

@@ -14,10 +14,9 @@ from ppfl.engine.mapping.mapping import UplinkRows
 from ppfl.interfaces.aggregator import NotFiniteError, TooFewVectorsError
 from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.rows.client_matrix import ClientMatrix
+from ppfl.rows.device_slices import as_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ppfl.core.types import Params
     from ppfl.engine.exchange.sent import Sent
     from ppfl.engine.mapping.mapping import AnyUplink
@@ -34,11 +33,11 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
             f"algorithm.name: {setup.algorithm.name!r} weighs coordinates, of which the mean alone can be taken: "
             f"no other aggregator than 'mean', and no attackers on vectors"
         )
-    rows = (flatten(params) for uplink in uplinks for params in _params_of(uplink))
+    blocks = (_rows_of(uplink) for uplink in uplinks)
     num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
     key = RandomKey(setup.problem.objective.seed, round)
     vector = flatten(like)
-    sent = ClientMatrix.from_stream(setup.communicator, rows, num_rows, vector, setup.bucket_bytes)
+    sent = ClientMatrix.from_stream(setup.communicator, blocks, num_rows, vector, setup.bucket_bytes)
     matrix = attack(setup, sent, cohort, key)
     vector = torch.full_like(vector, math.nan)
     try:
@@ -57,7 +56,9 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
     return vector, int((~matrix.finite()).sum())
 
 
-def _params_of(uplink: AnyUplink) -> Iterable[Params]:
+def _rows_of(uplink: AnyUplink) -> torch.Tensor:
+    """Return a row a client, (K, D)."""
     if isinstance(uplink, UplinkRows):
-        return (one.params for one in uplink.one_by_one())
-    return (uplink.params,)
+        number = len(uplink.clients)
+        return torch.cat([as_matrix(value, number) for value in uplink.params.values()], dim=1)
+    return flatten(uplink.params).unsqueeze(0)
