@@ -89,6 +89,20 @@ class FederatedSamples:
     divisor: float
     """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
 
+    @classmethod
+    def of(
+        cls,
+        client_names: Sequence[str],
+        sizes: np.ndarray,
+        clients: range,
+        parts: PackedParts,
+        input_shape: tuple[int, ...],
+        divisor: float,
+    ) -> Self:
+        """Put it together; sizes: (M, 3), (training, validation, test) samples of every client of all ranks."""
+        train, validation, test = (tuple(column.tolist()) for column in sizes.T)
+        return cls(tuple(client_names), train, validation, test, clients, parts, input_shape, divisor)
+
     @property
     def samples(self) -> Mapping[int, ClientSamples]:
         """The samples of each client of this rank, taken out of the packs when they are asked for."""
@@ -153,6 +167,13 @@ class Parts:
         num_test, num_validation = (int(total * Fraction(str(part))) for part in (self.test, self.validation))
         return total - num_test - num_validation, num_validation, num_test
 
+    def num_samples_of_all(self, totals: np.ndarray) -> np.ndarray:
+        """Return the numbers of every client, (M, 3) int64, given its samples, (M,)."""
+        unlike, which = np.unique(totals, return_inverse=True)
+        numbers = np.array([self.num_samples(total) for total in unlike.tolist()], dtype=np.int64)
+        of_all: np.ndarray = numbers.reshape(-1, 3)[which]
+        return of_all
+
     def cut(self, samples: Samples, seed: int, client: int) -> ClientSamples:
         """Choose the parts by (seed, client); each keeps the order of the samples."""
         rows = self.rows(len(samples), generator(seed, _CUT, client=client))
@@ -211,8 +232,7 @@ def deal(
     of_all = np.array(sizes, dtype=np.int64).reshape(-1, 3)
     mine = placement.clients_of_rank(of_all[:, 0], clients_per_chunk)
     parts = PackedParts.of(map(of_client, mine), of_all[mine.start : mine.stop], input_shape)
-    num_train, num_validation, num_test = (tuple(column.tolist()) for column in of_all.T)
-    return FederatedSamples(tuple(client_names), num_train, num_validation, num_test, mine, parts, input_shape, divisor)
+    return FederatedSamples.of(client_names, of_all, mine, parts, input_shape, divisor)
 
 
 class Dataset(PlugIn):
