@@ -74,6 +74,24 @@ def equal_clients(folder: Path, num_clients: int, samples: int, side: int, num_c
     return WrittenData(path, "synthetic", (samples,) * num_clients, side, num_classes)
 
 
+def flat_clients(path: Path, num_clients: int, samples: int, features: int, num_classes: int) -> Path:
+    """Write clients of equal size in the flat layout, noise around one point a class, in little memory."""
+    draw = np.random.default_rng(0)
+    centres = draw.standard_normal((num_classes, features), dtype=np.float32)
+    total, block = num_clients * samples, 1 << 18
+    with h5py.File(path, "w") as file:
+        x = file.create_dataset("samples", (total, features), np.float32)
+        y = file.create_dataset("label", (total,), np.int64)
+        for first in range(0, total, block):
+            labels = draw.integers(num_classes, size=min(block, total - first))
+            noise = draw.standard_normal((len(labels), features), dtype=np.float32)
+            x[first : first + len(labels)] = centres[labels] + noise
+            y[first : first + len(labels)] = labels
+        file["offsets"] = np.arange(num_clients + 1) * samples
+        file["client"] = np.array([f"c{number:07d}".encode() for number in range(num_clients)])
+    return path
+
+
 def _femnist_sizes() -> tuple[list[int], str]:
     path = data_folder() / "emnist_client_sizes_train.csv"
     if path.exists():

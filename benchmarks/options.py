@@ -18,7 +18,7 @@ class Options:
     tiny: bool = False
     """Small sizes, to see that a workload works."""
     clients: int | None = None
-    """Of the workload `memory`."""
+    """Of the workloads `memory` and `million`."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ SUMMARIES = {
     "reductions": "exact sums over ranks, against a float32 allreduce",
     "startup": "commands, and a run from its start to its first round",
     "scaling": "seconds a round over ranks, clients and parameters, and a cost model",
+    "million": "a million clients in the flat layout, 100 a round: hashing, opening, rounds, memory",
     "memory": "100,000 clients with 10,000 local parameters each, 100 a round",
 }
 

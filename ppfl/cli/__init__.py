@@ -10,6 +10,7 @@ import click
 
 from ppfl import __version__
 from ppfl.cli.collect import collect
+from ppfl.cli.data import data
 from ppfl.cli.diagnose import diagnose
 from ppfl.cli.doctor import doctor
 from ppfl.cli.ended import ended
@@ -59,6 +60,7 @@ for _command in (
     table,
     plot,
     diagnose,
+    data,
     verify,
     doctor,
     ended,

@@ -48,6 +48,11 @@ class ClientStore(ABC):
         """Say whether a state was put."""
         return index in self._written
 
+    @property
+    def written(self) -> list[int]:
+        """Chunks of which a state was put, ascending."""
+        return sorted(self._written)
+
     def get(self, index: int) -> State:
         """Return a state."""
         return self._read(index) if index in self._written else self._initial(index)

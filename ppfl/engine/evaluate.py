@@ -142,24 +142,17 @@ def _one_by_one(run: Run, round: int) -> dict[str, torch.Tensor]:
             run.advanced[client] = advanced
         return found
 
-    return _columns(_of_each(run, of_client))
+    return _columns(run.group.clients, _of_each(run, of_client))
 
 
 def _fits(run: Run, advanced: AdvancedClient) -> bool:
     return advanced.kept_bytes + sum(one.kept_bytes for one in run.advanced.values()) <= KEPT_BYTES
 
 
-def _of_each(run: Run, score: Callable[[int], Found]) -> list[Found]:
-    """Score the clients of this rank in their order; of those that are not scored one by its NaN speaks for all."""
-    scores, found = run.setup.problem.scores, []
-    of_others: list[Found] = []
-    for client in run.group.clients:
-        if scores.is_scored(client):
-            found.append(score(client))
-        else:
-            of_others = of_others or [score(client)]
-            found.append(of_others[0])
-    return found
+def _of_each(run: Run, score: Callable[[int], Found]) -> dict[int, Found]:
+    """Score the clients of this rank that are scored, in their order; where none is, one by its NaN speaks for all."""
+    clients = run.group.clients
+    return {client: score(client) for client in run.setup.problem.scores.scored_clients(clients) or clients[:1]}
 
 
 def score_stages(runs: Sequence[Run]) -> list[Stages]:
@@ -190,7 +183,10 @@ def _stages_one_by_one(run: Run) -> tuple[dict[str, dict[str, torch.Tensor]], di
     # client by client: what is advanced for one stage serves the others, and that of one client is kept at a time
     tuning = StageCosts()
     of_clients = _of_each(run, lambda client: _stages_of(run, client, tuning))
-    scores = {stage: _columns([of_client[stage] for of_client in of_clients]) for stage in of_clients[0]}
+    scores = {
+        stage: _columns(run.group.clients, {client: found[stage] for client, found in of_clients.items()})
+        for stage in next(iter(of_clients.values()))
+    }
     return scores, {stage: tuning if stage == "tuned" else StageCosts() for stage in scores}
 
 
@@ -278,11 +274,9 @@ def _weights(setup: Setup, metric: str) -> tuple[frozenset[int], tuple[float, ..
 
 def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the values that count, (…, counted), and their weights, (counted,)."""
-    weights = np.array(setup.problem.scores.metric_weights(metric), dtype=np.float64)
-    weights[list(setup.roles.byzantine)] = 0.0
-    there = weights > 0
+    there, weights = setup.counting(metric)
     # `compress` keeps the numbers of a row side by side, which decides the order in which they are added up
-    return values.compress(there, axis=-1), weights[there]
+    return values.compress(there, axis=-1), weights
 
 
 def _over_ranks(
@@ -334,8 +328,14 @@ def _tuned(
     return shared, local
 
 
-def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, torch.Tensor]:
-    return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+def _columns(clients: range, rows: Mapping[int, Mapping[str, float]]) -> dict[str, torch.Tensor]:
+    """Return {metric: (C,)} of some of the clients, with NaN for the others."""
+    columns = {}
+    where = torch.tensor(list(rows)) - clients.start
+    for name in next(iter(rows.values())):
+        columns[name] = torch.full((len(clients),), math.nan, dtype=torch.float64)
+        columns[name][where] = torch.tensor([row[name] for row in rows.values()], dtype=torch.float64)
+    return columns
 
 
 def _gather(setup: Setup, mine: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:

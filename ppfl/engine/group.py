@@ -68,7 +68,7 @@ class ClientGroup:
     @property
     def changed(self) -> list[int]:
         """Clients of this rank whose states may differ from the initial ones."""
-        return [client for client in self.clients if self.store.has(self._chunk_of(client))]
+        return [client for index in self.store.written for client in self._chunk(index)]
 
     def restore(self, states: ClientStates) -> None:
         """Replace the states of clients of this rank; those of all others are the initial ones."""

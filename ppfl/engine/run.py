@@ -57,7 +57,8 @@ def play_round(run: Run, round: int) -> bool:
         is_finite = all_finite(aggregate.params)
         if is_finite:
             _serve(run, aggregate.params, cohort, round)
-        run.ledger.count_bytes(downlink.num_bytes(cohort.intersection(group.clients)), aggregate.num_bytes)
+        mine = [client for client in cohort if client in group.clients]
+        run.ledger.count_bytes(downlink.num_bytes(mine), aggregate.num_bytes)
         run.ledger.costs.nonfinite_clients += aggregate.num_nonfinite
         run.ledger.costs.virtual_seconds += _virtual_seconds(setup, cohort, round)
         run.ledger.told.check()

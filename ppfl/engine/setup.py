@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.attack import AttackOnVectors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
     import torch
 
     from ppfl.core.communicator import GuardedCommunicator
@@ -84,12 +86,35 @@ class Setup:
         """Return the weight of a cohort's vectors over that of all that there could be, attackers beside included."""
         if self.cohort.is_full:
             return 1.0
+        return self._weight_of(sorted(cohort)) / self._weight_of_all
+
+    def counting(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return `who_counts` in statistics of a metric; found once."""
+        if metric not in self._counting:
+            weights = self.problem.scores.metric_weights(metric)
+            self._counting[metric] = who_counts(weights, self.roles.byzantine)
+        return self._counting[metric]
+
+    def _weight_of(self, clients: Iterable[int]) -> float:
         beside = self.byzantine.num_beside if self.byzantine is not None else 0
-        taking_part, all_of_them = (
-            sum(self.client_weights[client] for client in sorted(clients)) + beside
-            for clients in (cohort, self.cohort.eligible)
-        )
-        return taking_part / all_of_them
+        return sum(self.client_weights[client] for client in clients) + beside
+
+    @cached_property
+    def _weight_of_all(self) -> float:
+        # once: a round must not take longer for clients that are not in it
+        return self._weight_of(self.cohort.eligible)
+
+    @cached_property
+    def _counting(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+
+def who_counts(weights: Sequence[int], byzantine: frozenset[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which clients count in statistics, (M,) bool: those with weights that attack nobody; and their weights."""
+    of_all = np.array(weights, dtype=np.float64)
+    of_all[list(byzantine)] = 0.0
+    there = of_all > 0
+    return there, of_all[there]
 
 
 def adds_up(aggregator: Aggregator, byzantine: Byzantine | None) -> bool:

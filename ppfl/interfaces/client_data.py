@@ -76,8 +76,8 @@ class ClientData(ABC):
     """Training samples of every client of all ranks; clients with 0 are never sampled."""
     clients: range
     """Clients whose data this rank holds."""
-    clients_per_chunk: int | None = None
-    """K that the clients were dealt to ranks with, where the problem has chosen it."""
+    clients_per_chunk: int = 1
+    """K that the clients were dealt to ranks with."""
     fixed_data: bool = False
     """True when `data` is the same in every round and the engine may keep it."""
 
@@ -148,7 +148,7 @@ class Statistics(ClientData):
         num_train_samples: tuple[int, ...],
         clients: range,
         of_client: Mapping[int, Data],
-        clients_per_chunk: int | None = None,
+        clients_per_chunk: int = 1,
     ) -> None:
         self.client_names = client_names
         self.num_train_samples = num_train_samples

@@ -26,6 +26,8 @@ _MAX_RATIO = 1100
 """Bytes that one stored byte may become; deflate reaches 1032."""
 _SPARE_BYTES = 1 << 20
 """Bytes that an array may have beyond that, such as one that is all fill value."""
+_TEXTS_AT_ONCE = 4096
+"""Texts that are read at a time: those of variable length say how much memory they take only then."""
 _WHOLE = "data count by the content of one file, so all of it must be in that file"
 # what h5py raises for files that are damaged, by the function that meets it first
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
@@ -129,6 +131,30 @@ class DataArray:
             values = np.empty(self.shape, self._id.dtype)
             self._id.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
             return values.astype(self.dtype, copy=False)
+
+    def read_rows(self, first: int, last: int) -> np.ndarray:
+        """Return the entries `first` to `last` − 1 along the first axis. Raises UserError as `read` does."""
+        with _told(self.where):
+            shape = (last - first, *self.shape[1:])
+            values = np.empty(shape, self._id.dtype)
+            if values.size:  # HDF5 selects no rows of an array without any
+                chosen = self._id.get_space()
+                chosen.select_hyperslab((first, *(0 for _ in shape[1:])), shape)
+                self._id.read(h5py.h5s.create_simple(shape), chosen, values)
+            return values.astype(self.dtype, copy=False)
+
+    def read_texts(self) -> list[str]:
+        """Return all entries of an array (N,) of texts. Raises UserError for other entries, and as `read` does."""
+        if h5py.check_string_dtype(self._id.dtype) is None or len(self.shape) != 1:
+            raise UserError(f"{self.where}: is {self.dtype} of shape {self.shape}; it must hold one text an entry")
+        texts: list[str] = []
+        for first in range(0, self.shape[0], _TEXTS_AT_ONCE):
+            block = self.read_rows(first, min(first + _TEXTS_AT_ONCE, self.shape[0]))
+            try:
+                texts += [text.decode() for text in block.tolist()]
+            except UnicodeDecodeError as error:
+                raise UserError(f"{self.where}: the entry {error.object!r} is no text in UTF-8") from error
+        return texts
 
 
 def _native(dtype: np.dtype) -> np.dtype:

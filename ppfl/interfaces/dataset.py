@@ -18,7 +18,7 @@ from ppfl.interfaces.packed_samples import PackedParts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.placement import Dealt, Placement
 
 MAX_NUM_CLASSES = 65_536
 """A label beyond this is taken for damage rather than for a class."""
@@ -91,6 +91,20 @@ class FederatedSamples:
     divisor: float
     """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
 
+    @classmethod
+    def of(
+        cls,
+        client_names: Sequence[str],
+        sizes: np.ndarray,
+        dealt: Dealt,
+        parts: PackedParts,
+        input_shape: tuple[int, ...],
+        divisor: float,
+    ) -> Self:
+        """Put it together; sizes: (M, 3), (training, validation, test) samples of every client of all ranks."""
+        train, validation, test = (tuple(column.tolist()) for column in sizes.T)
+        return cls(tuple(client_names), train, validation, test, *dealt, parts, input_shape, divisor)
+
     @property
     def samples(self) -> Mapping[int, ClientSamples]:
         """The samples of each client of this rank, taken out of the packs when they are asked for."""
@@ -155,6 +169,13 @@ class Parts:
         num_test, num_validation = (int(total * Fraction(str(part))) for part in (self.test, self.validation))
         return total - num_test - num_validation, num_validation, num_test
 
+    def num_samples_of_all(self, totals: np.ndarray) -> np.ndarray:
+        """Return the numbers of every client, (M, 3) int64, given its samples, (M,)."""
+        unlike, which = np.unique(totals, return_inverse=True)
+        numbers = np.array([self.num_samples(total) for total in unlike.tolist()], dtype=np.int64)
+        of_all: np.ndarray = numbers.reshape(-1, 3)[which]
+        return of_all
+
     def cut(self, samples: Samples, seed: int, client: int) -> ClientSamples:
         """Choose the parts by (seed, client); each keeps the order of the samples."""
         rows = self.rows(len(samples), generator(seed, _CUT, client=client))
@@ -212,13 +233,10 @@ def deal(
     client of all ranks.
     """
     of_all = np.array(sizes, dtype=np.int64).reshape(-1, 3)
-    chunk = placement.chunk_size(clients_per_chunk, of_all[:, 0], input_shape)
-    mine = placement.clients_of_rank(of_all[:, 0], chunk)
+    dealt = placement.deal(of_all[:, 0], clients_per_chunk, input_shape)
+    mine = dealt.clients
     parts = PackedParts.of(map(of_client, mine), of_all[mine.start : mine.stop], input_shape)
-    num_train, num_validation, num_test = (tuple(column.tolist()) for column in of_all.T)
-    return FederatedSamples(
-        tuple(client_names), num_train, num_validation, num_test, mine, chunk, parts, input_shape, divisor
-    )
+    return FederatedSamples.of(client_names, of_all, dealt, parts, input_shape, divisor)
 
 
 class Dataset(PlugIn):

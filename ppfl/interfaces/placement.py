@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,13 @@ class ChunkMemory:
         return size if -(-num_clients // size) >= num_ranks else max(num_clients // num_ranks, 1)
 
 
+class Dealt(NamedTuple):
+    """Clients of a rank, contiguous and in whole chunks of K."""
+
+    clients: range
+    clients_per_chunk: int
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where and in what precision a problem lives, and which clients' data this rank holds."""
@@ -84,6 +91,11 @@ class Placement:
         used = int(np.minimum(np.max(num_samples), self.samples_a_round or np.iinfo(np.int64).max))
         bytes_a_client = self.bytes_of_client(input_shape, used)
         return self.chunk_memory.chunk_size(len(num_samples), self.communicator.size, bytes_a_client)
+
+    def deal(self, num_samples: Sequence[int] | np.ndarray, wanted: int | None, input_shape: tuple[int, ...]) -> Dealt:
+        """Return the clients of this rank and K; arguments are those of `chunk_size`."""
+        chunk = self.chunk_size(wanted, num_samples, input_shape)
+        return Dealt(self.clients_of_rank(num_samples, chunk), chunk)
 
     def byzantine_clients(self, client_names: Sequence[str], num_train_samples: Sequence[int]) -> frozenset[int]:
         """Return the clients that are Byzantine: scores and theory leave them out, the engine lets them attack."""

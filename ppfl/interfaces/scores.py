@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from ppfl.interfaces.advanced_client import AdvancedClient
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from ppfl.core.types import Data, Params
@@ -63,6 +65,10 @@ class Scores(ABC):
     def is_scored(self, client: int) -> bool:
         """Say whether a client of this rank is scored; if not, its scores are NaN whatever its parameters."""
         return True
+
+    def scored_clients(self, clients: range) -> Sequence[int]:
+        """Return which of the clients of this rank are scored, ascending."""
+        return [client for client in clients if self.is_scored(client)]
 
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
         """Score one client of this rank during a run: what `client_metrics` says, and what only makes sense there."""

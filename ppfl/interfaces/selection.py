@@ -35,6 +35,10 @@ class Selection:
         """Say whether a client is scored."""
         return self.clients is None or client in self.clients
 
+    def clients_in(self, clients: range) -> Sequence[int]:
+        """Return which of some clients are scored, ascending."""
+        return clients if self.clients is None else sorted(client for client in self.clients if client in clients)
+
     def is_whole(self, num_samples: int) -> bool:
         """Say whether all S samples of a part are scored."""
         return self.max_samples is None or num_samples <= self.max_samples

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ppfl.interfaces.client_data import Statistics
+from ppfl.interfaces.placement import Dealt
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.split import EVERYTHING, Split
 from ppfl.problems._quadratic_gram import Gram, cut, gram_of
@@ -34,25 +35,22 @@ class QuadraticProblem(Problem):
         is_local = self.objective.is_local
         grams = {client: gram_of(blocks, is_local) for client, blocks in self.scores.blocks.items()}
         everything = Split(local=(EVERYTHING,))
-        return build_quadratic(self.placement, everything, self.layout, self.client_data.clients, grams)
+        dealt = Dealt(self.client_data.clients, self.client_data.clients_per_chunk)
+        return build_quadratic(self.placement, everything, self.layout, dealt, grams)
 
 
 def build_quadratic(
-    placement: Placement,
-    split: Split,
-    layout: Layout,
-    clients: range,
-    grams: dict[int, Gram],
-    clients_per_chunk: int | None = None,
+    placement: Placement, split: Split, layout: Layout, dealt: Dealt, grams: dict[int, Gram]
 ) -> QuadraticProblem:
-    """Build the problem of these clients' losses; they were dealt in chunks of so many. Collective."""
+    """Build the problem of these clients' losses. Collective."""
+    clients = dealt.clients
     objective = Quadratic(placement, split, layout)
     blocks = cut(grams, objective.is_local)
     data = {
         client: {key: value.to(placement.device, placement.dtype) for key, value in of_client.items()}
         for client, of_client in blocks.items()
     }
-    client_data = Statistics(layout.client_names, layout.num_rows, clients, data, clients_per_chunk)
+    client_data = Statistics(layout.client_names, layout.num_rows, clients, data, dealt.clients_per_chunk)
     byzantine = placement.byzantine_clients(layout.client_names, layout.num_rows)
     theory = QuadraticTheory(objective, client_data, grams, blocks, byzantine, placement.communicator)
     operator = None

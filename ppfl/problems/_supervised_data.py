@@ -101,7 +101,8 @@ class SupervisedData(LabelledData):
             return rows
         # in the order drawn, not sorted: the order of samples is part of the bits of a batch
         drawn: np.ndarray = self._batches.at(round, client).choice(num_samples, size, replace=False)
-        return as_numbers(rows)[drawn]
+        chosen: np.ndarray = rows.start + drawn if isinstance(rows, slice) else rows[drawn]
+        return chosen
 
     def _size_of_batch(self, num_samples: int) -> int:
         return num_samples if self._batch_size == "all" else min(self._batch_size, num_samples)

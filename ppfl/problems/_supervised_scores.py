@@ -15,6 +15,8 @@ from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Supervised
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.core.types import Params
     from ppfl.interfaces.client_data import Part
 
@@ -36,6 +38,10 @@ class SupervisedScores(Scores):
     def is_scored(self, client: int) -> bool:
         """Say whether a client is among those that are scored."""
         return self.selection.has(client)
+
+    def scored_clients(self, clients: range) -> Sequence[int]:
+        """Return which of the clients of this rank are scored."""
+        return self.selection.clients_in(clients)
 
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
         """Mean loss and accuracy on what is selected of the parts.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.core.plugins import Example
-    from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.placement import Dealt, Placement
     from ppfl.problems._quadratic_generators import Matrices
 
 _LARGEST = 1e150
@@ -114,18 +114,17 @@ class QuadraticSettings(ProblemSettings):
         Raises UserError, on every rank, for a file without this layout, with NaN or with numbers too large.
         """
 
-        def load() -> tuple[Layout, dict[int, Gram], int]:
+        def load() -> tuple[Layout, dict[int, Gram], Dealt]:
             with self._source(placement.data_seed) as (layout, matrices):
-                found, make, chunk = {}, Grams(), _chunk_size(placement, layout, clients_per_chunk)
-                for client in placement.clients_of_rank((1,) * len(layout.client_names), chunk):
+                found, make, dealt = {}, Grams(), _deal(placement, layout, clients_per_chunk)
+                for client in dealt.clients:
                     name = layout.client_names[client]
                     found[client] = make.of(matrices(name))
                     self._check(name, found[client], placement.dtype)
-                return layout, found, chunk
+                return layout, found, dealt
 
-        layout, grams, chunk = on_every_rank(placement.communicator, load)
-        clients = placement.clients_of_rank((1,) * len(layout.client_names), chunk)
-        return build_quadratic(placement, self.split, layout, clients, grams, chunk)
+        layout, grams, dealt = on_every_rank(placement.communicator, load)
+        return build_quadratic(placement, self.split, layout, dealt, grams)
 
     def _source(self, seed: int) -> AbstractContextManager[tuple[Layout, Callable[[str], Matrices]]]:
         """Return the layout and what gives the matrices of a client, by its name."""
@@ -154,8 +153,8 @@ class QuadraticSettings(ProblemSettings):
         return Recipe(**self.model_dump(include=set(_GENERATOR_FIELDS)))
 
 
-def _chunk_size(placement: Placement, layout: Layout, wanted: int | None) -> int:
-    """Return K; a client takes its matrix, as it is kept and as it is computed on."""
+def _deal(placement: Placement, layout: Layout, clients_per_chunk: int | None) -> Dealt:
+    """Return the clients of this rank; each takes its matrix, as it is kept and as it is computed on."""
     length = layout.shared_dimension + layout.local_dimension
     placement = replace(placement, bytes_of_client=lambda *_: 2 * placement.dtype.itemsize * length**2)
-    return placement.chunk_size(wanted, (1,) * len(layout.client_names), (length,))
+    return placement.deal((1,) * len(layout.client_names), clients_per_chunk, (length,))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
+_MOST_CLIENT_BYTES = 1 << 24
+"""Of arrays with a number a client that are written before the run has ended."""
 _OF_ONE_RUN = {"digest", "config", "started", "ended"}
 """Attributes that differ between the runs of a pack."""
 
@@ -212,8 +214,9 @@ class Recorder:
         names = self._clients.get("client")
         series = self.rows
         yield _group("rounds", {"round": series.pop("round")}, series, names)
-        coordinates = {"client": names} if names is not None else {}
-        yield _group("clients", coordinates, self._clients)
+        # facts that never change, of a million clients say, would make every write take seconds
+        if self._status in FINISHED or sum(values.nbytes for values in self._clients.values()) <= _MOST_CLIENT_BYTES:
+            yield _group("clients", {"client": names} if names is not None else {}, self._clients)
         if self._arrivals is not None:
             columns = self._arrivals()
             numbers = np.arange(len(next(iter(columns.values()))))

@@ -66,7 +66,7 @@ def build(
     wanted = clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
     placement = _placement(config, guarded, device, kernels)
     problem = build_problem(config.problem, placement, wanted)
-    clients_per_chunk = problem.client_data.clients_per_chunk or wanted or 1
+    clients_per_chunk = wanted or problem.client_data.clients_per_chunk
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
     roles = Roles.of(placement, problem.client_data)
     problem = _scored(config, problem, roles)

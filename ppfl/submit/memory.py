@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ppfl.config.run import Config
+    from ppfl.interfaces.data_hdf5 import DataArray, DataGroup
 
 Found = TypeVar("Found")
 
@@ -43,6 +44,8 @@ _MARGIN = 1.25
 _ROUND_UP = 50
 _LOOK_AT = 100
 """Clients of a file whose data are looked at; the others are taken to be alike."""
+_LOOK_AT_LABELS = 1 << 16
+"""Samples of a flat file of which the same is true."""
 
 
 def memory_mb(configs: Sequence[Config], ranks: int, *, gpus: bool) -> int | None:
@@ -127,17 +130,30 @@ def _look_at(path: Path) -> _Sizes:
 
     where = str(path)
     with open_data(path, where) as file:
-        clients = _there(file.group("examples", where))
+        if (clients := file.group("examples", where)) is None:
+            return _flat(file, where)
         names = clients.names()
         # an estimate must not take as long as the job: a file may have a million clients
         seen = [_there(clients.group(name, where)) for name in names[:_LOOK_AT]]
         samples = [_there(client.array("pixels", where) or client.array("image", where)) for client in seen]
         labels = [_there(client.array("label", where)).read() for client in seen]
-    shape, dtype = samples[0].shape[1:], samples[0].dtype
     numbers = sum(math.prod(one.shape) for one in samples) * len(names) / len(seen)
     classes = 1 + max(int(of_client.max()) for of_client in labels if of_client.size)
+    return _sizes(len(names), samples[0], numbers, classes)
+
+
+def _flat(file: DataGroup, where: str) -> _Sizes:
+    """Return the sizes of a file in the flat layout."""
+    samples, labels = _there(file.array("samples", where) or file.array("pixels", where)), file.array("label", where)
+    seen = _there(labels).read_rows(0, min(_LOOK_AT_LABELS, samples.shape[0]))
+    clients = _there(file.array("client", where)).shape[0]
+    return _sizes(clients, samples, math.prod(samples.shape), 1 + int(seen.max()))
+
+
+def _sizes(clients: int, samples: DataArray, numbers: float, classes: int) -> _Sizes:
+    shape = samples.shape[1:]
     channels_first = (shape[2], *shape[:2]) if len(shape) == 3 else (1, *shape) if len(shape) == 2 else shape
-    return _Sizes(len(names), channels_first, classes, numbers, dtype.itemsize)
+    return _Sizes(clients, channels_first, classes, numbers, samples.dtype.itemsize)
 
 
 def _there(found: Found | None) -> Found:

@@ -134,6 +134,13 @@ def test_other_workloads_run(run: Run, workload: str) -> None:
         assert [row["imports_torch"] for row in rows] == ["no", "no", "no", "yes"]
     if workload == "scaling":
         assert set(document["models"]) == {"quadratic", "cnn", "mlp"}
+    if workload == "million":
+        assert [(row["clients"], row["cohort"], row["scored"]) for row in rows] == [
+            (20, 2, 2),
+            (200, 20, 20),
+            (2000, 100, 200),
+        ]
+        assert all(row["peak_bytes"] >= row["largest_process_bytes"] > 1e6 for row in rows)
     if workload == "memory":
         assert [(row["clients"], row["cohort"]) for row in rows] == [(40, 4), (20, 4), (10, 4), (10, 2), (10, 8)]
         assert {row["num_local_parameters"] for row in rows} == {10_044}

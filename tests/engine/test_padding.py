@@ -9,16 +9,21 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ppfl.core.errors import UserError
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.types import Data
-from ppfl.engine.mapping.padding import stack_data, stack_draws
+from ppfl.engine.mapping.batched import Batched
+from ppfl.engine.mapping.padding import stack_draws
+from ppfl.interfaces.client_data import Joined, join, num_samples
 from ppfl.interfaces.local_training import LocalTraining
 from ppfl.interfaces.method import ClientStep
 from ppfl.interfaces.mini_batches import UnequalClientsError
 from tests.engine.build import engine, scores
 
 SIZES = [(5, 5), (3, 7, 2), (4, 0, 1), (0, 0, 6), (2, 6, 0, 0)]
+
+
+def stack_data(datas: list[Data]) -> Data:
+    return Joined(join(datas), [num_samples(data) for data in datas]).stacked()[0]
 
 
 def data_of(client: int, size: int) -> Data:
@@ -47,12 +52,17 @@ def test_every_client_finds_its_samples(sizes: tuple[int, ...]) -> None:
                        for filler in fillers)  # fmt: skip
 
 
-def test_what_differs_in_other_ways_is_refused() -> None:
-    wide = {"x": torch.zeros(4, 3, 3), "y": torch.zeros(4, dtype=torch.int64)}
-    with pytest.raises(UnequalClientsError, match="more than the number of samples"):
-        stack_data([data_of(0, 5), wide])
-    with pytest.raises(UnequalClientsError, match="more than the number of samples"):
-        stack_data([{"curvature": torch.eye(2)}, {"curvature": torch.eye(3)}])
+def test_places_are_where_the_samples_are() -> None:
+    datas = [data_of(0, 3), data_of(1, 5), data_of(2, 1)]
+    joined = Joined(join(datas), [3, 5, 1])
+    data, places = joined.stacked()
+    assert places is not None
+    for key, value in joined.data.items():
+        assert torch.equal(data[key].flatten(0, 1)[places], value)
+    assert Joined(datas[0], [3]).stacked()[1] is None
+
+
+def test_draws_that_differ_in_other_ways_are_refused() -> None:
     with pytest.raises(UnequalClientsError, match="draw different things"):
         stack_draws([{"a": torch.zeros(2)}, {}])
     with pytest.raises(UnequalClientsError, match="draw different numbers of a"):
@@ -135,7 +145,7 @@ def loop(self: Any, objective: Any, message: Any, state: Any, data: Any, draws: 
     return ClientStep(subtract(message, shared), state, self.report(draws, of_shared=1))
 
 
-def test_a_method_with_a_loop_of_its_own_says_that_it_needs_single_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_with_a_loop_of_its_own_is_given_groups_of_equal_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     from ppfl.algorithms.fedavg import FedAvg
 
     shared = {"problem": {**RUN["problem"], "split": {"local": []}}, "rounds": 1}
@@ -144,6 +154,16 @@ def test_a_method_with_a_loop_of_its_own_says_that_it_needs_single_clients(monke
     assert issubclass(FedAvg, LocalTraining)
     monkeypatch.setattr(FedAvg, "client", loop)
     assert scores(**shared, algorithm=method)[-1].metrics == wanted
-    said = r"^engine.clients_per_chunk: clients 0–2 loop over mini-batches of different sizes .* use 1$"
-    with pytest.raises(UserError, match=said):
-        scores(**shared, algorithm=method, engine={"clients_per_chunk": 3})
+    groups: list[int] = []
+    side_by_side = Batched._side_by_side
+
+    def noting(mapping: Batched, downlink: Any, members: list[int], *others: Any) -> Any:
+        found = side_by_side(mapping, downlink, members, *others)
+        groups.append(len(members))
+        return found
+
+    monkeypatch.setattr(Batched, "_side_by_side", noting)
+    for name, value in scores(**shared, algorithm=method, engine={"clients_per_chunk": 7})[-1].metrics.items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-10, atol=1e-12, err_msg=name)
+    assert sum(groups) == 7
+    assert len(groups) > 1

@@ -11,6 +11,7 @@ import pytest
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.errors import UserError
 from ppfl.engine.evaluate import STATISTICS, mean_over_clients, means_over_clients, score_stages, summarize
+from ppfl.engine.setup import who_counts
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run as run_to_file
 from ppfl.runs.progress import Silent
@@ -36,6 +37,9 @@ class Weighted:
 
     def metric_weights(self, metric: str) -> tuple[int, ...]:
         return self._weights
+
+    def counting(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        return who_counts(self._weights, self.byzantine)
 
 
 def test_statistics() -> None:

@@ -1,0 +1,197 @@
+"""Files with the samples of all clients in a few arrays, those of each client side by side.
+
+Where a group a client takes a millisecond a client to open, a million clients of this layout take seconds: all checks
+are of whole arrays, and samples are read in blocks of rows, whoever's they are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppfl.core.errors import UserError
+from ppfl.datasets._row_spans import RowSpans
+from ppfl.datasets._sample_file import LABEL, SampleFile, check_labels, check_samples
+from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
+from ppfl.interfaces.packed_samples import Pack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+
+    from ppfl.interfaces.data_hdf5 import DataArray, DataGroup
+
+SAMPLE_FIELDS = ("samples", "pixels")
+OFFSETS, CLIENT = "offsets", "client"
+FLAT_LAYOUT = "the flat layout is samples (or pixels), label, offsets and client"
+BLOCK_BYTES = 1 << 23
+"""Of samples that are read at a time."""
+
+
+@dataclass(frozen=True)
+class FlatFile(SampleFile):
+    """A file whose samples are read in blocks of rows."""
+
+    path: Path
+    where: str
+    field: str
+    x: DataArray
+    y: DataArray
+    sample_shape: tuple[int, ...]
+    sample_dtype: np.dtype
+    names: list[str]
+    """N clients, sorted."""
+    starts: np.ndarray
+    """(N,) int64, first row of each."""
+    num_rows: np.ndarray
+    """(N,) int64, samples of each."""
+
+    @classmethod
+    def look_at(cls, root: DataGroup, path: Path, where: str) -> FlatFile:
+        """Check the layout, offsets and names, without reading samples."""
+        held = root.names()
+        field = next((name for name in SAMPLE_FIELDS if name in held), SAMPLE_FIELDS[0])
+        x, y, offsets, client = (_array(root, name, where) for name in (field, LABEL, OFFSETS, CLIENT))
+        check_samples(x, y, field, where)
+        bounds = _bounds(offsets, x.shape[0], field)
+        if client.shape != (len(bounds) - 1,):
+            raise UserError(
+                f"{client.where}: has shape {client.shape}, and {OFFSETS} {len(bounds)} entries; there must be a name "
+                f"a client, and an entry more"
+            )
+        names, starts, num_rows = client.read_texts(), bounds[:-1], np.diff(bounds)
+        _check_names(names, client.where)
+        # by name, not in the order of the file, so that a copy written in another order is the same problem
+        if not all(one < other for one, other in pairwise(names)):
+            order = sorted(range(len(names)), key=names.__getitem__)
+            names, starts, num_rows = [names[row] for row in order], starts[order], num_rows[order]
+            if twice := next((one for one, other in pairwise(names) if one == other), None):
+                raise UserError(f"{client.where}: names {twice!r} more than once; a name is one client's")
+        return cls(path, where, field, x, y, x.shape[1:], x.dtype, names, starts, num_rows)
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the number of samples of every client."""
+        return dict(zip(self.names, self.num_rows.tolist(), strict=True))
+
+    def read(self, name: str) -> Samples:
+        """Read all samples of one client; none when this file does not name it."""
+        if (index := self._index.get(name)) is None:
+            return self.nothing()
+        first, last = int(self.starts[index]), int(self.starts[index] + self.num_rows[index])
+        x, y = self.x.read_rows(first, last), self.y.read_rows(first, last)
+        check_labels(y, f"{self.where}, client {name!r}")
+        return Samples(np.ascontiguousarray(self.as_input(x)), y.astype(np.int64))
+
+    def rows_of(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return first row and number of rows of M clients, (M,) int64 each; no rows of whom it does not name."""
+        if names == self.names:
+            return self.starts, self.num_rows
+        index = np.array([self._index.get(name, -1) for name in names], dtype=np.int64)
+        return np.where(index < 0, 0, self.starts[index]), np.where(index < 0, 0, self.num_rows[index])
+
+    def pack(
+        self, names: Sequence[str], starts: np.ndarray, sizes: np.ndarray, precision: torch.dtype, *, hold: bool
+    ) -> Pack:
+        """Read and check the samples of some clients; keep all of them, or else their labels alone.
+
+        starts, sizes: (C,) rows of each. Raises UserError for labels that are none and numbers that no run can use.
+        """
+        spans, done = RowSpans(starts, sizes), 0
+        x = np.empty((spans.num_rows if hold else 0, *self.input_shape), self.sample_dtype)
+        y, largest = np.empty(spans.num_rows, np.int64), self.largest(precision)
+        for first, last, chosen in spans.blocks(max(1, BLOCK_BYTES // self.bytes_a_sample)):
+            block, labels = self.x.read_rows(first, last), self.y.read_rows(first, last)
+            if chosen is not None:
+                block, labels = block[chosen], labels[chosen]
+            begun, done = done, done + len(labels)
+            if (bad := self._first_bad(block, labels, largest)) is not None:
+                row, what = bad
+                raise UserError(f"{self.where}, client {names[spans.client_at(begun + row)]!r}: {what}")
+            y[begun:done] = labels
+            if hold:
+                x[begun:done] = self.as_input(block)
+        return Pack(x if hold else _RowsOfClients(self, spans), y, spans.starts_in_pack, sizes)
+
+    @property
+    def bytes_a_sample(self) -> int:
+        """Size of the numbers of one."""
+        return self.sample_dtype.itemsize * math.prod(self.sample_shape)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
+    def _first_bad(self, x: np.ndarray, y: np.ndarray, largest: float) -> tuple[int, str] | None:
+        """Return the first row that no run can use, and what is wrong with it."""
+        if not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
+            row = int(np.flatnonzero((y < 0) | (y >= MAX_NUM_CLASSES))[0])
+            return row, f"a label is {y[row]}; allowed are 0 to {MAX_NUM_CLASSES - 1}"
+        # extremes are found without memory for |x|, and are NaN where there is one
+        if not (x.min() >= -largest and x.max() <= largest):
+            row = int(np.flatnonzero(~(np.abs(x) <= largest).reshape(len(x), -1).all(axis=1))[0])
+            what = f"NaN, inf or a number beyond {largest:.3g}"
+            return row, f"a sample has {what}; all must be finite in the precision of the run"
+        return None
+
+
+class _RowsOfClients:
+    """The samples of some clients, one after another, that stay in their file."""
+
+    def __init__(self, file: FlatFile, spans: RowSpans) -> None:
+        self._file = file
+        self._spans = spans
+        self._seen = self._look()
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Return rows of one client. Raises UserError where the file is another one than when the run began."""
+        if self._look() != self._seen:
+            raise UserError(f"{self._file.where}: was changed while the run reads from it")
+        row = self._spans.row_in_file(first) if last > first else 0
+        return np.ascontiguousarray(self._file.as_input(self._file.x.read_rows(row, row + last - first)))
+
+    def _look(self) -> tuple[int, int]:
+        try:
+            status = self._file.path.stat()
+        except OSError as error:
+            raise UserError(f"{self._file.where}: {error.strerror}, while the run reads from it") from error
+        return status.st_size, status.st_mtime_ns
+
+
+def _array(root: DataGroup, name: str, where: str) -> DataArray:
+    found = root.array(name, f"{where}, {name}")
+    if found is None:
+        raise UserError(f"{where}: no {name}; {FLAT_LAYOUT}")
+    return found
+
+
+def _bounds(offsets: DataArray, num_rows: int, field: str) -> np.ndarray:
+    """Return where each client's rows begin, and at last where all end, (N + 1,) int64; checked."""
+    if len(offsets.shape) != 1 or offsets.dtype.kind not in "iu" or offsets.shape[0] < 2:
+        raise UserError(
+            f"{offsets.where}: is {offsets.dtype} of shape {offsets.shape}; it must hold an integer a client and one "
+            f"more, for one client at least"
+        )
+    bounds = offsets.read()
+    if int(bounds[0]) != 0 or int(bounds[-1]) != num_rows:
+        raise UserError(
+            f"{offsets.where}: go from {bounds[0]} to {bounds[-1]}; they must go from 0 to {num_rows}, the number of "
+            f"{field}"
+        )
+    if len(falls := np.flatnonzero(bounds[1:] < bounds[:-1])):
+        at = int(falls[0])
+        raise UserError(f"{offsets.where}: fall from {bounds[at]} to {bounds[at + 1]} after entry {at}; they must not")
+    return bounds.astype(np.int64)  # all of them are between 0 and the number of rows
+
+
+def _check_names(names: list[str], where: str) -> None:
+    # results hold names as texts of HDF5, which end at a zero
+    bad = next((name for name in names if not name or "\0" in name), None)
+    if bad is not None:
+        raise UserError(f"{where}: has {bad!r}; a name must have a character, and none that is zero")

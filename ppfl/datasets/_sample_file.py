@@ -1,0 +1,117 @@
+"""What files of samples have in common, whatever their layout: how samples look, and what of them is refused."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppfl.core.errors import UserError
+from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from ppfl.interfaces.data_hdf5 import DataArray
+
+LABEL = "label"
+_BYTE_LEVELS = 255.0
+
+
+class SampleFile(ABC):
+    """One open file whose layout has been checked."""
+
+    where: str
+    """How messages begin."""
+    field: str
+    """What samples are called in this file."""
+    sample_shape: tuple[int, ...]
+    """As it is stored."""
+    sample_dtype: np.dtype
+
+    @abstractmethod
+    def sizes(self) -> Mapping[str, int]:
+        """Return the number of samples of every client, by name."""
+
+    @abstractmethod
+    def read(self, name: str) -> Samples:
+        """Read all samples of one client; none when this file does not name it. Raises UserError for broken labels."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a sample as models see it: (height, width) -> (1, height, width), and channels first."""
+        shape = self.sample_shape
+        if len(shape) == 3:
+            return (shape[2], *shape[:2])
+        return (1, *shape) if len(shape) == 2 else shape
+
+    @property
+    def divisor(self) -> float:
+        """What samples are divided by to lie in [0, 1]."""
+        return _BYTE_LEVELS if self.sample_dtype == np.uint8 else 1.0
+
+    def check_agrees(self, other: SampleFile) -> None:
+        """Raise UserError unless samples of both files look alike."""
+        if (self.sample_shape, self.sample_dtype) != (other.sample_shape, other.sample_dtype):
+            raise UserError(
+                f"{other.where}: samples are {other.sample_dtype} of shape {other.sample_shape}, those in {self.where} "
+                f"are {self.sample_dtype} of shape {self.sample_shape}; they must agree"
+            )
+
+    def check_finite(self, name: str, parts: Mapping[str, Samples], precision: torch.dtype) -> None:
+        """Raise UserError for NaN, inf and what is beyond the numbers of the run, in any of the parts of a client."""
+        for part, samples in parts.items():
+            self.check_numbers(samples.x, f"client {name!r}", f"{part} samples", self.largest(precision))
+
+    def check_numbers(self, x: np.ndarray, whose: str, what: str, largest: float) -> None:
+        """Raise UserError for NaN, inf and numbers beyond the largest in samples (S, …) of a client."""
+        good = np.abs(x) <= largest  # NaN is not
+        if not good.all():
+            wrong = int((~good.reshape(len(x), -1).all(axis=1)).sum())
+            raise UserError(
+                f"{self.where}, {whose}: {wrong} of its {len(x)} {what} have NaN, inf or a number beyond "
+                f"{largest:.3g}; all must be finite in the precision of the run"
+            )
+
+    def as_input(self, x: np.ndarray) -> np.ndarray:
+        """Return samples (S, …) as they are stored in the shape that models see; a view where that is one."""
+        channels_first = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
+        return channels_first.reshape(len(x), *self.input_shape)
+
+    def nothing(self) -> Samples:
+        """Return no samples, in the shape of this file's."""
+        return Samples(np.empty((0, *self.input_shape), self.sample_dtype), np.empty(0, np.int64))
+
+    def largest(self, precision: torch.dtype) -> float:
+        """Return the largest number that a sample may have: a finite float64 may be inf in the float32 of a run."""
+        import torch
+
+        if self.sample_dtype == np.uint8:
+            return _BYTE_LEVELS
+        return min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
+
+
+def check_samples(x: DataArray, y: DataArray, field: str, where: str) -> None:
+    """Raise UserError unless x are samples and y is a label of each, by their shapes and number types."""
+    if len(x.shape) not in (2, 3, 4):
+        raise UserError(
+            f"{where}: {field} have shape {x.shape}; allowed are (samples, height, width), (samples, height, width, "
+            f"channels) and (samples, features)"
+        )
+    if 0 in x.shape[1:]:
+        raise UserError(f"{where}: {field} have shape {x.shape}; a sample needs at least one number")
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise UserError(f"{where}: {field} are {x.dtype}; allowed are uint8 and floating point")
+    if len(y.shape) != 1 or y.dtype.kind not in "iu":
+        raise UserError(f"{where}: {LABEL} is {y.dtype} of shape {y.shape}; it must hold one integer a sample")
+    if x.shape[0] != y.shape[0]:
+        raise UserError(f"{where}: {x.shape[0]} {field} but {y.shape[0]} labels; their numbers must agree")
+
+
+def check_labels(y: np.ndarray, where: str) -> None:
+    """Raise UserError for labels that are none."""
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
+        raise UserError(f"{where}: labels range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}")
