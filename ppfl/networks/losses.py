@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.params import ratio
-
 if TYPE_CHECKING:
     from ppfl.core.types import Data
 
@@ -54,7 +52,7 @@ class Loss(ABC):
 
 def _shares(weight: torch.Tensor) -> torch.Tensor:
     """v_s/Σv, 0 where all weights are: a client whose step it is not has a batch of such samples."""
-    return ratio(weight, weight.sum())
+    return weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 class CrossEntropy(Loss):
