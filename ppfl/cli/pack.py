@@ -129,5 +129,5 @@ def _budget(time_limit: float | None, stop: StopSignals) -> Budget:
 def _warn(config: Config) -> None:
     from ppfl.jobs.gpus_in_vain import in_vain
 
-    if vain := in_vain(config.engine.device):
+    if vain := in_vain(config.device):
         click.echo(f"ppfl: warning: {vain}", err=True)

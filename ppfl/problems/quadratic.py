@@ -42,6 +42,7 @@ class QuadraticSettings(ProblemSettings):
     """
 
     name: Literal["quadratic"]
+    has_statistics: ClassVar[bool] = True
     example: ClassVar[Example] = {
         "generator": "comparison",
         "zeta": 1,

@@ -21,6 +21,7 @@ from ppfl.interfaces.selection import ORDER_OF_SCORES, Selection, draw_clients
 from ppfl.interfaces.split import refuse_split
 from ppfl.networks.kernels import of_this_processor
 from ppfl.outside.origin import of_this_process
+from ppfl.runs.determinism import set_determinism
 from ppfl.runs.device import choose_device, set_tf32
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def build(
     kernels: what a run that goes on has begun with; None: as the configuration says, or the processor of rank 0.
     """
     _refuse_cells(config, communicator)
-    device = choose_device(config.engine.device, communicator)
-    set_tf32(config.precision == "tf32", device, communicator)
+    device = _choose_device(config, communicator)
     guarded, kernels = GuardedCommunicator(communicator), kernels or _choose_kernels(config, communicator)
     clients_per_chunk = config.engine.clients_per_chunk or 1
     placement = _placement(config, guarded, device, kernels)
@@ -95,6 +95,14 @@ def build(
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         replay=_read_replay(config, communicator),
     )
+
+
+def _choose_device(config: Config, communicator: Communicator) -> torch.device:
+    """Return this rank's device, on which products and kernels are now as the configuration says. Collective."""
+    device = choose_device(config.device, communicator)
+    set_tf32(config.precision == "tf32", device, communicator)
+    set_determinism(config.engine.deterministic, device, communicator)
+    return device
 
 
 def _choose_kernels(config: Config, communicator: Communicator) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.runs.determinism import describe_determinism
 
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
@@ -22,9 +23,9 @@ _MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 256 << 20), "
 def choose_device(choice: Literal["auto", "cpu", "cuda"], communicator: Communicator) -> torch.device:
     """Return this rank's device: GPUs of a host are dealt to its ranks in turn; more ranks than GPUs share them.
 
-    `auto` takes a GPU where there is one. On the CPU a rank computes with one thread: results have the same bits on
-    any number of ranks, and processes are faster than threads; freed memory is kept. Raises UserError for `cuda`
-    without a GPU.
+    `auto` takes a GPU where there is one; `Config.device` has seen to problems of statistics before. On the CPU a rank
+    computes with one thread: results have the same bits on any number of ranks, and processes are faster than threads;
+    freed memory is kept. Raises UserError for `cuda` without a GPU.
     """
     num_gpus = torch.cuda.device_count()
 
@@ -84,5 +85,5 @@ def keep_freed_memory() -> bool:
 def describe_device(device: torch.device) -> str:
     """Return the name of the processor or GPU, for provenance."""
     if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+        return f"{torch.cuda.get_device_name(device)}, {describe_determinism()}"
     return f"cpu, {torch.get_num_threads()} thread(s), MKL_CBWR={os.environ.get('MKL_CBWR', 'unset')}"
