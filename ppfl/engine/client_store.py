@@ -16,6 +16,7 @@ import torch
 
 from ppfl.core.errors import UserError
 from ppfl.core.params import kinds, map_params, num_bytes
+from ppfl.engine.gpu_memory import free_gpu_bytes
 from ppfl.engine.host_memory import free_host_bytes
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def choose_kind(
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] * torch.cuda.device_count()
+        free = free_gpu_bytes(device) * torch.cuda.device_count()
         if needed_bytes <= _USABLE * free / ranks_of_host:
             return "device"
     fits_host = needed_bytes + saving_bytes <= _USABLE * free_host_bytes() / ranks_of_host

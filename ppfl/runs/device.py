@@ -11,6 +11,7 @@ import torch
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.engine.gpu_memory import keep_to_budget
 from ppfl.runs.determinism import describe_determinism
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def choose_device(choice: Literal["auto", "cpu", "cuda"], communicator: Communic
         return torch.device("cpu")
     device = torch.device("cuda", communicator.local_rank % num_gpus)
     torch.cuda.set_device(device)
+    keep_to_budget(device)
     return device
 
 

@@ -16,6 +16,7 @@ from ppfl.core.provenance import describe_process, now
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
 from ppfl.engine.evaluate import STATISTICS, score_stages
+from ppfl.engine.gpu_memory import gpu_memory_explained
 from ppfl.engine.synchronous import Synchronous
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
@@ -81,6 +82,7 @@ def run(
                 log = attempt.open_log()
                 stack.enter_context(WarningsTo(log))
                 progress = Both(progress, Lines(log))
+            stack.enter_context(gpu_memory_explained())
             status = _compute(attempt, progress, communicator, build_problem)
         return on_first_rank(communicator, lambda: attempt.stopped_as) if status == "stopped" else status
     except BaseException as error:
