@@ -19,6 +19,7 @@ SUMMARIES = {
     "reductions": "exact sums over ranks, against a float32 allreduce",
     "startup": "commands, and a run from its start to its first round",
     "scaling": "seconds a round over ranks, clients and parameters, and a cost model",
+    "gpu": "on a card: equality with the CPU, determinism, ceilings, rounds with K clients at once; 8 minutes at most",
     "memory": "100,000 clients with 10,000 local parameters each, 100 a round",
 }
 
