@@ -144,7 +144,7 @@ def summary(rows: list[dict[str, Any]], tables: dict[str, list[dict[str, Any]]])
     compared = [row for row in equality if "difference" in row]
     far = [row for row in compared if not row["difference"] <= row["largest_allowed"]]
     repeated = [row for row in determinism if "same_again" in row]
-    unlike = [row for row in repeated if not (row["same_again"] and row["same_on_two_ranks"])]
+    unlike = [row for row in repeated if not (row["same_again"] and row.get("same_on_two_ranks", True))]
     lines = [
         f"Equality: {len(compared) - len(far)} of {len(compared)} that could be compared are as near as allowed.",
         f"Determinism: {len(repeated) - len(unlike)} of {len(repeated)} that could be repeated have the same bytes.",

@@ -118,15 +118,33 @@ def difference(found: Params, expected: Params) -> float:
 def determinism(spec: Spec, emit: Emit) -> None:
     """The bytes of θ after three rounds: twice on one rank, and on two ranks of the same card, each time anew."""
     write_data(spec)
-    found = [run_ranks(ranks, "benchmarks.gpu_checks", spec, Path(spec["folder"])) for ranks in (1, 1, 2)]
+    found = [_on_ranks(ranks, spec) for ranks in (1, 1, 2)]
     for method in METHODS:
         for k in (1, 2):
-            first, again, on_two = (answer[f"{method} {k}"] for answer in found)
-            facts = {"algorithm": method, "precision": "float32", "clients_per_chunk": k}
-            if not first.startswith("sha256"):
-                emit(facts | {"not_run": first})
-                continue
-            emit(facts | {"same_again": first == again, "same_on_two_ranks": first == on_two})
+            first, again, on_two = (answer.get(f"{method} {k}", answer.get("")) for answer in found)
+            emit({"algorithm": method, "precision": "float32", "clients_per_chunk": k, **same(first, again, on_two)})
+
+
+def same(first: str, again: str, on_two: str) -> dict[str, Any]:
+    """Say whether hashes are equal, as far as there are any, and what came in the place of one."""
+    row: dict[str, Any] = {}
+    for name, other in (("same_again", again), ("same_on_two_ranks", on_two)):
+        if _is_hash(first) and _is_hash(other):
+            row[name] = first == other
+    missing = [text for text in (first, again, on_two) if not _is_hash(text)]
+    return row | ({"not_run": missing[0]} if missing else {})
+
+
+def _is_hash(text: str) -> bool:
+    return text.startswith("sha256")
+
+
+def _on_ranks(ranks: int, spec: Spec) -> dict[str, str]:
+    """Return the hashes that ranks find; why there are none, under "", where they cannot be started."""
+    try:
+        return run_ranks(ranks, "benchmarks.gpu_checks", spec, Path(spec["folder"]))
+    except SystemExit as end:
+        return {"": str(end)}
 
 
 def write_data(spec: Spec) -> None:

@@ -14,7 +14,7 @@ import torch
 from benchmarks import gpu, gpu_rounds
 from benchmarks.__main__ import main
 from benchmarks.gpu import Found, Part, in_a_process, judged, measure, summary
-from benchmarks.gpu_checks import LARGEST, METHODS
+from benchmarks.gpu_checks import LARGEST, METHODS, same
 from benchmarks.gpu_rounds import Rounds, counted, variants
 from benchmarks.options import Options, Report
 from benchmarks.report import as_markdown
@@ -159,6 +159,14 @@ def test_a_check_that_fails_is_told() -> None:
         "Without deterministic kernels in torch: put_.",
         "Not run: 1 rows, which say why.",
     ]
+
+
+def test_bits_are_compared_as_far_as_there_are_any() -> None:
+    one, other, failed = "sha256 1", "sha256 2", "benchmarks.gpu_checks on 2 rank(s) ended with exit code 1"
+    assert same(one, one, one) == {"same_again": True, "same_on_two_ranks": True}
+    assert same(one, other, one) == {"same_again": False, "same_on_two_ranks": True}
+    assert same(one, one, failed) == {"same_again": True, "not_run": failed}
+    assert same("UserError: no", one, failed) == {"not_run": "UserError: no"}
 
 
 def test_kernels_are_told_from_copies() -> None:
