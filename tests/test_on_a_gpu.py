@@ -5,6 +5,7 @@ Where there is none the comparisons are made with the CPU in the card's place, s
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,16 @@ def test_a_card_says_in_the_result_what_it_is_and_how_kernels_are_chosen(tmp_pat
         out = tmp_path / f"{wanted}.h5"
         assert run(document, out, Silent(), SoloCommunicator()) == "complete"
         assert words in open_result(out).provenance["device"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", NAMES)
+def test_torch_has_deterministic_kernels_for_all_that_is_asked_of_it(name: str) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ran(**sections(name, "digits"), engine={"device": "cuda"})
+        ran(problem=CNN, algorithm=FFGG, rounds=2, engine={"device": "cuda"})
+    assert [str(one.message) for one in told if "deterministic" in str(one.message)] == []
 
 
 @pytest.mark.cuda

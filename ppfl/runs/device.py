@@ -85,7 +85,12 @@ def keep_freed_memory() -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the name of the processor or GPU, for provenance."""
+    """Return what a run computes on and by what its kernels are chosen, for provenance."""
+    return f"{name_device(device)}, {describe_determinism()}" if device.type == "cuda" else name_device(device)
+
+
+def name_device(device: torch.device) -> str:
+    """Return the name of a GPU, or how the CPU is used."""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {describe_determinism()}"
+        return str(torch.cuda.get_device_name(device))
     return f"cpu, {torch.get_num_threads()} thread(s), MKL_CBWR={os.environ.get('MKL_CBWR', 'unset')}"

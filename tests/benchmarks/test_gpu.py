@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from ppfl.jobs.owner import has_ended
 from tests.benchmarks.test_benchmarks import check_common
 
 Row = dict[str, Any]
+SCRIPT = Path(gpu.__file__).with_name("gpu_machine.sh")
 
 
 @pytest.mark.mpi
@@ -49,6 +52,35 @@ def test_all_of_it_runs_on_a_cpu(
     measured = {row["workload"]: row for row in document["rows"] if "seconds_per_round" in row}
     assert measured.keys() == gpu_rounds.WORKLOADS.keys()
     assert all(row["seconds_per_round"] > 0 for row in measured.values())
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_one_script_does_everything_on_a_bare_machine(tmp_path: Path) -> None:
+    """Without wheels, where nothing is lacking, and on the CPU."""
+    (tmp_path / "wheels").mkdir()
+    environment = os.environ | {
+        "PYTHON": sys.executable, "TMPDIR": str(tmp_path), "BENCHMARK_OPTIONS": "--device cpu --tiny",
+    }  # fmt: skip
+    command = [str(SCRIPT), "run", str(tmp_path / "wheels"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert said.keys() == {"machine.txt", "tests.txt", "tests.xml", "gpu.json", "gpu.md", "gpu.err", "steps.txt"}
+    assert "DOES NOT LOAD" not in said["machine.txt"]
+    assert "skipped" in said["tests.txt"] or torch.cuda.is_available()
+    assert as_markdown(json.loads(said["gpu.json"])) in said["gpu.md"]
+    assert [line.partition(":")[0] for line in said["steps.txt"].splitlines()] == ["setup", "tests", "benchmark"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([], "prepare FOLDER"), (["run", ".", "OUT", "no-such-step"], "allowed: setup, tests, benchmark")],
+)
+def test_the_script_says_what_it_is_given(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = subprocess.run([str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
 
 
 def test_what_there_is_no_time_for_is_said_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
