@@ -6,6 +6,7 @@ waited for.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 import warnings
@@ -182,6 +183,7 @@ def configured(config: Spec, variant: dict[str, Any], device: str) -> Spec:
 
 def _measured(rounds: Rounds, variant: dict[str, Any], spec: Spec) -> dict[str, Any]:
     config = configured(rounds.config, variant, spec["device"])
+    gc.collect()  # what the variant before has left
     run = Run(build(validate(config, Path(spec["folder"]), "benchmark"), SoloCommunicator()))
     device = run.setup.device
     if device.type == "cuda":
@@ -225,13 +227,18 @@ def wait(device: torch.device) -> None:
 
 
 def launches(run: Run, round: int) -> dict[str, int | None]:
-    """Return the kernels and the copies to the host of one more round, by torch's profiler; None on a CPU."""
+    """Return the kernels and the copies to the host of one more round, by torch's profiler; None on a CPU, or where the
+    profiler does not work."""
+    unknown = {"kernels": None, "copies_to_host": None}
     if run.setup.device.type != "cuda":
-        return {"kernels": None, "copies_to_host": None}
+        return unknown
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        play(run, round)
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            play(run, round)
+    except RuntimeError:
+        return unknown
     return counted([event.name for event in profiler.events() if event.device_type.name == "CUDA"])
 
 
