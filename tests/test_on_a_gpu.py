@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.gpu_memory import BUDGET
 from ppfl.core.types import Params
-from ppfl.engine.gpu_memory import BUDGET
 from ppfl.engine.synchronous import Synchronous
 from ppfl.jobs.attempt import Caller
 from ppfl.jobs.failures import read_failure

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ppfl.core.errors import UserError
+from ppfl.core.gpu_memory import free_gpu_bytes
 from ppfl.core.params import kinds, map_params, num_bytes
-from ppfl.engine.gpu_memory import free_gpu_bytes
 from ppfl.engine.host_memory import free_host_bytes
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ not measured."""
 LEAST_BYTES = 2 * GIB
 """For the tensors of a run: with less, runs had better wait for each other."""
 BUDGET = "PPFL_GPU_BYTES"
-"""As in ppfl/engine/gpu_memory.py, which loads torch."""
+"""As in ppfl/core/gpu_memory.py, which loads torch."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SIGNS = ("nvidiactl", "dxg")
 """Files of /dev where there may be a card: of NVIDIA's driver on Linux, of Windows' for Linux."""

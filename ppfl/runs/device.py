@@ -11,7 +11,7 @@ import torch
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
-from ppfl.engine.gpu_memory import keep_to_budget
+from ppfl.core.gpu_memory import keep_to_budget
 from ppfl.runs.determinism import describe_determinism
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import numpy as np
 from ppfl.config.run import RESULTS_VERSION
 from ppfl.config.scope import origins_in
 from ppfl.core.agree import on_every_rank, on_first_rank
+from ppfl.core.gpu_memory import gpu_memory_explained
 from ppfl.core.provenance import describe_process, now
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
 from ppfl.engine.evaluate import STATISTICS, score_stages
-from ppfl.engine.gpu_memory import gpu_memory_explained
 from ppfl.engine.synchronous import Synchronous
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator

@@ -13,8 +13,8 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.run import Config, validate
-from ppfl.engine import gpu_memory
-from ppfl.engine.gpu_memory import OutOfGPUMemoryError, budget_bytes, free_gpu_bytes, keep_to_budget
+from ppfl.core import gpu_memory
+from ppfl.core.gpu_memory import OutOfGPUMemoryError, budget_bytes, free_gpu_bytes, keep_to_budget
 from ppfl.jobs.failures import read_failure
 from ppfl.pack import cards as module
 from ppfl.pack.cards import CONTEXT_BYTES, GIB, LEAST_BYTES, Card, Dealing, deal, deal_to, find_cards, name_cards
