@@ -6,16 +6,26 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import describe, num_cores
-from benchmarks.options import Options
+from benchmarks.options import Options, Report
 from benchmarks.report import as_json, as_markdown
 from benchmarks.workloads import SUMMARIES, load
+from ppfl.core.files import write_whole
 
 
 def main() -> None:
     arguments = parse()
     machine = describe()
+
+    def document_of(report: Report) -> dict[str, Any]:
+        return as_json(arguments.workload, arguments.ranks, report, machine)
+
+    def save(report: Report) -> None:
+        if arguments.json is not None:
+            write_whole(arguments.json, (json.dumps(document_of(report), indent=1) + "\n").encode())
+
     with tempfile.TemporaryDirectory(prefix="ppfl-benchmark-") as folder:
         options = Options(
             ranks=arguments.ranks,
@@ -23,12 +33,12 @@ def main() -> None:
             folder=Path(folder),
             tiny=arguments.tiny,
             clients=arguments.clients,
+            device=arguments.device,
+            save=save,
         )
         report = load(arguments.workload)(options)
-    document = as_json(arguments.workload, arguments.ranks, report, machine)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
-    print(as_markdown(document))
+    save(report)
+    print(as_markdown(document_of(report)))
 
 
 def parse() -> argparse.Namespace:
@@ -44,6 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=_positive, default=5, metavar="N", help="default: 5; medians are taken")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all numbers")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it works")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="of gpu; cpu with --tiny tries it")
     parser.add_argument("--clients", type=_positive, help=argparse.SUPPRESS)
     return parser.parse_args()
 

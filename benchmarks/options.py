@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ class Options:
     """Small sizes, to see that a workload works."""
     clients: int | None = None
     """Of the workloads `memory` and `million`."""
+    device: str = "cuda"
+    """Of the workload `gpu`: cuda, or cpu to see that it works."""
+    save: Callable[[Report], None] = lambda report: None
+    """Keeps what is known so far, for who is killed."""
 
 
 @dataclass(frozen=True)
@@ -30,3 +35,5 @@ class Report:
     notes: list[str] = field(default_factory=list)
     ranks: int | None = None
     """When it is not what was asked for."""
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Other tables, by their titles."""

@@ -17,7 +17,7 @@ KEYS = (
     "peak_bytes",
 )
 """Of every workload; None where it has no meaning."""
-_HIDDEN = {"repetitions", "plain_way"}
+_HIDDEN = {"repetitions", "plain_way", "target", "undetermined"}
 _TITLES = {
     "seconds_per_round": "s/round",
     "microseconds_per_sample": "µs/sample",
@@ -32,13 +32,18 @@ _TITLES = {
     "difference_from_plain": "difference",
     "communication_share": "communication",
     "extra_share": "extra",
+    "samples_per_second": "samples/s",
+    "clients_per_chunk": "K",
+    "share_of_ceiling": "of the ceiling",
+    "device_peak_bytes": "peak of the card",
+    "gigabytes_per_second": "GB/s",
 }
-_SHARES = {"fraction_of_sgemm", "communication_share", "extra_share", "residual", "efficiency"}
+_SHARES = {"share_of_ceiling", "fraction_of_sgemm", "communication_share", "extra_share", "residual", "efficiency"}
 
 
 def as_json(workload: str, ranks: int, report: Report, machine: dict[str, Any]) -> dict[str, Any]:
     """Return the document: the numbers of the first row at the top, then every row with all its repetitions."""
-    first = report.rows[0]
+    first = report.rows[0] if report.rows else {}
     top = {key: first.get(key) for key in KEYS}
     extra: dict[str, Any] = {
         key: first[key] for key in ("plain_way", "difference_from_plain", "variant") if key in first
@@ -51,6 +56,7 @@ def as_json(workload: str, ranks: int, report: Report, machine: dict[str, Any]) 
         **report.facts,
         **machine,
         "rows": report.rows,
+        **({"tables": report.tables} if report.tables else {}),
         "notes": report.notes,
     }
 
@@ -73,7 +79,11 @@ def as_markdown(document: dict[str, Any]) -> str:
     if "data" in document:
         samples = document.get("num_samples", "")
         lines += [f"Data: {document['data']}; {document['num_clients']} clients, {samples} samples.", ""]
+    if "gpu" in document:
+        lines += [f"{document['gpu']}, {document['gpu_bytes'] / 2**30:.1f} GiB, CUDA {document['cuda']}.", ""]
     lines += _table(document["rows"], document["ranks"])
+    for title, rows in document.get("tables", {}).items():
+        lines += ["", f"### {title}", "", *_table(rows, document["ranks"])]
     ways = dict.fromkeys(
         f"Plain way{' of *' + row['variant'] + '*' if 'variant' in row else ''}: {row['plain_way']}."
         for row in document["rows"]
@@ -96,6 +106,8 @@ def _table(rows: list[dict[str, Any]], ranks: int) -> list[str]:
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if key.endswith("_bytes"):
         return f"{value / 1e6:,.1f} MB"
     if key in _SHARES:

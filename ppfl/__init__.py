@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 # MKL picks its kernel by the alignment of an array unless told otherwise, so the same sum could have other bits on
 # another number of ranks. It reads this once, when torch loads, hence here.
 os.environ.setdefault("MKL_CBWR", "AVX2")
+# cuBLAS may sum up in another order when its calls share work space otherwise; read once, when CUDA begins
+# (ppfl/runs/determinism.py)
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 __version__ = "0.1.0"
 __all__ = ["aggregate", "load", "open_result", "register", "rounds", "run"]

@@ -184,7 +184,7 @@ def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     done = ppfl("doctor", "--out", tmp_path)
     assert done.exit_code == 0
     for words in ("Python", "torch", "GPUs", "MKL_CBWR", "MPI library", "mpiexec", "no launcher", "rank 0", "HDF5",
-                  "Snakemake", "file locks", "work"):  # fmt: skip
+                  "CUBLAS_WORKSPACE", "Snakemake", "file locks", "work"):  # fmt: skip
         assert words in done.stdout, words
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Runs at the same time. Default: one a core.",
+    help="Runs at the same time. Default: one a core, where they share GPUs as many as these have memory for.",
 )
 @click.option("--part", metavar="K/N", help="Take the runs K, K + N, K + 2N, … of the grid, for job arrays.")
 @click.option(
@@ -73,6 +74,7 @@ def pack(
     stop = StopSignals()
     _load_beside(out, ranks_per_run)
     from ppfl.config.grid import load_cells
+    from ppfl.pack.cards import deal_to
     from ppfl.pack.command import choose_part, pack
     from ppfl.pack.environment import default_jobs
     from ppfl.pack.run_queue import ONE_RANK
@@ -85,20 +87,23 @@ def pack(
         _warn(first)
     folder = out or first.default_out().parent
     who = f"pack {launched.rank}: " if launched.size != 1 else ""
+    tell = partial(_tell, who)
+    chosen = choose_part(cells, part)
+    configs = [cell.config for cell in chosen.values()]
+    jobs, environment_of = deal_to(jobs or default_jobs(ranks_per_run), configs, ranks_per_run, launched.rank, tell)
+    executor = ONE_RANK if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run)
+    budget = _budget(time_limit, stop)
     packed = pack(
-        choose_part(cells, part),
-        folder,
-        jobs or default_jobs(ranks_per_run),
-        lambda line: click.echo(f"ppfl: {who}{line}", err=True),
-        _budget(time_limit, stop),
-        launched,
-        ONE_RANK if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run),
-        waits=not no_wait,
+        chosen, folder, jobs, tell, budget, launched, executor, waits=not no_wait, environment_of=environment_of
     )
     stop.ignore()
     counts = packed.counts
     click.echo(f"{who}{', '.join(f'{counts[status]} {status}' for status in sorted(counts))}: {folder}")
     return packed.exit_code
+
+
+def _tell(who: str, line: str) -> None:
+    click.echo(f"ppfl: {who}{line}", err=True)
 
 
 def _load_beside(out: Path | None, ranks_per_run: int) -> None:
@@ -129,5 +134,5 @@ def _budget(time_limit: float | None, stop: StopSignals) -> Budget:
 def _warn(config: Config) -> None:
     from ppfl.jobs.gpus_in_vain import in_vain
 
-    if vain := in_vain(config.engine.device):
+    if vain := in_vain(config.device):
         click.echo(f"ppfl: warning: {vain}", err=True)

@@ -71,7 +71,7 @@ def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Rep
 
     rank = launched_as().rank
     show_warnings(rank)
-    if vain := in_vain(config.engine.device):
+    if vain := in_vain(config.device):
         logging.getLogger("ppfl").warning(vain)
     progress = choose_progress(rank)
     caller = Caller(varying, stop, report.told, delivers=delivers, cleans=True)

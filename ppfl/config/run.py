@@ -51,7 +51,9 @@ class Engine(Settings):
     clients_per_chunk: Annotated[int, Field(ge=1)] | None = None
     """Clients computed on together, K; null chooses (1 on a CPU)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a GPU where there is one."""
+    """Where to compute; auto takes a GPU where there is one, but the CPU for problems of statistics (quadratics)."""
+    deterministic: bool = True
+    """Whether a GPU takes kernels that give the same bits every time; a CPU always does."""
     client_state: Literal["auto", "device", "host", "file"] = "auto"
     """Where what clients keep is between two uses; auto: the nearest where all of it takes half of the free memory."""
     bucket_bytes: Annotated[int, Field(ge=1024)] = 8 << 20
@@ -180,6 +182,13 @@ class Config(Settings):
             if (found := schedule.unfit(steps)) is not None:
                 raise refusal(f"algorithm.{key}.{found[0]}", found[1])
         return self
+
+    @property
+    def device(self) -> Literal["auto", "cpu", "cuda"]:
+        """`engine.device`, where auto is cpu for problems of statistics."""
+        # lanes of small runs are worth more than a card, which has none (ppfl/engine/mapping/laned.py)
+        has_lanes = self.problem.has_statistics and self.engine.device == "auto"
+        return "cpu" if has_lanes else self.engine.device
 
     @property
     def schedules_over_rounds(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ppfl.core.errors import UserError
+from ppfl.core.gpu_memory import free_gpu_bytes
 from ppfl.core.host_memory import free_host_bytes
 from ppfl.core.params import kinds, map_params, num_bytes
 
@@ -208,7 +209,7 @@ def choose_kind(
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] * torch.cuda.device_count()
+        free = free_gpu_bytes(device) * torch.cuda.device_count()
         if needed_bytes <= _USABLE * free / ranks_of_host:
             return "device"
     fits_host = needed_bytes + saving_bytes <= _USABLE * free_host_bytes() / ranks_of_host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ppfl.core.plugins import PlugIn, Seed
 
@@ -103,6 +103,9 @@ class ProblemSettings(PlugIn):
     (3, range(0, 3), ('w',))
     """
 
+    has_statistics: ClassVar[bool] = False
+    """True when clients have `Statistics` in the place of samples, whatever the settings: known before they are
+    built."""
     seed: Seed | None = None
     """Seed of the data alone; default: the run's seed."""
 

@@ -153,7 +153,7 @@ class Attempt:
         job = f", job {facts['slurm_job_id']}" if facts.get("slurm_job_id") else ""
         self.log = RunLog(self.out)
         lines = [
-            *([f"warning: {vain}"] if (vain := in_vain(self.config.engine.device)) else []),
+            *([f"warning: {vain}"] if (vain := in_vain(self.config.device)) else []),
             f"try {self.log.number} at {self.config.digest}{cell}, {now()}",
             f"{self._num_ranks} rank(s), process {os.getpid()} on {facts['host']}{job}, ppfl {facts['version_ppfl']}",
         ]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _ASKED = ("SLURM_GPUS_PER_TASK", "SLURM_GPUS_PER_NODE", "SLURM_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_JOB_GPUS")
+ON_CPU = "engine.device is cpu, or auto with a problem of statistics; cuda takes a GPU all the same"
 _BACKENDS = re.compile(r"^(?:cuda|hip)\b[^=]*= *(['\"].+['\"])", re.MULTILINE)
 _VERSION = re.compile(r"^__version__ *= *['\"](.+)['\"]", re.MULTILINE)
 
@@ -31,13 +32,13 @@ def torch_without_gpus() -> str:
 def in_vain(device: str = "auto", environment: Mapping[str, str] = os.environ) -> str:
     """Return why a Slurm job that asked for GPUs computes on the CPU; "" when it did not ask, or can use them.
 
-    `device` is `engine.device` of its run.
+    `device` is what its run computes on, `Config.device`.
     """
     asked = next((f"{environment[name]}" for name in _ASKED if environment.get(name, "0") not in ("", "0")), "")
     if not asked or "SLURM_JOB_ID" not in environment:
         return ""
     if device == "cpu":
-        return f"this job asked for GPUs ({asked}) and computes on the CPU: engine.device is cpu"
+        return f"this job asked for GPUs ({asked}) and computes on the CPU: {ON_CPU}"
     version = torch_without_gpus()
     return f"this job asked for GPUs ({asked}) and computes on the CPU: {without(version)}" if version else ""
 

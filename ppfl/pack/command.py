@@ -81,13 +81,14 @@ def pack(
     executor: Executor,
     *,
     waits: bool = True,
+    environment_of: Callable[[int], Mapping[str, str]] = lambda child: {},
 ) -> Packed:
     """Run every cell to `<folder>/<digest>.h5`.
 
     A failed run leaves `<digest>.h5.failed.json`, which a later success removes. Other packs may be at work in the same
     folder, also the other processes of a launcher: they share the runs, and each ends when all runs have ended, or,
-    unless it waits, when no run is free. `tell` is given lines of progress. Raises UserError for a folder that cannot
-    be made.
+    unless it waits, when no run is free. `tell` is given lines of progress. `environment_of`: what the children 0, 1, …
+    find in their environment. Raises UserError for a folder that cannot be made.
     """
     origins = {key: origin for cell in cells.values() for key, origin in origins_in(cell.config).items()}
     if refused := of_this_process(origins):
@@ -107,8 +108,11 @@ def pack(
     loads_torch = [origin.where for origin in origins.values() if origin.loads_torch]
     if loads_torch:
         tell(f"{loads_torch[0]} loads torch when it is imported: processes are started by spawn, which takes longer")
-    spawns = bool(loads_torch)
-    for outcome in run_tasks(queue, jobs, executor.make_work, budget, progress.show_waiting, spawns=spawns):
+    begun = run_tasks(
+        queue, jobs, executor.make_work, budget, progress.show_waiting,
+        spawns=bool(loads_torch), environment_of=environment_of,
+    )  # fmt: skip
+    for outcome in begun:
         _settle(queue, cells[outcome.key], folder, outcome, tell)
         progress.show()
     queue.settle()

@@ -52,10 +52,11 @@ def default_jobs(ranks_per_run: int = 1, environment: Mapping[str, str] = os.env
     if cpus:
         return cpus
     # the cores that this process may use, not those of the machine: batch systems and containers give some of them
-    return max(1, len(os.sched_getaffinity(0)) // _processes_on_this_host(environment))
+    return max(1, len(os.sched_getaffinity(0)) // processes_on_this_host(environment))
 
 
-def _processes_on_this_host(environment: Mapping[str, str]) -> int:
+def processes_on_this_host(environment: Mapping[str, str]) -> int:
+    """Return how many processes a launcher has started here, of which this is one; 1 without a launcher."""
     for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE"):
         count = whole_number(environment.get(name, ""))
         if count is not None:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
@@ -88,6 +88,7 @@ def run_tasks(
     idle: Callable[[], None] = lambda: None,
     *,
     spawns: bool = False,
+    environment_of: Callable[[int], Mapping[str, str]] = lambda number: {},
 ) -> Iterator[Outcome]:
     """Do all tasks in at most `jobs` child processes; yield each outcome as it comes.
 
@@ -95,9 +96,10 @@ def run_tasks(
     loaded once for all children, and never by the parent. When the budget says so, nothing is handed out any more,
     children get SIGUSR1, and what they still are at when the time is over is given up without an outcome. `idle` is
     called again and again while there is nothing to do but to wait for tasks. `spawns`: each child is a fresh Python
-    that loads everything itself, instead of a fork of one that has.
+    that loads everything itself, instead of a fork of one that has. `environment_of`: what the children 0, 1, … find in
+    their environment beside ours; one that takes the place of another has its number.
     """
-    pool = _Pool(source, jobs, make_work, spawns=spawns)
+    pool = _Pool(source, jobs, make_work, environment_of, spawns=spawns)
     try:
         while (phase := budget.phase) != "end":
             if phase == "work" and budget.has_time():
@@ -119,8 +121,17 @@ def run_tasks(
 class _Pool:
     """The children, and the items that are to be tried once more."""
 
-    def __init__(self, source: Source, jobs: int, make_work: str, *, spawns: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        jobs: int,
+        make_work: str,
+        environment_of: Callable[[int], Mapping[str, str]],
+        *,
+        spawns: bool,
+    ) -> None:
         self._source = source
+        self._environment_of = environment_of
         self._spawns = spawns
         self._jobs = jobs
         self._make_work = make_work
@@ -185,10 +196,12 @@ class _Pool:
             # only when the first child is needed: a pack that finds everything done never loads torch
             module = self._make_work.partition(":")[0]
             self._context = multiprocessing.get_context("spawn") if self._spawns else _context(module)
+        number = next(free for free in range(self._jobs) if all(child.number != free for child in self._children))
+        environment = self._environment_of(number)
         if not self._spawns:  # a fork has the environment of the server
-            return _Child(self._context, self._make_work)
+            return _Child(self._context, self._make_work, number, environment)
         with _environment_of_children():
-            return _Child(self._context, self._make_work)
+            return _Child(self._context, self._make_work, number, environment)
 
 
 @dataclass(eq=False)
@@ -197,13 +210,17 @@ class _Child:
 
     context: AnyContext
     make_work: str
+    number: int
+    environment: Mapping[str, str]
     task: Task | None = None
     affinity: str | None = None
     connection: Connection = field(init=False)
 
     def __post_init__(self) -> None:
         self.connection, theirs = self.context.Pipe()
-        self._process = self.context.Process(target=_serve, args=(theirs, self.make_work), daemon=True)
+        self._process = self.context.Process(
+            target=_serve, args=(theirs, self.make_work, dict(self.environment)), daemon=True
+        )
         self._process.start()
         # our copy of the child's end: while it is open, the death of the child would not end the stream
         theirs.close()
@@ -280,8 +297,9 @@ def _environment_of_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
 
-def _serve(tasks: Connection, make_work: str) -> None:
+def _serve(tasks: Connection, make_work: str, environment: Mapping[str, str]) -> None:
     """Do tasks until the parent closes its end."""
+    os.environ.update(environment)  # before CUDA begins, which reads it once
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and decides; work may listen itself
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -43,6 +43,7 @@ class QuadraticSettings(ProblemSettings):
     """
 
     name: Literal["quadratic"]
+    has_statistics: ClassVar[bool] = True
     example: ClassVar[Example] = {
         "generator": "comparison",
         "zeta": 1,

@@ -22,6 +22,7 @@ from ppfl.interfaces.split import refuse_split
 from ppfl.networks.kernels import of_this_processor
 from ppfl.networks.pieces import memory_share
 from ppfl.outside.origin import of_this_process
+from ppfl.runs.determinism import set_determinism
 from ppfl.runs.device import choose_device, set_tf32
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def build(
     kernels, clients_per_chunk: what a run that goes on has begun with; None: as the configuration says, or chosen.
     """
     _refuse_cells(config, communicator)
-    device = choose_device(config.engine.device, communicator)
-    set_tf32(config.precision == "tf32", device, communicator)
+    device = _choose_device(config, communicator)
     guarded, kernels = GuardedCommunicator(communicator), kernels or _choose_kernels(config, communicator)
     wanted = clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
     placement = _placement(config, guarded, device, kernels)
@@ -101,6 +101,14 @@ def build(
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         replay=_read_replay(config, communicator),
     )
+
+
+def _choose_device(config: Config, communicator: Communicator) -> torch.device:
+    """Return this rank's device, on which products and kernels are now as the configuration says. Collective."""
+    device = choose_device(config.device, communicator)
+    set_tf32(config.precision == "tf32", device, communicator)
+    set_determinism(config.engine.deterministic, device, communicator)
+    return device
 
 
 def _choose_kernels(config: Config, communicator: Communicator) -> str:

@@ -11,6 +11,8 @@ import torch
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.core.gpu_memory import keep_to_budget
+from ppfl.runs.determinism import describe_determinism
 
 if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
@@ -22,9 +24,9 @@ _MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 256 << 20), "
 def choose_device(choice: Literal["auto", "cpu", "cuda"], communicator: Communicator) -> torch.device:
     """Return this rank's device: GPUs of a host are dealt to its ranks in turn; more ranks than GPUs share them.
 
-    `auto` takes a GPU where there is one. On the CPU a rank computes with one thread: results have the same bits on
-    any number of ranks, and processes are faster than threads; freed memory is kept. Raises UserError for `cuda`
-    without a GPU.
+    `auto` takes a GPU where there is one; `Config.device` has seen to problems of statistics before. On the CPU a rank
+    computes with one thread: results have the same bits on any number of ranks, and processes are faster than threads;
+    freed memory is kept. Raises UserError for `cuda` without a GPU.
     """
     num_gpus = torch.cuda.device_count()
 
@@ -42,6 +44,7 @@ def choose_device(choice: Literal["auto", "cpu", "cuda"], communicator: Communic
         return torch.device("cpu")
     device = torch.device("cuda", communicator.local_rank % num_gpus)
     torch.cuda.set_device(device)
+    keep_to_budget(device)
     return device
 
 
@@ -82,7 +85,12 @@ def keep_freed_memory() -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the name of the processor or GPU, for provenance."""
+    """Return what a run computes on and by what its kernels are chosen, for provenance."""
+    return f"{name_device(device)}, {describe_determinism()}" if device.type == "cuda" else name_device(device)
+
+
+def name_device(device: torch.device) -> str:
+    """Return the name of a GPU, or how the CPU is used."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"cpu, {torch.get_num_threads()} thread(s), MKL_CBWR={os.environ.get('MKL_CBWR', 'unset')}"

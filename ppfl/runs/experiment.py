@@ -12,6 +12,7 @@ import numpy as np
 from ppfl.config.run import RESULTS_VERSION
 from ppfl.config.scope import origins_in
 from ppfl.core.agree import on_every_rank, on_first_rank
+from ppfl.core.gpu_memory import gpu_memory_explained
 from ppfl.core.provenance import describe_process, now
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
@@ -81,6 +82,7 @@ def run(
                 log = attempt.open_log()
                 stack.enter_context(WarningsTo(log))
                 progress = Both(progress, Lines(log))
+            stack.enter_context(gpu_memory_explained())
             status = _compute(attempt, progress, communicator, build_problem)
         return on_first_rank(communicator, lambda: attempt.stopped_as) if status == "stopped" else status
     except BaseException as error:

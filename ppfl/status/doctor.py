@@ -18,7 +18,8 @@ import torch
 
 from ppfl.core.errors import UserError
 from ppfl.jobs.launcher import launched_as, open_communicator
-from ppfl.runs.device import choose_device, describe_device
+from ppfl.runs.determinism import DETERMINISTIC_WORKSPACES, WORKSPACE
+from ppfl.runs.device import choose_device, name_device
 from ppfl.status.show import wide_console
 
 if TYPE_CHECKING:
@@ -71,13 +72,21 @@ def _software() -> Iterator[Diagnosis]:
     yield Diagnosis("torch", "ok", str(torch.__version__))
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     hint = "nothing on a machine without GPU; with one, install the CUDA build of torch (see the README)"
-    yield Diagnosis("GPUs", "ok", ", ".join(gpus) or "none", "" if gpus else hint)
+    taken = "ranks, and children of a pack, take them in turn; quadratics take the CPU unless engine.device is cuda"
+    yield Diagnosis("GPUs", "ok", ", ".join(gpus) or "none", taken if gpus else hint)
     mkl = os.environ.get("MKL_CBWR", "unset")
     yield _judged(
         "MKL_CBWR",
         mkl,
         mkl == "AVX2",
         "unset it, ppfl then sets AVX2: otherwise the last bits of results may depend on the number of ranks",
+    )
+    workspace = os.environ.get(WORKSPACE, "unset")
+    yield _judged(
+        WORKSPACE,
+        workspace,
+        workspace in DETERMINISTIC_WORKSPACES,
+        f"unset it, ppfl then sets {DETERMINISTIC_WORKSPACES[0]}: otherwise runs on a GPU refuse engine.deterministic",
     )
     has_snakemake = importlib.util.find_spec("snakemake") is not None
     yield _judged(
@@ -134,7 +143,7 @@ def _ranks() -> Iterator[Diagnosis]:
         return
     yield Diagnosis("launcher", "ok", f"{launched.name}, {communicator.size} rank(s)")
     cores = len(os.sched_getaffinity(0))
-    device = describe_device(choose_device("auto", communicator))
+    device = name_device(choose_device("auto", communicator))
     mine = f"{platform.node()}, process {os.getpid()}, {cores} core(s) allowed, {device}"
     for rank, text in enumerate(_gather_lines(communicator, mine)):
         yield Diagnosis(f"rank {rank}", "ok", text)

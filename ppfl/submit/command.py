@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
-from ppfl.jobs.gpus_in_vain import torch_without_gpus, without
+from ppfl.jobs.gpus_in_vain import ON_CPU, torch_without_gpus, without
 from ppfl.jobs.slurm import NoAnswerError, ask
 from ppfl.submit import cluster
 from ppfl.submit.memory import memory_mb
@@ -88,6 +88,8 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
         tell(f"not checked whether this fits the partition: {error}")
     if asked.ranks_per_gpu is not None and (version := torch_without_gpus()):
         tell(f"warning: GPUs are asked for, and the job would compute on the CPU: {without(version)} (--cpu)")
+    elif asked.ranks_per_gpu is not None and all(config.device == "cpu" for config in work.configs):
+        tell(f"warning: GPUs are asked for, and the job would compute on the CPU: {ON_CPU} (--cpu)")
     directives = {**asked.directives(), "comment": work.comment}
     text = script(folder, "grid.sbatch" if is_grid else "run.sbatch", directives, work.arguments())
     if dry_run:

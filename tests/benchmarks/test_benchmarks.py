@@ -31,7 +31,7 @@ from tests.grids import ppfl
 from tests.workflow.test_readme import ROOT, commands_of
 
 TRAINING = [name for name in SUMMARIES if name.startswith(("mnist20-f", "femnist"))]
-OTHERS = [name for name in SUMMARIES if name not in TRAINING]
+OTHERS = [name for name in SUMMARIES if name not in TRAINING and name != "gpu"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 

@@ -224,6 +224,19 @@ def test_what_a_batch_did_not_do_is_done_one_by_one(end: str) -> None:
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("spawns", [False, True])
+def test_each_child_finds_an_environment_and_the_next_in_its_place_the_same(spawns: bool) -> None:
+    payloads = [*[("environment", "CHILD")] * 4, ("die", ""), *[("environment", "CHILD")] * 8]
+    tasks = [Task(str(n), ((f"{n} {payload[0]}", payload),)) for n, payload in enumerate(payloads)]
+    found = run_tasks(
+        Tasks(tasks), 2, "tests.pack.work:make", Budget(None),
+        spawns=spawns, environment_of=lambda number: {"CHILD": f"child {number}"},
+    )  # fmt: skip
+    answers = {outcome.answer for outcome in found}
+    assert answers == {"child 0", "child 1", None}
+    assert "CHILD" not in os.environ
+
+
 def test_tasks_of_one_kind_stay_in_one_child() -> None:
     """Four kinds in turns, two children: each kind sees one process, unless the other child has nothing left."""
     found = outcomes(2, *[("sleep", "")] * 12, affinities="abcd" * 3)

@@ -33,6 +33,9 @@ def make() -> Callable[[Sequence[tuple[str, str]]], Sequence[str | Exception]]:
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "exit":
             sys.exit(3)
+        if what == "environment":
+            time.sleep(0.1)
+            return os.environ.get(where, "unset")
         if what == "sleep":
             time.sleep(0.2)
         return f"{os.getpid()} {len(calls)}"

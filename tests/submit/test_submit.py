@@ -29,6 +29,7 @@ name: tiny
 rounds: 4
 problem: {name: quadratic, generator: comparison, zeta: 1}
 algorithm: {name: ffgg, lr: theory, fine_tuner: {name: exact}}
+engine: {device: cuda}
 """
 FILE = TINY.replace("generator: comparison, zeta: 1", "file: data.h5")
 
@@ -149,6 +150,13 @@ def test_elsewhere_the_scripts_that_ppfl_came_with_are_taken(folder: Path) -> No
 
 def test_a_configuration_for_the_cpu_asks_for_no_gpu(folder: Path) -> None:
     assert "gpu" not in submit("run.yaml", "--set", "engine.device=cpu", "--dry-run").stdout
+
+
+def test_a_gpu_for_problems_of_statistics_is_told_to_be_in_vain(folder: Path) -> None:
+    words = "GPUs are asked for, and the job would compute on the CPU: engine.device is cpu, or auto with a problem of"
+    of_statistics = ["run.yaml", "--dry-run", "--set", "engine.device=auto"]
+    assert words in submit(*of_statistics).stderr
+    assert submit(*of_statistics, "--cpu").stderr == submit("run.yaml", "--dry-run").stderr == ""
 
 
 @pytest.mark.parametrize(
