@@ -52,7 +52,7 @@ class Loss(ABC):
 
 def _shares(weight: torch.Tensor) -> torch.Tensor:
     """v_s/Σv, 0 where all weights are: a client whose step it is not has a batch of such samples."""
-    return weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return weight / weight.sum(dim=0, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 class CrossEntropy(Loss):

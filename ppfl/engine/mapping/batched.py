@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.errors import UserError
 from ppfl.core.transforms import for_all
 from ppfl.engine.mapping.chunks import Chunks, reports_of
 from ppfl.engine.mapping.loop import Loop
@@ -52,12 +51,7 @@ class Batched(Chunks):
             return self._one_by_one(downlink, members, states, round)
         try:
             return self._side_by_side(downlink, members, states, round)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"engine.clients_per_chunk: {len(members)} clients at once need more memory than the device has; "
-                f"use less than {self.setup.clients_per_chunk}"
-            ) from error
-        except UnequalClientsError:
+        except (UnequalClientsError, torch.OutOfMemoryError):
             raise
         except NOT_FOR_VMAP as error:
             # a mistake of the method is raised by the loop as well
