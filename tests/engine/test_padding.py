@@ -13,6 +13,7 @@ from ppfl.core.params import add_scaled, subtract
 from ppfl.core.types import Data
 from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.padding import stack_draws
+from ppfl.engine.participants import Downlink
 from ppfl.interfaces.client_data import Joined, join, num_samples
 from ppfl.interfaces.local_training import LocalTraining
 from ppfl.interfaces.method import ClientStep
@@ -167,3 +168,7 @@ def test_a_method_with_a_loop_of_its_own_is_given_groups_of_equal_clients(monkey
         np.testing.assert_allclose(value, wanted[name], rtol=1e-10, atol=1e-12, err_msg=name)
     assert sum(groups) == 7
     assert len(groups) > 1
+    running = engine(**shared, algorithm=method, engine={"clients_per_chunk": 7}, aggregator={"name": "median"})
+    downlink = Downlink(running.setup.algorithm, running.server, 0)
+    sent = [uplink.clients for uplink in running.group.step(downlink, frozenset(range(7)), 0)]
+    assert sent == [[client] for client in range(7)]  # in the order of clients, whatever the groups

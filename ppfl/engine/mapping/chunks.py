@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.params import map_params
-from ppfl.engine.mapping.mapping import Mapping
+from ppfl.engine.mapping.mapping import Mapping, UplinkRows
 from ppfl.interfaces.client_data import num_samples
 from ppfl.interfaces.mini_batches import UnequalClientsError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from ppfl.core.types import State
-    from ppfl.engine.mapping.mapping import UplinkRows, UplinkSum
+    from ppfl.engine.mapping.mapping import AnyUplink, UplinkSum
     from ppfl.engine.participants import Downlink
     from ppfl.interfaces.method import Report
 
@@ -26,7 +26,7 @@ class Chunks(Mapping):
 
     def __call__(
         self, downlink: Downlink, chunk: range, members: Sequence[int], states: State, round: int
-    ) -> tuple[list[UplinkSum | UplinkRows], State]:
+    ) -> tuple[Sequence[AnyUplink], State]:
         """See Mapping."""
         groups = [list(members)]
         try:
@@ -36,7 +36,7 @@ class Chunks(Mapping):
             found = [self.together(downlink, group, self._of(states, chunk, group), round) for group in groups]
         for group, (_, new_states) in zip(groups, found, strict=True):
             states = self._with(states, chunk, group, new_states)
-        return [uplink for uplink, _ in found], states
+        return _in_order([uplink for uplink, _ in found]), states
 
     @abstractmethod
     def together(
@@ -75,6 +75,14 @@ class Chunks(Mapping):
 
     def _rows(self, chunk: range, members: list[int]) -> torch.Tensor:
         return torch.tensor([client - chunk.start for client in members]).to(self.setup.device)
+
+
+def _in_order(uplinks: Sequence[UplinkSum | UplinkRows]) -> Sequence[AnyUplink]:
+    """Return what groups of clients sent in the order of clients, in which rules have their rows."""
+    rows = [uplink for uplink in uplinks if isinstance(uplink, UplinkRows)]
+    if len(rows) < 2:
+        return uplinks
+    return sorted((one for group in rows for one in group.one_by_one()), key=lambda one: one.client)
 
 
 def reports_of(report: Report, num_clients: int) -> list[Report]:
