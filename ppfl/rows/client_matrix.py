@@ -44,17 +44,21 @@ class ClientMatrix:
         like: (D,), of the rows' number type and on their device. A rank keeps about `num_bytes` of rows, at least one
         block, before they travel to the ranks of their columns.
         """
+        batch = max(1, num_bytes // max(1, like.numel() * like.element_size()))
         if communicator.size == 1:
-            return cls(communicator, _together(blocks, like.new_empty(num_rows, len(like))), len(like))
+            # a few at once, which takes less time, but many one after the other, so that they are not held twice
+            few = num_rows <= batch
+            rows = torch.cat([like.new_empty(0, len(like)), *blocks]) if few else _filled(blocks, num_rows, like)
+            assert len(rows) == num_rows, "more or fewer rows than announced"
+            return cls(communicator, rows, len(like))
         bounds = column_bounds(len(like), communicator.size, block_columns(like.device))
         of_ranks: list[int] = communicator.allgather_rows(torch.tensor([num_rows])).tolist()
-        batch = max(1, num_bytes // max(1, like.numel() * like.element_size()))
         columns = like.new_empty(sum(of_ranks), bounds[communicator.rank + 1] - bounds[communicator.rank])
-        source = _batches(blocks, batch)
+        batches = _batches(blocks, batch)
         for start in range(0, max(of_ranks), batch):
             # a rank that has no rows left takes part with none: the exchange is collective, and made as often as the
             # rank with most rows needs
-            mine = devices.to_host(next(source, like.new_empty(0, len(like))))
+            mine = devices.to_host(next(batches, like.new_empty(0, len(like))))
             received = devices.to_device(communicator.rows_to_columns(mine, bounds), like.device)
             sizes = [min(max(count - start, 0), batch) for count in of_ranks]
             # the rows of a rank stand behind all rows of the ranks before it, not behind this batch of them: so rows
@@ -63,7 +67,7 @@ class ClientMatrix:
             for count, part in zip(of_ranks, torch.split(received, sizes), strict=True):
                 columns[first : first + len(part)] = part
                 first += count
-        assert next(source, None) is None, "more rows than announced"
+        assert next(batches, None) is None, "more rows than announced"
         return cls(communicator, columns, len(like))
 
     @property
@@ -238,15 +242,14 @@ class ClientMatrix:
         return derived
 
 
-def _together(blocks: Iterable[torch.Tensor], matrix: torch.Tensor) -> torch.Tensor:
-    """Write blocks of rows (k, D) below each other into a matrix that they fill."""
-    filled = 0
+def _filled(blocks: Iterable[torch.Tensor], num_rows: int, like: torch.Tensor) -> torch.Tensor:
+    """Return a matrix into which blocks of rows (k, D) were written below each other."""
+    matrix, filled = like.new_empty(num_rows, len(like)), 0
     for block in blocks:
         assert filled + len(block) <= len(matrix), "more rows than announced"
         matrix[filled : filled + len(block)] = block
         filled += len(block)
-    assert filled == len(matrix), "fewer rows than announced"
-    return matrix
+    return matrix[:filled]
 
 
 def _batches(blocks: Iterable[torch.Tensor], batch: int) -> Iterator[torch.Tensor]:

@@ -80,7 +80,7 @@ class ExactSum:
         """Add a weight times one vector, (D,) in any number of pieces of any shape, in float64."""
         if self._heights is not None:
             weights = self._recent.new_full((1,), weight)
-            self._add_slices(self._heights, WeightedRows([piece.unsqueeze(0) for piece in pieces], weights))
+            self._add_slices(self._heights, WeightedRows([piece.reshape(1, -1) for piece in pieces], weights))
             return
         self._num_terms += 1
         extremes = [largest_entry(piece) for piece in pieces]
@@ -167,7 +167,7 @@ class ExactSum:
         """Yield start, coordinates in float64, and as much space, again and again in the same memory."""
         length = self._recent.shape[1]
         assert sum(piece.numel() for piece in pieces) == length, "a vector of another length"
-        width = min(_CHUNK, length) if self._recent.device.type == "cpu" else length
+        width = min(_CHUNK, length)
         chunk, space = self._recent.new_empty(2, width)
         start = filled = 0
         for piece in pieces:

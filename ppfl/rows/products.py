@@ -83,7 +83,7 @@ def products_around(
             yield found.take(upper)
 
     products = torch.zeros(number, number, dtype=torch.float64)
-    products.put_(places, _summed(communicator, of_blocks(), like.flatten()[upper]))
+    products.put_(places, _summed(communicator, of_blocks(), like.new_empty(len(places))))
     return products + products.triu(1).T
 
 

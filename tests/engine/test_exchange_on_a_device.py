@@ -17,6 +17,7 @@ from ppfl.engine.exchange.sums import weighted_mean
 from ppfl.engine.mapping.mapping import Uplink, UplinkRows, UplinkSum
 from ppfl.interfaces.byzantine import Byzantine
 from tests.aggregators.tables import BEFORE, ON_VECTORS, RULES, attack, rule
+from tests.engine.build import ffgg, scores
 from tests.operations import Counts, counted, on_a_device
 
 SHAPES = [(8, 1, 5, 5), (8,), (16, 8, 3, 3), (16,), (12, 16), (12,), (3, 12), (3,)]
@@ -150,3 +151,32 @@ def test_clients_in_several_blocks_make_the_same_matrix() -> None:
         blocks.append(UplinkRows(clients, rows, [{}] * len(clients)) if len(clients) > 1 else alone)
     found = by_rule(_setup(number, rule("krum", number)), _Sent(blocks), cohort, LIKE, 0)
     assert torch.equal(found[0], wanted[0])
+
+
+DIGITS: dict[str, Any] = {
+    "name": "supervised",
+    "dataset": {"name": "digits", "partition": {"name": "iid", "clients": 6}},
+    "model": {"name": "logistic_regression"},
+    "split": {"local": ["*.bias"]},
+    "batch_size": 16,
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "mean of chunks": {"engine": {"clients_per_chunk": 3}},
+    "mixed": {"aggregator": {"name": "trimmed_mean", "f": 1, "before": [{"name": "nnm"}]}},
+    "attacked": {
+        "aggregator": {"name": "krum", "f": 1},
+        "byzantine": {"attack": {"name": "gaussian", "standard_deviation": 1.0}, "clients": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_with_the_exchange_of_a_device_score_what_those_of_a_cpu_do(name: str) -> None:
+    """Exactly, where it is a sum."""
+    algorithm = ffgg({"name": "gradient_descent", "steps": 1, "lr": 0.1}, 0.1)
+    sections = {"problem": DIGITS, "algorithm": algorithm, "rounds": 4, "evaluate": {"every": 2}, **RUNS[name]}
+    wanted = [float(scored.metrics["loss"]) for scored in scores(**sections)]
+    with on_a_device():
+        found = [float(scored.metrics["loss"]) for scored in scores(**sections)]
+    assert found == (wanted if name.startswith("mean") else pytest.approx(wanted, rel=1e-10))

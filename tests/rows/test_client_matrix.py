@@ -288,3 +288,11 @@ def test_rows_that_come_in_any_blocks_make_the_same_matrix(
         assert num_vectors == 7
         assert torch.equal(combined, wanted.combine(weights))
         assert torch.equal(gram, wanted.gram())
+
+
+@pytest.mark.parametrize("num_bytes", [8, 1 << 20])
+@pytest.mark.parametrize("announced", [5, 7])
+def test_more_or_fewer_rows_than_announced_are_refused(announced: int, num_bytes: int) -> None:
+    blocks = [torch.ones(4, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)]
+    with pytest.raises(AssertionError, match="rows than announced"):
+        ClientMatrix.from_stream(SoloCommunicator(), blocks, announced, blocks[0][0], num_bytes)
