@@ -47,11 +47,11 @@ class FlatFile(SampleFile):
     sample_shape: tuple[int, ...]
     sample_dtype: np.dtype
     names: list[str]
-    """N clients, sorted."""
+    """M clients, sorted."""
     starts: np.ndarray
-    """(N,) int64, first row of each."""
+    """(M,) int64, first row of each."""
     num_rows: np.ndarray
-    """(N,) int64, samples of each."""
+    """(M,) int64, samples of each."""
 
     @classmethod
     def look_at(cls, root: DataGroup, path: Path, where: str) -> FlatFile:
@@ -69,11 +69,9 @@ class FlatFile(SampleFile):
         names, starts, num_rows = client.read_texts(), bounds[:-1], np.diff(bounds)
         _check_names(names, client.where)
         # by name, not in the order of the file, so that a copy written in another order is the same problem
-        if not all(one < other for one, other in pairwise(names)):
+        if names != sorted(names):
             order = sorted(range(len(names)), key=names.__getitem__)
             names, starts, num_rows = [names[row] for row in order], starts[order], num_rows[order]
-            if twice := next((one for one, other in pairwise(names) if one == other), None):
-                raise UserError(f"{client.where}: names {twice!r} more than once; a name is one client's")
         return cls(path, where, field, x, y, x.shape[1:], x.dtype, names, starts, num_rows)
 
     def sizes(self) -> Mapping[str, int]:
@@ -172,7 +170,7 @@ def _array(root: DataGroup, name: str, where: str) -> DataArray:
 
 
 def _bounds(offsets: DataArray, num_rows: int, field: str) -> np.ndarray:
-    """Return where each client's rows begin, and at last where all end, (N + 1,) int64; checked."""
+    """Return where each client's rows begin, and at last where all end, (M + 1,) int64; checked."""
     if len(offsets.shape) != 1 or offsets.dtype.kind not in "iu" or offsets.shape[0] < 2:
         raise UserError(
             f"{offsets.where}: is {offsets.dtype} of shape {offsets.shape}; it must hold an integer a client and one "
@@ -192,6 +190,9 @@ def _bounds(offsets: DataArray, num_rows: int, field: str) -> np.ndarray:
 
 def _check_names(names: list[str], where: str) -> None:
     # results hold names as texts of HDF5, which end at a zero
-    bad = next((name for name in names if not name or "\0" in name), None)
-    if bad is not None:
+    if "" in names or "\0" in "".join(names):
+        bad = next(name for name in names if not name or "\0" in name)
         raise UserError(f"{where}: has {bad!r}; a name must have a character, and none that is zero")
+    if len(set(names)) < len(names):
+        twice = next(one for one, other in pairwise(sorted(names)) if one == other)
+        raise UserError(f"{where}: names {twice!r} more than once; a name is one client's")

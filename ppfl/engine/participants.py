@@ -85,7 +85,7 @@ class Roles:
     def of(cls, placement: Placement, data: ClientData) -> Roles:
         """Say who is what; Byzantine clients are drawn as a problem draws them for its scores and its theory."""
         byzantine = placement.byzantine_clients(data.client_names, data.num_train_samples)
-        honest = tuple(client for client in data.clients if client not in byzantine)
+        honest = tuple(sorted(set(data.clients) - byzantine) if byzantine else data.clients)
         attack = placement.byzantine.attack if placement.byzantine is not None else None
         if not isinstance(attack, AttackOnData):
             return cls(byzantine, honest, data.num_clients - len(byzantine))

@@ -144,7 +144,7 @@ class DataArray:
             return values.astype(self.dtype, copy=False)
 
     def read_texts(self) -> list[str]:
-        """Return all entries of an array (N,) of texts. Raises UserError for other entries, and as `read` does."""
+        """Return all entries of an array (R,) of texts. Raises UserError for other entries, and as `read` does."""
         if h5py.check_string_dtype(self._id.dtype) is None or len(self.shape) != 1:
             raise UserError(f"{self.where}: is {self.dtype} of shape {self.shape}; it must hold one text an entry")
         texts: list[str] = []

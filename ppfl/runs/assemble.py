@@ -257,4 +257,4 @@ def _client_weights(config: Config, data: ClientData) -> tuple[float, ...]:
             "weights: samples: what this problem knows of itself (θ*, ‖F‖, legal steps) is of the unweighted mean; "
             "use uniform"
         )
-    return tuple(float(samples) for samples in data.num_train_samples)
+    return tuple(map(float, data.num_train_samples))

@@ -135,11 +135,8 @@ def test_other_workloads_run(run: Run, workload: str) -> None:
     if workload == "scaling":
         assert set(document["models"]) == {"quadratic", "cnn", "mlp"}
     if workload == "million":
-        assert [(row["clients"], row["cohort"], row["scored"]) for row in rows] == [
-            (20, 2, 2),
-            (200, 20, 20),
-            (2000, 100, 200),
-        ]
+        sizes = [(row["clients"], row["cohort"], row["scored"]) for row in rows]
+        assert sizes == [(20, 2, 2), (200, 20, 20), (2000, 100, 200)]
         assert all(row["peak_bytes"] >= row["largest_process_bytes"] > 1e6 for row in rows)
     if workload == "memory":
         assert [(row["clients"], row["cohort"]) for row in rows] == [(40, 4), (20, 4), (10, 4), (10, 2), (10, 8)]

@@ -57,6 +57,19 @@ def _federated(libver: str, **stored: object) -> Callable[[Path], Path]:
     return make
 
 
+def _flat(libver: str, names: np.dtype, **stored: object) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        rng = np.random.default_rng(0)
+        with h5py.File(folder / "data.h5", "w", libver=libver) as file:
+            file.create_dataset("pixels", data=rng.random((18, 3, 2)), **stored)
+            file.create_dataset("label", data=rng.integers(0, 3, 18), **stored)
+            file.create_dataset("offsets", data=np.array([0, 5, 11, 18]), **stored)
+            file.create_dataset("client", data=np.array(["ada", "bob", "cyd"], names), **stored)
+        return _described(folder, _SUPERVISED)
+
+    return make
+
+
 def _quadratic(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     with h5py.File(folder / "data.h5", "w") as file:
@@ -109,6 +122,8 @@ _DATA = ("refused", "other digest")
 KINDS = (
     Kind("federated", _federated("earliest"), _check_data, _DATA),
     Kind("federated, chunks", _federated("latest", compression="gzip", fletcher32=True), _check_data, _DATA),
+    Kind("federated, flat", _flat("earliest", h5py.string_dtype(length=3)), _check_data, _DATA),
+    Kind("federated, flat, chunks", _flat("latest", h5py.string_dtype(), compression="gzip"), _check_data, _DATA),
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),

@@ -82,6 +82,10 @@ def member(states: State, row: int) -> State:
     return {name: {key: value[row].clone() for key, value in group.items()} for name, group in states.items()}
 
 
+_MOST_KEPT_CLIENTS = 50_000
+"""Whose data are kept as they are computed with: a million small ones would be gigabytes of tensors."""
+
+
 class ClientInputs:
     """Data and draws of the clients of this rank; data that never change are fetched once."""
 
@@ -99,7 +103,7 @@ class ClientInputs:
         if client in self._kept:
             return self._kept[client]
         data = self._roles.seen_by(client, self._client_data.data(client, round))
-        if self._client_data.fixed_data:
+        if self._client_data.fixed_data and len(self._kept) < _MOST_KEPT_CLIENTS:
             self._kept[client] = data
         return data
 
