@@ -26,7 +26,7 @@ CPU = Pieces(rows=128, kept_bytes=1 << 30)
 """Convolutions are fastest at about 128 rows (docs/performance.md)."""
 GPU_ROWS = 4096
 """Enough for each kernel to fill the card, whose launches are what costs."""
-_GPU_SHARE = 8
+GPU_SHARE = 8
 """Part of a card's memory that graphs may take, and that the clients of a chunk may."""
 
 
@@ -38,4 +38,4 @@ def pieces_of(device: torch.device) -> Pieces:
 @cache
 def memory_share(device: torch.device) -> int:
     """Return how many bytes of a card one of its uses may take: of all that it has, whoever else is on it."""
-    return int(torch.cuda.get_device_properties(device).total_memory) // _GPU_SHARE
+    return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
