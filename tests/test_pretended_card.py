@@ -11,6 +11,7 @@ from ppfl.core.types import Params
 from ppfl.engine.evaluate import score_stages
 from tests.algorithms.cases import NAMES, PROBLEMS, sections
 from tests.engine.build import engine
+from tests.mpi.test_same_bits import robust_cases
 from tests.pretended_card import CARD, OnCard, pretended_card, under
 from tests.test_on_a_gpu import CNN, FFGG
 
@@ -62,3 +63,10 @@ def test_every_algorithm(name: str, problem: str, monkeypatch: pytest.MonkeyPatc
 def test_networks(client_state: str, clients_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {"client_state": client_state, "clients_per_chunk": clients_per_chunk}
     check(monkeypatch, problem=CNN, algorithm=FFGG, rounds=2, engine=chosen)
+
+
+@pytest.mark.parametrize("case", robust_cases())
+def test_every_rule(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    document: dict[str, Any] = {**robust_cases()[case], "rounds": 2}
+    document["problem"] = {**document["problem"], "rows": 60}
+    check(monkeypatch, **document)

@@ -10,6 +10,8 @@ from functools import cache
 
 import torch
 
+from ppfl.core.gpu_memory import budget_bytes
+
 
 @dataclass(frozen=True)
 class Pieces:
@@ -26,8 +28,9 @@ CPU = Pieces(rows=128, kept_bytes=1 << 30)
 """Convolutions are fastest at about 128 rows (docs/performance.md)."""
 GPU_ROWS = 4096
 """Enough for each kernel to fill the card, whose launches are what costs."""
-GPU_SHARE = 8
-"""Part of a card's memory that graphs may take, and that the clients of a chunk may."""
+GPU_SHARE, BUDGET_SHARE = 8, 3
+"""Part of a card's memory that graphs may take, and that the clients of a chunk may; and of what a pack allots to one of
+the processes that share the card, where that is less."""
 
 
 def pieces_of(device: torch.device) -> Pieces:
@@ -38,4 +41,6 @@ def pieces_of(device: torch.device) -> Pieces:
 @cache
 def memory_share(device: torch.device) -> int:
     """Return how many bytes of a card one of its uses may take: of all that it has, whoever else is on it."""
-    return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
+    of_card = int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
+    budget = budget_bytes()
+    return of_card if budget is None else min(of_card, budget // BUDGET_SHARE)

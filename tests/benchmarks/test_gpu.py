@@ -46,9 +46,7 @@ def test_all_of_it_runs_on_a_cpu(
         assert row.get("difference", 0) <= row.get("largest_allowed", 0)
         assert row.get("same_again", True)
         assert row.get("same_on_two_ranks", True)
-        # chunks of clients that cannot be computed together are refused
-        assert "not_run" not in row or "engine.clients_per_chunk" in row["not_run"]
-        assert "not_run" not in row or row["clients_per_chunk"] > 1
+        assert "not_run" not in row
     measured = {row["workload"]: row for row in document["rows"] if "seconds_per_round" in row}
     assert measured.keys() == gpu_rounds.WORKLOADS.keys()
     assert all(row["seconds_per_round"] > 0 for row in measured.values())
