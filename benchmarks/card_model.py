@@ -93,7 +93,7 @@ def predict(num_clients: int, num_samples: int, num_cards: int) -> Round:
 def table() -> str:
     """Return the predictions as a table of milliseconds."""
     lines = [
-        "| clients in a round | cards | launches | computing | link | network | a round | of P times one card | first |",
+        "| clients a round | cards | launches | computing | link | network | a round | of P times one card | first |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for num_clients, of_cards in ((10_240, None), (1_000, 1_000)):
