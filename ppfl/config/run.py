@@ -49,7 +49,7 @@ class Engine(Settings):
     """How to compute; changes neither the meaning of a run nor its digest."""
 
     clients_per_chunk: Annotated[int, Field(ge=1)] | None = None
-    """Clients computed on together, K; null chooses (1 on a CPU)."""
+    """Clients computed on together, K; null chooses: 1 on a CPU, on a GPU what an eighth of its memory holds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU where there is one, but the CPU for problems of statistics (quadratics)."""
     deterministic: bool = True

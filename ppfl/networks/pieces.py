@@ -29,8 +29,8 @@ CPU = Pieces(rows=128, kept_bytes=1 << 30)
 GPU_ROWS = 4096
 """Enough for each kernel to fill the card, whose launches are what costs."""
 GPU_SHARE, BUDGET_SHARE = 8, 3
-"""Part of a card's memory that graphs may take, and the clients of a chunk as much; and part of what a pack allots to one
-of the processes that share the card, where that is less."""
+"""Part of a card's memory that graphs may take, and the clients of a chunk as much; and part of what a pack allots to
+one of the processes that share the card, where that is less."""
 
 
 def pieces_of(device: torch.device) -> Pieces:

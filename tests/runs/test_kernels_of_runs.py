@@ -103,7 +103,8 @@ def test_a_run_that_goes_on_keeps_its_kernels_on_any_processor(
     monkeypatch.setattr(assemble, "of_this_processor", lambda: began)
     assert run(configuration, whole, Silent(), SoloCommunicator()) == "complete"
     assert run(configuration, out, Silent(), SoloCommunicator(), caller=Caller("", lambda: True)) == "stopped"
-    assert json.loads((tmp_path / "r.h5.checkpoint" / "current.json").read_text())["notes"] == {"kernels": began}
+    notes = json.loads((tmp_path / "r.h5.checkpoint" / "current.json").read_text())["notes"]
+    assert notes == {"kernels": began, "clients_per_chunk": "1"}
     other = next(name for name in kernels.names() if name != began)
     monkeypatch.setattr(assemble, "of_this_processor", lambda: other)
     asked = cnn(FFGG, ["head.*"], precision="float32", checkpoint={"every_rounds": 1}, engine={"kernels": other})

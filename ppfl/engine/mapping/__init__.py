@@ -1,1 +1,1 @@
-"""How the function of one client is applied to many: a loop, vectorized, joint, or as lanes."""
+"""How the function of one client is applied to many: a loop, batched, joint, or as lanes."""
