@@ -11,6 +11,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
 from ppfl.networks.convolution import convolution_stage, pool_and_relu
 from ppfl.networks.model import Model, Parameter, Stage, linear_stage, names_of
+from ppfl.networks.normalization import group_norm
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example
@@ -86,10 +87,7 @@ class CNN(Model):
             return [convolution]
 
         def normalize(params: Params, x: torch.Tensor) -> torch.Tensor:
-            y = torch.nn.functional.group_norm(
-                x.contiguous(), self.groups, params[f"{norm}.weight"], params[f"{norm}.bias"]
-            )
-            return pool_and_relu(y)
+            return pool_and_relu(group_norm(x, self.groups, params[f"{norm}.weight"], params[f"{norm}.bias"]))
 
         scale, shift = Parameter((out_channels,), centre=1.0), Parameter((out_channels,))
         return [convolution, Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize)]

@@ -184,11 +184,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
         yield lambda rows: monkeypatch.setattr(pieces, "CPU", pieces.Pieces(rows, 1 << 40))
 
 
-def counts_of_round(path: str, num_clients: int, algorithm: dict[str, Any], local: tuple[str, ...]) -> Counts:
+def counts_of_round(
+    path: str, num_clients: int, algorithm: dict[str, Any], local: tuple[str, ...], normalization: str = "none"
+) -> Counts:
     """Count the second round of float32 with all clients in one chunk; the first one finds out what lasts."""
     dataset = {"name": "federated_hdf5", "train": path, "test": 0.0, "validation": 0.0}
     split, chunk = {"local": list(local)}, {"clients_per_chunk": num_clients}
-    problem = {"name": "supervised", "dataset": dataset, "model": {"name": "cnn"}, "split": split, "batch_size": 44}
+    model = {"name": "cnn", "normalization": normalization}
+    problem = {"name": "supervised", "dataset": dataset, "model": model, "split": split, "batch_size": 44}
     running = engine(problem=problem, algorithm=algorithm, rounds=2, precision="float32", engine=chunk)
     play_round(running, 0)
     with counted() as counts:
@@ -221,16 +224,22 @@ def test_operations_of_one_piece_more(images: Callable[[int, int], str], device:
     assert four - two <= 2 * 60
 
 
-@pytest.mark.parametrize("more", [0, 7], ids=["equal", "ragged"])
+@pytest.mark.parametrize(
+    ("more", "normalization", "limit"),
+    [(0, "none", 120), (7, "none", 120), (0, "group", 190)],
+    ids=["equal", "ragged", "group norm"],
+)
 def test_operations_of_a_step_of_fedavg(
-    images: Callable[[int, int], str], device: Callable[[int], None], more: int
+    images: Callable[[int, int], str], device: Callable[[int], None], more: int, normalization: str, limit: int
 ) -> None:
     device(1 << 20)
     of_step = []
     for number in (4, 40):
         path = images(number, more)
         method = {"name": "fedavg", "lr": 0.1, "batch_size": 16}
-        one, two = (counts_of_round(path, number, {**method, "local_steps": steps}, ()) for steps in (1, 2))
+        one, two = (
+            counts_of_round(path, number, {**method, "local_steps": steps}, (), normalization) for steps in (1, 2)
+        )
         of_step.append(two.operations - one.operations)
         assert one.waits == two.waits <= 3
-    assert of_step[0] == of_step[1] <= 120
+    assert of_step[0] == of_step[1] <= limit

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ppfl.networks import batched
+from ppfl.networks.batched_normalization import group_norm
 
 K, S = 3, 2
 Layer = Callable[..., torch.Tensor]
@@ -43,6 +44,10 @@ LAYERS: dict[str, tuple[Layer, Layer, list[tuple[int, ...]]]] = {
         [(S, 1, 4, 5), (2, 1, 3, 3), (2,)],
     ),
     "pool": (batched.pool_and_relu, plain_pool, [(S, 3, 6, 5)]),
+    "group norm": (
+        lambda x, w, b: group_norm(x, 2, w, b), lambda x, w, b: torch.nn.functional.group_norm(x, 2, w, b),
+        [(S, 4, 3, 2), (4,), (4,)],
+    ),
 }  # fmt: skip
 
 
