@@ -94,6 +94,7 @@ def build(
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
         device=device,
+        bytes_together=placement.chunk_memory.num_bytes if placement.chunk_memory else None,
         kernels=kernels,
         byzantine=config.byzantine,
         asynchronous=config.asynchronous,
