@@ -11,7 +11,10 @@ time is fastest, this is never done.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
+
+import torch
 
 from ppfl.core import devices
 from ppfl.core.gpu_memory import budget_bytes
@@ -91,8 +94,10 @@ class BatchedRuns:
     def compute(self, round: int, runs: Sequence[Run]) -> None:
         """Compute what the clients of some of the runs send in a round, which these runs are to play next.
 
-        Raises whatever torch or a method raise; the runs then compute their clients by themselves.
+        Each is told an equal share of the seconds. Raises whatever torch or a method raise; the runs then compute their
+        clients by themselves.
         """
+        started = time.perf_counter()
         of_chunks: dict[int, list[OfRun]] = {}
         for run in runs:
             downlink = Downlink(run.setup.algorithm, run.server, round)
@@ -103,6 +108,13 @@ class BatchedRuns:
         for parts, of_runs in found:
             for of_run, uplinks_and_states in zip(parts, of_runs, strict=True):
                 self._handed[of_run.run].found[of_run.part.chunk] = uplinks_and_states
+        device = runs[0].setup.device
+        if device.type == "cuda":  # or the first of the runs to look at a number would wait for all of them
+            torch.cuda.synchronize(device)
+        share = (time.perf_counter() - started) / len(runs)
+        for run in runs:
+            run.ledger.costs.seconds += share
+            run.ledger.spent.before += share
 
     def forget(self) -> None:
         """Have the runs compute their clients by themselves again."""
