@@ -164,6 +164,8 @@ class RunQueue:
             raise UserError(f"--out {folder}: cannot write into this folder: {error.strerror}") from error
         self._sort_out(self._waiting)
         self._waiting = _in_order(self._waiting, beginning)
+        self._num_alike = Counter(entry.batch for entry in self._waiting.values())
+        """Of all runs that waited in the beginning."""
 
     @property
     def left(self) -> list[str]:
@@ -229,11 +231,11 @@ class RunQueue:
 
     def _size_of_batch(self, entry: _Entry, num_alike: int) -> int:
         # no more than leaves something for every child, unless that takes as long together as alone
-        share = -(-num_alike // self._jobs)
-        if not entry.cell.config.problem.has_statistics:  # these have checkpoints, however long they take
-            return min(MAX_BATCH, share)
+        if not entry.cell.config.problem.has_statistics:
+            # equal ones to the end, as long as a card has time for the rest of a batch; these have checkpoints
+            return min(MAX_BATCH, -(-self._num_alike[entry.batch] // self._jobs))
         client_rounds = entry.client_rounds
-        share = max(share, min(_FEW_CLIENT_ROUNDS // client_rounds, num_alike - self._jobs + 1))
+        share = max(-(-num_alike // self._jobs), min(_FEW_CLIENT_ROUNDS // client_rounds, num_alike - self._jobs + 1))
         return min(MAX_BATCH, share, MAX_CLIENT_ROUNDS // client_rounds)
 
     def _sort_out(self, entries: Mapping[str, _Entry]) -> None:
