@@ -22,7 +22,7 @@ from ppfl.runs.experiment import open_checkpoints, rounds_of
 from ppfl.runs.progress import Lines, WarningsTo
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Generator, Hashable, Iterator, Sequence
 
     from ppfl.engine.setup import Setup
     from ppfl.engine.synchronous import Synchronous
@@ -77,12 +77,11 @@ class _Member:
     """One of them."""
 
     def __init__(self, guest: Guest, num_together: int) -> None:
-        self._guest, attempt = guest, guest.attempt
-        self._log = attempt.open_log()
+        self._guest = guest
+        self._log = guest.attempt.open_log()
         self._log.write(f"ppfl: computed together with {num_together - 1} other runs\n")
-        checkpoints = open_checkpoints(attempt, SoloCommunicator())
-        began = time.perf_counter() - guest.start_seconds
-        self._rounds = rounds_of(attempt, Lines(self._log), _setup(guest), checkpoints, began, num_together)
+        self._num_together = num_together
+        self._rounds: Generator[Synchronous, None, str] | None = None
         self._engine: Synchronous | None = None
 
     @property
@@ -101,6 +100,8 @@ class _Member:
         self._guest.safely(self._go_on)
 
     def _go_on(self) -> None:
+        if self._rounds is None:
+            self._rounds = self._begun()
         if self._engine is not None:
             self._engine.ledger.spent.go_on()
         with WarningsTo(self._log), gpu_memory_explained():
@@ -109,8 +110,14 @@ class _Member:
             except StopIteration as ended:
                 self._guest.answer = self._guest.attempt.stopped_as if ended.value == "stopped" else ended.value
                 return
-        assert self._engine is not None
-        self._engine.ledger.spent.pause()
+        self.engine.ledger.spent.pause()
+
+    def _begun(self) -> Generator[Synchronous, None, str]:
+        guest = self._guest
+        checkpoints = open_checkpoints(guest.attempt, SoloCommunicator())
+        # its own time until now: others were entered and built meanwhile
+        began = time.perf_counter() - guest.start_seconds
+        return rounds_of(guest.attempt, Lines(self._log), _setup(guest), checkpoints, began, self._num_together)
 
 
 def _setup(guest: Guest) -> Setup:

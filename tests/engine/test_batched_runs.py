@@ -22,7 +22,7 @@ from ppfl.rows import exact_sum
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.engine.build import config, engine, ffgg
-from tests.engine.test_batched import assert_equal, images, ragged, run_of
+from tests.engine.test_batched import TUNERS, assert_equal, images, ragged, run_of
 from tests.operations import Counts, counted, on_a_device
 from tests.supervised_problems import CNN
 
@@ -121,9 +121,23 @@ def test_every_run_finds_what_it_finds_alone(name: str, split: str, sizes: str, 
         assert_equal(of_run, alone(**sections))
 
 
-@pytest.mark.parametrize("name", [name for name in examples.names("algorithms") if name != "local_ffgg"])
-def test_every_method_on_digits(name: str) -> None:
-    """Data, initial values, cohorts and mini-batches of seeds of their own; what cannot go together goes alone."""
+def scaled(settings: Any, factor: float) -> Any:
+    """Multiply all floats among settings, those of parts included."""
+    if isinstance(settings, dict):
+        return {key: scaled(value, factor) for key, value in settings.items()}
+    return settings * factor if isinstance(settings, float) else settings
+
+
+def differ_in_all_numbers(runs: Section, number: int = 3) -> list[Section]:
+    return [
+        {**runs, "algorithm": scaled(runs["algorithm"], 1 - 0.1 * k), "seed": k, "rounds": 2} for k in range(number)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", examples.names("algorithms"))
+def test_every_method_with_numbers_and_seeds_of_its_own(name: str) -> None:
+    """Data, initial values, cohorts and mini-batches differ, too."""
     splits = {"all shared": [], "input side": ["hidden1.*"]}
     method = examples.section("algorithms", name)
     if "fine_tuner" in method:
@@ -131,16 +145,25 @@ def test_every_method_on_digits(name: str) -> None:
     batched = {key: value for key, value in method.items() if key != "local_steps"} | {"epochs": 2, "batch_size": 7}
     method = batched if examples.accepts("algorithms", name, batched) else method
     local = splits.get(examples.kind("algorithms", name).splits, ["head.*"])
-    problem = {**DIGITS, "split": {"local": local}}
-    runs = [
-        {"problem": problem, "algorithm": method, "seed": seed, "rounds": 2, "cohort": 4, "precision": "float64"}
-        for seed in (0, 1, 2)
-    ]
-    with on_a_device():
-        has_coins = not fits(engine(**runs[0]).setup)
-    if has_coins:
-        assert examples.kind("algorithms", name).branches_on_server
+    runs = differ_in_all_numbers({"problem": {**DIGITS, "split": {"local": local}}, "algorithm": method, "cohort": 4})
+    if examples.kind("algorithms", name).branches_on_server:
+        with on_a_device():
+            assert not fits(engine(**runs[0]).setup)
         return
+    for of_run, sections in zip(side_by_side(runs), runs, strict=True):
+        assert_equal(of_run, alone(**sections))
+
+
+def has_numbers(name: str) -> bool:
+    return any(isinstance(value, float) for value in examples.section("fine_tuners", name).values())
+
+
+@pytest.mark.parametrize("name", [name for name in TUNERS if has_numbers(name)])
+def test_every_fine_tuner_with_numbers_of_its_own(name: str) -> None:
+    tuner = examples.section("fine_tuners", name)
+    if "batch_size" in tuner:
+        tuner["batch_size"] = 6
+    runs = differ_in_all_numbers({**run_of("ffgg", "head"), "algorithm": ffgg(tuner, 0.1)}, 2)
     for of_run, sections in zip(side_by_side(runs), runs, strict=True):
         assert_equal(of_run, alone(**sections))
 

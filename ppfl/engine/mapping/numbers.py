@@ -25,6 +25,7 @@ def numbers_of(part: InRounds, leave_out: Collection[str] = ()) -> dict[Path, fl
 
     leave_out: fields of the method itself that its clients do not look at.
 
+    >>> from ppfl.engine.mapping.numbers import numbers_of
     >>> from ppfl.fine_tuners.gradient_descent import GradientDescent
     >>> numbers_of(GradientDescent(name="gradient_descent", steps=3, lr=0.5))
     {('lr',): 0.5}

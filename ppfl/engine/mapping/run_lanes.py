@@ -149,7 +149,7 @@ def _messages(parts: Sequence[OfRun], owners: np.ndarray) -> Params:
     if first is None:
         own = [of_run.downlink.to(client) for of_run in parts for client in of_run.part.members]
         return {name: torch.stack([message[name] for message in own]) for name in own[0]}
-    places = torch.from_numpy(owners)
+    places = devices.to_device(torch.from_numpy(owners), parts[0].run.setup.device)
     return {
         name: _take(torch.stack([message[name] for message in to_all if message is not None]), places) for name in first
     }
