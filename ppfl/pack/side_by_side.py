@@ -56,21 +56,26 @@ def run_side_by_side(guests: Sequence[Guest]) -> None:
     members = [_Member(guest, len(guests)) for guest in guests]
     for member in members:
         member.go_on()
-    batched = BatchedRuns([member.engine for member in members if member.is_going])
-    is_vectorized = True
+    batched: BatchedRuns | None = BatchedRuns([member.engine for member in members if member.is_going])
     for round in range(_setup(guests[0]).num_rounds):
-        runs = [member.engine for member in members if member.is_going]
-        if len(runs) > 1 and is_vectorized:
-            try:
-                batched.compute(round, runs)
-            except Exception as error:  # noqa: BLE001, the runs compute by themselves then, and raise what is theirs
-                logger.warning(
-                    "clients of %d runs are computed run by run: %s", len(runs), str(error).partition("\n")[0]
-                )
-                is_vectorized = False
-        for member in members:
-            if member.is_going:
-                member.go_on()
+        going = [member for member in members if member.is_going]
+        # the last one is faster by itself
+        if batched is not None and len(going) > 1 and not _computed(batched, round, going):
+            batched = None
+        for member in going:
+            member.go_on()
+
+
+def _computed(batched: BatchedRuns, round: int, members: Sequence[_Member]) -> bool:
+    """Compute the clients of a round; False when they are to be computed run by run from now on."""
+    try:
+        batched.compute(round, [member.engine for member in members])
+    except Exception as error:  # noqa: BLE001, what is a mistake each run raises by itself
+        batched.forget()
+        why = str(error).partition("\n")[0]
+        logger.warning("clients of %d runs are computed run by run: %s", len(members), why)
+        return False
+    return True
 
 
 class _Member:

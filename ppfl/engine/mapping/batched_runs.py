@@ -117,7 +117,8 @@ class BatchedRuns:
             run.ledger.spent.before += share
 
     def forget(self) -> None:
-        """Have the runs compute their clients by themselves again."""
+        """Have the runs compute their clients by themselves again; nothing is kept for them any more."""
+        self._lanes = RunLanes()
         for run, mapping in self._own.items():
             run.group.mapping = mapping
 
