@@ -58,10 +58,10 @@ class ControlVariates(LocalTraining):
 
         shared, local = self.iterate(step, (theta, state["local"]), data, draws)
         moved = subtract(theta, shared)
-        factor = 1.0 / (self.num_steps(draws) * lr)
-        if isinstance(factor, torch.Tensor):  # several clients' on the CPU, where draws are
-            factor = factor.to(next(iter(data.values())).device)
-        change = add_scaled(map_params(lambda c: -c, of_server), moved, factor)
+        num_steps = self.num_steps(draws)
+        if isinstance(num_steps, torch.Tensor):  # several clients' on the CPU, where draws are
+            num_steps = num_steps.to(next(iter(data.values())).device)
+        change = add_scaled(map_params(lambda c: -c, of_server), moved, 1.0 / (num_steps * lr))
         new_state = {"local": local, "control": add_scaled(of_client, change, 1.0)}
         return ClientStep(_with_control(moved, change), new_state, self.report(draws, of_shared=1, of_local=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,7 +92,8 @@ def pack(
     chosen = choose_part(cells, part)
     configs = [cell.config for cell in chosen.values()]
     jobs, environment_of = deal_to(jobs or default_jobs(ranks_per_run), configs, ranks_per_run, launched.rank, tell)
-    executor = ONE_RANK if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run)
+    one_rank = replace(ONE_RANK, has_cards=bool(environment_of(0)))
+    executor = one_rank if ranks_per_run == 1 else in_steps(config, overrides, ranks_per_run)
     budget = _budget(time_limit, stop)
     packed = pack(
         chosen, folder, jobs, tell, budget, launched, executor, waits=not no_wait, environment_of=environment_of

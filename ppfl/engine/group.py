@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ppfl.core.params import kinds, map_params
 from ppfl.engine.client_store import MemoryStore, open_store
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from ppfl.engine.mapping.mapping import AnyUplink, Mapping, Uplink
     from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
+
+
+class Part(NamedTuple):
+    """Clients of a cohort that live in one chunk."""
+
+    number: int
+    """Of the chunk."""
+    chunk: range
+    members: list[int]
+    """Ascending."""
 
 
 class ClientGroup:
@@ -97,14 +107,18 @@ class ClientGroup:
 
     def step(self, downlink: Downlink, cohort: frozenset[int], round: int) -> Iterator[AnyUplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
+        for index, chunk, members in self.parts(cohort):
+            uplinks, states = self.mapping(downlink, chunk, members, self.store.get(index), round)
+            self._keep(index, states)
+            yield from uplinks
+
+    def parts(self, cohort: frozenset[int]) -> list[Part]:
+        """Return the clients of a cohort that live here, chunk by chunk."""
         members: dict[int, list[int]] = {}
         for client in sorted(cohort):
             if client in self.clients:
                 members.setdefault(self._chunk_of(client), []).append(client)
-        for index, clients in members.items():
-            uplinks, states = self.mapping(downlink, self._chunk(index), clients, self.store.get(index), round)
-            self._keep(index, states)
-            yield from uplinks
+        return [Part(index, self._chunk(index), clients) for index, clients in members.items()]
 
     @property
     def laned(self) -> Laned | None:

@@ -55,6 +55,8 @@ class Setup:
     """What it tunes and scores: `problem`, or where nothing is local the same with everything local."""
     clients_per_chunk: int
     device: torch.device
+    bytes_together: int | None
+    """Of the device, for clients that are computed together; None for no limit."""
     kernels: str
     """Column of the table that chooses forms of a network's stages, the same on all ranks."""
     byzantine: Byzantine | None = None

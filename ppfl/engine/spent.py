@@ -30,6 +30,14 @@ class Spent:
         """Seconds of all tries until now."""
         return self.before + (time.perf_counter() - self.began if self.began is not None else 0.0)
 
+    def pause(self) -> None:
+        """Count no time until `go_on`: it is that of others."""
+        self.before, self.began = self.total, None
+
+    def go_on(self) -> None:
+        """Count time again."""
+        self.began = time.perf_counter()
+
     @contextmanager
     def on(self, purpose: Purpose) -> Iterator[None]:
         """Count the seconds of what is done inside."""

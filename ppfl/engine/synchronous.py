@@ -30,9 +30,14 @@ class Synchronous(Run):
 
         Between two rounds the checkpointer, if there is one, may have a snapshot taken, or the run stopped.
         """
+        return (scored for scored in self.turns() if scored is not None)
+
+    def turns(self) -> Iterator[Scored | None]:
+        """Do the same, and yield None before every round: what follows is up to whoever goes on. Collective."""
         if self._done == 0:
             yield self._score(0)
         for round in range(self._done, self.setup.num_rounds):
+            yield None
             finite = play_round(self, round)
             done = round + 1
             if done % self.setup.evaluate_every == 0 or done == self.setup.num_rounds or not finite:

@@ -162,3 +162,8 @@ class JointObjective(Objective):
     @abstractmethod
     def joint_pass(self, shared: Params, joined: Joined) -> JointPass:
         """Evaluate it for several clients at once; their data as they came, not advanced."""
+
+    def bytes_of_client(self, data: Data) -> int:
+        """Return what a client with so many samples takes of a device while it is computed beside others; 0 where
+        nobody knows."""
+        return 0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ppfl.config.grid import show_varying
 from ppfl.core.errors import UserError
 from ppfl.core.files import time_in
+from ppfl.interfaces.aggregator import is_sum
 from ppfl.jobs.owner import Watch
 from ppfl.jobs.states import state_of, states_of
 from ppfl.jobs.stop_requests import request_for
@@ -43,6 +44,8 @@ _SMALL_CLIENT_ROUNDS = 1 << 15
 """Of a run that is computed with others: a larger one has enough to do for each call by itself."""
 MAX_PROBLEM_BYTES = 1 << 29
 """Of the problems of a batch, which a child holds all at once; at least one is taken, whatever its size."""
+_PROBLEMS_OF_NETWORKS = 8
+"""Of a batch, each with its samples: how many these are is not known before they are read."""
 _COPIES = 4
 """Of the matrices of a quadratic problem: as they are, for rounds, for scores, and while they are built."""
 CLAIMED = "claimed"
@@ -72,6 +75,8 @@ class Executor:
     payload: Callable[[Cell, Path], Any]
     has_batches: bool
     """True when the work function can do several runs together."""
+    has_cards: bool = False
+    """True when children find GPUs, on which networks go together, too."""
 
 
 ONE_RANK = Executor(WORK_OF_CELLS, lambda cell, out: RunOfCell(cell.config, out, show_varying(cell.varying)), True)
@@ -98,8 +103,10 @@ class _Entry:
 
     @property
     def problem_bytes(self) -> int:
-        """Of a quadratic problem by a generator, about; 0 for all others, which go alone."""
+        """Of a quadratic problem by a generator, about; of networks a share, and 0 for all others, which go alone."""
         problem = self.cell.config.problem
+        if not problem.has_statistics:
+            return MAX_PROBLEM_BYTES // _PROBLEMS_OF_NETWORKS
         lengths = [getattr(problem, name, None) or 0 for name in ("shared_dimension", "local_dimension")]
         return (getattr(problem, "clients", None) or 0) * sum(lengths) ** 2 * 8 * _COPIES
 
@@ -116,6 +123,8 @@ class _Entry:
     def batch(self) -> str:
         """The same for runs that may be computed together; "" for those that are computed alone."""
         config = self.cell.config
+        if self.executor.has_batches and self.executor.has_cards and _goes_side_by_side(config):
+            return sys.intern(_batch_of_networks(config))
         is_small = config.problem.name == "quadratic" and 0 < self.client_rounds <= _SMALL_CLIENT_ROUNDS
         has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1 and not config.algorithm.branches_on_server
         return sys.intern(_batch(config)) if self.executor.has_batches and has_lanes else ""
@@ -155,6 +164,8 @@ class RunQueue:
             raise UserError(f"--out {folder}: cannot write into this folder: {error.strerror}") from error
         self._sort_out(self._waiting)
         self._waiting = _in_order(self._waiting, beginning)
+        self._num_alike = Counter(entry.batch for entry in self._waiting.values())
+        """Of all runs that waited in the beginning."""
 
     @property
     def left(self) -> list[str]:
@@ -214,12 +225,18 @@ class RunQueue:
             return [first]
         same = [digest for digest, entry in entries.items() if entry.batch == entries[first].batch]
         start = same.index(first)
-        client_rounds = entries[first].client_rounds
-        # no more than leaves something for every child, unless that takes as long together as alone
-        share = max(-(-len(same) // self._jobs), min(_FEW_CLIENT_ROUNDS // client_rounds, len(same) - self._jobs + 1))
-        size = min(MAX_BATCH, share, MAX_CLIENT_ROUNDS // client_rounds)
+        size = self._size_of_batch(entries[first], len(same))
         inline = same[start:] + same[:start]
         return _to_the_end_of_a_problem(entries, inline, min(max(1, size), _in_memory(entries, inline[:size])))
+
+    def _size_of_batch(self, entry: _Entry, num_alike: int) -> int:
+        # no more than leaves something for every child, unless that takes as long together as alone
+        if not entry.cell.config.problem.has_statistics:
+            # equal ones to the end, as long as a card has time for the rest of a batch; these have checkpoints
+            return min(MAX_BATCH, -(-self._num_alike[entry.batch] // self._jobs))
+        client_rounds = entry.client_rounds
+        share = max(-(-num_alike // self._jobs), min(_FEW_CLIENT_ROUNDS // client_rounds, num_alike - self._jobs + 1))
+        return min(MAX_BATCH, share, MAX_CLIENT_ROUNDS // client_rounds)
 
     def _sort_out(self, entries: Mapping[str, _Entry]) -> None:
         """Take out of the waiting runs those that are done, have failed meanwhile, or are claimed."""
@@ -275,6 +292,31 @@ def _batch(config: Config) -> str:
     """Return the same for runs that look as if they could be computed together; whether they can is seen later."""
     apart = {"problem": {"seed", "zeta", "noise", "targets"}, "algorithm": set(config.algorithm.server_settings)}
     return repr(config.model_dump(mode="json", exclude={**apart, "name": True, "seed": True, "save": True}))
+
+
+def _goes_side_by_side(config: Config) -> bool:
+    """Say whether a run looks as if its clients could be computed on a card beside those of others."""
+    return (
+        not config.problem.has_statistics
+        and config.device != "cpu"
+        and config.asynchronous is None
+        and config.byzantine is None
+        and is_sum(config.aggregator)
+        and not config.algorithm.branches_on_server
+    )
+
+
+def _batch_of_networks(config: Config) -> str:
+    """Return the same for runs that differ in numbers of the method, in seeds, and in what the server does."""
+    apart: dict[str, Any] = {"problem": {"seed"}, **dict.fromkeys(("name", "seed", "save", "server_optimizer"), True)}
+    document = config.model_dump(mode="json", exclude=apart)
+    return repr({**document, "algorithm": _without_numbers(document["algorithm"])})
+
+
+def _without_numbers(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {key: _without_numbers(value) for key, value in settings.items()}
+    return None if isinstance(settings, float) else settings
 
 
 def _in_order(entries: Mapping[str, _Entry], beginning: float) -> dict[str, _Entry]:

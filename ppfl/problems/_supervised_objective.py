@@ -12,6 +12,7 @@ from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import JointObjective
 from ppfl.networks.losses import CrossEntropy, Loss
+from ppfl.networks.memory import bytes_of_client
 from ppfl.networks.network import Network, SupervisedJointPass, SupervisedPass
 from ppfl.networks.pieces import pieces_of
 
@@ -95,6 +96,10 @@ class Supervised(JointObjective):
     def joint_pass(self, shared: Params, joined: Joined) -> SupervisedJointPass:
         """Send the samples of all clients through the shared stages together."""
         return SupervisedJointPass(self._network, shared, joined)
+
+    def bytes_of_client(self, data: Data) -> int:
+        """Return the bytes of parameters, activations and windows."""
+        return bytes_of_client(self.stages, tuple(data["x"].shape[1:]), self._dtype, len(data["x"]))
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""

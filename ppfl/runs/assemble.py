@@ -68,9 +68,8 @@ def build(
     problem = build_problem(config.problem, placement, wanted)
     clients_per_chunk = wanted or problem.client_data.clients_per_chunk
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
-    roles = Roles.of(placement, problem.client_data)
+    roles, cohort = Roles.of(placement, problem.client_data), _sample(config, problem.client_data)
     problem = _scored(config, problem, roles)
-    cohort = _sample(config, problem.client_data)
     _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
@@ -94,6 +93,7 @@ def build(
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
         device=device,
+        bytes_together=placement.chunk_memory.num_bytes if placement.chunk_memory else None,
         kernels=kernels,
         byzantine=config.byzantine,
         asynchronous=config.asynchronous,

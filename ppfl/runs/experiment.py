@@ -30,10 +30,12 @@ from ppfl.runs.device import describe_device
 from ppfl.runs.progress import Both, Lines, WarningsTo
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from ppfl.config.run import Config
     from ppfl.core.communicator import Communicator
+    from ppfl.engine.choose import AnyEngine
     from ppfl.engine.evaluate import Stages
     from ppfl.engine.ledger import Scored
     from ppfl.engine.run import Run
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TOGETHER = "runs_together"
+"""What checkpoints note of a run that was computed with others: its seconds until then are shares."""
 _LARGE_BYTES = 1_000_000_000
 """States of clients beyond this are told before a run."""
 
@@ -93,19 +97,45 @@ def run(
 
 
 def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
-    config, out, began = attempt.config, attempt.here, time.perf_counter()
+    began, config = time.perf_counter(), attempt.config
+    checkpoints = open_checkpoints(attempt, communicator)
+    kernels, chunk, num_together = (checkpoints.noted(key) for key in ("kernels", "clients_per_chunk", _TOGETHER))
+    setup = build(config, communicator, build_problem, kernels, int(chunk) if chunk else None)
+    rounds = rounds_of(attempt, progress, setup, checkpoints, began, int(num_together or 1))
+    while True:
+        try:
+            next(rounds)
+        except StopIteration as ended:
+            return str(ended.value)
+
+
+def open_checkpoints(attempt: Attempt, communicator: Communicator) -> Checkpoints:
+    """Return the checkpoints of a run, those of before among them."""
     identity = {
-        "digest": config.digest,
+        "digest": attempt.config.digest,
         "results_version": RESULTS_VERSION,
         # null chooses one, which the notes keep
-        "clients_per_chunk": config.engine.clients_per_chunk or 1,
+        "clients_per_chunk": attempt.config.engine.clients_per_chunk or 1,
     }
-    checkpoints = Checkpoints(out, identity, communicator)
-    kernels, chunk = (checkpoints.noted(key) for key in ("kernels", "clients_per_chunk"))
-    setup = build(config, communicator, build_problem, kernels, int(chunk) if chunk else None)
+    return Checkpoints(attempt.here, identity, communicator)
+
+
+def rounds_of(
+    attempt: Attempt, progress: Progress, setup: Setup, checkpoints: Checkpoints, began: float, num_together: int = 1
+) -> Generator[Synchronous, None, str]:
+    """Run one experiment that was entered and built; yield its engine before every round of an engine in rounds.
+
+    Whoever goes on may have done something for the round before. Returns what `run` does, "stopped" for all that were.
+    Collective.
+
+    began: when that was, by `time.perf_counter`; num_together: runs that are, or were, computed together.
+    """
+    config, out, communicator = attempt.config, attempt.here, setup.communicator
     checkpoints.note("kernels", setup.kernels)
     checkpoints.note("clients_per_chunk", str(setup.clients_per_chunk))
-    recorder = open_recorder(attempt, setup) if communicator.rank == 0 else None
+    if num_together > 1:
+        checkpoints.note(_TOGETHER, str(num_together))
+    recorder = open_recorder(attempt, setup, num_together) if communicator.rank == 0 else None
     checkpointer = FileCheckpointer(
         config.checkpoint, checkpoints, recorder, attempt.wants_stop, attempt.told, attempt.check
     )
@@ -113,17 +143,18 @@ def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, b
     engine, first = checkpointer.resume(lambda: open_engine(setup, checkpointer))
     if attempt.is_unfinished and not first:
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
-    if recorder is not None and not isinstance(engine, Synchronous):
-        recorder.follow_arrivals(engine.arrivals.arrays)
-    spent = engine.ledger.spent
     if recorder is not None:
-        recorder.follow_seconds(engine.ledger.seconds)
+        _follow(recorder, engine)
     attempt.begin(first)
     progress.start(config.rounds, first, f"states of {describe_states(setup)}" if _is_large(setup) else "")
-    spent.tell = progress.doing
-    spent.began = began
+    spent = engine.ledger.spent
+    spent.tell, spent.began = progress.doing, began
     spent.seconds["start"] += time.perf_counter() - began
-    for scored in engine:
+    for scored in engine.turns() if isinstance(engine, Synchronous) else engine:
+        if scored is None:
+            assert isinstance(engine, Synchronous)
+            yield engine
+            continue
         with spent.on("writing"):
             _record(recorder, scored, setup.communicator)
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
@@ -137,6 +168,12 @@ def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, b
         on_first_rank(communicator, attempt.deliver)
     progress.finish(engine.status, attempt.out)
     return engine.status
+
+
+def _follow(recorder: Recorder, engine: AnyEngine) -> None:
+    if not isinstance(engine, Synchronous):
+        recorder.follow_arrivals(engine.arrivals.arrays)
+    recorder.follow_seconds(engine.ledger.seconds)
 
 
 def describe_states(setup: Setup) -> str:
