@@ -47,6 +47,7 @@ def ppfl(*arguments: str | Path) -> Result:
 
 
 SURFACE = {
+    "data [OPTIONS] COMMAND [ARGS]...": {"--help": ""},
     "run [OPTIONS] CONFIG": {
         "--out": "FILE", "--set": "KEY.PATH=VALUE", "--deliver": "", "--cell": "DIGEST", "--help": "",
     },

@@ -121,12 +121,12 @@ def lowered(bins: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def sums_of_slices(
-    rest: torch.Tensor, own: torch.Tensor, top: torch.Tensor, dtype: torch.dtype = torch.float64
+    rest: torch.Tensor, own: torch.Tensor, top: torch.Tensor, dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """Return the sums of the slices of terms (…, K, W) float64, which are written over: (NUM_BINS, …, W).
 
     own: bin in which each term begins, (…, K, 1); top: highest bin of each sum, which `rest` can be divided by. dtype:
-    of the integers, float64 or, of more than 4096 terms, which float64 does not count by ones, int64.
+    of the integers, None for float64 or, of more than 4096 terms, which float64 does not count by ones, int64.
     """
     rows, powers = (steps.reshape(-1, *[1] * own.ndim) for steps in _ladder(rest.device))
     # 0 where a term has no slice, being smaller: rounded to the nearest it could be 1
@@ -137,7 +137,7 @@ def sums_of_slices(
     sums = []
     for row, factor in enumerate(factors.unbind(0)):
         integers = (rest * factor).round_()
-        sums.append(integers.to(dtype).sum(dim=-2))
+        sums.append((integers if dtype is None else integers.to(dtype)).sum(dim=-2))
         if row < NUM_BINS - 1:
             rest.sub_(integers, alpha=2.0 ** (-row * BIN_BITS))  # exact, and of less than half a unit
     return torch.stack(sums)

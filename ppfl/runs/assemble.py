@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 
@@ -49,21 +49,24 @@ def build_problem(settings: ProblemSettings, placement: Placement, clients_per_c
     return settings.build(placement, clients_per_chunk)
 
 
-def build(
-    config: Config,
-    communicator: Communicator,
-    build_problem: BuildProblem = build_problem,
-    kernels: str | None = None,
-    clients_per_chunk: int | None = None,
-) -> Setup:
-    """Build everything that a run consists of; each rank builds its own clients' part. Collective.
+class Began(NamedTuple):
+    """What a run keeps that goes on; None: as the configuration says, or chosen."""
 
-    kernels, clients_per_chunk: what a run that goes on has begun with; None: as the configuration says, or chosen.
-    """
+    kernels: str | None = None
+    clients_per_chunk: int | None = None
+
+
+ANEW = Began()
+
+
+def build(
+    config: Config, communicator: Communicator, build_problem: BuildProblem = build_problem, began: Began = ANEW
+) -> Setup:
+    """Build everything that a run consists of; each rank builds its own clients' part. Collective."""
     _refuse_cells(config, communicator)
     device = _choose_device(config, communicator)
-    guarded, kernels = GuardedCommunicator(communicator), kernels or _choose_kernels(config, communicator)
-    wanted = clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
+    guarded, kernels = GuardedCommunicator(communicator), began.kernels or _choose_kernels(config, communicator)
+    wanted = began.clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
     placement = _placement(config, guarded, device, kernels)
     problem = build_problem(config.problem, placement, wanted)
     clients_per_chunk = wanted or problem.client_data.clients_per_chunk

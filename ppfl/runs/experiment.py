@@ -24,7 +24,7 @@ from ppfl.results.checkpoints import Checkpoints
 from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY
 from ppfl.results.parameters import save_local, save_shared
 from ppfl.results.recorder import Recorder
-from ppfl.runs.assemble import build, build_problem
+from ppfl.runs.assemble import Began, build, build_problem
 from ppfl.runs.checkpointer import FileCheckpointer
 from ppfl.runs.device import describe_device
 from ppfl.runs.progress import Both, Lines, WarningsTo
@@ -100,7 +100,7 @@ def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, b
     began, config = time.perf_counter(), attempt.config
     checkpoints = open_checkpoints(attempt, communicator)
     kernels, chunk, num_together = (checkpoints.noted(key) for key in ("kernels", "clients_per_chunk", _TOGETHER))
-    setup = build(config, communicator, build_problem, kernels, int(chunk) if chunk else None)
+    setup = build(config, communicator, build_problem, Began(kernels, int(chunk) if chunk else None))
     rounds = rounds_of(attempt, progress, setup, checkpoints, began, int(num_together or 1))
     while True:
         try:
