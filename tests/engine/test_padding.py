@@ -174,6 +174,29 @@ def test_a_method_with_a_loop_of_its_own_is_given_groups_of_equal_clients(monkey
     assert sent == [[client] for client in range(7)]  # in the order of clients, whatever the groups
 
 
+def test_groups_are_of_like_draws_and_send_in_the_order_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neighbours are unlike, the rows of rules are not in the order of groups; sizes of data may well agree."""
+    from ppfl.algorithms.fedavg import FedAvg
+
+    def draws(self: Any, objective: Any, client: int, round: int, num_samples: int) -> Draws:
+        return {"some": torch.arange(1 + client % 2)}
+
+    def client(self: Any, objective: Any, message: Any, state: Any, data: Any, draws: Any) -> ClientStep:
+        some = {name: data[name][draws["some"]] for name in ("x", "y")}
+        return ClientStep(objective.shared_gradient(message, state["local"], some), state)
+
+    monkeypatch.setattr(FedAvg, "draws", draws)
+    monkeypatch.setattr(FedAvg, "client", client)
+    run = {"problem": {**RUN["problem"], "split": {"local": []}, "batch_size": 2}, "aggregator": {"name": "median"}}
+    method = {"name": "fedavg", "lr": 0.1, "local_steps": 1}
+    running = engine(**run, algorithm=method, engine={"clients_per_chunk": 7})
+    eligible = frozenset(running.setup.cohort.eligible)
+    downlink = Downlink(running.setup.algorithm, running.server, 0)
+    sent = list(running.group.step(downlink, eligible, 0))
+    assert [client for uplink in sent for client in uplink.clients] == sorted(eligible)
+    assert len(eligible) > 4
+
+
 def test_rows_that_a_method_draws_by_itself_are_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not know of numbers that stand for no sample, and would take them for its last one."""
     from ppfl.algorithms.fedavg import FedAvg
