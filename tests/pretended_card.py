@@ -21,7 +21,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ppfl.runs import assemble
 
 CARD = torch.device("meta")
-_aten = torch.ops.aten
 _MIXING = ("copy_", "_to_copy", "index.Tensor", "index_put", "_index_put_impl_")
 """Operations that take tensors of the host beside those of a card: copies, and numbers of rows."""
 _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "repeat_interleave.Tensor")

@@ -240,6 +240,15 @@ def test_numbers_that_no_run_can_use(tmp_path: Path, bad: float) -> None:
         load(keys, replace(placement(), dtype=torch.float32))
 
 
+def test_whose_they_are_is_known_beyond_the_first_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_flat_file, "BLOCK_BYTES", 64)
+    clients = random({"b": 9, "a": 20, "c": 5})
+    clients["c"]["pixels"][4, 2] = np.nan
+    keys = {"name": "federated_hdf5", "train": write_flat(tmp_path / "flat.h5", clients)}
+    with pytest.raises(UserError, match=r"client 'c': a sample has NaN"):
+        load(keys)
+
+
 def test_samples_of_both_files_must_look_alike(tmp_path: Path) -> None:
     train = write_flat(tmp_path / "train.h5", random(TRAIN, (5,)))
     test = write_flat(tmp_path / "test.h5", random(TEST, (4,)))

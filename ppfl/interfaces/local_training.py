@@ -12,6 +12,7 @@ from ppfl.core.plugins import refusal
 from ppfl.core.transforms import is_transformed
 from ppfl.interfaces.method import Algorithm
 from ppfl.interfaces.mini_batches import (
+    ORDER_OF_TRAINING,
     X,
     draw_rows,
     iterate,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from ppfl.interfaces.problem import Problem
     from ppfl.interfaces.theory import Constants
 
-# another one than the fine-tuners', so that the steps on θ and those on w do not see the same mini-batches
-_ORDER = "order of samples for training"
 _SIZE = "number of samples"
 
 
@@ -96,8 +95,8 @@ class LocalTraining(Scheduled, Algorithm):
         if self.batch_size == "all":
             return {}
         num_steps = self._steps_of(steps_an_epoch(num_samples, self.batch_size))
-        rows = draw_rows(objective, _ORDER, client, round, num_samples, self.batch_size, num_steps)
-        return {_ORDER: rows, _SIZE: torch.tensor(num_samples)}
+        rows = draw_rows(objective, ORDER_OF_TRAINING, client, round, num_samples, self.batch_size, num_steps)
+        return {ORDER_OF_TRAINING: rows, _SIZE: torch.tensor(num_samples)}
 
     def iterate(self, step: Callable[[X, Data], X], start: X, data: Data, draws: Draws) -> X:
         """x ← step(x, B) for the mini-batch B of every step; of several clients side by side, those with fewer of them
@@ -158,7 +157,7 @@ class LocalTraining(Scheduled, Algorithm):
         if self.batch_size == "all":
             return [(data, None)] * self._steps_of(1)
         # H steps are as many for every client, so that nobody waits
-        return mini_batches(data, draws[_ORDER], self.batch_size, may_wait=self.local_steps is None)
+        return mini_batches(data, draws[ORDER_OF_TRAINING], self.batch_size, may_wait=self.local_steps is None)
 
     def _steps_of(self, an_epoch: int) -> int:
         """Return the steps of a round, given those of an epoch."""

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from ppfl.interfaces.objective import Objective
     from ppfl.interfaces.problem import Problem
 
-_ORDER = "order of samples"
+ORDER_OF_TUNING = "order of samples"
+# another one than the fine-tuners', so that the steps on θ and those on w do not see the same mini-batches
+ORDER_OF_TRAINING = "order of samples for training"
+PADDED_DRAWS = frozenset({ORDER_OF_TUNING, ORDER_OF_TRAINING})
+"""What `draw_rows` draws under these names, `mini_batches` alone reads: −1 may stand in it for what is not there."""
 
 X = TypeVar("X")
 """What steps change: Params, a tensor, a number of Python, or a tuple of these."""
@@ -166,8 +170,8 @@ class MiniBatchFineTuner(Scheduled, FineTuner):
         if self.batch_size == "all":
             return start
         num_steps = self.epochs * steps_an_epoch(num_samples, self.batch_size)
-        rows = draw_rows(objective, _ORDER, client, round, num_samples, self.batch_size, num_steps)
-        return {**start, _ORDER: rows}
+        rows = draw_rows(objective, ORDER_OF_TUNING, client, round, num_samples, self.batch_size, num_steps)
+        return {**start, ORDER_OF_TUNING: rows}
 
     def iterate(self, step: Callable[[X, Data], X], start: X, data: Data, draws: Draws) -> X:
         """x ← step(x, B) for each of ⌈S/B⌉ mini-batches B an epoch; of several clients side by side, those with fewer
@@ -189,4 +193,4 @@ class MiniBatchFineTuner(Scheduled, FineTuner):
     def _batches(self, data: Data, draws: Draws) -> Iterable[tuple[Data, torch.Tensor | None]]:
         if self.batch_size == "all":
             return [(data, None)] * self.epochs
-        return mini_batches(data, draws[_ORDER], self.batch_size, may_wait=True)
+        return mini_batches(data, draws[ORDER_OF_TUNING], self.batch_size, may_wait=True)

@@ -151,6 +151,24 @@ def test_what_cannot_be_vectorized_goes_one_by_one(
     ) == 1
 
 
+def test_where_one_chunk_cannot_be_vectorized_others_are_on_any_number_of_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = {**run_of("fedsim", "head"), "aggregator": {"name": "median"}, "engine": {"clients_per_chunk": 2}}
+    method = examples.kind("algorithms", "fedsim")
+    client = method.client
+
+    def looking(self: Any, objective: Any, message: Any, state: Any, data: Any, draws: Any) -> Any:
+        if len(data["y"]) == SIZES[1]:  # as of all in the first chunk
+            assert data["x"].sum() > 0
+        return client(self, objective, message, state, data, draws)
+
+    monkeypatch.setattr(method, "client", looking)
+    alone = found(precision="float32", **run)
+    for of_rank in on_ranks(2, lambda communicator: found(communicator, precision="float32", **run)):
+        assert all(of_rank[key].tobytes() == alone[key].tobytes() for key in of_rank)
+
+
 def test_too_little_memory_is_no_reason_to_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -10,14 +10,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppfl.core.params import add_scaled, subtract
-from ppfl.core.types import Data
+from ppfl.core.types import Data, Draws
 from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.padding import stack_draws
 from ppfl.engine.participants import Downlink
 from ppfl.interfaces.client_data import Joined, join, num_samples
 from ppfl.interfaces.local_training import LocalTraining
 from ppfl.interfaces.method import ClientStep
-from ppfl.interfaces.mini_batches import UnequalClientsError
+from ppfl.interfaces.mini_batches import ORDER_OF_TUNING, PADDED_DRAWS, UnequalClientsError
 from tests.engine.build import engine, scores
 
 SIZES = [(5, 5), (3, 7, 2), (4, 0, 1), (0, 0, 6), (2, 6, 0, 0)]
@@ -69,20 +69,20 @@ def test_draws_that_differ_in_other_ways_are_refused() -> None:
     with pytest.raises(UnequalClientsError, match="draw different numbers of a"):
         stack_draws([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}])
     with pytest.raises(UnequalClientsError, match="draw different numbers of a"):
-        stack_draws([{"a": torch.zeros(2, dtype=torch.int64)}, {"a": torch.zeros(2, 1, dtype=torch.int64)}])
+        stack_draws([{"a": torch.zeros(2, dtype=torch.int64)}, {"a": torch.zeros(3, dtype=torch.int64)}])
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_integers_are_padded_in_all_dimensions(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("key", sorted({*PADDED_DRAWS, f"0/{ORDER_OF_TUNING}"}))
+def test_mini_batches_are_padded_in_both_dimensions(key: str) -> None:
     shapes = [(2, 3), (1, 4), (0, 0)]
-    draws = [{"rows": torch.arange(a * b, dtype=dtype).reshape(a, b), "S": torch.tensor(a)} for a, b in shapes]
+    draws = [{key: torch.arange(a * b).reshape(a, b), "S": torch.tensor(a)} for a, b in shapes]
     draws = [{**draw, "start": torch.full((2,), 0.5 * k)} for k, draw in enumerate(draws)]
     found = stack_draws(draws)
     wanted = np.full((3, 2, 4), -1)
     wanted[0, :2, :3] = [[0, 1, 2], [3, 4, 5]]
     wanted[1, :1, :4] = [[0, 1, 2, 3]]
-    assert found["rows"].dtype == dtype
-    assert found["rows"].tolist() == wanted.tolist()
+    assert found[key].dtype == torch.int64
+    assert found[key].tolist() == wanted.tolist()
     assert found["S"].tolist() == [2, 1, 0]
     assert found["start"].tolist() == [[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]]
 
@@ -103,7 +103,7 @@ def test_the_number_of_operations_does_not_depend_on_the_clients() -> None:
     def operations(num_clients: int) -> int:
         sizes = [1 + client % 7 for client in range(num_clients)]
         datas = [data_of(client, size) for client, size in enumerate(sizes)]
-        draws = [{"rows": torch.zeros(size, 2, dtype=torch.int64), "S": torch.tensor(size)} for size in sizes]
+        draws = [{ORDER_OF_TUNING: torch.zeros(size, 2, dtype=torch.int64), "S": torch.tensor(size)} for size in sizes]
         with Counted() as counted:
             stack_data(datas)
             stack_draws(draws)
@@ -172,3 +172,46 @@ def test_a_method_with_a_loop_of_its_own_is_given_groups_of_equal_clients(monkey
     downlink = Downlink(running.setup.algorithm, running.server, 0)
     sent = [uplink.clients for uplink in running.group.step(downlink, frozenset(range(7)), 0)]
     assert sent == [[client] for client in range(7)]  # in the order of clients, whatever the groups
+
+
+def test_groups_are_of_like_draws_and_send_in_the_order_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neighbours are unlike, the rows of rules are not in the order of groups; sizes of data may well agree."""
+    from ppfl.algorithms.fedavg import FedAvg
+
+    def draws(self: Any, objective: Any, client: int, round: int, num_samples: int) -> Draws:
+        return {"some": torch.arange(1 + client % 2)}
+
+    def client(self: Any, objective: Any, message: Any, state: Any, data: Any, draws: Any) -> ClientStep:
+        some = {name: data[name][draws["some"]] for name in ("x", "y")}
+        return ClientStep(objective.shared_gradient(message, state["local"], some), state)
+
+    monkeypatch.setattr(FedAvg, "draws", draws)
+    monkeypatch.setattr(FedAvg, "client", client)
+    run = {"problem": {**RUN["problem"], "split": {"local": []}, "batch_size": 2}, "aggregator": {"name": "median"}}
+    method = {"name": "fedavg", "lr": 0.1, "local_steps": 1}
+    running = engine(**run, algorithm=method, engine={"clients_per_chunk": 7})
+    eligible = frozenset(running.setup.cohort.eligible)
+    downlink = Downlink(running.setup.algorithm, running.server, 0)
+    sent = list(running.group.step(downlink, eligible, 0))
+    assert [client for uplink in sent for client in uplink.clients] == sorted(eligible)
+    assert len(eligible) > 4
+
+
+def test_rows_that_a_method_draws_by_itself_are_not_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not know of numbers that stand for no sample, and would take them for its last one."""
+    from ppfl.algorithms.fedavg import FedAvg
+
+    def draws(self: Any, objective: Any, client: int, round: int, num_samples: int) -> Draws:
+        return {"half": torch.arange(0, num_samples, 2)}
+
+    def client(self: Any, objective: Any, message: Any, state: Any, data: Any, draws: Any) -> ClientStep:
+        half = {name: data[name][draws["half"]] for name in ("x", "y")}
+        return ClientStep(objective.shared_gradient(message, state["local"], half), state)
+
+    monkeypatch.setattr(FedAvg, "draws", draws)
+    monkeypatch.setattr(FedAvg, "client", client)
+    method = {"name": "fedavg", "lr": 0.1, "local_steps": 1}
+    shared = {"problem": {**RUN["problem"], "split": {"local": []}}, "rounds": 1, "algorithm": method}
+    alone, chunk = (scores(**shared, engine={"clients_per_chunk": K})[-1].metrics for K in (1, 7))
+    for name, value in alone.items():
+        np.testing.assert_allclose(chunk[name], value, rtol=1e-10, atol=1e-12, err_msg=name)

@@ -150,9 +150,10 @@ def test_chunks_give_what_single_clients_give(tmp_path: Path) -> None:
             assert found == told(running, scored)
 
 
-def test_clients_that_are_sent_different_lengths_go_in_groups(tmp_path: Path) -> None:
-    alone, _ = run(config(**document(tmp_path)))
-    running, _ = run(config(**document(tmp_path, engine={"clients_per_chunk": 2})))
+@pytest.mark.parametrize("name", ["partial_training", "partial_news"])
+def test_clients_that_are_sent_different_lengths_go_in_groups(tmp_path: Path, name: str) -> None:
+    alone, _ = run(config(**document(tmp_path, name)))
+    running, _ = run(config(**document(tmp_path, name, engine={"clients_per_chunk": 2})))
     assert isinstance(running.group.mapping, Batched)
     for name, value in alone.server["shared"].items():
         torch.testing.assert_close(running.server["shared"][name], value, rtol=1e-12, atol=1e-12)

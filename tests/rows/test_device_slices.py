@@ -145,6 +145,27 @@ def test_a_sum_on_a_device_is_read_as_often_as_asked_for() -> None:
     assert sums.reduce(SoloCommunicator()).tolist() == [4.0, 7.0, 10.0, 13.0, 16.0, 19.0]
 
 
+def test_the_third_bin_travels_where_it_is_used() -> None:
+    values = torch.tensor([[2.0**80, 1.0]], dtype=torch.float64)
+
+    def share(communicator: Communicator) -> list[float]:
+        sums = ExactSum(2)
+        sums.add_rows(values, torch.ones(1, dtype=torch.float64))
+        found: list[float] = sums.reduce(communicator).tolist()
+        return found
+
+    with on_a_device():
+        assert on_ranks(2, share) == [[2.0**81, 2.0]] * 2
+
+
+def test_what_was_not_finite_stays_so_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_sum, "_compiled", lambda: None)
+    sums = ExactSum(1)
+    sums.add(torch.tensor([math.inf]))
+    sums.add_rows(torch.ones(2, 1), torch.ones(2, dtype=torch.float64))
+    assert math.isnan(float(sums.reduce(SoloCommunicator())))
+
+
 def _mean(number: int, one_by_one: bool = False) -> Counts:
     """Return what it takes to add up rows and to read their sum."""
     generator = torch.Generator().manual_seed(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.communicator import Communicator
 from ppfl.engine.mapping.joint import Joint
-from ppfl.interfaces.placement import MAX_CHUNK, MAX_MEMBERS, ChunkMemory
+from ppfl.interfaces.placement import MAX_CHUNK, MAX_MEMBERS, ChunkMemory, Placement
 from ppfl.jobs.attempt import Caller
 from ppfl.models.cnn import CNN
 from ppfl.networks import pieces
@@ -56,11 +57,23 @@ def test_as_many_as_memory_holds(budget: int, cohort: Any, clients: int, ranks: 
 def test_what_a_client_needs_grows_with_its_samples_and_its_windows() -> None:
     stages = CNN(name="cnn").stages((1, 28, 28), 10)
     one, two = (bytes_of_client(stages, (1, 28, 28), torch.float32, samples) for samples in (1, 2))
-    # windows of the second convolution alone: 64 pixels that see 5 × 5 × 32 numbers
-    assert two - one > 64 * 800 * 4
+    # windows of the second convolution alone: 64 pixels, before pooling, that see 5 × 5 × 32 numbers, as they are
+    # multiplied, as they are kept and as their gradient
+    assert two - one > 3 * 64 * 800 * 4
     parameters = sum(value.numel() for stage in stages for value in _drawn(stage))
     assert one > 4 * parameters
     assert bytes_of_client(stages, (1, 28, 28), torch.float64, 2) == 2 * two
+
+
+def test_of_a_client_counts_what_a_round_uses_of_it() -> None:
+    """Of the client with most samples, so that each fits."""
+    memory, sizes = ChunkMemory(100), [20, 50, 10] * 10
+    whole = Placement(
+        SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"), chunk_memory=memory,
+        bytes_of_client=lambda shape, num_samples: num_samples,
+    )  # fmt: skip
+    assert whole.chunk_size(None, sizes, (1,)) == 2
+    assert replace(whole, samples_a_round=25).chunk_size(None, sizes, (1,)) == 4
 
 
 def _drawn(stage: Any) -> list[torch.Tensor]:

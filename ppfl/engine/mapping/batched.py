@@ -38,7 +38,7 @@ class Batched(Chunks):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._loop = Loop(setup)
-        self._is_refused = False
+        self._has_warned = False
 
     @classmethod
     def can(cls, setup: Setup) -> bool:
@@ -47,8 +47,7 @@ class Batched(Chunks):
 
     def together(self, downlink: Downlink, members: list[int], states: State, round: int) -> tuple[UplinkRows, State]:
         """See Chunks; one after another where their function cannot be vectorized."""
-        if self._is_refused:
-            return self._one_by_one(downlink, members, states, round)
+        # tried anew in every chunk and round: what is remembered of others, bits would depend on, and so on ranks
         try:
             return self._side_by_side(downlink, members, states, round)
         except (UnequalClientsError, torch.OutOfMemoryError):
@@ -56,8 +55,9 @@ class Batched(Chunks):
         except NOT_FOR_VMAP as error:
             # a mistake of the method is raised by the loop as well
             found = self._one_by_one(downlink, members, states, round)
-            self._is_refused = True
-            logger.warning("clients are computed one after another: %s", str(error).partition("\n")[0])
+            if not self._has_warned:
+                logger.warning("clients are computed one after another: %s", str(error).partition("\n")[0])
+            self._has_warned = True
             return found
 
     def _side_by_side(

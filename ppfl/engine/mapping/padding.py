@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ppfl.interfaces.mini_batches import UnequalClientsError
+from ppfl.interfaces.mini_batches import PADDED_DRAWS, UnequalClientsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ppfl.core.types import Draws
 
-_INDICES = frozenset({torch.int16, torch.int32, torch.int64})
-
 
 def stack_draws(draws: Sequence[Draws]) -> Draws:
-    """Return the draws of K clients, (K, …); integers are padded with −1 in all dimensions.
+    """Return the draws of K clients, (K, …); mini-batches (steps, B) are padded with −1.
 
-    Raises UnequalClientsError where names or the shapes of other numbers differ.
+    Raises UnequalClientsError where names or the shapes of other draws differ: what a method draws by itself it may use
+    as it likes, also in ways to which −1 means the last sample.
     """
     if any(draw.keys() != draws[0].keys() for draw in draws):
         raise UnequalClientsError("draw different things")
@@ -31,7 +30,8 @@ def _stack(key: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
     first = values[0]
     if all(value.shape == first.shape for value in values):
         return torch.stack(list(values))
-    if first.dtype not in _INDICES or any(value.ndim != first.ndim for value in values):
+    # under "0/order of samples" by those that tune several times a round
+    if key.rpartition("/")[2] not in PADDED_DRAWS:
         raise UnequalClientsError(f"draw different numbers of {key}")
     # on the host, where they were drawn, and without an operation of torch for each client
     arrays = [np.from_dlpack(value) for value in values]
