@@ -36,6 +36,8 @@ def for_all(
     inputs: tensors in nests of dicts and tuples, with a dimension K where `in_dims` says, None: the same for all.
     Numbers in a report are those of every client, since functions do not branch on values.
 
+    >>> import torch
+    >>> from ppfl.core.transforms import for_all
     >>> for_all(lambda w, lr: (w - lr, {"steps": 1.0, "norm": w.abs().sum()}), torch.eye(2), 0.5, in_dims=(0, None))
     (tensor([[ 0.5000, -0.5000],
             [-0.5000,  0.5000]]), {'steps': 1.0, 'norm': tensor([1., 1.])})

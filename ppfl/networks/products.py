@@ -8,7 +8,7 @@ from ppfl.core.transforms import is_vectorized
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A B, (I, J) and (J, L)."""
+    """A B of two matrices."""
     if is_vectorized():
         # imported here and below: its classes are made of one of torch, which configurations are read without
         from ppfl.networks.batched import product

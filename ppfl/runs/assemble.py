@@ -63,13 +63,8 @@ def build(
     _refuse_cells(config, communicator)
     device = _choose_device(config, communicator)
     guarded, kernels = GuardedCommunicator(communicator), kernels or _choose_kernels(config, communicator)
-    wanted = clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
     placement = _placement(config, guarded, device, kernels)
-    problem = build_problem(config.problem, placement, wanted)
-    clients_per_chunk = wanted or problem.client_data.clients_per_chunk
-    _check_ranks(problem.client_data, communicator, clients_per_chunk)
-    roles = Roles.of(placement, problem.client_data)
-    problem = _scored(config, problem, roles)
+    problem, roles, clients_per_chunk = _in_chunks(config, placement, build_problem, clients_per_chunk)
     cohort = _sample(config, problem.client_data)
     _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
@@ -101,6 +96,18 @@ def build(
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         replay=_read_replay(config, communicator),
     )
+
+
+def _in_chunks(
+    config: Config, placement: Placement, build_problem: BuildProblem, begun_with: int | None
+) -> tuple[Problem, Roles, int]:
+    """Return the problem, what its clients are, and K: kept by a run that goes on, configured or chosen. Collective."""
+    wanted = begun_with or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
+    problem = build_problem(config.problem, placement, wanted)
+    clients_per_chunk = wanted or problem.client_data.clients_per_chunk
+    _check_ranks(problem.client_data, placement.communicator, clients_per_chunk)
+    roles = Roles.of(placement, problem.client_data)
+    return _scored(config, problem, roles), roles, clients_per_chunk
 
 
 def _choose_device(config: Config, communicator: Communicator) -> torch.device:
