@@ -77,6 +77,9 @@ class Objective(ABC):
     """Names of all parameters, shared and local, from the input of the model to its output."""
     seed: int
     """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
+    takes_weights: bool = False
+    """True when a `weight` (S,) in `data` counts samples, 0 for those that only fill up. Then clients of unlike S are
+    computed side by side, elsewhere those of equal S are."""
     piece_rows: int = 128
     """Samples that are evaluated together where there are many."""
 

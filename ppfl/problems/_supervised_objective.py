@@ -37,6 +37,7 @@ class Supervised(JointObjective):
 
     criterion: Loss = CrossEntropy()
     """Of logits and labels."""
+    takes_weights = True
     _ridge = 0.0
     """Weight of ½‖w‖² in f_m."""
 

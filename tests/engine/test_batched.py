@@ -18,6 +18,7 @@ import torch
 from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.joint import Joint
 from ppfl.engine.run import play_round
+from ppfl.interfaces.client_data import Joined
 from ppfl.networks import pieces
 from ppfl.rows import exact_sum
 from tests import examples
@@ -129,6 +130,34 @@ def test_which_mapping_it_is() -> None:
     rows = engine(**run_of("ffgg", "head"), engine={"clients_per_chunk": 2}, aggregator={"name": "median"})
     assert isinstance(sums.group.mapping, Joint)
     assert isinstance(rows.group.mapping, Batched)
+
+
+def test_an_objective_that_weighs_no_samples_is_given_clients_of_equal_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fillers would count as samples."""
+    run, padded = run_of("fedsim", "head"), []
+    alone, stacked = found(**run), Joined.stacked
+
+    def noting(joined: Joined) -> Any:
+        data, places = stacked(joined)
+        padded.append("weight" in data)
+        return data, places
+
+    monkeypatch.setattr(Joined, "stacked", noting)
+    assert_equal(found(**run, engine={"clients_per_chunk": 5}), alone)
+    assert set(padded) == {True}
+    padded.clear()
+    monkeypatch.setattr("ppfl.problems._supervised_objective.Supervised.takes_weights", False)
+    assert_equal(found(**run, engine={"clients_per_chunk": 5}), alone)
+    assert set(padded) == {False}
+
+
+@pytest.mark.parametrize(("cohort", "wanted"), [("all", 1), (3, 0)])
+def test_joined_samples_are_kept_where_they_come_again(cohort: str | int, wanted: int) -> None:
+    """Not those of cohorts that are drawn anew: there are more of them than memory holds."""
+    running = engine(**run_of("fedsim", "head"), cohort=cohort, rounds=3, engine={"clients_per_chunk": 5})
+    for _ in running:
+        pass
+    assert len(running.group.mapping.inputs._joined) == wanted
 
 
 def test_what_cannot_be_vectorized_goes_one_by_one(

@@ -79,6 +79,8 @@ class Batched(Chunks):
         """Return data (K, …), and S of each client."""
         if isinstance(self.setup.problem.client_data, SampledData):
             joined = self.inputs.joined(members, round)
+            if not self.objective.takes_weights and len(set(joined.sizes)) > 1:
+                raise UnequalClientsError("have different numbers of samples, which their objective does not weigh")
             return joined.stacked()[0], joined.sizes
         datas = [self.inputs.data(client, round) for client in members]
         if len({tuple((name, value.shape) for name, value in data.items()) for data in datas}) > 1:
