@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -111,12 +111,15 @@ def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, b
 
 def open_checkpoints(attempt: Attempt, communicator: Communicator) -> Checkpoints:
     """Return the checkpoints of a run, those of before among them."""
-    identity = {
+    identity: dict[str, Any] = {
         "digest": attempt.config.digest,
         "results_version": RESULTS_VERSION,
         # null chooses one, which the notes keep
         "clients_per_chunk": attempt.config.engine.clients_per_chunk or 1,
     }
+    if identity["clients_per_chunk"] > 1:
+        # chunks have had other last bits in this version: half a run of those is not gone on with
+        identity["mapping"] = "batched"
     return Checkpoints(attempt.here, identity, communicator)
 
 

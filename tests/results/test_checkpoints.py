@@ -268,6 +268,16 @@ def test_a_checkpoint_of_other_chunks_is_refused(stopped: Path, warnings: list[s
     assert all("its clients_per_chunk is 1, here it is 2" in line for line in warnings[:2])
 
 
+def test_a_checkpoint_of_chunks_as_they_were_computed_before_is_refused(tmp_path: Path, warnings: list[str]) -> None:
+    """Several clients at once have had other last bits; one at a time has not."""
+    out, chunks = tmp_path / "r.h5", {"clients_per_chunk": 2}
+    go(out, 18, engine=chunks)
+    (folder_of(out) / "previous.json").unlink(missing_ok=True)
+    change_entry(folder_of(out), lambda entry: entry.pop("mapping"))
+    assert go(out, engine=chunks)[1] == list(range(1, 30))
+    assert any("its mapping is None, here it is batched" in line for line in warnings)
+
+
 def test_a_checkpoint_of_other_results_is_refused(
     stopped: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
