@@ -11,9 +11,10 @@ import torch
 from ppfl.core.params import num_bytes
 from ppfl.engine.exchange.sums import weighted_means
 from ppfl.engine.ledger import COUNTED, Costs, summable
-from ppfl.engine.mapping.laned import NOT_FOR_LANES, Laned
+from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.laned_servers import LanedServers
 from ppfl.engine.mapping.lanes import state_lanes, state_values, values_of
+from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL
 from ppfl.engine.run import play_round
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Batch:
         """θ, w ← one round of every run; returns (R,), False where the aggregate has NaN or inf: θ stays as it was."""
         try:
             return self._side_by_side(round)
-        except NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
+        except NOT_FOR_SEVERAL:  # what the first round has not shown; a mistake is raised by the loop as well
             return self._one_after_the_other(round)
 
     @property

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ppfl.engine.ledger import StageCosts
-from ppfl.engine.mapping.laned import NOT_FOR_LANES
 from ppfl.engine.mapping.laned_servers import stacked
+from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL
 from ppfl.engine.spent import shared
 from ppfl.interfaces.advanced_client import KEPT_BYTES
 from ppfl.interfaces.client_data import join, num_samples
@@ -119,7 +119,7 @@ def _at_once(runs: Sequence[Run], score: Callable[[LanedScores], Found]) -> Foun
         return None
     try:
         return score(laned.scores)
-    except NOT_FOR_LANES:  # a fine-tuner of the final stage, say; a mistake is raised again, one by one
+    except NOT_FOR_SEVERAL:  # a fine-tuner of the final stage, say; a mistake is raised again, one by one
         return None
 
 

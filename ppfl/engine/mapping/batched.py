@@ -13,23 +13,18 @@ import torch
 from ppfl.core.transforms import for_all
 from ppfl.engine.mapping.chunks import Chunks, reports_of
 from ppfl.engine.mapping.loop import Loop
-from ppfl.engine.mapping.mapping import UplinkRows, member, stack_states
-from ppfl.engine.mapping.padding import stack_draws
+from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL, UplinkRows
+from ppfl.engine.mapping.padding import stack_draws, stacked
 from ppfl.interfaces.client_data import SampledData, num_samples
 from ppfl.interfaces.mini_batches import UnequalClientsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
     from ppfl.interfaces.method import Report
 
 logger = logging.getLogger(__name__)
-
-NOT_FOR_VMAP = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What functions raise that do with tensors what a vectorized function cannot."""
 
 
 class Batched(Chunks):
@@ -52,9 +47,9 @@ class Batched(Chunks):
             return self._side_by_side(downlink, members, states, round)
         except (UnequalClientsError, torch.OutOfMemoryError):
             raise
-        except NOT_FOR_VMAP as error:
+        except NOT_FOR_SEVERAL as error:
             # a mistake of the method is raised by the loop as well
-            found = self._one_by_one(downlink, members, states, round)
+            found = self._loop.rows(downlink, members, states, round)
             if not self._has_warned:
                 logger.warning("clients are computed one after another: %s", str(error).partition("\n")[0])
             self._has_warned = True
@@ -83,31 +78,11 @@ class Batched(Chunks):
                 raise UnequalClientsError("have different numbers of samples, which their objective does not weigh")
             return joined.stacked()[0], joined.sizes
         datas = [self.inputs.data(client, round) for client in members]
-        if len({tuple((name, value.shape) for name, value in data.items()) for data in datas}) > 1:
-            raise UnequalClientsError("have data of unlike shapes")
-        data = {name: torch.stack([data[name] for data in datas]) for name in datas[0]}
-        return data, [num_samples(data) for data in datas]
-
-    def _one_by_one(
-        self, downlink: Downlink, members: Sequence[int], states: State, round: int
-    ) -> tuple[UplinkRows, State]:
-        steps = [
-            self._loop.one(client, member(states, row), downlink.to(client), round, round)
-            for row, client in enumerate(members)
-        ]
-        uplinks = [uplink for uplink, _ in steps]
-        if len({tuple((name, value.shape) for name, value in uplink.params.items()) for uplink in uplinks}) > 1:
-            raise UnequalClientsError("send unlike shapes")
-        params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
-        rows = UplinkRows(members, params, [uplink.report for uplink in uplinks])
-        return rows, stack_states([state for _, state in steps])
+        return stacked(datas, "have data of unlike shapes"), [num_samples(data) for data in datas]
 
 
 def _stack_messages(downlink: Downlink, members: list[int]) -> tuple[Params, int | None]:
     """Return what some clients are sent, and the dimension that counts them, if any."""
     if downlink.to_all is not None:
         return downlink.to_all, None
-    messages = [downlink.to(client) for client in members]
-    if len({tuple((name, value.shape) for name, value in message.items()) for message in messages}) > 1:
-        raise UnequalClientsError("are sent messages of unlike shapes")
-    return {name: torch.stack([message[name] for message in messages]) for name in messages[0]}, 0
+    return stacked([downlink.to(client) for client in members], "are sent messages of unlike shapes"), 0

@@ -9,6 +9,7 @@ import torch
 
 from ppfl.core.params import map_params
 from ppfl.engine.mapping.mapping import Mapping, UplinkRows
+from ppfl.engine.mapping.padding import shapes
 from ppfl.interfaces.client_data import num_samples
 from ppfl.interfaces.mini_batches import UnequalClientsError
 
@@ -54,7 +55,7 @@ class Chunks(Mapping):
             data = self.inputs.data(client, round)
             draws = self.inputs.draws(client, round, num_samples(data))
             seen = (data, draws) if downlink.to_all is not None else (data, draws, downlink.to(client))
-            kind = tuple((name, value.shape) for tensors in seen for name, value in tensors.items())
+            kind = tuple(shapes(tensors) for tensors in seen)
             groups.setdefault(kind, []).append(client)
         return list(groups.values())
 

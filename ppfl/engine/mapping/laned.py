@@ -14,7 +14,7 @@ from ppfl.core.content import content
 from ppfl.engine.mapping.laned_scores import LanedScores
 from ppfl.engine.mapping.lanes import as_lanes, stack, state_lanes, state_values, take, values_of
 from ppfl.engine.mapping.loop import Loop
-from ppfl.engine.mapping.mapping import Mapping, UplinkRows, member, stack_states
+from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL, Mapping, UplinkRows, member, stack_states
 from ppfl.engine.participants import Downlink
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.scores import PureScores
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ppfl.interfaces.method import Report
     from ppfl.interfaces.objective import Objective
 
-NOT_FOR_LANES = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What functions raise that do with tensors what lanes cannot."""
 _known: dict[Hashable, bool] = {}
 """Whether lanes serve clients that do the same on data of the same kind."""
 
@@ -70,8 +68,9 @@ class Laned(Mapping):
         """See Mapping; for one run."""
         try:
             uplinks, lanes, report = self.step(self._messages(downlink), self.gather([states]), round)
-        except NOT_FOR_LANES:  # what the first round has not shown; a mistake is raised by the loop as well
-            return _one_by_one(self.setup, downlink, states, round)
+        except NOT_FOR_SEVERAL:  # what the first round has not shown; a mistake is raised by the loop as well
+            rows, states = Loop(self.setup).rows(downlink, self.clients, states, round)
+            return [rows], states
         return [UplinkRows(self.clients, uplinks, self.reports(report)[0])], self.of_runs(lanes)[0]
 
     def step(self, messages: Params, states: State, round: int) -> tuple[Params, State, Report]:
@@ -160,18 +159,6 @@ class Laned(Mapping):
         return {name: value[first : first + self.num_clients] for name, value in params.items()}
 
 
-def _one_by_one(setup: Setup, downlink: Downlink, states: State, round: int) -> tuple[list[UplinkRows], State]:
-    """Return what `Laned` does for one run, client after client."""
-    loop, clients = Loop(setup), setup.problem.client_data.clients
-    steps = [
-        loop.one(client, member(states, row), downlink.to(client), round, round) for row, client in enumerate(clients)
-    ]
-    uplinks = [uplink for uplink, _ in steps]
-    params = {name: torch.stack([uplink.params[name] for uplink in uplinks]) for name in uplinks[0].params}
-    rows = UplinkRows(clients, params, [uplink.report for uplink in uplinks])
-    return [rows], stack_states([state for _, state in steps])
-
-
 def _serves(setup: Setup) -> bool:
     """Say whether the data of all clients of this rank are alike, and what clients do can be given lanes."""
     data, algorithm = setup.problem.client_data, setup.algorithm
@@ -201,7 +188,7 @@ def _has_the_bits_of_one(setup: Setup) -> bool:
         step = algorithm.client(objective, stack([message]), one_lane, stack([data]), stack([draws]))
         uplink = {name: values_of(value)[0] for name, value in step.uplink.items()}
         found = member(state_values(step.state), 0)
-    except NOT_FOR_LANES:
+    except NOT_FOR_SEVERAL:
         return False
     return _bits({"": uplink, **found}) == _bits({"": alone.uplink, **alone.state})
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ppfl.engine.mapping.mapping import Mapping, Uplink, member, stack_states
+from ppfl.engine.mapping.mapping import Mapping, Uplink, UplinkRows, member, stack_states
+from ppfl.engine.mapping.padding import stacked
 from ppfl.interfaces.client_data import num_samples
 
 if TYPE_CHECKING:
@@ -40,3 +41,16 @@ class Loop(Mapping):
         draws = self.inputs.draws(client, round, size)
         done = self.setup.algorithm_at(step).client(self.objective, message, state, data, draws)
         return Uplink(client, done.uplink, done.report), done.state
+
+    def rows(self, downlink: Downlink, members: Sequence[int], states: State, round: int) -> tuple[UplinkRows, State]:
+        """Return what some clients send and their new states, (K, …), for mappings that cannot do it at once.
+
+        Raises UnequalClientsError where they send unlike shapes.
+        """
+        steps = [
+            self.one(client, member(states, row), downlink.to(client), round, round)
+            for row, client in enumerate(members)
+        ]
+        params = stacked([uplink.params for uplink, _ in steps], "send unlike shapes")
+        reports = [uplink.report for uplink, _ in steps]
+        return UplinkRows(members, params, reports), stack_states([state for _, state in steps])

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ppfl.interfaces.method import Report
 
 
+NOT_FOR_SEVERAL = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What functions of one client raise that do with tensors what several clients at once, lanes or vectorized, cannot."""
+
+
 @dataclass(frozen=True)
 class Uplink:
     """What one client of the cohort sent, and what it told."""

@@ -10,9 +10,21 @@ import torch
 from ppfl.interfaces.mini_batches import PADDED_DRAWS, UnequalClientsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ppfl.core.types import Draws
+
+
+def stacked(of_clients: Sequence[Mapping[str, torch.Tensor]], what: str) -> dict[str, torch.Tensor]:
+    """Return named tensors of K clients, (K, …). Raises UnequalClientsError, which says `what`, for unlike ones."""
+    if len({shapes(tensors) for tensors in of_clients}) > 1:
+        raise UnequalClientsError(what)
+    return {name: torch.stack([tensors[name] for tensors in of_clients]) for name in of_clients[0]}
+
+
+def shapes(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[str, torch.Size], ...]:
+    """Return names and shapes, equal for what can be stacked."""
+    return tuple((name, value.shape) for name, value in tensors.items())
 
 
 def stack_draws(draws: Sequence[Draws]) -> Draws:
