@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, PositiveInt, field_validator
 
@@ -10,6 +10,8 @@ from ppfl.core.plugins import ChosenFrom, Settings, refusal
 from ppfl.interfaces.method import FineTuner
 
 _Part = Literal["train", "validation", "test"]
+_SELECTING = ("parts", "samples", "clients")
+"""Keys that say what is scored."""
 
 
 class Tuned(Settings):
@@ -32,6 +34,7 @@ class Tuned(Settings):
 class Evaluate(Settings):
     """When and how to score."""
 
+    silent: ClassVar[frozenset[str]] = frozenset({*_SELECTING, "reports"})
     every: Annotated[int, Field(ge=1)] = 10
     """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
     parts: Annotated[tuple[_Part, ...], Field(min_length=1)] = Field(default=("validation", "test"), strict=False)
@@ -55,12 +58,8 @@ class Evaluate(Settings):
     @property
     def selected(self) -> tuple[str, ...]:
         """Names of the keys that say what is scored and are not at their defaults."""
-        return tuple(key for key in SELECTING if getattr(self, key) != type(self).model_fields[key].default)
+        return tuple(key for key in _SELECTING if getattr(self, key) != type(self).model_fields[key].default)
 
     def of_everything(self) -> Evaluate:
         """Return the same, with the validation and test samples of all clients scored."""
-        return self.model_copy(update={key: type(self).model_fields[key].default for key in SELECTING})
-
-
-SELECTING = ("parts", "samples", "clients")
-"""Keys that say what is scored."""
+        return self.model_copy(update={key: type(self).model_fields[key].default for key in _SELECTING})

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from ppfl.config.clients import Round
 from ppfl.config.errors import ConfigError, Finding, error_of
-from ppfl.config.evaluate import SELECTING, Evaluate
+from ppfl.config.evaluate import Evaluate
 from ppfl.config.schema import schema_of
 from ppfl.config.scope import Scope, carried, origins_in, scope_of
 from ppfl.config.yaml_file import apply_overrides, read_yaml
@@ -203,7 +203,7 @@ class Config(Settings):
 
     def _content(self) -> dict[str, Any]:
         # whatever is not named there counts: a new key is part of the digest unless somebody decides otherwise
-        content = self.model_dump(exclude={**dict.fromkeys(_NOT_SCIENTIFIC, True), **self._left_out()})
+        content = self.model_dump(exclude={**dict.fromkeys(_NOT_SCIENTIFIC, True), **self.silent_keys()})
         tuned = content["evaluate"]["tuned"]
         # null and the method's own fine-tuner written out are the same run
         if tuned is not None and tuned["fine_tuner"] is None:
@@ -228,13 +228,8 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the whole configuration with defaults filled in; `load` reads it back."""
-        left_out = {**({} if self.plugins else {"plugins": True}), **self._left_out()}
+        left_out = {**({} if self.plugins else {"plugins": True}), **self.silent_keys()}
         return dump_text(self.model_dump(mode="json", exclude=left_out))
-
-    def _left_out(self) -> dict[str, Any]:
-        # where they say nothing, as if they were not there: digests are older than these keys
-        silent = {key for key in SELECTING if key not in self.evaluate.selected}
-        return {"evaluate": silent if self.evaluate.reports else silent | {"reports"}}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Bring the files of plug-ins along to another process."""

@@ -36,6 +36,21 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
+    silent: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are left out of the digest of a run, and of what is written of it, where they are at their defaults:
+    the digests of runs that say nothing of them are older than they are."""
+
+    def silent_keys(self) -> dict[str, Any]:
+        """Return these, of this section and of those in it, as pydantic's `exclude` takes them."""
+        kind = type(self)
+        fields = kind.__pydantic_fields__
+        found: dict[str, Any] = {key: True for key in kind.silent if getattr(self, key) == fields[key].default}
+        for key in fields:
+            section = getattr(self, key)
+            if isinstance(section, Settings) and key not in found and (below := section.silent_keys()):
+                found[key] = below
+        return found
+
 
 def refusal(where: str, allowed: str) -> PydanticCustomError:
     """Build the error that a validator raises for fields that do not go together.
