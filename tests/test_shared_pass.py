@@ -180,7 +180,7 @@ def test_ffgg_runs_the_body_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     prefix = Network.prefix
 
-    def counted(network: Network, params: Params, x: torch.Tensor) -> torch.Tensor:
+    def counted(network: Network, params: Params, x: torch.Tensor, *rest: Any) -> torch.Tensor:
         runs.append(len(x))
         return prefix(network, params, x)
 

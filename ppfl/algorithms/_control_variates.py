@@ -29,6 +29,9 @@ class ControlVariates(LocalTraining):
     needs_mean: ClassVar[str] = (
         "its c has to stay the mean of all c_m, which no robust rule keeps: it would rest away from the solution"
     )
+    needs_whole_gradients: ClassVar[str] = (
+        "its control variates are means of whole gradients, which cancel at a solution as clipped ones do not"
+    )
 
     def init_server(self, shared: Params, optimizer: ServerOptimizer) -> State:
         """Return θ and c = 0."""

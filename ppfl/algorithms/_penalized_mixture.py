@@ -42,6 +42,9 @@ class PenalizedMixture(Algorithm):
 
     needs_rounds: ClassVar[str] = "its coin decides for all clients of a round, and its mean is over them"
     branches_on_server: ClassVar[bool] = True
+    needs_whole_gradients: ClassVar[str] = (
+        "its step is an unbiased estimate of the gradient of f_m and the penalty, which a clipped one is not"
+    )
     example: ClassVar[Example] = {"lr": 0.5, "penalty": 0.5, "probability": 0.6}
     lr: PositiveFloat | Literal["theory"]
     """α; `theory` is M/(2 max(L/(1−p), λ/p)), L = max_m λ_max(∇² f_m)."""

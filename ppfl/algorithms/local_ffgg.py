@@ -8,6 +8,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ppfl.core.params import add_scaled, subtract
 from ppfl.core.plugins import ChosenFrom
+from ppfl.interfaces.client_data import at_step
 from ppfl.interfaces.method import Algorithm, ClientStep, FineTuner, ServerOptimizer
 from ppfl.interfaces.schedule import Scheduled
 from ppfl.interfaces.step_sizes import resolve_shared_lr, step_size
@@ -62,7 +63,7 @@ class LocalFFGG(Scheduled, Algorithm):
         num_gradients: float | torch.Tensor = 0.0
         for step in range(self.local_steps):
             own = {name.removeprefix(f"{step}/"): v for name, v in draws.items() if name.startswith(f"{step}/")}
-            once = objective.shared_pass(shared, data)
+            once = objective.shared_pass(shared, at_step(data, step))
             local, num_tuning = self.fine_tuner(objective, shared, local, once.data, own)
             num_gradients = num_gradients + num_tuning
             shared = add_scaled(shared, once.shared_gradient(local), -step_size(self.lr))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import PositiveFloat, PositiveInt
 
 from ppfl.core.params import add_scaled, subtract
+from ppfl.interfaces.client_data import at_step
 from ppfl.interfaces.local_training import LocalTraining
 from ppfl.interfaces.method import ClientStep
 from ppfl.interfaces.step_sizes import resolve_training_lr, step_size
@@ -30,6 +31,9 @@ class PFedMe(LocalTraining):
     name: Literal["pfedme"]
     splits: ClassVar[Splits] = "all shared"
     instead: ClassVar[str] = "fedsim or fedalt"
+    needs_whole_gradients: ClassVar[str] = (
+        "λ (θ_m − v_m) is a gradient of its envelope where v_m is the proximal point of f_m, which clipped steps miss"
+    )
     example: ClassVar[Example] = {**LocalTraining.example, "penalty": 2.0, "inner_steps": 2, "inner_lr": 0.1}
     lr: PositiveFloat | Literal["theory"]
     """η; `theory` is 1/λ: a Moreau envelope curves by at most λ."""
@@ -49,8 +53,8 @@ class PFedMe(LocalTraining):
 
         def step(x: tuple[Params, Params], batch: Data) -> tuple[Params, Params]:
             shared = personal = x[0]
-            for _ in range(self.inner_steps):
-                gradient = objective.shared_gradient(personal, state["local"], batch)
+            for number in range(self.inner_steps):
+                gradient = objective.shared_gradient(personal, state["local"], at_step(batch, number))
                 gradient = add_scaled(gradient, subtract(personal, shared), self.penalty)
                 personal = add_scaled(personal, gradient, -step_size(self.inner_lr))
             return add_scaled(shared, subtract(shared, personal), -step_size(self.lr) * self.penalty), personal

@@ -145,6 +145,18 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _may_clip(self) -> Config:
+        training = getattr(self.problem, "training", None)
+        if getattr(training, "clip_norm", None) is None:
+            return self
+        tuned = self.evaluate.tuned.fine_tuner if self.evaluate.tuned else None
+        for what in (self.algorithm, self.algorithm.fine_tuner_of_clients, tuned):
+            if what is not None and what.needs_whole_gradients:
+                reason = f"nothing, since {what.name!r} takes whole gradients: {what.needs_whole_gradients}"
+                raise refusal("problem.training.clip_norm", reason)
+        return self
+
+    @model_validator(mode="after")
     def _has_a_model(self) -> Config:
         if self.precision in ("tf32", "bfloat16") and not isinstance(self.problem, ClassificationSettings):
             raise refusal("precision", f"'float32' or 'float64', since problem {self.problem.name!r} has no model")

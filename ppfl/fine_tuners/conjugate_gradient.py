@@ -31,6 +31,9 @@ class ConjugateGradient(FineTuner):
 
     name: Literal["conjugate_gradient"]
     example: ClassVar[Example] = {"steps": 3}
+    needs_whole_gradients: ClassVar[str] = (
+        "its products are with the Hessian of f_m, of which a clipped gradient is not the gradient"
+    )
     steps: PositiveInt
     """Products with the Hessian a call."""
 

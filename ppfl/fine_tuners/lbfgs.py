@@ -51,6 +51,7 @@ class LBFGS(FineTuner):
 
     name: Literal["lbfgs"]
     example: ClassVar[Example] = {"steps": 3, "history": 1}
+    needs_whole_gradients: ClassVar[str] = "its line search and its differences of gradients need those of f_m itself"
     steps: PositiveInt
     """Steps a call."""
     history: PositiveInt = 10

@@ -95,7 +95,7 @@ class AdvancedClient:
 
     def epoch(self, shared: Params, epoch: int) -> Iterator[Data]:
         """Yield the batches of `ClientData.training_epoch`, advanced."""
-        if not isinstance(self._client_data, SampledData):
+        if not isinstance(self._client_data, SampledData) or self._client_data.changes_training:
             for batch in self._client_data.training_epoch(self.client, epoch):
                 yield self._objective.advance(shared, batch)
             return

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
+from ppfl.core.counter_hash import with_number
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -102,6 +104,9 @@ class ClientData(ABC):
 class SampledData(ClientData):
     """Samples in parts, any rows of which may be asked for: what is done to them once need not be done to batches."""
 
+    changes_training: bool = False
+    """True when `data` and `training_epoch` return samples otherwise than `samples` does, each time anew."""
+
     @abstractmethod
     def part_sizes(self, part: Part) -> tuple[int, ...]:
         """Return how many samples every client of all ranks has in a part."""
@@ -168,6 +173,12 @@ class Statistics(ClientData):
 def num_samples(data: Data) -> int:
     """Return S; 1 where there are no samples."""
     return len(data["y"]) if "y" in data else 1
+
+
+def at_step(data: Data, number: int) -> Data:
+    """Return samples with the keys that they have in a step, so that dropout has another mask in each; those given in
+    the first one, number 0, and samples without keys as they are."""
+    return {**data, "key": with_number(data["key"], number)} if "key" in data else data
 
 
 def join(batches: Sequence[Data]) -> Data:

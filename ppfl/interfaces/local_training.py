@@ -17,6 +17,7 @@ from ppfl.interfaces.mini_batches import (
     draw_rows,
     iterate,
     mini_batches,
+    numbered,
     refuse_padded,
     refuse_without_samples,
     steps_an_epoch,
@@ -101,14 +102,14 @@ class LocalTraining(Scheduled, Algorithm):
     def iterate(self, step: Callable[[X, Data], X], start: X, data: Data, draws: Draws) -> X:
         """x ← step(x, B) for the mini-batch B of every step; of several clients side by side, those with fewer of them
         wait in the end. x: Params, a tensor, a number of Python, or a tuple of these."""
-        return iterate(step, start, self._batches(data, draws))
+        return iterate(step, start, numbered(self._batches(data, draws)))
 
     def batches(self, data: Data, draws: Draws) -> Iterator[Data]:
         """Yield the data of every step, for a loop of one's own; clients of different sizes cannot be computed side by
         side then, as they can with `iterate`: raises UnequalClientsError."""
         if self.batch_size != "all":
             refuse_padded(data)
-        return (batch for batch, _ in self._batches(data, draws))
+        return (batch for batch, _ in numbered(self._batches(data, draws)))
 
     def shared_steps(self, objective: Objective, shared: Params, local: Params, data: Data, draws: Draws) -> Params:
         """θ ← θ − η ∇_1 f_B(θ, w) in every step, w as it is."""

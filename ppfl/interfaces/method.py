@@ -96,6 +96,9 @@ class FineTuner(InRounds):
     Tuned(local={'w': tensor([ 1.5000, -1.5000])}, num_gradients=3.0)
     """
 
+    needs_whole_gradients: ClassVar[str] = ""
+    """Why gradients of bounded norm (`problem.training.clip_norm`) would make another of it; "" where not."""
+
     start: Literal["warm", "zero", "redraw"] = "warm"
     """w to begin with: the client's last one, zeros, or a fresh random one each round."""
 
@@ -145,6 +148,8 @@ class ExactFineTuner(FineTuner):
     >>> Goal(name="goal").tune(None, shared, {"w": torch.zeros(1)}, data, {})
     Tuned(local={'w': tensor([2.])}, num_gradients=0.0)
     """
+
+    needs_whole_gradients: ClassVar[str] = "∇F_m(θ) = ∇_1 f_m(θ, w*) is the whole gradient at w*, and w* has none"
 
     @abstractmethod
     def solve(self, objective: Objective, shared: Params, data: Data) -> Params:
@@ -250,6 +255,9 @@ class Algorithm(InRounds):
 
     needs_mean: ClassVar[str] = ""
     """Why another rule than the mean would lead it to a wrong place; "" when it may have any."""
+
+    needs_whole_gradients: ClassVar[str] = ""
+    """Why gradients of bounded norm (`problem.training.clip_norm`) would make another method of it; "" where not."""
 
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""

@@ -11,7 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from ppfl.core.rng import generator
 from ppfl.core.transforms import is_transformed
-from ppfl.interfaces.client_data import Statistics
+from ppfl.interfaces.client_data import Statistics, at_step
 from ppfl.interfaces.method import FineTuner
 from ppfl.interfaces.schedule import Scheduled
 
@@ -92,6 +92,12 @@ def _of(data: Data, samples: torch.Tensor) -> Data:
     if is_transformed():  # index_select vectorized gathers number by number, not row by row
         return {name: value[samples] for name, value in data.items()}
     return {name: value.index_select(0, samples) for name, value in data.items()}
+
+
+def numbered(batches: Iterable[tuple[Data, torch.Tensor | None]]) -> Iterator[tuple[Data, torch.Tensor | None]]:
+    """Give the samples of every step other keys, where they have some: dropout has another mask in each."""
+    for number, (batch, takes) in enumerate(batches):
+        yield at_step(batch, number), takes
 
 
 def iterate(step: Callable[[X, Data], X], start: X, batches: Iterable[tuple[Data, torch.Tensor | None]]) -> X:
@@ -176,14 +182,14 @@ class MiniBatchFineTuner(Scheduled, FineTuner):
     def iterate(self, step: Callable[[X, Data], X], start: X, data: Data, draws: Draws) -> X:
         """x ← step(x, B) for each of ⌈S/B⌉ mini-batches B an epoch; of several clients side by side, those with fewer
         of them wait in the end. x: Params, a tensor, a number of Python, or a tuple of these."""
-        return iterate(step, start, self._batches(data, draws))
+        return iterate(step, start, numbered(self._batches(data, draws)))
 
     def batches(self, data: Data, draws: Draws) -> Iterator[Data]:
         """Yield the data of every step, for a loop of one's own; clients of different sizes cannot be computed side by
         side then, as they can with `iterate`: raises UnequalClientsError."""
         if self.batch_size != "all":
             refuse_padded(data)
-        return (batch for batch, _ in self._batches(data, draws))
+        return (batch for batch, _ in numbered(self._batches(data, draws)))
 
     def resolve(self, problem: Problem) -> FineTuner:
         """Refuse mini-batches on problems that have no samples."""

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.params import add_scaled
+from ppfl.interfaces.client_data import at_step
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
 
@@ -74,7 +77,8 @@ class Objective(ABC):
     """
 
     parameter_names: tuple[str, ...]
-    """Names of all parameters, shared and local, from the input of the model to its output."""
+    """Names of all parameters, shared and local, from the input of the model to its output; frozen ones are not among
+    them."""
     seed: int
     """Seed of everything drawn during a run: initial values, batches, fresh local parameters."""
     takes_weights: bool = False
@@ -82,6 +86,16 @@ class Objective(ABC):
     computed side by side, elsewhere those of equal S are."""
     piece_rows: int = 128
     """Samples that are evaluated together where there are many."""
+
+    @property
+    def frozen(self) -> Params:
+        """Parameters that stay as they are: constants of f_m, held once, neither in θ nor in w."""
+        return {}
+
+    @property
+    def constants(self) -> Hashable:
+        """Return the same for objectives of one kind whose functions of `data` hold the same numbers beside."""
+        return None
 
     @abstractmethod
     def init_shared(self) -> Params:
@@ -122,8 +136,8 @@ class Objective(ABC):
 
     def descend(self, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
         """w ← w − lr · ∇_2 f_m(θ, w), `steps` times."""
-        for _ in range(steps):
-            local = add_scaled(local, self.local_gradient(shared, local, data), -lr)
+        for step in range(steps):
+            local = add_scaled(local, self.local_gradient(shared, local, at_step(data, step)), -lr)
         return local
 
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
@@ -161,6 +175,10 @@ class Objective(ABC):
 
 class JointObjective(Objective):
     """An objective that evaluates what depends on θ alone for the samples of several clients together."""
+
+    adds_up: bool = True
+    """False where a sum over clients does not say what each of them contributes, as with clipped gradients: then each
+    is computed by itself."""
 
     @abstractmethod
     def joint_pass(self, shared: Params, joined: Joined) -> JointPass:

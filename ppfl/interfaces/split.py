@@ -1,12 +1,12 @@
-"""Which parameters are local: globs over parameter names, validated against the names that the model has, and which
-splits a method is made for."""
+"""Which parameters are local, and which are frozen: globs over parameter names, validated against the names that the
+model has; and which splits a method is made for."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from ppfl.core.plugins import Settings
 
@@ -30,15 +30,115 @@ class Split(Settings):
 
         Raises ValueError when a pattern matches nothing, or when patterns other than "*" leave nothing to share.
         """
-        for pattern in self.local:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ValueError(f"{pattern!r} matches no parameter; the parameters are {', '.join(names)}")
-        chosen = tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in self.local))
+        chosen = matched(self.local, names)
         if len(chosen) == len(names) and EVERYTHING not in self.local:
             raise ValueError(
                 f"{list(self.local)} leaves nothing to share; write ['*'] if every parameter is to be local"
             )
         return chosen
+
+
+class LoRA(Settings):
+    """W + (α/r) B A in the place of some weights W (out, in), A (r, in) and B (out, r) being parameters of their own.
+
+    Source: Hu et al., ICLR 2022, Section 4.1. A kernel (out, in, k, k) is taken as (out, in·k·k).
+    """
+
+    layers: tuple[str, ...] = Field(strict=False, min_length=1)
+    """Globs over names of layers, e.g. ["hidden*"], or of their weights."""
+    rank: PositiveInt = 4
+    """r."""
+    alpha: PositiveFloat = 8.0
+    """α."""
+
+    def weights(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names of the weights W. Raises ValueError when a pattern matches none."""
+        of_layers = {name: layer_of_weight(name) for name in names if "weight" in name.rpartition(".")[2]}
+        chosen: set[str] = set()
+        for pattern in self.layers:
+            found = {name for name in of_layers if any(fnmatchcase(x, pattern) for x in (name, of_layers[name]))}
+            if not found:
+                layers = ", ".join(dict.fromkeys(of_layers.values()))
+                raise ValueError(f"{pattern!r} matches no layer with a weight; these are {layers}")
+            chosen |= found
+        return tuple(name for name in names if name in chosen)
+
+
+def layer_of_weight(name: str) -> str:
+    """Return the layer whose weight this is, `hidden1` of `hidden1.weight`; of other names, the whole name."""
+    return name.removesuffix(".weight")
+
+
+def lora_names(weight: str) -> tuple[str, str]:
+    """Return the names of A and B of a weight."""
+    layer = layer_of_weight(weight)
+    return f"{layer}.lora_A", f"{layer}.lora_B"
+
+
+class Parts(NamedTuple):
+    """Names of the parameters of a model by what becomes of them; those that are in neither are shared."""
+
+    local: tuple[str, ...]
+    frozen: tuple[str, ...]
+
+
+class ModelSplit(Split):
+    """A split of a model's parameters, some of which may be frozen, beside parameters of LoRA.
+
+    >>> from ppfl.interfaces.split import ModelSplit
+    >>> lora = {"layers": ["hidden"], "rank": 2}
+    >>> split = ModelSplit.model_validate({"local": ["*.lora_*"], "frozen": ["hidden.weight"], "lora": lora})
+    >>> names = split.names(("hidden.weight", "hidden.bias", "head.weight"))
+    >>> names
+    ('hidden.weight', 'hidden.lora_A', 'hidden.lora_B', 'hidden.bias', 'head.weight')
+    >>> split.parts(names)
+    Parts(local=('hidden.lora_A', 'hidden.lora_B'), frozen=('hidden.weight',))
+    """
+
+    silent: ClassVar[frozenset[str]] = frozenset({"frozen", "lora"})
+    frozen: tuple[str, ...] = Field(default=(), strict=False)
+    """Globs over names of parameters that stay as they begin, neither trained nor sent nor kept by clients."""
+    lora: LoRA | None = None
+    """Which weights have parameters of low rank beside them, named `<layer>.lora_A` and `<layer>.lora_B`."""
+
+    def names(self, of_model: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names of all parameters, those of LoRA behind their weights, given the model's own.
+
+        Raises ValueError when a pattern of `lora` matches nothing.
+        """
+        weights = frozenset(() if self.lora is None else self.lora.weights(of_model))
+        return tuple(
+            added for name in of_model for added in ((name, *lora_names(name)) if name in weights else (name,))
+        )
+
+    def parts(self, names: tuple[str, ...]) -> Parts:
+        """Return which of all parameters are local, and which are frozen, in the order of `names`.
+
+        Raises ValueError when a pattern matches nothing, for a name that is both, and when nothing is left to train or,
+        without frozen parameters, to share.
+        """
+        frozen = self.frozen_names(names)
+        if not frozen:
+            return Parts(self.local_names(names), ())
+        local = matched(self.local, names)
+        if both := [name for name in local if name in frozen]:
+            raise ValueError(f"{', '.join(both)}: local and frozen; a parameter is one of the two, or shared")
+        return Parts(local, frozen)
+
+    def frozen_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return which are frozen. Raises ValueError when a pattern matches nothing, or all are."""
+        frozen = matched(self.frozen, names)
+        if len(frozen) == len(names):
+            raise ValueError(f"{list(self.frozen)} leaves nothing to train of {', '.join(names)}")
+        return frozen
+
+
+def matched(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that a glob matches, in their order. Raises ValueError when a pattern matches nothing."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"{pattern!r} matches no parameter; the parameters are {', '.join(names)}")
+    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def refuse_split(algorithm: Algorithm, problem: Problem) -> None:
@@ -58,9 +158,10 @@ def refuse_split(algorithm: Algorithm, problem: Problem) -> None:
             )
         case "output side" | "input side" as side if not _is_side(side, problem):
             layers = ", ".join(_layers(problem.objective.parameter_names))
+            kind = "layers with parameters that are not frozen" if problem.objective.frozen else "layers"
             raise ValueError(
                 f"{where} keeps whole layers at the {side} local and shares the others; problem.split keeps "
-                f"{local or 'nothing'} local, and the layers are {layers}, from input to output; mend "
+                f"{local or 'nothing'} local, and the {kind} are {layers}, from input to output; mend "
                 f"problem.split.local{otherwise}"
             )
 

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
 from ppfl.networks.convolution import convolution_stage, pool_and_relu
+from ppfl.networks.dropout import Rate, dropout_stage
 from ppfl.networks.model import Model, Parameter, Stage, linear_stage, names_of
 from ppfl.networks.normalization import group_norm
 
@@ -28,6 +29,7 @@ class CNN(Model):
 
     name: Literal["cnn"]
     example: ClassVar[Example] = {"channels": [4, 8], "padding": 2, "hidden": 16}
+    silent: ClassVar[frozenset[str]] = frozenset({"dropout"})
     channels: tuple[PositiveInt, PositiveInt] = Field(default=(32, 64), strict=False)
     """Output channels of the two convolutions."""
     kernel_size: PositiveInt = 5
@@ -40,6 +42,8 @@ class CNN(Model):
     """`group`: GroupNorm (Wu & He, ECCV 2018) after each convolution, with parameters norm1.* and norm2.*."""
     groups: PositiveInt = 8
     """Groups of channels of GroupNorm."""
+    dropout: Rate = 0.0
+    """Part of what the hidden layer gives that is dropped in training."""
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> CNN:
@@ -75,6 +79,7 @@ class CNN(Model):
         return (
             *stages,
             linear_stage("hidden", flat, self.hidden, relu=True),
+            *([dropout_stage("dropout of hidden", self.dropout)] if self.dropout else []),
             linear_stage("head", self.hidden, num_classes, relu=False),
         )
 

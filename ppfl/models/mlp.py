@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
+from ppfl.networks.dropout import Rate, dropout_stage
 from ppfl.networks.model import Model, linear_stage, names_of
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ class MLP(Model):
 
     name: Literal["mlp"]
     example: ClassVar[Example] = {"hidden": [8]}
+    silent: ClassVar[frozenset[str]] = frozenset({"dropout"})
     hidden: tuple[PositiveInt, ...] = Field(default=(128,), strict=False, min_length=1)
     """Widths of the hidden layers, e.g. [128] or [256, 64]."""
+    dropout: Rate = 0.0
+    """Part of what each hidden layer gives that is dropped in training."""
 
     def _hidden_names(self) -> tuple[str, ...]:
         return tuple(f"hidden{number}" for number in range(1, len(self.hidden) + 1))
@@ -33,8 +37,9 @@ class MLP(Model):
     def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:
         """Return the hidden layers and the head; any shape suits, samples are flattened."""
         widths = (math.prod(input_shape), *self.hidden)
-        hidden = (
-            linear_stage(name, fan_in, width, relu=True)
-            for name, (fan_in, width) in zip(self._hidden_names(), pairwise(widths), strict=True)
-        )
+        hidden: list[Stage] = []
+        for name, (fan_in, width) in zip(self._hidden_names(), pairwise(widths), strict=True):
+            hidden.append(linear_stage(name, fan_in, width, relu=True))
+            if self.dropout:
+                hidden.append(dropout_stage(f"dropout of {name}", self.dropout))
         return (*hidden, linear_stage("head", widths[-1], num_classes, relu=False))

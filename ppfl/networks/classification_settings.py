@@ -9,8 +9,10 @@ from pydantic import PositiveInt, ValidationInfo, field_validator
 from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.interfaces.dataset import Dataset, Partition
 from ppfl.interfaces.problem import ProblemSettings
-from ppfl.interfaces.split import Split
-from ppfl.networks.model import Model
+from ppfl.interfaces.split import ModelSplit, Parts
+from ppfl.networks.lora import adapted
+from ppfl.networks.model import Model, Stage
+from ppfl.networks.training import Training
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example
@@ -26,7 +28,7 @@ class ClassificationSettings(ProblemSettings):
     >>> class Margin(ClassificationSettings):
     ...     name: Literal["margin"]
     >>> section = Margin.model_validate({"name": "margin", **Margin.example})
-    >>> section.split.local_names(section.model.parameter_names()), section.known_clients
+    >>> section.parts.local, section.known_clients
     (('head.weight', 'head.bias'), 6)
     """
 
@@ -37,14 +39,26 @@ class ClassificationSettings(ProblemSettings):
         "batch_size": 16,
     }
 
+    silent: ClassVar[frozenset[str]] = frozenset({"training"})
     dataset: Annotated[Dataset, ChosenFrom("ppfl.datasets")]
     """Where the samples come from and which client has which."""
     model: Annotated[Model, ChosenFrom("ppfl.models")]
     """From samples to logits."""
-    split: Split
-    """Which parameters of the model are local."""
+    split: ModelSplit
+    """Which parameters of the model are local, which are frozen, and where there are factors of low rank."""
     batch_size: PositiveInt | Literal["all"]
     """Samples per client and round, drawn without replacement; `all`: everything a client has to train on."""
+    training: Training | None = None
+    """How clients train, whatever the method."""
+
+    @property
+    def parts(self) -> Parts:
+        """Names of the local and of the frozen parameters."""
+        return self.split.parts(self.split.names(self.model.parameter_names()))
+
+    def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:
+        """Return the stages of the model with the parameters of LoRA. Raises UserError where shapes do not suit."""
+        return adapted(self.model.stages(input_shape, num_classes), self.split.lora)
 
     @property
     def known_clients(self) -> int | None:
@@ -54,10 +68,17 @@ class ClassificationSettings(ProblemSettings):
 
     @field_validator("split")
     @classmethod
-    def _names_exist(cls, split: Split, info: ValidationInfo) -> Split:
-        if "model" in info.data:
-            try:
-                split.local_names(info.data["model"].parameter_names())
-            except ValueError as error:
-                raise refusal("local", f"globs over parameter names; {error}") from error
+    def _names_exist(cls, split: ModelSplit, info: ValidationInfo) -> ModelSplit:
+        if "model" not in info.data:
+            return split
+        where = "lora.layers"
+        try:
+            names = split.names(info.data["model"].parameter_names())
+            where = "frozen"
+            split.frozen_names(names)
+            where = "local"
+            split.parts(names)
+        except ValueError as error:
+            what = "layers" if where == "lora.layers" else "parameter names"
+            raise refusal(where, f"globs over {what}; {error}") from error
         return split

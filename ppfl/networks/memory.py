@@ -10,7 +10,7 @@ import torch
 from ppfl.networks.convolution import ConvolutionStage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from ppfl.networks.model import Stage
 
@@ -20,12 +20,24 @@ _COPIES_OF_ACTIVATIONS = 3
 """As kept for the way back, as a gradient, and as laid out for a product."""
 
 
-def bytes_of_client(stages: Sequence[Stage], input_shape: tuple[int, ...], dtype: torch.dtype, num_samples: int) -> int:
+def bytes_of_client(
+    stages: Sequence[Stage],
+    input_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    num_samples: int,
+    frozen: Container[str] = (),
+) -> int:
     """Return the bytes of one client's parameters, activations and windows (`ppfl.networks.batched`), for S samples.
 
-    Activations are counted by sending one sample of zeros through the stages, since a stage can be any function.
+    Frozen parameters are no client's. Activations are counted by sending one sample of zeros through the stages, since
+    a stage can be any function.
     """
-    parameters = sum(math.prod(parameter.shape) for stage in stages for parameter in stage.parameters.values())
+    parameters = sum(
+        math.prod(parameter.shape)
+        for stage in stages
+        for name, parameter in stage.parameters.items()
+        if name not in frozen
+    )
     x, numbers = torch.zeros(1, *input_shape), math.prod(input_shape)
     for stage in stages:
         x = stage.apply({name: torch.zeros(parameter.shape) for name, parameter in stage.parameters.items()}, x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,8 @@ class Stage:
 
     Each sample by itself: a stage is run on pieces of the samples of a client, or on those of several clients together,
     so what it makes of one may not depend on the others (no statistics of a batch)."""
+    is_random: bool = field(default=False, kw_only=True)
+    """Whether it calls `ppfl.networks.dropout.dropout`; samples that are trained on have keys then."""
 
     def init(self, generator: Callable[[str], np.random.Generator]) -> Params:
         """Draw every parameter from its law, float64, with a generator of its own that is asked for by name."""
@@ -93,6 +95,11 @@ class Model(PlugIn):
         """Return the stages for samples of this shape. Raises UserError when the shape does not suit the model."""
 
 
+@dataclass(frozen=True)
+class HiddenStage(Stage):
+    """x -> ReLU(W x + b) on flattened samples, with parameters W and b in this order."""
+
+
 def weight_and_bias(stage: str, weight_shape: tuple[int, ...]) -> dict[str, Parameter]:
     """Weight (out, in, …) and bias (out,), both uniform on ±1/√fan_in: the default law of torch's layers."""
     half_width = 1.0 / math.sqrt(math.prod(weight_shape[1:]))
@@ -111,7 +118,7 @@ def linear_stage(name: str, in_features: int, out_features: int, *, relu: bool) 
         y = linear(x, weight, params[f"{name}.bias"])
         return torch.nn.functional.relu(y) if relu else y
 
-    kind = Stage if relu else LinearStage
+    kind = HiddenStage if relu else LinearStage
     return kind(name, weight_and_bias(name, (out_features, in_features)), apply)
 
 

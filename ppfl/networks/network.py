@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from ppfl.interfaces.client_data import Joined
 from ppfl.interfaces.objective import JointPass, SharedPass
 from ppfl.networks.blocked import Blocked, as_dense
 from ppfl.networks.convolution import ConvolutionStage
+from ppfl.networks.dropout import keyed
 from ppfl.networks.gradients import Pull, counted_bytes, pullback
 from ppfl.networks.kernels import column, of_this_processor
 from ppfl.networks.losses import one_hot
@@ -41,6 +42,8 @@ class Network:
     """Which forms of stages are taken."""
     body_dtype: torch.dtype | None = None
     """What all stages but the last one compute in; None: in the number type of the parameters."""
+    frozen: Params = field(default_factory=dict)
+    """Constants of the stages, which nobody differentiates in."""
 
     @classmethod
     def cut(
@@ -50,26 +53,38 @@ class Network:
         loss: Loss,
         body_dtype: torch.dtype | None = None,
         kernels: str | None = None,
+        frozen: Params | None = None,
     ) -> Network:
-        """Cut before the first stage with a local parameter; `kernels` names a column, None is this processor's."""
+        """Cut before the first stage with a local parameter; `kernels` names a column, None is this processor's.
+
+        Dropout right before that stage is cut off, too: its masks are others in every step on w.
+        """
         with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
+        num_shared = next(with_local, len(stages))
+        while 0 < num_shared < len(stages) and _only_drops(stages[num_shared - 1]):
+            num_shared -= 1
         of_column = column(kernels or of_this_processor())
-        return cls(stages, next(with_local, len(stages)), loss, of_column, body_dtype)
+        return cls(stages, num_shared, loss, of_column, body_dtype, frozen or {})
 
     @property
     def prefix_names(self) -> tuple[str, ...]:
-        """Names of the parameters of the shared stages."""
-        return tuple(name for stage in self.stages[: self.num_shared] for name in stage.parameters)
+        """Names of the shared parameters of the stages before the cut."""
+        stages = self.stages[: self.num_shared]
+        return tuple(name for stage in stages for name in stage.parameters if name not in self.frozen)
 
-    def prefix(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """Return the features that the shared stages make of x."""
-        return self._run(range(self.num_shared), params, x)
+    def prefix(self, params: Params, x: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the features that the shared stages make of x; with the keys (S,) of samples that are trained on."""
+        return self._run(range(self.num_shared), params, x, key)
 
-    def suffix(self, params: Params, features: torch.Tensor) -> torch.Tensor:
-        """Return the logits that the other stages make of features."""
-        return self._run(range(self.num_shared, len(self.stages)), params, features)
+    def suffix(self, params: Params, features: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the logits that the other stages make of features; with keys as there."""
+        return self._run(range(self.num_shared, len(self.stages)), params, features, key)
 
-    def _run(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
+    def _run(self, numbers: range, params: Params, x: torch.Tensor, key: torch.Tensor | None) -> torch.Tensor:
+        with keyed(key):
+            return self._stages(numbers, {**self.frozen, **params}, x)
+
+    def _stages(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor | Blocked = x
         for number in numbers:
             stage = self.stages[number]
@@ -103,9 +118,12 @@ class Network:
             return stage.run(params, x, self.kernels)
         return stage.apply(params, as_dense(x).to(dtype))
 
-    def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+    def in_pieces(self, params: Params, x: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""
-        pieces = [self.prefix(params, piece) for piece in torch.split(x, pieces_of(x.device).rows)]
+        rows = pieces_of(x.device).rows
+        pieces = [
+            self.prefix(params, *piece) for piece in zip(torch.split(x, rows), split_keys(key, x, rows), strict=True)
+        ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def suffix_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
@@ -117,7 +135,7 @@ class Network:
         variables = {name: value for name, value in {**params, "features": features}.items() if name in wanted}
 
         def logits_of(changed: Params) -> torch.Tensor:
-            return self.suffix({**params, **changed}, changed.get("features", features))
+            return self.suffix({**params, **changed}, changed.get("features", features), data.get("key"))
 
         logits, pull = pullback(logits_of, variables)
         return pull(self.loss.gradient(logits, data))
@@ -129,6 +147,7 @@ class Network:
 
     def _linear_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
         """The same in closed form: a graph would cost several times what is computed."""
+        params = {**self.frozen, **params}
         weight, bias = self.stages[self.num_shared].parameters
         flat = features.flatten(1)
         of_logits = self.loss.gradient(linear(flat, params[weight], params[bias]), data)
@@ -184,6 +203,17 @@ class Network:
         return {names[0]: weight - matmul(total.T, features), names[1]: bias - total.sum(dim=0)}
 
 
+def split_keys(key: torch.Tensor | None, x: torch.Tensor, rows: int) -> list[torch.Tensor | None]:
+    """Return the keys of pieces of so many samples; None for each where samples have none."""
+    if key is None:
+        return [None] * max(1, -(-len(x) // rows))
+    return list(torch.split(key, rows))
+
+
+def _only_drops(stage: Stage) -> bool:
+    return stage.is_random and not stage.parameters
+
+
 class SupervisedPass(SharedPass):
     """The features of one client's samples, and the way back through the stages that made them."""
 
@@ -195,9 +225,10 @@ class SupervisedPass(SharedPass):
         self._pieces = (
             list(torch.split(data["x"], self._limits.rows)) if len(data["x"]) > self._limits.rows else [data["x"]]
         )
+        self._keys = split_keys(data.get("key"), data["x"], self._limits.rows)
         self._pulls: list[Pull] = []
         self._kept_bytes = 0
-        features = [self._forward(piece) for piece in self._pieces]
+        features = [self._forward(*piece) for piece in zip(self._pieces, self._keys, strict=True)]
         rest = {name: value for name, value in data.items() if name != "x"}
         self.data = {"features": features[0] if len(features) == 1 else torch.cat(features), **rest}
 
@@ -217,22 +248,22 @@ class SupervisedPass(SharedPass):
         of_prefix = self.pull(found["features"]) if self._prefix else {}
         return {name: of_prefix[name] if name in self._prefix else found[name] for name in variables}
 
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        # beyond that no graph is kept, and `pull` runs the piece once more
-        if self._kept_bytes >= self._limits.kept_bytes:
-            return self._network.prefix(self._shared, x)
+    def _forward(self, x: torch.Tensor, key: torch.Tensor | None) -> torch.Tensor:
+        # nothing to differentiate in; and beyond that no graph is kept, and `pull` runs the piece once more
+        if not self._prefix or self._kept_bytes >= self._limits.kept_bytes:
+            return self._network.prefix(self._shared, x, key)
         # one piece is kept in any case, so that there is nothing to count
         if len(self._pieces) == 1:
-            features, pull = self._linearize(x)
+            features, pull = self._linearize(x, key)
         else:
             with counted_bytes() as num_bytes:
-                features, pull = self._linearize(x)
+                features, pull = self._linearize(x, key)
             self._kept_bytes += num_bytes()
         self._pulls.append(pull)
         return features
 
-    def _linearize(self, x: torch.Tensor) -> tuple[torch.Tensor, Pull]:
-        return pullback(lambda theta: self._network.prefix(theta, x), self._prefix)
+    def _linearize(self, x: torch.Tensor, key: torch.Tensor | None) -> tuple[torch.Tensor, Pull]:
+        return pullback(lambda theta: self._network.prefix(theta, x, key), self._prefix)
 
     def pull(self, of_features: torch.Tensor) -> Params:
         """Return the gradients of the shared stages, given those of the features; for one use."""
@@ -241,7 +272,7 @@ class SupervisedPass(SharedPass):
         for number, (x, direction) in enumerate(
             zip(self._pieces, torch.split(of_features, self._limits.rows), strict=True)
         ):
-            pull = self._pulls[number] if number < len(self._pulls) else self._linearize(x)[1]
+            pull = self._pulls[number] if number < len(self._pulls) else self._linearize(x, self._keys[number])[1]
             found = pull(direction)
             total = add_scaled(total, found, 1.0) if total else found
         # graphs hold up to `kept_bytes`: given back before the next client begins

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ppfl.core.params import add_scaled, ratio
+from ppfl.core.params import ratio
 from ppfl.networks.losses import SquaredError
 from ppfl.problems._supervised_objective import Supervised
 from ppfl.problems._supervised_problem import SupervisedProblem, build_supervised
 from ppfl.problems._supervised_scores import SupervisedScores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.placement import Placement
     from ppfl.networks.classification_settings import ClassificationSettings
-    from ppfl.networks.model import Stage
+    from ppfl.problems._supervised_objective import Made
 
 
 def build_least_squares(
@@ -38,36 +36,9 @@ class LeastSquares(Supervised):
 
     criterion = SquaredError()
 
-    def __init__(
-        self,
-        stages: tuple[Stage, ...],
-        local_names: Sequence[str],
-        placement: Placement,
-        num_classes: int,
-        ridge: float,
-    ) -> None:
-        super().__init__(stages, local_names, placement, num_classes)
+    def __init__(self, made: Made, placement: Placement, ridge: float) -> None:
+        super().__init__(made, placement, ridge)
         self._ridge = ridge
-
-    def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
-        """f_m(θ, w), a scalar."""
-        loss = self.data_loss(shared, local, data)
-        for value in local.values():
-            loss = loss + self._ridge / 2 * value.square().sum()
-        return loss
-
-    def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
-        """f_m(θ, w) − (ridge/2)‖w‖²."""
-        return super().loss(shared, local, data)
-
-    def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
-        """∇_2 f_m(θ, w), the ridge · w included."""
-        return add_scaled(super().local_gradient(shared, local, data), local, self._ridge)
-
-    def gradients(self, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
-        """(∇_1 f_m(θ, w), ∇_2 f_m(θ, w)); the ridge acts on the second alone."""
-        of_shared, of_local = super().gradients(shared, local, data)
-        return of_shared, add_scaled(of_local, local, self._ridge)
 
     @property
     def needs_iterations(self) -> str:
@@ -100,6 +71,10 @@ class LeastSquaresScores(SupervisedScores):
     def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """f_m(θ, w) − (ridge/2)‖w‖²."""
         return self.objective.data_loss(shared, local, data)
+
+    def round_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w)."""
+        return self.objective.loss(shared, local, data)
 
 
 def ridge_regression(

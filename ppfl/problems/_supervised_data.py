@@ -10,6 +10,7 @@ import torch
 from ppfl.core.rng import Streams, generator
 from ppfl.interfaces.client_data import Joined, LabelledData, Part
 from ppfl.problems._sample_rows import as_numbers, open_rows
+from ppfl.problems._training_samples import TrainingSamples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.dataset import FederatedSamples
     from ppfl.interfaces.packed_samples import PackedPart
     from ppfl.interfaces.placement import Placement
+    from ppfl.networks.training import Augmentation
     from ppfl.problems._sample_rows import SampleRows
 
 
@@ -31,7 +33,6 @@ class SupervisedData(LabelledData):
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
         self.clients_per_chunk = samples.clients_per_chunk
-        self.fixed_data = batch_size == "all"
         self.num_classes = _agree_on_num_classes(samples, placement)
         self.label_histogram = _label_histogram(samples, self.num_classes, placement)
         """(M, classes), over all three parts."""
@@ -39,30 +40,47 @@ class SupervisedData(LabelledData):
         self._dtype, self._device = placement.dtype, placement.device
         self._divisor = samples.divisor
         self._batch_size = batch_size
+        self.train_with(None, has_keys=False)
         self._batches = Streams(placement.seed, "batch")
         self._parts: dict[Part, PackedPart] = dict(zip(get_args(Part), samples.parts, strict=True))
         stores = {id(pack): open_rows(pack, placement.device) for pack in samples.parts.packs}
         self._stores: dict[Part, SampleRows] = {part: stores[id(of.pack)] for part, of in self._parts.items()}
+
+    def train_with(self, augmentation: Augmentation | None, *, has_keys: bool) -> None:
+        """Train on images that `augmentation` changes, and on samples with a `key` (S,) int64 where they are wanted."""
+        self._training = TrainingSamples(self._seed, augmentation, has_keys)
+        self.changes_training = self._training.does_something
+        self.fixed_data = self._batch_size == "all" and not self.changes_training
 
     def data(self, client: int, round: int) -> Data:
         """Draw min(B, S) of the S training samples without replacement, keyed (seed, round, client).
 
         All of them, in their order, when B ≥ S.
         """
+        data = self.unchanged(client, round)
+        return self._training.of_round(data, [client], [len(data["y"])], round)
+
+    def unchanged(self, client: int, round: int) -> Data:
+        """Return the same samples as they are stored, which is how they are scored."""
         return self._decode(*self._stores["train"].take(self._batch(client, round)))
 
     def joined(self, clients: Sequence[int], round: int) -> Joined:
         """Return `data` of several clients together: one gather for all of them."""
         rows = [as_numbers(self._batch(client, round)) for client in clients]
-        return Joined(self._decode(*self._stores["train"].take_all(rows)), [len(of_client) for of_client in rows])
+        data, sizes = self._decode(*self._stores["train"].take_all(rows)), [len(of_client) for of_client in rows]
+        return Joined(self._training.of_round(data, clients, sizes, round), sizes)
 
     def epoch_rows(self, client: int, epoch: int) -> list[torch.Tensor]:
         """Return all training samples in batches of B, the last possibly smaller; order keyed (seed, epoch, client)."""
         return [rows.to(self._device) for rows in self._epoch(client, epoch)]
 
     def training_epoch(self, client: int, epoch: int) -> list[Data]:
-        """Return the batches that `epoch_rows` says."""
-        return [self.samples(client, "train", rows) for rows in self._epoch(client, epoch)]
+        """Return the batches that `epoch_rows` says, as they are trained on."""
+        batches = []
+        for number, rows in enumerate(self._epoch(client, epoch)):
+            batch = self.samples(client, "train", rows)
+            batches.append(self._training.of_epoch(batch, client, epoch, number))
+        return batches
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Return the label histogram over all three parts, (M, classes), and the sizes of the parts, (M,)."""

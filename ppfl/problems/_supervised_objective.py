@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 
+from ppfl.core.content import content
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import JointObjective
@@ -15,102 +16,140 @@ from ppfl.networks.losses import CrossEntropy, Loss
 from ppfl.networks.memory import bytes_of_client
 from ppfl.networks.network import Network, SupervisedJointPass, SupervisedPass
 from ppfl.networks.pieces import pieces_of
+from ppfl.networks.training_terms import JointPassWithTerms, PassWithTerms, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable
 
     import numpy as np
 
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
+    from ppfl.interfaces.objective import JointPass
     from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.split import Parts
     from ppfl.networks.model import Stage
+    from ppfl.networks.training import Training
+
+
+class Made(NamedTuple):
+    """What an objective is made of."""
+
+    stages: tuple[Stage, ...]
+    parts: Parts
+    """Names of local and of frozen parameters."""
+    num_classes: int
+    training: Training | None = None
+    """How clients train."""
 
 
 class Supervised(JointObjective):
-    """f_m(θ, w) = −Σ_s v_s log softmax(model(x_s; θ, w))[y_s] / Σ_s v_s, with v = 1 unless `data` has weights.
+    """f_m(θ, w) = −Σ_s v_s log softmax(model(x_s; θ, w))[y_s] / Σ_s v_s, with v = 1 unless `data` has weights; and what
+    `training` adds.
 
     Data: x (S, channels, height, width) or (S, features) in the run's precision, y (S,) int64, and for padded samples
     weight (S,), 0 for rows that are not there. Advanced data has `features` (S, …), what the stages before the first
-    one with a local parameter make of x, in the place of x.
+    one with a local parameter make of x, in the place of x. Samples that are trained on may have a `key` (S,) int64, of
+    which dropout makes its masks.
     """
 
     criterion: Loss = CrossEntropy()
     """Of logits and labels."""
     takes_weights = True
-    _ridge = 0.0
-    """Weight of ½‖w‖² in f_m."""
 
-    def __init__(
-        self, stages: tuple[Stage, ...], local_names: Sequence[str], placement: Placement, num_classes: int
-    ) -> None:
+    def __init__(self, made: Made, placement: Placement, ridge: float = 0.0) -> None:
+        stages, parts, self._num_classes, training = made
         self.seed = placement.seed
-        self.parameter_names = tuple(name for stage in stages for name in stage.parameters)
-        self.local_names = tuple(name for name in self.parameter_names if name in local_names)
+        self._all_names = tuple(name for stage in stages for name in stage.parameters)
+        self._frozen_names = frozenset(parts.frozen)
+        self.parameter_names = tuple(name for name in self._all_names if name not in self._frozen_names)
+        self.local_names = tuple(name for name in self.parameter_names if name in parts.local)
         self.stages = stages
-        self._num_classes = num_classes
         self._dtype, self._device = placement.dtype, placement.device
         self.piece_rows = pieces_of(placement.device).rows
         self._network = Network.cut(
-            stages, frozenset(local_names), self.criterion, placement.body_dtype, placement.kernels
-        )
+            stages, frozenset(parts.local), self.criterion, placement.body_dtype, placement.kernels,
+            self._draw("init", tuple(parts.frozen)),
+        )  # fmt: skip
         self._initial_local: Params | None = None
+        self._terms = self._terms_of(training, ridge)
+        # a sum of gradients cannot be clipped client by client
+        self.adds_up = self._terms.clip_norm is None
+
+    @property
+    def frozen(self) -> Params:
+        """Frozen parameters, drawn as they are where they are trained."""
+        return self._network.frozen
+
+    @property
+    def constants(self) -> Hashable:
+        """See Objective."""
+        return content((tuple(self.frozen.items()), tuple(self._terms.start.items())))
 
     def all_local(self) -> Self:
-        """Return the same f_m with all parameters of the model local."""
+        """Return the same f_m with all parameters of the model local, but for those that are frozen."""
         # shallow: only what the split decides is made anew
         view = copy.copy(self)
         view._initial_local = None
         view.local_names = self.parameter_names
-        view._network = replace(self._network, num_shared=0)
+        num_constant = 0
+        while self.frozen and self.stages[num_constant].parameters.keys() <= self.frozen.keys():
+            num_constant += 1
+        view._network = replace(self._network, num_shared=num_constant)
         return view
 
     def init_shared(self) -> Params:
         """Draw θ from the model's initial law, keyed (seed, name of the parameter)."""
-        return self._draw("init", local=False)
+        return self._draw("init", tuple(name for name in self.parameter_names if name not in self.local_names))
 
     def init_local(self, client: int) -> Params:
         """Draw w from the model's initial law, the same for all clients."""
         if self._initial_local is None:
-            self._initial_local = self._draw("init", local=True)
+            self._initial_local = self._draw("init", self.local_names)
         return map_params(torch.clone, self._initial_local)
 
     def redraw_local(self, client: int, round: int) -> Params:
         """Draw w from the model's initial law, afresh for every (round, client)."""
-        return self._draw("redraw", local=True, round=round, client=client)
+        return self._draw("redraw", self.local_names, round=round, client=client)
 
     def advance(self, shared: Params, data: Data) -> Data:
         """Replace x by the features that the stages before the first one with a local parameter make of it."""
         if "features" in data:
             return data
         rest = {name: value for name, value in data.items() if name != "x"}
-        return {"features": self._network.in_pieces(shared, data["x"]), **rest}
+        return {"features": self._network.in_pieces(shared, data["x"], data.get("key")), **rest}
 
     def prefix_of(self, shared: Params) -> Params:
         """Return the parameters of the stages before the first one with a local parameter."""
         return {name: shared[name] for name in self._network.prefix_names}
 
-    def shared_pass(self, shared: Params, data: Data) -> SupervisedPass:
+    def shared_pass(self, shared: Params, data: Data) -> SupervisedPass | PassWithTerms:
         """Keep the graphs of the shared stages."""
-        return SupervisedPass(self._network, shared, data)
+        once = SupervisedPass(self._network, shared, data)
+        return PassWithTerms(once, shared, self._terms) if self._terms.do_something else once
 
-    def joint_pass(self, shared: Params, joined: Joined) -> SupervisedJointPass:
+    def joint_pass(self, shared: Params, joined: Joined) -> JointPass:
         """Send the samples of all clients through the shared stages together."""
-        return SupervisedJointPass(self._network, shared, joined)
+        once = SupervisedJointPass(self._network, shared, joined)
+        return JointPassWithTerms(once, shared, self._terms) if self._terms.do_something else once
 
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
-        return bytes_of_client(self.stages, tuple(data["x"].shape[1:]), self._dtype, len(data["x"]))
+        sample_shape = tuple(data["x"].shape[1:])
+        return bytes_of_client(self.stages, sample_shape, self._dtype, len(data["x"]), self._frozen_names)
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""
         data = self.advance(shared, data)
-        return self._network.suffix_gradients({**shared, **local}, data["features"], data, local)
+        found = self._network.suffix_gradients({**shared, **local}, data["features"], data, local)
+        return self._terms.clipped(self._terms.of_local(found, local))[0]
 
     def descend(self, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
         """w ← w − lr · ∇_2 f_m(θ, w), `steps` times; on logits where the local part is linear and samples are few."""
         data = self.advance(shared, data)
-        found = self._network.descend_on_logits({**shared, **local}, data, local, lr, steps, self._ridge)
+        found = None
+        if (ridge := self._terms.ridge) is not None:
+            found = self._network.descend_on_logits({**shared, **local}, data, local, lr, steps, ridge)
         return super().descend(shared, local, data, lr, steps) if found is None else found
 
     def shared_gradient(self, shared: Params, local: Params, data: Data) -> Params:
@@ -123,15 +162,26 @@ class Supervised(JointObjective):
 
     def loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """f_m(θ, w), a scalar."""
+        return self._terms.added(self.data_loss(shared, local, data), shared, local)
+
+    def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """f_m(θ, w) without ridge, weight decay and proximal term, a scalar."""
         return self.criterion.mean(self.logits(shared, local, data), data)
 
     def logits(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """Return what the model says of every sample, (S, classes)."""
-        params = {**shared, **local}
-        features = data["features"] if "features" in data else self._network.prefix(params, data["x"])
-        return self._network.suffix(params, features)
+        params, key = {**shared, **local}, data.get("key")
+        features = data["features"] if "features" in data else self._network.prefix(params, data["x"], key)
+        return self._network.suffix(params, features, key)
 
-    def _draw(self, purpose: str, *, local: bool, round: int = 0, client: int = 0) -> Params:
+    def _terms_of(self, training: Training | None, ridge: float) -> Terms:
+        if training is None:
+            return Terms(local=ridge)
+        decay, proximal = training.weight_decay or 0.0, training.proximal or 0.0
+        start = {**self.init_shared(), **self.init_local(0)} if proximal else {}
+        return Terms(decay, ridge + decay, proximal, start, training.clip_norm)
+
+    def _draw(self, purpose: str, names: tuple[str, ...], *, round: int = 0, client: int = 0) -> Params:
         def of(name: str) -> np.random.Generator:
             return generator(self.seed, f"{purpose} {name}", round=round, client=client)
 
@@ -139,5 +189,5 @@ class Supervised(JointObjective):
             name: value.to(self._dtype).to(self._device)
             for stage in self.stages
             for name, value in stage.init(of).items()
-            if (name in self.local_names) == local
+            if name in names
         }

@@ -11,7 +11,7 @@ from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.theory import Theory
 from ppfl.networks.memory import bytes_of_client
 from ppfl.problems._supervised_data import SupervisedData
-from ppfl.problems._supervised_objective import Supervised
+from ppfl.problems._supervised_objective import Made, Supervised
 from ppfl.problems._supervised_scores import SupervisedScores
 
 if TYPE_CHECKING:
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.selection import Selection
     from ppfl.networks.classification_settings import ClassificationSettings
-    from ppfl.networks.model import Stage
 
-    MakeObjective = Callable[[tuple[Stage, ...], tuple[str, ...], Placement, int], Supervised]
+    MakeObjective = Callable[[Made, Placement], Supervised]
 
 
 class SupervisedTheory(Theory):
@@ -35,13 +34,17 @@ class SupervisedTheory(Theory):
     def facts(self) -> dict[str, float]:
         """Return numbers of parameters, samples and classes."""
         sizes: dict[bool, int] = {True: 0, False: 0}
+        frozen = self._objective.frozen
         for stage in self._objective.stages:
             for name, parameter in stage.parameters.items():
-                sizes[name in self._objective.local_names] += math.prod(parameter.shape)
+                if name not in frozen:
+                    sizes[name in self._objective.local_names] += math.prod(parameter.shape)
         data = self._client_data
+        num_frozen = float(sum(value.numel() for value in frozen.values()))
         return {
             "num_shared_parameters": float(sizes[False]),
             "num_local_parameters": float(sizes[True]),
+            **({"num_frozen_parameters": num_frozen} if frozen else {}),
             "num_train_samples": float(sum(data.num_train_samples)),
             "num_validation_samples": float(sum(data.num_validation_samples)),
             "num_test_samples": float(sum(data.num_test_samples)),
@@ -81,9 +84,8 @@ _ASSUMED_CLASSES = 128
 
 def _bytes_of_client(settings: ClassificationSettings, placement: Placement) -> Callable[[tuple[int, ...], int], int]:
     def needed(input_shape: tuple[int, ...], num_samples: int) -> int:
-        return bytes_of_client(
-            settings.model.stages(input_shape, _ASSUMED_CLASSES), input_shape, placement.dtype, num_samples
-        )
+        stages = settings.stages(input_shape, _ASSUMED_CLASSES)
+        return bytes_of_client(stages, input_shape, placement.dtype, num_samples, settings.parts.frozen)
 
     return needed
 
@@ -97,7 +99,7 @@ def build_supervised(
 ) -> SupervisedProblem:
     """Load the samples, agree on the number of classes, and build the stages of the model. Collective.
 
-    make: (stages, names of local parameters, placement, number of classes) -> what is minimized.
+    make: (what it is made of, placement) -> what is minimized.
     """
     if settings.batch_size != "all":
         placement = replace(placement, samples_a_round=settings.batch_size)
@@ -106,6 +108,13 @@ def build_supervised(
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")
     data = SupervisedData(samples, settings.batch_size, placement)
-    stages = on_every_rank(placement.communicator, lambda: settings.model.stages(samples.input_shape, data.num_classes))
-    local_names = settings.split.local_names(settings.model.parameter_names())
-    return put_together(make(stages, local_names, placement, data.num_classes), data, scores)
+    stages = on_every_rank(placement.communicator, lambda: settings.stages(samples.input_shape, data.num_classes))
+    augmentation = settings.training.augmentation if settings.training else None
+    if augmentation is not None and len(samples.input_shape) != 3:
+        raise SharedUserError(
+            f"problem.training.augmentation: for images (channels, height, width); samples have shape "
+            f"{samples.input_shape}"
+        )
+    data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
+    made = Made(stages, settings.parts, data.num_classes, settings.training)
+    return put_together(make(made, placement), data, scores)

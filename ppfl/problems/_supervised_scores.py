@@ -17,7 +17,7 @@ from ppfl.problems._supervised_objective import Supervised
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ppfl.core.types import Params
+    from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Part
 
 
@@ -68,7 +68,8 @@ class SupervisedScores(Scores):
         return scores
 
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
-        """Add `loss`, f_m(θ, w) on the training samples of this round: f_m itself with `batch_size: all`."""
+        """Add `loss`, f_m(θ, w) on the training samples of this round as they are stored, without what
+        `problem.training` adds: f_m itself with `batch_size: all`."""
         return self.round_metrics_of(shared, local, self.advanced(client), round)
 
     def round_metrics_of(self, shared: Params, local: Params, client: AdvancedClient, round: int) -> dict[str, float]:
@@ -76,9 +77,13 @@ class SupervisedScores(Scores):
         loss, number = math.nan, client.client
         if self.client_data.num_train_samples[number] and self.is_scored(number):
             with torch.no_grad():
-                data = self.objective.advance(shared, self.client_data.data(number, round))
-                loss = float(self.objective.loss(shared, local, data))
+                data = self.objective.advance(shared, self.client_data.unchanged(number, round))
+                loss = float(self.round_loss(shared, local, data))
         return {"loss": loss, **self.metrics_of(shared, local, client)}
+
+    def round_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """Return what the score `loss` is of."""
+        return self.objective.data_loss(shared, local, data)
 
     def metric_weights(self, metric: str) -> tuple[int, ...]:
         """Return how many samples are scored of the part that the metric is named after; of `loss`, all that train."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ppfl.core.plugins import refusal
 from ppfl.networks.classification_settings import ClassificationSettings
 
 if TYPE_CHECKING:
@@ -22,6 +23,13 @@ class LeastSquaresSettings(ClassificationSettings):
     name: Literal["least_squares"]
     ridge: Annotated[float, Field(ge=1e-8)] = 1e-3
     """Weight of ½‖w‖², over local parameters alone; smaller ones are lost in rounding."""
+
+    @model_validator(mode="after")
+    def _has_its_own_ridge(self) -> Self:
+        for key in ("weight_decay", "proximal"):
+            if getattr(self.training, key, None) is not None:
+                raise refusal(f"training.{key}", "nothing here: its own `ridge` is the term beside the squared error")
+        return self
 
     def build(self, placement: Placement, clients_per_chunk: int | None) -> Problem:
         """Load this rank's samples and put the model together. Collective.

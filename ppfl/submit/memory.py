@@ -84,18 +84,20 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     number = 8 if config.precision == "float64" else 4
     parameters = {
         name: math.prod(parameter.shape)
-        for stage in problem.model.stages(sizes.input_shape, sizes.num_classes)
+        for stage in problem.stages(sizes.input_shape, sizes.num_classes)
         for name, parameter in stage.parameters.items()
     }
     total = sum(parameters.values())
-    local = sum(parameters[name] for name in problem.split.local_names(problem.model.parameter_names()))
-    # a method with a state of its own may keep a vector as long as all parameters for every client
+    local = sum(parameters[name] for name in problem.parts.local)
+    frozen = sum(parameters[name] for name in problem.parts.frozen)
+    trained = total - frozen
+    # a method with a state of its own may keep a vector as long as all that is trained for every client
     keeps_more = type(config.algorithm).init_client is not Algorithm.init_client
-    of_client = 0 if config.engine.client_state == "file" else total if keeps_more else local
+    of_client = 0 if config.engine.client_state == "file" else trained if keeps_more else local
     states = _STATES * math.ceil(sizes.clients / ranks) * of_client * number
     # what a client trains on in every round is kept as it is computed with, else as it is stored
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
-    return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + _VECTORS * total * number)
+    return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + (_VECTORS * trained + frozen) * number)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def kind_of(setup: Setup) -> Hashable:
     problem, algorithm = setup.problem, setup.algorithm
     names = (problem.objective.parameter_names, problem.local_names)
     method = form_of(algorithm, leave_out=algorithm.server_settings)
-    return type(problem.objective), names, method, setup.num_rounds, setup.device, setup.kernels
+    kinds = (type(problem.objective), problem.objective.constants)
+    return *kinds, names, method, setup.num_rounds, setup.device, setup.kernels
 
 
 def most_runs(setup: Setup) -> int:

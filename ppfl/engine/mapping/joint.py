@@ -27,7 +27,10 @@ class Joint(Chunks):
     @classmethod
     def can(cls, setup: Setup) -> bool:
         """Say whether the method and the problem know such a sum, and nobody looks at single uplinks."""
-        knows = isinstance(setup.algorithm, JointAlgorithm) and isinstance(setup.problem.objective, JointObjective)
+        objective = setup.problem.objective
+        knows = (
+            isinstance(setup.algorithm, JointAlgorithm) and isinstance(objective, JointObjective) and objective.adds_up
+        )
         has_samples = isinstance(setup.problem.client_data, SampledData)
         return knows and has_samples and setup.adds_up and setup.clients_per_chunk > 1
 
