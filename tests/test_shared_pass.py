@@ -182,7 +182,7 @@ def test_ffgg_runs_the_body_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(network: Network, params: Params, x: torch.Tensor, *rest: Any) -> torch.Tensor:
         runs.append(len(x))
-        return prefix(network, params, x)
+        return prefix(network, params, x, *rest)
 
     monkeypatch.setattr(Network, "prefix", counted)
     ffgg.client(problem.objective, shared, {"local": local}, data, ffgg.draws(problem.objective, 1, 0, len(data["y"])))

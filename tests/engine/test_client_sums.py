@@ -88,9 +88,9 @@ def test_one_way_forth_and_back_for_a_chunk(monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[int] = []
     prefix = _network.Network.prefix
 
-    def noting(network: _network.Network, params: Any, x: torch.Tensor) -> torch.Tensor:
+    def noting(network: _network.Network, params: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(len(x))
-        return prefix(network, params, x)
+        return prefix(network, params, x, *rest)
 
     running = engine(**RUN, engine=TOGETHER)
     monkeypatch.setattr(_network.Network, "prefix", noting)
