@@ -52,12 +52,19 @@ class ClassificationSettings(ProblemSettings):
         partition = getattr(self.dataset, "partition", None)
         return partition.clients if isinstance(partition, Partition) else None
 
+    @property
+    def split_model(self) -> Model:
+        """The model as the split needs it."""
+        return self.model.for_split(self.split)
+
     @field_validator("split")
     @classmethod
     def _names_exist(cls, split: Split, info: ValidationInfo) -> Split:
         if "model" in info.data:
+            names = info.data["model"].for_split(split).parameter_names()
             try:
-                split.local_names(info.data["model"].parameter_names())
+                if names is not None:  # else they are compared when the problem is built
+                    split.local_names(names)
             except ValueError as error:
                 raise refusal("local", f"globs over parameter names; {error}") from error
         return split

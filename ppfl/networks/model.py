@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,15 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ppfl.core.types import Params
+    from ppfl.interfaces.split import Split
+
+Takes: TypeAlias = Literal["numbers", "tokens"]
+"""What samples are: numbers of any shape, or sequences (T,) of int64 tokens."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """Shape and initial law of one parameter: uniform on [centre − half_width, centre + half_width]."""
+    """Shape and initial law of one parameter: uniform on [centre − half_width, centre + half_width], unless `deviation`
+    makes it normal or `own` says it all; with neither of them it is the constant `centre`."""
 
     shape: tuple[int, ...]
     half_width: float = 0.0
     centre: float = 0.0
+    deviation: float = 0.0
+    """Standard deviation of the normal law around `centre`."""
+    own: Callable[[np.random.Generator], torch.Tensor] | None = None
+    """Another law: the values, drawn with a generator."""
+    drawn_as: str | None = None
+    """The parameter whose generator draws this one, too: of the same law, they begin with the same values."""
+
+    def draw(self, random: np.random.Generator) -> torch.Tensor:
+        """Return initial values, float64."""
+        if self.own is not None:
+            return self.own(random).double()
+        if self.deviation:
+            return torch.from_numpy(random.normal(self.centre, self.deviation, self.shape))
+        low, high = self.centre - self.half_width, self.centre + self.half_width
+        return torch.from_numpy(random.uniform(low, high, self.shape))
 
 
 @dataclass(frozen=True)
@@ -40,16 +60,21 @@ class Stage:
 
     Each sample by itself: a stage is run on pieces of the samples of a client, or on those of several clients together,
     so what it makes of one may not depend on the others (no statistics of a batch)."""
+    shares: tuple[str, ...] = field(default=(), kw_only=True)
+    """Names of parameters of other stages that it reads, too: tied weights."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Return the names of all parameters that it needs."""
+        return (*self.parameters, *self.shares)
 
     def init(self, generator: Callable[[str], np.random.Generator]) -> Params:
         """Draw every parameter from its law, float64, with a generator of its own that is asked for by name."""
-        drawn: Params = {}
-        for name, parameter in self.parameters.items():
-            low, high = parameter.centre - parameter.half_width, parameter.centre + parameter.half_width
-            # float64 whatever the precision, so that runs in float32 begin where those in float64 do; by name, so
-            # that one layer more does not change how the others begin
-            drawn[name] = torch.from_numpy(generator(name).uniform(low, high, parameter.shape))
-        return drawn
+        # float64 whatever the precision, so that runs in float32 begin where those in float64 do; by name, so
+        # that one layer more does not change how the others begin
+        return {
+            name: parameter.draw(generator(parameter.drawn_as or name)) for name, parameter in self.parameters.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -59,6 +84,9 @@ class LinearStage(Stage):
 
 class Model(PlugIn):
     """A classifier: samples (S, channels, height, width) or (S, features) to logits (S, num_classes).
+
+    One that takes tokens makes of (S, T) int64 the logits (S, T, vocabulary), those of the next token at each position;
+    its stages are asked for with input_shape (T,), and num_classes is the size of the vocabulary.
 
     Stages with the names of their parameters are all that the split and the shared pass need to know:
 
@@ -84,9 +112,21 @@ class Model(PlugIn):
     torch.Size([5, 2])
     """
 
+    @property
+    def takes(self) -> Takes:
+        """Say what its samples are."""
+        return "numbers"
+
+    def for_split(self, split: Split) -> Model:
+        """Return the model as this split needs it: one with tied weights may have to untie them."""
+        return self
+
     @abstractmethod
-    def parameter_names(self) -> tuple[str, ...]:
-        """Return the names of all parameters in order; they depend on the settings alone, not on the data."""
+    def parameter_names(self) -> tuple[str, ...] | None:
+        """Return the names of all parameters in order; they depend on the settings alone, not on the data.
+
+        None: they are not known before the stages are there, and globs are compared with the names only then.
+        """
 
     @abstractmethod
     def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.placement import Placement
-    from ppfl.networks.model import Stage
+    from ppfl.networks.model import Stage, Takes
 
 
 class Supervised(JointObjective):
@@ -100,7 +100,9 @@ class Supervised(JointObjective):
 
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
-        return bytes_of_client(self.stages, tuple(data["x"].shape[1:]), self._dtype, len(data["x"]))
+        x = data["x"]
+        takes: Takes = "numbers" if x.is_floating_point() else "tokens"
+        return bytes_of_client(self.stages, tuple(x.shape[1:]), self._dtype, len(x), takes)
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""

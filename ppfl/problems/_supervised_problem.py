@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.errors import UserError
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.theory import Theory
 from ppfl.networks.memory import bytes_of_client
@@ -81,9 +82,9 @@ _ASSUMED_CLASSES = 128
 
 def _bytes_of_client(settings: ClassificationSettings, placement: Placement) -> Callable[[tuple[int, ...], int], int]:
     def needed(input_shape: tuple[int, ...], num_samples: int) -> int:
-        return bytes_of_client(
-            settings.model.stages(input_shape, _ASSUMED_CLASSES), input_shape, placement.dtype, num_samples
-        )
+        model = settings.split_model
+        stages = model.stages(input_shape, _ASSUMED_CLASSES)
+        return bytes_of_client(stages, input_shape, placement.dtype, num_samples, model.takes)
 
     return needed
 
@@ -106,6 +107,17 @@ def build_supervised(
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")
     data = SupervisedData(samples, settings.batch_size, placement)
-    stages = on_every_rank(placement.communicator, lambda: settings.model.stages(samples.input_shape, data.num_classes))
-    local_names = settings.split.local_names(settings.model.parameter_names())
+    stages, local_names = on_every_rank(placement.communicator, lambda: _cut(settings, data, samples.input_shape))
     return put_together(make(stages, local_names, placement, data.num_classes), data, scores)
+
+
+def _cut(
+    settings: ClassificationSettings, data: SupervisedData, input_shape: tuple[int, ...]
+) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
+    """Return the stages and the names of the local parameters. Raises UserError for what does not fit together."""
+    stages = settings.split_model.stages(input_shape, data.num_classes)
+    names = tuple(name for stage in stages for name in stage.parameters)
+    try:
+        return stages, settings.split.local_names(names)
+    except ValueError as error:
+        raise UserError(f"problem.split.local: {error}; allowed: globs over parameter names") from error

@@ -84,11 +84,11 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     number = 8 if config.precision == "float64" else 4
     parameters = {
         name: math.prod(parameter.shape)
-        for stage in problem.model.stages(sizes.input_shape, sizes.num_classes)
+        for stage in problem.split_model.stages(sizes.input_shape, sizes.num_classes)
         for name, parameter in stage.parameters.items()
     }
     total = sum(parameters.values())
-    local = sum(parameters[name] for name in problem.split.local_names(problem.model.parameter_names()))
+    local = sum(parameters[name] for name in problem.split.local_names(tuple(parameters)))
     # a method with a state of its own may keep a vector as long as all parameters for every client
     keeps_more = type(config.algorithm).init_client is not Algorithm.init_client
     of_client = 0 if config.engine.client_state == "file" else total if keeps_more else local
