@@ -60,6 +60,8 @@ class Stage:
 
     Each sample by itself: a stage is run on pieces of the samples of a client, or on those of several clients together,
     so what it makes of one may not depend on the others (no statistics of a batch)."""
+    is_random: bool = field(default=False, kw_only=True)
+    """Whether it calls `ppfl.networks.layers.dropout`; samples that are trained on have keys then."""
     shares: tuple[str, ...] = field(default=(), kw_only=True)
     """Names of parameters of other stages that it reads, too: tied weights."""
 
@@ -153,6 +155,11 @@ def linear_stage(name: str, in_features: int, out_features: int, *, relu: bool) 
 
     kind = Stage if relu else LinearStage
     return kind(name, weight_and_bias(name, (out_features, in_features)), apply)
+
+
+def norm_of(name: str, width: int) -> dict[str, Parameter]:
+    """Weight 1 and bias 0, both (width,): the initial law of torch's normalizations."""
+    return {f"{name}.weight": Parameter((width,), centre=1.0), f"{name}.bias": Parameter((width,))}
 
 
 def names_of(*stages: str) -> tuple[str, ...]:
