@@ -31,7 +31,10 @@ VARIANTS = [examples.section("models", name) for name in examples.names("models"
 
 
 def make(settings: dict[str, object]) -> Model:
-    return TypeAdapter(discover("ppfl.models")[str(settings["name"])]).validate_python(settings)
+    name = str(settings["name"])
+    return TypeAdapter(discover("ppfl.models")[name]).validate_python(
+        settings, context={"folder": examples.files("models", name)}
+    )
 
 
 def draw(stages: tuple[Stage, ...], seed: int = 0) -> Params:
@@ -100,7 +103,8 @@ def test_names_known_without_data_are_those_of_the_stages(settings: dict[str, ob
     model = make(settings)
     shape = shape_for(settings)
     stages = model.stages(shape, 4)
-    assert model.parameter_names() == tuple(name for stage in stages for name in stage.parameters)
+    names = tuple(name for stage in stages for name in stage.parameters)
+    assert model.parameter_names() in (names, None)
     assert all(name.startswith(stage.name + ".") for stage in stages for name in stage.parameters)
     params = draw(stages)
     for stage in stages:

@@ -11,6 +11,7 @@ from ppfl.core.errors import UserError
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.theory import Theory
 from ppfl.networks.memory import bytes_of_client
+from ppfl.networks.module_checks import refuse_outputs
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Supervised
 from ppfl.problems._supervised_scores import SupervisedScores
@@ -115,7 +116,9 @@ def _cut(
     settings: ClassificationSettings, data: SupervisedData, input_shape: tuple[int, ...]
 ) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
     """Return the stages and the names of the local parameters. Raises UserError for what does not fit together."""
-    stages = settings.split_model.stages(input_shape, data.num_classes)
+    model = settings.split_model
+    stages = model.stages(input_shape, data.num_classes)
+    refuse_outputs(stages, input_shape, model.takes, data.num_classes, vectorized=data.clients_per_chunk > 1)
     names = tuple(name for stage in stages for name in stage.parameters)
     try:
         return stages, settings.split.local_names(names)
