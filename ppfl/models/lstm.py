@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveInt
 
 from ppfl.core.errors import UserError
-from ppfl.networks.layers import linear
+from ppfl.networks.layers import linear, lstm_layer
 from ppfl.networks.model import Model, Parameter, Stage, Takes, names_of, weight_and_bias
 
 if TYPE_CHECKING:
@@ -76,17 +76,6 @@ class LSTM(Model):
         laws = {name: Parameter(shape, 1.0 / math.sqrt(self.hidden)) for name, shape in zip(names, shapes, strict=True)}
 
         def apply(params: Params, x: torch.Tensor) -> torch.Tensor:
-            of_input, of_state, *biases = (params[name] for name in names)
-            # what the input says, of all positions by one product
-            said = linear(x, of_input, biases[0] + biases[1])
-            state = memory = said.new_zeros(len(x), self.hidden)
-            states = []
-            # explicitly over time: in this form it goes through vmap by our products, and is the same with a graph
-            for gates in said.unbind(dim=1):
-                enter, forget, new, leave = (gates + linear(state, of_state)).chunk(4, dim=-1)
-                memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * torch.tanh(new)
-                state = torch.sigmoid(leave) * torch.tanh(memory)
-                states.append(state)
-            return torch.stack(states, dim=1)
+            return lstm_layer(x, *(params[name] for name in names))[0]
 
         return Stage(layer, laws, apply)

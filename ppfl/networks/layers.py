@@ -62,13 +62,53 @@ def dropout(x: torch.Tensor, rate: float, place: str) -> torch.Tensor:
     return x
 
 
-def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
-    """softmax(Q Kᵀ/√k, positions up to one's own) V, each head by itself; all (S, T, heads · k).
+def lstm_layer(
+    x: torch.Tensor,
+    of_input: torch.Tensor,
+    of_state: torch.Tensor,
+    *biases: torch.Tensor,
+    start: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the states (S, T, hidden) of a layer, and its last state and memory (S, hidden); it starts with 0 or such.
 
-    Source: Vaswani et al., NeurIPS 2017, Section 3.2. T is small: a mask and torch's own products are as fast as any.
+    x (S, T, in), weights (4 hidden, in) and (4 hidden, hidden), biases (4 hidden,), of the input, forget, cell and
+    output gates, as in `torch.nn.LSTM`. Source: Hochreiter & Schmidhuber, Neural Computation 1997.
     """
+    # what the input says, of all positions by one product
+    said = linear(x, of_input, sum(biases[1:], biases[0]) if biases else None)
+    state, memory = start or (said.new_zeros(len(x), of_state.shape[1]),) * 2
+    states = []
+    # explicitly over time: torch's own layer cannot be vectorized
+    for gates in said.unbind(dim=1):
+        enter, forget, new, leave = (gates + linear(state, of_state)).chunk(4, dim=-1)
+        memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * torch.tanh(new)
+        state = torch.sigmoid(leave) * torch.tanh(memory)
+        states.append(state)
+    return torch.stack(states, dim=1), state, memory
+
+
+def causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+    """`attention` to positions up to one's own, each head by itself; all (S, T, heads · k)."""
     query, key, value = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key, value))
-    length, width = query.shape[-2:]
-    later = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-    alike = (query @ key.mT / width**0.5).masked_fill(later, -torch.inf)
-    return (torch.softmax(alike, dim=-1) @ value).transpose(1, 2).flatten(2)
+    return attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """softmax(scale · Q Kᵀ + mask) V, (…, T, k), scale 1/√k; a mask of booleans is true for what is seen.
+
+    Source: Vaswani et al., NeurIPS 2017, Section 3.2. torch's own kernels cannot be vectorized, and T is small.
+    """
+    alike = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        mask = torch.ones(alike.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if mask is not None:
+        alike = alike.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else alike + mask
+    return torch.softmax(alike, dim=-1) @ value

@@ -14,6 +14,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ppfl.core.errors import UserError
+from ppfl.core.transforms import is_vectorized
 from ppfl.networks import layers
 from ppfl.networks.model import LinearStage, Parameter, Stage
 from ppfl.networks.module_checks import Buffers, checked, example_of, refuse_modules
@@ -145,12 +146,25 @@ class OfModule:
 
     def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return what the module makes of x (S, …) with parameters by full name."""
-        tensors = {local: params[full] for local, full in self._names.items()}
-        like = next(iter(tensors.values()), x)
-        buffers = {
+        return self._call(params, x, self._buffers_like(params, x))
+
+    def changes_buffers(self, params: Params, x: torch.Tensor) -> bool:
+        """Say whether a call does, of copies that it is given."""
+        before = self._buffers_like(params, x)
+        given = {name: value.clone() for name, value in before.items()}
+        self._call(params, x, given)
+        return any(not torch.equal(value, given[name]) for name, value in before.items())
+
+    def _buffers_like(self, params: Params, x: torch.Tensor) -> Params:
+        """Return the buffers where the parameters are, floating ones in their precision."""
+        like = next((params[full] for full in self._names.values()), x)
+        return {
             name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
             for name, value in self._buffers.items()
         }
+
+    def _call(self, params: Params, x: torch.Tensor, buffers: Params) -> torch.Tensor:
+        tensors = {local: params[full] for local, full in self._names.items()}
         with _OurLayers(self.name):
             found: torch.Tensor = torch.func.functional_call(self.module, {**tensors, **buffers}, (x,))
         return found
@@ -175,6 +189,14 @@ class _OurLayers(TorchFunctionMode):
             return _conv2d(*args, **kwargs)
         if func is functional.group_norm:
             return _group_norm(*args, **kwargs)
+        if func is torch.lstm and is_vectorized():
+            return _lstm(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention and is_vectorized():
+            return _attention(*args, **kwargs)
+        if func is functional.multi_head_attention_forward and is_vectorized():
+            # with weights it is made of products, without them it calls torch's own kernel, from inside of torch
+            found, weights = func(*args, **{**kwargs, "need_weights": True})
+            return found, weights if kwargs.get("need_weights", True) else None
         if func is functional.dropout:
             return self._dropout(*args, **kwargs)
         return func(*args, **kwargs)
@@ -213,3 +235,28 @@ def _group_norm(
     if input.ndim == 4 and weight is not None and bias is not None and eps == 1e-5:
         return layers.group_norm(input, num_groups, weight, bias)
     return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
+
+
+def _lstm(
+    input: torch.Tensor, hx: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], has_biases: bool,
+    num_layers: int, dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    each = 4 if has_biases else 2
+    if bidirectional or len(weights) != each * num_layers or input.ndim != 3:
+        raise NotImplementedError("nn.LSTM in both directions, with projections, or of packed sequences")
+    x = input if batch_first else input.transpose(0, 1)
+    last = []
+    for number, start in enumerate(zip(*hx, strict=True)):
+        x, *states = layers.lstm_layer(x, *weights[each * number : each * (number + 1)], start=start)
+        last.append(states)
+    state, memory = (torch.stack(of) for of in zip(*last, strict=True))
+    return x if batch_first else x.transpose(0, 1), state, memory
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    if dropout_p or enable_gqa:
+        raise NotImplementedError("attention with dropout of its own, or with fewer heads of keys")
+    return layers.attention(query, key, value, attn_mask, is_causal=is_causal, scale=scale)
