@@ -18,16 +18,23 @@ from tests import examples
 torch.set_num_threads(1)
 
 SMALL = (1, 18, 18)
+TOKENS = (5,)
 GROUP_NORM = {"name": "cnn", "channels": [4, 8], "hidden": 16, "normalization": "group", "groups": 2}
 VARIANTS = [examples.section("models", name) for name in examples.names("models")] + [
     GROUP_NORM,
     {"name": "cnn", "channels": [3, 5], "kernel_size": 3, "padding": 1, "hidden": 7},
     {"name": "mlp", "hidden": [9, 6]},
+    {"name": "resnet18", "width": 8},
+    {"name": "transformer", "width": 8, "layers": 1, "heads": 2, "feed_forward": 12, "positions": 7, "tied": False},
+    {"name": "lstm", "layers": 1, "hidden": 3},
 ]
 
 
 def make(settings: dict[str, object]) -> Model:
-    return TypeAdapter(discover("ppfl.models")[str(settings["name"])]).validate_python(settings)
+    name = str(settings["name"])
+    return TypeAdapter(discover("ppfl.models")[name]).validate_python(
+        settings, context={"folder": examples.files("models", name)}
+    )
 
 
 def draw(stages: tuple[Stage, ...], seed: int = 0) -> Params:
@@ -44,8 +51,19 @@ def forward(stages: tuple[Stage, ...], params: Params, x: torch.Tensor) -> torch
 
 
 def batch(num_samples: int, shape: tuple[int, ...] = SMALL, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and labels, or sequences of tokens with the next ones."""
     random = generator(seed, "test batch")
+    if shape == TOKENS:
+        return tuple(torch.from_numpy(random.integers(0, 4, (num_samples, *shape))) for _ in range(2))  # type: ignore[return-value]
     return torch.from_numpy(random.random((num_samples, *shape))), torch.from_numpy(random.integers(0, 4, num_samples))
+
+
+def shape_for(settings: dict[str, object]) -> tuple[int, ...]:
+    return TOKENS if make(settings).takes == "tokens" else SMALL
+
+
+def loss_of(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits.flatten(0, -2), y.flatten())
 
 
 def perturbed(params: Params) -> Params:
@@ -83,14 +101,17 @@ def test_stage_names_are_those_that_splits_speak_of() -> None:
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_names_known_without_data_are_those_of_the_stages(settings: dict[str, object]) -> None:
     model = make(settings)
-    stages = model.stages(SMALL, 4)
-    assert model.parameter_names() == tuple(name for stage in stages for name in stage.parameters)
+    shape = shape_for(settings)
+    stages = model.stages(shape, 4)
+    names = tuple(name for stage in stages for name in stage.parameters)
+    assert model.parameter_names() in (names, None)
     assert all(name.startswith(stage.name + ".") for stage in stages for name in stage.parameters)
     params = draw(stages)
     for stage in stages:
         for name, parameter in stage.parameters.items():
             assert params[name].shape == parameter.shape
-    assert forward(stages, params, batch(3)[0]).shape == (3, 4)
+    x, y = batch(3, shape)
+    assert forward(stages, params, x).shape == (*y.shape, 4)
 
 
 def reference(settings: dict[str, object]) -> torch.nn.Module:
@@ -130,12 +151,12 @@ def test_equal_to_torch_modules_with_the_same_weights(settings: dict[str, object
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_gradient_agrees_with_finite_differences(settings: dict[str, object]) -> None:
-    stages = make(settings).stages(SMALL, 4)
+    stages = make(settings).stages(shape_for(settings), 4)
     params = perturbed(draw(stages))
-    x, y = batch(3)
+    x, y = batch(3, shape_for(settings))
 
     def loss(p: Params) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(forward(stages, p, x), y)
+        return loss_of(forward(stages, p, x), y)
 
     gradient = torch.func.grad(loss)(params)
     for name, value in params.items():
@@ -148,16 +169,18 @@ def test_gradient_agrees_with_finite_differences(settings: dict[str, object]) ->
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_vectorized_over_clients_equals_a_loop(settings: dict[str, object]) -> None:
-    stages = make(settings).stages(SMALL, 4)
-    clients = [(perturbed(draw(stages, seed)), *batch(4, seed=seed)) for seed in range(3)]
+    stages = make(settings).stages(shape_for(settings), 4)
+    clients = [(perturbed(draw(stages, seed)), *batch(4, shape_for(settings), seed)) for seed in range(3)]
 
     def gradient(params: Params, x: torch.Tensor, y: torch.Tensor) -> Params:
-        return torch.func.grad(lambda p: torch.nn.functional.cross_entropy(forward(stages, p, x), y))(params)
+        return torch.func.grad(lambda p: loss_of(forward(stages, p, x), y))(params)
 
     stacked = {name: torch.stack([params[name] for params, _, _ in clients]) for name in clients[0][0]}
     xs, ys = torch.stack([x for _, x, _ in clients]), torch.stack([y for _, _, y in clients])
+    logits = torch.func.vmap(lambda params, x: forward(stages, params, x))(stacked, xs)
     together = torch.func.vmap(gradient)(stacked, xs, ys)
     for row, (params, x, y) in enumerate(clients):
+        torch.testing.assert_close(logits[row], forward(stages, params, x), rtol=1e-10, atol=1e-10)
         for name, alone in gradient(params, x, y).items():
             torch.testing.assert_close(together[name][row], alone, rtol=1e-10, atol=1e-10)
 
@@ -165,16 +188,18 @@ def test_vectorized_over_clients_equals_a_loop(settings: dict[str, object]) -> N
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_no_sample_sees_another(settings: dict[str, object]) -> None:
     """Those of several clients may be sent through together, and those of one in pieces."""
-    stages = make(settings).stages(SMALL, 4)
-    params, x = perturbed(draw(stages)), batch(5)[0]
+    stages = make(settings).stages(shape_for(settings), 4)
+    params, x = perturbed(draw(stages)), batch(5, shape_for(settings))[0]
     torch.testing.assert_close(forward(stages, params, x)[:2], forward(stages, params, x[:2]), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_strides_do_not_change_a_bit(settings: dict[str, object]) -> None:
-    stages = make(settings).stages((3, 18, 18), 4)
+    shape = TOKENS if make(settings).takes == "tokens" else (3, 18, 18)
+    stages = make(settings).stages(shape, 4)
     params = {name: value.float() for name, value in draw(stages).items()}
-    x = batch(4, (3, 18, 18))[0].float()
+    x = batch(4, shape)[0]
+    x = x.float() if x.is_floating_point() else x
 
     def other_strides(value: torch.Tensor) -> torch.Tensor:
         reverse = tuple(reversed(range(value.ndim)))

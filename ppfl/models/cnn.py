@@ -9,9 +9,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
-from ppfl.networks.convolution import convolution_stage, pool_and_relu
+from ppfl.networks.convolution import convolution_stage, pool_and_relu, refuse_other_than_images
 from ppfl.networks.dropout import Rate, dropout_stage
-from ppfl.networks.model import Model, Parameter, Stage, linear_stage, names_of
+from ppfl.networks.model import Model, Stage, linear_stage, names_of, norm_of
 from ppfl.networks.normalization import group_norm
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ class CNN(Model):
 
     def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:
         """Return the stages for images (channels, height, width). Raises UserError for other or too small samples."""
-        if len(input_shape) != 3:
-            raise UserError(
-                f"problem.model: cnn takes images (channels, height, width), the samples have shape {input_shape}"
-            )
+        refuse_other_than_images(self.name, input_shape)
         num_channels, *size = input_shape
         stages: list[Stage] = []
         for number, width in enumerate(self.channels, start=1):
@@ -94,5 +91,4 @@ class CNN(Model):
         def normalize(params: Params, x: torch.Tensor) -> torch.Tensor:
             return pool_and_relu(group_norm(x, self.groups, params[f"{norm}.weight"], params[f"{norm}.bias"]))
 
-        scale, shift = Parameter((out_channels,), centre=1.0), Parameter((out_channels,))
-        return [convolution, Stage(norm, {f"{norm}.weight": scale, f"{norm}.bias": shift}, normalize)]
+        return [convolution, Stage(norm, norm_of(norm, out_channels), normalize)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import PositiveInt, ValidationInfo, field_validator
 
+from ppfl.core.errors import UserError
 from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.interfaces.dataset import Dataset, Partition
 from ppfl.interfaces.problem import ProblemSettings
@@ -15,6 +16,8 @@ from ppfl.networks.model import Model, Stage
 from ppfl.networks.training import Training
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.core.plugins import Example
 
 
@@ -28,7 +31,7 @@ class ClassificationSettings(ProblemSettings):
     >>> class Margin(ClassificationSettings):
     ...     name: Literal["margin"]
     >>> section = Margin.model_validate({"name": "margin", **Margin.example})
-    >>> section.parts.local, section.known_clients
+    >>> section.split.local_names(section.model.parameter_names()), section.known_clients
     (('head.weight', 'head.bias'), 6)
     """
 
@@ -51,14 +54,16 @@ class ClassificationSettings(ProblemSettings):
     training: Training | None = None
     """How clients train, whatever the method."""
 
-    @property
-    def parts(self) -> Parts:
-        """Names of the local and of the frozen parameters."""
-        return self.split.parts(self.split.names(self.model.parameter_names()))
-
     def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:
         """Return the stages of the model with the parameters of LoRA. Raises UserError where shapes do not suit."""
-        return adapted(self.model.stages(input_shape, num_classes), self.split.lora)
+        return adapted(self.split_model.stages(input_shape, num_classes), self.split.lora)
+
+    def parts_of(self, stages: Sequence[Stage]) -> Parts:
+        """Return the names of the local and of the frozen parameters. Raises UserError for globs that do not fit."""
+        try:
+            return self.split.parts(tuple(name for stage in stages for name in stage.parameters))
+        except ValueError as error:
+            raise UserError(f"problem.split: {error}; allowed: globs over parameter names") from error
 
     @property
     def known_clients(self) -> int | None:
@@ -66,14 +71,20 @@ class ClassificationSettings(ProblemSettings):
         partition = getattr(self.dataset, "partition", None)
         return partition.clients if isinstance(partition, Partition) else None
 
+    @property
+    def split_model(self) -> Model:
+        """The model as the split needs it."""
+        return self.model.for_split(self.split)
+
     @field_validator("split")
     @classmethod
     def _names_exist(cls, split: ModelSplit, info: ValidationInfo) -> ModelSplit:
-        if "model" not in info.data:
+        of_model = info.data["model"].for_split(split).parameter_names() if "model" in info.data else None
+        if of_model is None:  # the globs are compared with the names when the problem is built
             return split
         where = "lora.layers"
         try:
-            names = split.names(info.data["model"].parameter_names())
+            names = split.names(of_model)
             where = "frozen"
             split.frozen_names(names)
             where = "local"

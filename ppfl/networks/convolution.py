@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core import devices
+from ppfl.core.errors import UserError
 from ppfl.core.transforms import is_transformed, is_vectorized
 from ppfl.networks.blocked import Blocked, as_blocked, as_dense, convolve_and_pool
 from ppfl.networks.convolution_forms import channels_last
@@ -83,6 +84,14 @@ def convolution_stage(name: str, kernel_shape: tuple[int, int, int, int], paddin
         return pool_and_relu(y) if pooled else y
 
     return ConvolutionStage(name, weight_and_bias(name, kernel_shape), apply, padding, pooled)
+
+
+def refuse_other_than_images(model: str, input_shape: tuple[int, ...]) -> None:
+    """Raise UserError unless samples are images (channels, height, width)."""
+    if len(input_shape) != 3:
+        raise UserError(
+            f"problem.model: {model} takes images (channels, height, width), the samples have shape {input_shape}"
+        )
 
 
 def pool_and_relu(x: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ Pull: TypeAlias = "Callable[[torch.Tensor], Params]"
 
 def pullback(function: Callable[[Params], torch.Tensor], params: Params) -> tuple[torch.Tensor, Pull]:
     """Return (y, pull): y = function(params), and pull(v) = the gradient of ⟨v, function⟩; `pull` is for one use."""
+    if not params:  # what comes out may be tokens, which have no derivative
+        return function(params), lambda direction: {}
     if is_transformed():
         value, transposed = torch.func.vjp(function, params)[:2]
         return value, lambda direction: transposed(direction)[0]
@@ -30,8 +32,6 @@ def pullback(function: Callable[[Params], torch.Tensor], params: Params) -> tupl
         value = function(leaves)
 
     def pull(direction: torch.Tensor) -> Params:
-        if not leaves:
-            return {}
         if devices.is_host(value.device):
             with torch.enable_grad():
                 product = (value * direction).sum()  # giving the direction to `grad` would import sympy, half a second

@@ -47,7 +47,7 @@ def adapted(stages: tuple[Stage, ...], lora: LoRA | None) -> tuple[Stage, ...]:
 
 
 def _adapted(stage: Stage, chosen: frozenset[str], lora: LoRA) -> Stage:
-    weights = tuple(name for name in stage.parameters if name in chosen)
+    weights = tuple(name for name in stage.reads if name in chosen)
     if not weights:
         return stage
     parameters: dict[str, Parameter] = {}
@@ -67,7 +67,8 @@ def _adapted(stage: Stage, chosen: frozenset[str], lora: LoRA) -> Stage:
         return apply(merged(params, weights, scale), x)
 
     kept: dict[str, Any] = {one.name: getattr(stage, one.name) for one in fields(stage)}
-    kept |= {"parameters": parameters, "apply": merged_apply}
+    of_others = tuple(factor for name in stage.shares if name in chosen for factor in lora_names(name))
+    kept |= {"parameters": parameters, "apply": merged_apply, "shares": (*stage.shares, *of_others)}
     if isinstance(stage, ConvolutionStage):
         return AdaptedConvolution(**kept, inner=stage, weights=weights, scale=scale)
     return type(stage)(**kept)

@@ -12,7 +12,7 @@ from ppfl.networks.convolution import ConvolutionStage
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
-    from ppfl.networks.model import Stage
+    from ppfl.networks.model import Stage, Takes
 
 _COPIES_OF_PARAMETERS = 8
 """Where it began, where it is, a gradient, what it sends, and the float64 slices of the exact sum."""
@@ -25,6 +25,7 @@ def bytes_of_client(
     input_shape: tuple[int, ...],
     dtype: torch.dtype,
     num_samples: int,
+    takes: Takes = "numbers",
     frozen: Container[str] = (),
 ) -> int:
     """Return the bytes of one client's parameters, activations and windows (`ppfl.networks.batched`), for S samples.
@@ -32,15 +33,12 @@ def bytes_of_client(
     Frozen parameters are no client's. Activations are counted by sending one sample of zeros through the stages, since
     a stage can be any function.
     """
-    parameters = sum(
-        math.prod(parameter.shape)
-        for stage in stages
-        for name, parameter in stage.parameters.items()
-        if name not in frozen
-    )
-    x, numbers = torch.zeros(1, *input_shape), math.prod(input_shape)
+    shapes = {name: parameter.shape for stage in stages for name, parameter in stage.parameters.items()}
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if name not in frozen)
+    x = torch.zeros(1, *input_shape, dtype=torch.int64 if takes == "tokens" else torch.float32)
+    numbers = math.prod(input_shape)
     for stage in stages:
-        x = stage.apply({name: torch.zeros(parameter.shape) for name, parameter in stage.parameters.items()}, x)
+        x = stage.apply({name: torch.zeros(shapes[name]) for name in stage.reads}, x)
         numbers += x.numel()
         if isinstance(stage, ConvolutionStage):
             out_channels, *window = stage.kernel_shape

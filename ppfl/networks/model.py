@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,15 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ppfl.core.types import Params
+    from ppfl.interfaces.split import Split
+
+Takes: TypeAlias = Literal["numbers", "tokens"]
+"""What samples are: numbers of any shape, or sequences (T,) of int64 tokens."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """Shape and initial law of one parameter: uniform on [centre − half_width, centre + half_width]."""
+    """Shape and initial law of one parameter: uniform on [centre − half_width, centre + half_width], unless `deviation`
+    makes it normal or `own` says it all; with neither of them it is the constant `centre`."""
 
     shape: tuple[int, ...]
     half_width: float = 0.0
     centre: float = 0.0
+    deviation: float = 0.0
+    """Standard deviation of the normal law around `centre`."""
+    own: Callable[[np.random.Generator], torch.Tensor] | None = None
+    """Another law: the values, drawn with a generator."""
+    drawn_as: str | None = None
+    """The parameter whose generator draws this one, too: of the same law, they begin with the same values."""
+
+    def draw(self, random: np.random.Generator) -> torch.Tensor:
+        """Return initial values, float64."""
+        if self.own is not None:
+            return self.own(random).double()
+        if self.deviation:
+            return torch.from_numpy(random.normal(self.centre, self.deviation, self.shape))
+        low, high = self.centre - self.half_width, self.centre + self.half_width
+        return torch.from_numpy(random.uniform(low, high, self.shape))
 
 
 @dataclass(frozen=True)
@@ -42,16 +62,21 @@ class Stage:
     so what it makes of one may not depend on the others (no statistics of a batch)."""
     is_random: bool = field(default=False, kw_only=True)
     """Whether it calls `ppfl.networks.dropout.dropout`; samples that are trained on have keys then."""
+    shares: tuple[str, ...] = field(default=(), kw_only=True)
+    """Names of parameters of other stages that it reads, too: tied weights."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Return the names of all parameters that it needs."""
+        return (*self.parameters, *self.shares)
 
     def init(self, generator: Callable[[str], np.random.Generator]) -> Params:
         """Draw every parameter from its law, float64, with a generator of its own that is asked for by name."""
-        drawn: Params = {}
-        for name, parameter in self.parameters.items():
-            low, high = parameter.centre - parameter.half_width, parameter.centre + parameter.half_width
-            # float64 whatever the precision, so that runs in float32 begin where those in float64 do; by name, so
-            # that one layer more does not change how the others begin
-            drawn[name] = torch.from_numpy(generator(name).uniform(low, high, parameter.shape))
-        return drawn
+        # float64 whatever the precision, so that runs in float32 begin where those in float64 do; by name, so
+        # that one layer more does not change how the others begin
+        return {
+            name: parameter.draw(generator(parameter.drawn_as or name)) for name, parameter in self.parameters.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,9 @@ class LinearStage(Stage):
 
 class Model(PlugIn):
     """A classifier: samples (S, channels, height, width) or (S, features) to logits (S, num_classes).
+
+    One that takes tokens makes of (S, T) int64 the logits (S, T, vocabulary), those of the next token at each position;
+    its stages are asked for with input_shape (T,), and num_classes is the size of the vocabulary.
 
     Stages with the names of their parameters are all that the split and the shared pass need to know:
 
@@ -86,9 +114,21 @@ class Model(PlugIn):
     torch.Size([5, 2])
     """
 
+    @property
+    def takes(self) -> Takes:
+        """Say what its samples are."""
+        return "numbers"
+
+    def for_split(self, split: Split) -> Model:
+        """Return the model as this split needs it: one with tied weights may have to untie them."""
+        return self
+
     @abstractmethod
-    def parameter_names(self) -> tuple[str, ...]:
-        """Return the names of all parameters in order; they depend on the settings alone, not on the data."""
+    def parameter_names(self) -> tuple[str, ...] | None:
+        """Return the names of all parameters in order; they depend on the settings alone, not on the data.
+
+        None: they are not known before the stages are there, and globs are compared with the names only then.
+        """
 
     @abstractmethod
     def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:
@@ -120,6 +160,11 @@ def linear_stage(name: str, in_features: int, out_features: int, *, relu: bool) 
 
     kind = HiddenStage if relu else LinearStage
     return kind(name, weight_and_bias(name, (out_features, in_features)), apply)
+
+
+def norm_of(name: str, width: int) -> dict[str, Parameter]:
+    """Weight 1 and bias 0, both (width,): the initial law of torch's normalizations."""
+    return {f"{name}.weight": Parameter((width,), centre=1.0), f"{name}.bias": Parameter((width,))}
 
 
 def names_of(*stages: str) -> tuple[str, ...]:

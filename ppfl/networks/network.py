@@ -22,7 +22,7 @@ from ppfl.networks.pieces import pieces_of
 from ppfl.networks.products import linear, matmul
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
 
     from ppfl.core.types import Data, Params
     from ppfl.networks.kernels import Kernels
@@ -59,7 +59,7 @@ class Network:
 
         Dropout right before that stage is cut off, too: its masks are others in every step on w.
         """
-        with_local = (k for k, stage in enumerate(stages) if local_names & stage.parameters.keys())
+        with_local = (k for k, stage in enumerate(stages) if not local_names.isdisjoint(stage.reads))
         num_shared = next(with_local, len(stages))
         while 0 < num_shared < len(stages) and _only_drops(stages[num_shared - 1]):
             num_shared -= 1
@@ -68,9 +68,22 @@ class Network:
 
     @property
     def prefix_names(self) -> tuple[str, ...]:
-        """Names of the shared parameters of the stages before the cut."""
-        stages = self.stages[: self.num_shared]
-        return tuple(name for stage in stages for name in stage.parameters if name not in self.frozen)
+        """Names of the parameters that the shared stages read, but for frozen ones."""
+        return self._read_by(self.stages[: self.num_shared])
+
+    @property
+    def suffix_names(self) -> tuple[str, ...]:
+        """Names of the parameters that the other stages read, but for frozen ones; tied ones may be among
+        `prefix_names`, too."""
+        return self._read_by(self.stages[self.num_shared :])
+
+    def _read_by(self, stages: tuple[Stage, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for stage in stages for name in stage.reads if name not in self.frozen))
+
+    def wanted_of_suffix(self, variables: Iterable[str]) -> set[str]:
+        """Return what gradients in these parameters need of the suffix, with "features" where there is a prefix."""
+        of_suffix = set(self.suffix_names)
+        return {name for name in variables if name in of_suffix} | ({"features"} if self.prefix_names else set())
 
     def prefix(self, params: Params, x: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
         """Return the features that the shared stages make of x; with the keys (S,) of samples that are trained on."""
@@ -86,37 +99,40 @@ class Network:
 
     def _stages(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor | Blocked = x
+        # tokens have no precision of their own
+        dtype = x.dtype if x.is_floating_point() or not params else next(iter(params.values())).dtype
         for number in numbers:
             stage = self.stages[number]
             # the last stage, the cheapest, stays as it is: in bfloat16 a logit of 10 is known to 0.03 alone, which
             # the loss sees
             if self.body_dtype is not None and number < len(self.stages) - 1:
-                y = self._apply_short(stage, params, y, x)
+                y = self._apply_short(stage, params, y, dtype)
             else:
-                y = self._apply(stage, params, y, x.dtype)
+                y = self._apply(stage, params, y, dtype)
         # features leave in the precision of the run, so that fine-tuners do not know of another
-        return as_dense(y).to(x.dtype)
+        return _of_type(as_dense(y), dtype)
 
     def _apply_short(
-        self, stage: Stage, params: Params, y: torch.Tensor | Blocked, x: torch.Tensor
+        self, stage: Stage, params: Params, y: torch.Tensor | Blocked, dtype: torch.dtype
     ) -> torch.Tensor | Blocked:
         """Run a stage in `body_dtype`."""
         assert self.body_dtype is not None
-        short = {name: params[name].to(self.body_dtype) for name in stage.parameters}
-        if x.device.type != "cpu" or self.kernels.has_bfloat16:
+        short = {name: params[name].to(self.body_dtype) for name in stage.reads}
+        images = y.images if isinstance(y, Blocked) else y
+        if images.device.type != "cpu" or self.kernels.has_bfloat16:
             return self._apply(stage, short, y, self.body_dtype)
         # products of short numbers in wide registers: without instructions for them torch takes ten times as long
-        wide = {name: value.to(x.dtype) for name, value in short.items()}
-        rounded = as_dense(y).to(self.body_dtype).to(x.dtype)
-        return as_dense(self._apply(stage, wide, rounded, x.dtype)).to(self.body_dtype)
+        wide = {name: value.to(dtype) for name, value in short.items()}
+        rounded = _of_type(_of_type(as_dense(y), self.body_dtype), dtype)
+        return as_dense(self._apply(stage, wide, rounded, dtype)).to(self.body_dtype)
 
     def _apply(
         self, stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype
     ) -> torch.Tensor | Blocked:
-        x = x if isinstance(x, Blocked) else x.to(dtype)
+        x = x if isinstance(x, Blocked) else _of_type(x, dtype)
         if isinstance(stage, ConvolutionStage):
             return stage.run(params, x, self.kernels)
-        return stage.apply(params, as_dense(x).to(dtype))
+        return stage.apply(params, _of_type(as_dense(x), dtype))
 
     def in_pieces(self, params: Params, x: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""
@@ -242,11 +258,10 @@ class SupervisedPass(SharedPass):
         return {name: both[name] for name in self._shared}, {name: both[name] for name in local}
 
     def _gradient(self, local: Params, variables: Params) -> Params:
-        wanted = {name for name in variables if name not in self._prefix} | ({"features"} if self._prefix else set())
+        wanted = self._network.wanted_of_suffix(variables)
         features = self.data["features"]
         found = self._network.suffix_gradients({**self._shared, **local}, features, self.data, wanted)
-        of_prefix = self.pull(found["features"]) if self._prefix else {}
-        return {name: of_prefix[name] if name in self._prefix else found[name] for name in variables}
+        return both_sides(variables, found, self.pull(found["features"]) if self._prefix else {})
 
     def _forward(self, x: torch.Tensor, key: torch.Tensor | None) -> torch.Tensor:
         # nothing to differentiate in; and beyond that no graph is kept, and `pull` runs the piece once more
@@ -291,16 +306,27 @@ class SupervisedJointPass(JointPass):
 
     def shared_gradient(self, tuned: Params, weights: torch.Tensor) -> Params:
         """Σ_k v_k ∇_1 f_k(θ, w_k), the gradients of features weighted before they go back; for one use."""
-        of_prefix = set(self._network.prefix_names)
-        wanted = (self._shared.keys() - of_prefix) | ({"features"} if of_prefix else set())
+        wanted = self._network.wanted_of_suffix(self._shared)
 
         def of_one(local: Params, data: Data) -> tuple[Params, dict[str, float]]:
             return self._network.suffix_gradients({**self._shared, **local}, data["features"], data, wanted), {}
 
         found = for_all(of_one, tuned, self.data)[0]
         total = {name: torch.tensordot(weights, value, 1) for name, value in found.items() if name != "features"}
-        if of_prefix:
+        of_prefix: Params = {}
+        if "features" in wanted:
             of_features = found["features"]
             of_samples = (weights.reshape(-1, *[1] * (of_features.ndim - 1)) * of_features).flatten(0, 1)
-            total |= self._pass.pull(of_samples if self._places is None else of_samples[self._places])
-        return {name: total[name] for name in self._shared}
+            of_prefix = self._pass.pull(of_samples if self._places is None else of_samples[self._places])
+        return both_sides(self._shared, total, of_prefix)
+
+
+def both_sides(names: Iterable[str], of_suffix: Params, of_prefix: Params) -> Params:
+    """Return the gradients of these parameters: the sum of both for those that are read before and behind the cut."""
+    tied, either = of_suffix.keys() & of_prefix.keys(), {**of_suffix, **of_prefix}
+    return {name: of_suffix[name] + of_prefix[name] if name in tied else either[name] for name in names}
+
+
+def _of_type(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return numbers in this type; tokens stay what they are."""
+    return x.to(dtype) if x.is_floating_point() else x

@@ -17,10 +17,10 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return a @ b
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """X Wᵀ + b, (S, in), (out, in) and (out,)."""
     if is_vectorized():
-        from ppfl.networks.batched import affine
+        from ppfl.networks.batched import affine, product
 
-        return affine(x, weight, bias)
+        return product(x, weight, transpose_b=True) if bias is None else affine(x, weight, bias)
     return torch.nn.functional.linear(x, weight, bias)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.objective import JointPass
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.split import Parts
-    from ppfl.networks.model import Stage
+    from ppfl.networks.model import Stage, Takes
     from ppfl.networks.training import Training
 
 
@@ -135,8 +135,9 @@ class Supervised(JointObjective):
 
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
-        sample_shape = tuple(data["x"].shape[1:])
-        return bytes_of_client(self.stages, sample_shape, self._dtype, len(data["x"]), self._frozen_names)
+        x = data["x"]
+        takes: Takes = "numbers" if x.is_floating_point() else "tokens"
+        return bytes_of_client(self.stages, tuple(x.shape[1:]), self._dtype, len(x), takes, self._frozen_names)
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""

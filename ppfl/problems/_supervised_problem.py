@@ -10,6 +10,7 @@ from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.theory import Theory
 from ppfl.networks.memory import bytes_of_client
+from ppfl.networks.module_checks import refuse_outputs
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Made, Supervised
 from ppfl.problems._supervised_scores import SupervisedScores
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.selection import Selection
+    from ppfl.interfaces.split import Parts
     from ppfl.networks.classification_settings import ClassificationSettings
+    from ppfl.networks.model import Stage
 
     MakeObjective = Callable[[Made, Placement], Supervised]
 
@@ -85,7 +88,9 @@ _ASSUMED_CLASSES = 128
 def _bytes_of_client(settings: ClassificationSettings, placement: Placement) -> Callable[[tuple[int, ...], int], int]:
     def needed(input_shape: tuple[int, ...], num_samples: int) -> int:
         stages = settings.stages(input_shape, _ASSUMED_CLASSES)
-        return bytes_of_client(stages, input_shape, placement.dtype, num_samples, settings.parts.frozen)
+        frozen = settings.parts_of(stages).frozen
+        takes = settings.split_model.takes
+        return bytes_of_client(stages, input_shape, placement.dtype, num_samples, takes, frozen)
 
     return needed
 
@@ -108,7 +113,7 @@ def build_supervised(
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")
     data = SupervisedData(samples, settings.batch_size, placement)
-    stages = on_every_rank(placement.communicator, lambda: settings.stages(samples.input_shape, data.num_classes))
+    stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, data, samples.input_shape))
     augmentation = settings.training.augmentation if settings.training else None
     if augmentation is not None and len(samples.input_shape) != 3:
         raise SharedUserError(
@@ -116,5 +121,15 @@ def build_supervised(
             f"{samples.input_shape}"
         )
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
-    made = Made(stages, settings.parts, data.num_classes, settings.training)
+    made = Made(stages, parts, data.num_classes, settings.training)
     return put_together(make(made, placement), data, scores)
+
+
+def _cut(
+    settings: ClassificationSettings, data: SupervisedData, input_shape: tuple[int, ...]
+) -> tuple[tuple[Stage, ...], Parts]:
+    """Return the stages and what becomes of their parameters. Raises UserError for what does not fit together."""
+    stages = settings.stages(input_shape, data.num_classes)
+    takes = settings.split_model.takes
+    refuse_outputs(stages, input_shape, takes, data.num_classes, vectorized=data.clients_per_chunk > 1)
+    return stages, settings.parts_of(stages)

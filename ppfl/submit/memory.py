@@ -80,16 +80,14 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     problem: Any = config.problem
     if any(key.startswith(("problems/", "datasets/")) for key in origins_in(problem)):
         raise KeyError  # only its author could tell
+    if problem.model.parameter_names() is None:
+        raise KeyError  # nor are functions run here that somebody wrote
     sizes = _digits(problem.dataset) if problem.dataset.name == "digits" else _file(problem.dataset)
     number = 8 if config.precision == "float64" else 4
-    parameters = {
-        name: math.prod(parameter.shape)
-        for stage in problem.stages(sizes.input_shape, sizes.num_classes)
-        for name, parameter in stage.parameters.items()
-    }
-    total = sum(parameters.values())
-    local = sum(parameters[name] for name in problem.parts.local)
-    frozen = sum(parameters[name] for name in problem.parts.frozen)
+    stages = problem.stages(sizes.input_shape, sizes.num_classes)
+    parameters = {name: math.prod(parameter.shape) for stage in stages for name, parameter in stage.parameters.items()}
+    total, parts = sum(parameters.values()), problem.parts_of(stages)
+    local, frozen = (sum(parameters[name] for name in names) for names in parts)
     trained = total - frozen
     # a method with a state of its own may keep a vector as long as all that is trained for every client
     keeps_more = type(config.algorithm).init_client is not Algorithm.init_client

@@ -1,0 +1,120 @@
+"""Tied weights: a parameter that is read before and behind the cut gets the gradients of both sides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.params import add_scaled
+from ppfl.core.rng import generator
+from ppfl.core.types import Data, Params
+from ppfl.interfaces.client_data import Joined
+from ppfl.interfaces.placement import Placement
+from ppfl.networks import pieces
+from ppfl.networks.model import Parameter, Stage
+from ppfl.networks.pieces import Pieces
+from ppfl.problems._supervised_objective import Supervised
+from tests.supervised_problems import close
+
+WORDS, LENGTH, WIDTH = 7, 5, 4
+SPLITS = [[], ["layer.weight"], ["head.bias"], ["embedding.weight"], ["embedding.weight", "layer.weight", "head.bias"]]
+
+
+def stages() -> tuple[Stage, ...]:
+    functional = torch.nn.functional
+    return (
+        Stage(
+            "embedding",
+            {"embedding.weight": Parameter((WORDS, WIDTH), deviation=1.0)},
+            lambda params, x: functional.embedding(x, params["embedding.weight"]),
+        ),
+        Stage(
+            "layer",
+            {"layer.weight": Parameter((WIDTH, WIDTH), half_width=1.0)},
+            lambda params, x: torch.tanh(x @ params["layer.weight"]).mean(dim=1),
+        ),
+        Stage(
+            "head",
+            {"head.bias": Parameter((WORDS,), deviation=0.5)},
+            lambda params, x: x @ params["embedding.weight"].T + params["head.bias"],
+            shares=("embedding.weight",),
+        ),
+    )
+
+
+def objective(local: list[str]) -> Supervised:
+    placement = Placement(SoloCommunicator(), 0, 0, torch.float64, torch.device("cpu"), None)
+    return Supervised(stages(), local, placement, WORDS)
+
+
+def batch(client: int, size: int = 6) -> Data:
+    random = generator(1, "test batch", client=client)
+    tokens, labels = random.integers(0, WORDS, (size, LENGTH)), random.integers(0, WORDS, size)
+    return {"x": torch.from_numpy(tokens), "y": torch.from_numpy(labels)}
+
+
+def reference(problem: Supervised, shared: Params, local: Params, data: Data) -> tuple[Params, Params]:
+    """Differentiate the loss of the whole model by autograd."""
+    leaves = {name: value.clone().requires_grad_() for name, value in {**shared, **local}.items()}
+    loss = problem.loss({name: leaves[name] for name in shared}, {name: leaves[name] for name in local}, data)
+    found = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    return {name: found[name] for name in shared}, {name: found[name] for name in local}
+
+
+@pytest.mark.parametrize("rows", [128, 4])
+@pytest.mark.parametrize("local", SPLITS, ids=str)
+def test_gradients_are_those_of_the_loss(local: list[str], rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "CPU", Pieces(rows, 1 << 30))
+    problem, data = objective(local), batch(0)
+    shared, w = problem.init_shared(), problem.init_local(0)
+    of_shared, of_local = reference(problem, shared, w, data)
+    found = problem.gradients(shared, w, data)
+    close(found[0], of_shared)
+    close(found[1], of_local)
+    close(problem.shared_gradient(shared, w, data), of_shared)
+    close(problem.local_gradient(shared, w, data), of_local)
+
+
+@pytest.mark.parametrize("local", SPLITS, ids=str)
+def test_clients_together_have_the_gradients_that_they_have_alone(local: list[str]) -> None:
+    problem, clients = objective(local), [batch(k) for k in range(3)]
+    shared, w = problem.init_shared(), [problem.redraw_local(k, 0) for k in range(3)]
+    alone = [reference(problem, shared, w[k], clients[k]) for k in range(3)]
+    tuned = {name: torch.stack([of[name] for of in w]) for name in w[0]}
+    data = {name: torch.stack([of[name] for of in clients]) for name in clients[0]}
+    both = torch.func.vmap(lambda local, one: problem.gradients(shared, local, one))(tuned, data)
+    for k in range(3):
+        for together, one in zip(both, alone[k], strict=True):
+            close({name: value[k] for name, value in together.items()}, one)
+
+    joined = Joined({name: value.flatten(0, 1) for name, value in data.items()}, [6, 6, 6])
+    weights = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    wanted: Params = {name: torch.zeros_like(value) for name, value in shared.items()}
+    for weight, (of_shared, _) in zip(weights.tolist(), alone, strict=True):
+        wanted = add_scaled(wanted, of_shared, weight)
+    close(problem.joint_pass(shared, joined).shared_gradient(tuned, weights), wanted)
+
+
+def test_the_cut_is_before_the_first_stage_that_reads_a_local_parameter() -> None:
+    problem = objective(["embedding.weight"])
+    assert problem.prefix_of(problem.init_shared()) == {}
+    tied = objective(["head.bias"])
+    assert list(tied.prefix_of(tied.init_shared())) == ["embedding.weight", "layer.weight"]
+
+
+def test_laws_of_parameters() -> None:
+    random = generator(0, "law")
+    normal = Parameter((200, 50), centre=3.0, deviation=0.5).draw(random)
+    assert normal.dtype == torch.float64
+    assert abs(float(normal.mean()) - 3.0) < 0.02
+    assert abs(float(normal.std()) - 0.5) < 0.02
+    assert torch.equal(Parameter((3,), centre=1.0).draw(random), torch.ones(3, dtype=torch.float64))
+    own = Parameter((2,), own=lambda found: torch.from_numpy(found.random(2)).float())
+    assert own.draw(generator(0, "x")).dtype == torch.float64
+
+
+def test_one_parameter_may_begin_as_another() -> None:
+    law = {"a": Parameter((3,), deviation=1.0), "b": Parameter((3,), deviation=1.0, drawn_as="a")}
+    drawn = Stage("stage", law, lambda _, x: x).init(lambda name: generator(0, f"init {name}"))
+    assert torch.equal(drawn["a"], drawn["b"])
