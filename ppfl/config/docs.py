@@ -28,8 +28,9 @@ class DescribedSchema(GenerateJsonSchema):
         for base in reversed(schema["cls"].__mro__):
             if issubclass(base, Settings):
                 for name, text in _texts(base):
-                    if name in found.get("properties", {}):
-                        found["properties"][name]["description"] = text
+                    key = base.model_fields[name].alias or name if name in base.model_fields else name
+                    if key in found.get("properties", {}):
+                        found["properties"][key]["description"] = text
         return found
 
 
