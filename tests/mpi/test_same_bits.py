@@ -95,6 +95,25 @@ CASES: dict[str, dict[str, object]] = {
         "problem": {**DIGITS, "name": "least_squares", "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.3, {"name": "exact"}),
     },
+    "digits-trained": {
+        "problem": {
+            **DIGITS,
+            "model": {"name": "mlp", "hidden": [32, 16], "dropout": 0.2},
+            "split": {
+                "local": ["*.lora_*"],
+                "frozen": ["hidden1.weight", "hidden1.bias"],
+                "lora": {"layers": ["hidden1"], "rank": 2},
+            },
+            "training": {
+                "clip_norm": 0.5,
+                "weight_decay": 0.01,
+                "proximal": 0.01,
+                "augmentation": {"crop": 1, "flip": True},
+            },
+        },
+        "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),
+        "evaluate": {"every": 2, "tuned": {"epochs": 2}},
+    },
     "digits-one-client-a-round": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),
