@@ -60,10 +60,13 @@ class ClassificationSettings(ProblemSettings):
 
     def parts_of(self, stages: Sequence[Stage]) -> Parts:
         """Return the names of the local and of the frozen parameters. Raises UserError for globs that do not fit."""
+        names, where = tuple(name for stage in stages for name in stage.parameters), "frozen"
         try:
-            return self.split.parts(tuple(name for stage in stages for name in stage.parameters))
+            self.split.frozen_names(names)
+            where = "local"
+            return self.split.parts(names)
         except ValueError as error:
-            raise UserError(f"problem.split: {error}; allowed: globs over parameter names") from error
+            raise UserError(f"problem.split.{where}: {error}; allowed: globs over parameter names") from error
 
     @property
     def known_clients(self) -> int | None:

@@ -15,7 +15,6 @@ from ppfl.core.errors import UserError
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.core.types import Params
-from ppfl.networks import layers
 from ppfl.networks.model import LinearStage, Stage
 from ppfl.networks.module_checks import refuse_outputs
 from ppfl.networks.modules import stages_of
@@ -182,7 +181,7 @@ def test_dropout_is_sent_to_the_packages_own(monkeypatch: pytest.MonkeyPatch) ->
         return x
 
     stages = stages_of(lambda: nn.Sequential(nn.Sequential(nn.Dropout(0.1), nn.Dropout(0.3)), nn.Linear(3, 2)), (3,))
-    monkeypatch.setattr(layers, "dropout", note)
+    monkeypatch.setattr("ppfl.networks.modules.dropout", note)
     forward(stages, draw(stages), samples((3,)))
     assert told == [(0.1, "0.dropout1"), (0.3, "0.dropout2")]
     assert [stage.is_random for stage in stages] == [True, False]

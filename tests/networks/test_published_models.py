@@ -230,7 +230,8 @@ def test_rates_and_places_of_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
             told.append((rate, place))
             return x
 
-        monkeypatch.setattr(f"ppfl.models.{name}.dropout", note)
+        monkeypatch.setattr("ppfl.models.transformer.dropout", note)
+        monkeypatch.setattr("ppfl.networks.dropout.dropout", note)  # as `dropout_stage` finds it
         shape = (5,) if name == "transformer" else (1, 13, 13)
         x, params = samples(shape, 0), dict[str, torch.Tensor]()
         for stage in examples.make("models", name, **settings).stages(shape, 4):

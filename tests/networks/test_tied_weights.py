@@ -11,10 +11,11 @@ from ppfl.core.rng import generator
 from ppfl.core.types import Data, Params
 from ppfl.interfaces.client_data import Joined
 from ppfl.interfaces.placement import Placement
+from ppfl.interfaces.split import Parts
 from ppfl.networks import pieces
 from ppfl.networks.model import Parameter, Stage
 from ppfl.networks.pieces import Pieces
-from ppfl.problems._supervised_objective import Supervised
+from ppfl.problems._supervised_objective import Made, Supervised
 from tests.supervised_problems import close
 
 WORDS, LENGTH, WIDTH = 7, 5, 4
@@ -45,7 +46,7 @@ def stages() -> tuple[Stage, ...]:
 
 def objective(local: list[str]) -> Supervised:
     placement = Placement(SoloCommunicator(), 0, 0, torch.float64, torch.device("cpu"), None)
-    return Supervised(stages(), local, placement, WORDS)
+    return Supervised(Made(stages(), Parts(tuple(local), ()), WORDS), placement)
 
 
 def batch(client: int, size: int = 6) -> Data:
