@@ -11,6 +11,7 @@ import torch
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import JointObjective
+from ppfl.networks.flops import flops_of_sample
 from ppfl.networks.losses import CrossEntropy, Loss
 from ppfl.networks.memory import bytes_of_client
 from ppfl.networks.network import Network, SupervisedJointPass, SupervisedPass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
+    from ppfl.interfaces.counting import SampleFlops
     from ppfl.interfaces.placement import Placement
     from ppfl.networks.model import Stage
 
@@ -101,6 +103,10 @@ class Supervised(JointObjective):
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
         return bytes_of_client(self.stages, tuple(data["x"].shape[1:]), self._dtype, len(data["x"]))
+
+    def flops_of_sample(self, data: Data) -> SampleFlops | None:
+        """Return what torch counts."""
+        return flops_of_sample(self._network, self.local_names, data["x"])
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""
