@@ -14,6 +14,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 NUM_FEMNIST_CLIENTS = 50
 NUM_FEMNIST_CLASSES = 62
+_FEWEST_OF_STUDY = 100
 MNIST20_CLIENTS = 20
 FFGG_SAMPLES = 256
 """Of each of the 20 clients of mnist20: 5,120 in all."""
@@ -61,6 +62,36 @@ def femnist_shaped(folder: Path) -> WrittenData:
     return WrittenData(path, f"synthetic images, {source}", tuple(sizes), 28, NUM_FEMNIST_CLASSES)
 
 
+def study_clients(folder: Path, num_clients: int, side: int = 28) -> WrittenData:
+    """Write as many clients as the study of Pillutla et al. has, by its rule (100 training samples or more), with
+    images made up, in the flat layout; sizes are evenly spaced in the sorted list of those that obey it."""
+    # imported here: the plain way has nothing of ppfl in its process
+    from ppfl.datasets._flatten import flatten
+
+    known, source = _known_sizes(_FEWEST_OF_STUDY)
+    chosen = np.linspace(0, len(known) - 1, num_clients).round().astype(int)
+    sizes = [known[index] for index in chosen]
+    grouped, path = folder / "study-grouped.h5", folder / f"study-{num_clients}.h5"
+    _synthetic(grouped, sizes, side, NUM_FEMNIST_CLASSES)
+    flatten(grouped, path)
+    grouped.unlink()
+    return WrittenData(path, f"synthetic images, flat, {source}", tuple(sizes), side, NUM_FEMNIST_CLASSES)
+
+
+def sentences(folder: Path, num_clients: int, texts: int, num_words: int, length: int) -> tuple[Path, Path]:
+    """Write clients with sentences of made-up words, more of the first ones, and how often each word occurs."""
+    draw, words = np.random.default_rng(0), np.array([f"w{number}" for number in range(num_words)])
+    shares = 1 / np.arange(2, num_words + 2)
+    path, counts = folder / "sentences.h5", folder / "counts.csv"
+    with h5py.File(path, "w") as file:
+        for client in range(num_clients):
+            ids = draw.choice(num_words, (texts, length + 1), p=shares / shares.sum())
+            lines = [" ".join(words[row]) for row in ids]
+            file.create_dataset(f"examples/c{client:06d}/tokens", data=lines, dtype=h5py.string_dtype())
+    counts.write_text("".join(f"{word},{num_words - number}\n" for number, word in enumerate(words)), encoding="utf-8")
+    return path, counts
+
+
 def tiny_images(folder: Path, num_clients: int = 4) -> WrittenData:
     """Write a few clients with small images, to try a benchmark out."""
     sizes = [18 + 5 * client for client in range(num_clients)]
@@ -93,16 +124,23 @@ def flat_clients(path: Path, num_clients: int, samples: int, features: int, num_
 
 
 def _femnist_sizes() -> tuple[list[int], str]:
+    known, source = _known_sizes(1)
+    chosen = np.linspace(0, len(known) - 1, NUM_FEMNIST_CLIENTS).round().astype(int)
+    return [known[index] for index in chosen], source
+
+
+def _known_sizes(fewest: int) -> tuple[list[int], str]:
+    """Return sizes of writers that have so many samples, ascending, and where they come from."""
     path = data_folder() / "emnist_client_sizes_train.csv"
     if path.exists():
         with path.open() as lines:
             known = sorted(int(size) for _, size in list(csv.reader(lines))[1:])
-        chosen = np.linspace(0, len(known) - 1, NUM_FEMNIST_CLIENTS).round().astype(int)
         return [
-            known[index] for index in chosen
+            size for size in known if size >= fewest
         ], "sizes evenly spaced in the sorted list of federated EMNIST's writers"
     drawn = np.random.default_rng(0).lognormal(*_LOG_NORMAL, NUM_FEMNIST_CLIENTS)
-    return sorted(max(1, int(size)) for size in drawn), f"log-normal sizes, μ and σ {_LOG_NORMAL}"
+    sizes = sorted(max(fewest, int(size)) for size in drawn)
+    return sizes, f"log-normal sizes, μ and σ {_LOG_NORMAL}"
 
 
 def _synthetic(path: Path, sizes: Sequence[int], side: int, num_classes: int) -> Path:

@@ -7,12 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.data import ROOT
 
+_LOOK_SECONDS = 0.02
 _OF_LAUNCHERS = ("PMI", "MPI", "HYDRA", "OMPI", "PALS", "GFORTRAN")
 _OF_TUNING = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "MKL_", "OMP_", "KMP_", "GOMP_", "TORCH", "DNNL_")
 
@@ -55,6 +58,49 @@ def run_ranks(ranks: int, module: str, spec: dict[str, Any], folder: Path) -> di
         raise SystemExit(f"{module} on {ranks} rank(s) ended with exit code {done.returncode}")
     found: dict[str, Any] = json.loads(answer.read_text())
     return found
+
+
+def run_watched(command: list[str]) -> tuple[dict[int, int], int]:
+    """Run a command; return the most resident memory of each of its processes, and the most that their files without
+    a name, where states of clients are, took of a disk."""
+    peaks: dict[int, int] = {}
+    stored = 0
+    with subprocess.Popen(command, cwd=ROOT, env=rank_environment(), stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            family = _family(process.pid)
+            for child in family:
+                # one that has just ended has no status any more
+                with suppress(OSError, StopIteration, IndexError):
+                    status = Path(f"/proc/{child}/status").read_text().splitlines()
+                    line = next(line for line in status if line.startswith("VmHWM:"))
+                    peaks[child] = int(line.split()[1]) * 1024
+            stored = max(stored, sum(map(_stored_bytes, family)))
+            time.sleep(_LOOK_SECONDS)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
+    return peaks, stored
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all that came of it."""
+    found = [pid]
+    for parent in found:
+        with suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _stored_bytes(pid: int) -> int:
+    """Return what a process's files without a name in the folder of temporary ones take of a disk."""
+    total = 0
+    with suppress(OSError):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                target = str(file.readlink())
+                if target.startswith(tempfile.gettempdir()) and target.endswith(" (deleted)"):
+                    total += file.stat().st_blocks * 512
+    return total
 
 
 class PlainProcess:

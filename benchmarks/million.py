@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import yaml
 
-from benchmarks.data import ROOT, flat_clients
-from benchmarks.launch import launcher, rank_environment
+from benchmarks.data import flat_clients
+from benchmarks.launch import launcher, run_watched
 from benchmarks.options import Options, Report
 from ppfl.core.data_file import DataFile
 
 NUM_CLIENTS, COHORT, SCORED = 1_000_000, 100, 1000
 SAMPLES, FEATURES, NUM_CLASSES, HIDDEN = 10, 16, 10, 16
 ROUNDS = 200
-_LOOK_SECONDS = 0.02
 
 
 def measure(options: Options) -> Report:
@@ -46,7 +43,7 @@ def _row(clients: int, options: Options) -> dict[str, Any]:
     config, out = options.folder / f"{clients}.yaml", options.folder / f"{clients}-result.h5"
     config.write_text(yaml.safe_dump(_config(data, cohort, scored, rounds)))
     started = time.perf_counter()
-    peaks = _run([*launcher(options.ranks), "-m", "ppfl", "run", str(config), "--out", str(out)])
+    peaks, _ = run_watched([*launcher(options.ranks), "-m", "ppfl", "run", str(config), "--out", str(out)])
     wall = time.perf_counter() - started
     with h5py.File(out) as file:
         spent = {name: float(value) for name, value in file["seconds"].attrs.items()}
@@ -87,33 +84,6 @@ def _config(data: Path, cohort: int, scored: int, rounds: int) -> dict[str, Any]
         "evaluate": {"every": rounds // 2, "clients": scored},
         "engine": {"device": "cpu"},
     }
-
-
-def _run(command: list[str]) -> dict[int, int]:
-    """Run a command; return the most resident memory of each of its processes."""
-    peaks: dict[int, int] = {}
-    with subprocess.Popen(command, cwd=ROOT, env=rank_environment(), stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            for child in _family(process.pid):
-                # one that has just ended has no status any more
-                with suppress(OSError, StopIteration, IndexError):
-                    status = Path(f"/proc/{child}/status").read_text().splitlines()
-                    line = next(line for line in status if line.startswith("VmHWM:"))
-                    peaks[child] = int(line.split()[1]) * 1024
-            time.sleep(_LOOK_SECONDS)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}")
-    return peaks
-
-
-def _family(pid: int) -> list[int]:
-    """Return a process and all that came of it."""
-    found = [pid]
-    for parent in found:
-        with suppress(OSError):
-            for task in Path(f"/proc/{parent}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-    return found
 
 
 WORKLOADS = {"million": measure}

@@ -196,3 +196,8 @@ class GuardedCommunicator:
             yield
         finally:
             self.seconds += time.perf_counter() - started
+
+
+def ranks_of_host(communicator: Communicator) -> int:
+    """Return how many ranks the host with most of them has: they share its memory. Collective."""
+    return int(communicator.allreduce(torch.tensor([communicator.local_rank]), "max")) + 1

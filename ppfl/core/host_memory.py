@@ -1,4 +1,4 @@
-"""How much memory of its host a job may use."""
+"""How much memory of its host a job may use, and how much it does."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def free_host_bytes() -> float:
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024
     return min([free, *_granted()])
+
+
+def resident_bytes() -> float:
+    """Return the memory that this process has now; 0 where nobody tells."""
+    _, resident, *_ = (_text(f"{_PROC}/self/statm") or "0 0").split()
+    return float(resident) * os.sysconf("SC_PAGESIZE")
 
 
 def _granted() -> list[float]:

@@ -96,12 +96,14 @@ def _usable_bytes(placement: Placement) -> float:
     """Return what the samples of this rank may take of the memory that the ranks of a host share. Collective."""
     import torch
 
+    from ppfl.core.communicator import ranks_of_host
+
     communicator, device = placement.communicator, placement.device
-    ranks_of_host = int(communicator.allreduce(torch.tensor([communicator.local_rank]), "max")) + 1
+    sharers = ranks_of_host(communicator)
     free = free_host_bytes()
     if device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(device)[0])
-    return _USABLE * free / ranks_of_host
+    return _USABLE * free / sharers
 
 
 def _open(data_file: DataFile, key: str, stack: ExitStack) -> SampleFile:

@@ -17,6 +17,7 @@ import torch
 from ppfl.core.errors import UserError
 from ppfl.core.gpu_memory import free_gpu_bytes
 from ppfl.core.host_memory import free_host_bytes
+from ppfl.core.numbers import in_words
 from ppfl.core.params import kinds, map_params, num_bytes
 
 if TYPE_CHECKING:
@@ -230,15 +231,8 @@ def state_bytes(state: State) -> int:
 
 def describe(kind: Kind, num_clients: int, bytes_a_client: int) -> str:
     """Say in words where how much will be, e.g. "1114 clients × 5.6 MB = 6.2 GB: host"."""
-    return f"{num_clients} clients × {_size(bytes_a_client)} = {_size(num_clients * bytes_a_client)}: {kind}"
-
-
-def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} GB"
+    total = in_words(num_clients * bytes_a_client, "B")
+    return f"{num_clients} clients × {in_words(bytes_a_client, 'B')} = {total}: {kind}"
 
 
 def _mapped(function: Callable[[torch.Tensor], torch.Tensor], state: State) -> State:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
+    from ppfl.interfaces.counting import SampleFlops
 
 
 class SharedPass:
@@ -161,6 +162,10 @@ class Objective(ABC):
     def local_system(self, shared: Params, data: Data) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Return (A, t), (n, n) and (n,) over the local parameters one after another, where ∇_2 f_m is A w − t with
         an A that is kept as a matrix; None elsewhere. `data` may have been advanced."""
+        return None
+
+    def flops_of_sample(self, data: Data) -> SampleFlops | None:
+        """Return the operations of each part of the model for one of such samples; None where nobody knows."""
         return None
 
     @property

@@ -12,6 +12,7 @@ from ppfl.core.content import content
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.interfaces.objective import JointObjective
+from ppfl.networks.flops import flops_of_sample
 from ppfl.networks.losses import CrossEntropy, Loss
 from ppfl.networks.memory import bytes_of_client
 from ppfl.networks.network import Network, SupervisedJointPass, SupervisedPass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
+    from ppfl.interfaces.counting import SampleFlops
     from ppfl.interfaces.objective import JointPass
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.split import Parts
@@ -138,6 +140,10 @@ class Supervised(JointObjective):
         x = data["x"]
         takes: Takes = "numbers" if x.is_floating_point() else "tokens"
         return bytes_of_client(self.stages, tuple(x.shape[1:]), self._dtype, len(x), takes, self._frozen_names)
+
+    def flops_of_sample(self, data: Data) -> SampleFlops | None:
+        """Return what torch counts."""
+        return flops_of_sample(self._network, self.local_names, data["x"])
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""

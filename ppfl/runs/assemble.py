@@ -8,7 +8,7 @@ import torch
 
 from ppfl.config.scope import origins_in
 from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
-from ppfl.core.communicator import GuardedCommunicator
+from ppfl.core.communicator import GuardedCommunicator, ranks_of_host
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.exchange.attackers import check_cohort
@@ -244,10 +244,10 @@ def _place_states(
     initial = algorithm.init_client(objective.init_shared(), objective.init_local(clients.start))
     bytes_a_client = state_bytes(initial)
     # the free memory of a host is shared by its ranks; the host with most of them decides for all
-    ranks_of_host = int(communicator.allreduce(torch.tensor([communicator.local_rank]), "max")) + 1
+    sharers = ranks_of_host(communicator)
     needed = bytes_a_client * len(clients)
     saving = saving_bytes(bytes_a_client, clients_per_chunk)
-    mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, ranks_of_host))
+    mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, sharers))
     # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
 

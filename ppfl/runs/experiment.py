@@ -27,7 +27,8 @@ from ppfl.results.recorder import Recorder
 from ppfl.runs.assemble import Began, build, build_problem
 from ppfl.runs.checkpointer import FileCheckpointer
 from ppfl.runs.device import describe_device
-from ppfl.runs.progress import Both, Lines, WarningsTo
+from ppfl.runs.needs import Needs
+from ppfl.runs.progress import Both, Lines, Silent, WarningsTo
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -49,8 +50,6 @@ logger = logging.getLogger(__name__)
 
 _TOGETHER = "runs_together"
 """What checkpoints note of a run that was computed with others: its seconds until then are shares."""
-_LARGE_BYTES = 1_000_000_000
-"""States of clients beyond this are told before a run."""
 
 
 def run(
@@ -81,13 +80,15 @@ def run(
         # rank 0 has looked at the disk for all: on a shared file system others could see something else
         attempt.follow(on_first_rank(communicator, lambda: "apart" if attempt.here != out else "beside"))
         attempt.told(0)
+        # of many runs nobody reads what each of them needs
+        tells_needs = not isinstance(progress, Silent)
         with ExitStack() as stack:
             if communicator.rank == 0:
                 log = attempt.open_log()
                 stack.enter_context(WarningsTo(log))
                 progress = Both(progress, Lines(log))
             stack.enter_context(gpu_memory_explained())
-            status = _compute(attempt, progress, communicator, build_problem)
+            status = _compute(attempt, progress, communicator, build_problem, tells_needs=tells_needs)
         return on_first_rank(communicator, lambda: attempt.stopped_as) if status == "stopped" else status
     except BaseException as error:
         attempt.note(error, communicator.rank)
@@ -96,12 +97,14 @@ def run(
         attempt.leave()
 
 
-def _compute(attempt: Attempt, progress: Progress, communicator: Communicator, build_problem: BuildProblem) -> str:
+def _compute(
+    attempt: Attempt, progress: Progress, communicator: Communicator, build_problem: BuildProblem, *, tells_needs: bool
+) -> str:
     began, config = time.perf_counter(), attempt.config
     checkpoints = open_checkpoints(attempt, communicator)
     kernels, chunk, num_together = (checkpoints.noted(key) for key in ("kernels", "clients_per_chunk", _TOGETHER))
     setup = build(config, communicator, build_problem, Began(kernels, int(chunk) if chunk else None))
-    rounds = rounds_of(attempt, progress, setup, checkpoints, began, int(num_together or 1))
+    rounds = rounds_of(attempt, progress, setup, checkpoints, began, int(num_together or 1), tells_needs=tells_needs)
     while True:
         try:
             next(rounds)
@@ -124,20 +127,19 @@ def open_checkpoints(attempt: Attempt, communicator: Communicator) -> Checkpoint
 
 
 def rounds_of(
-    attempt: Attempt, progress: Progress, setup: Setup, checkpoints: Checkpoints, began: float, num_together: int = 1
-) -> Generator[Synchronous, None, str]:
+    attempt: Attempt, progress: Progress, setup: Setup, checkpoints: Checkpoints, began: float, num_together: int = 1,
+    *, tells_needs: bool = False,
+) -> Generator[Synchronous, None, str]:  # fmt: skip
     """Run one experiment that was entered and built; yield its engine before every round of an engine in rounds.
 
     Whoever goes on may have done something for the round before. Returns what `run` does, "stopped" for all that were.
     Collective.
 
-    began: when that was, by `time.perf_counter`; num_together: runs that are, or were, computed together.
+    began: when that was, by `time.perf_counter`; num_together: runs that are, or were, computed together; tells_needs:
+    say what the run needs, where that is much.
     """
     config, out, communicator = attempt.config, attempt.here, setup.communicator
-    checkpoints.note("kernels", setup.kernels)
-    checkpoints.note("clients_per_chunk", str(setup.clients_per_chunk))
-    if num_together > 1:
-        checkpoints.note(_TOGETHER, str(num_together))
+    _note(checkpoints, setup, num_together)
     recorder = open_recorder(attempt, setup, num_together) if communicator.rank == 0 else None
     checkpointer = FileCheckpointer(
         config.checkpoint, checkpoints, recorder, attempt.wants_stop, attempt.told, attempt.check
@@ -146,10 +148,10 @@ def rounds_of(
     engine, first = checkpointer.resume(lambda: open_engine(setup, checkpointer))
     if attempt.is_unfinished and not first:
         logger.warning("%s: is unfinished and has no checkpoint to go on from; it is computed anew", out)
-    if recorder is not None:
-        _follow(recorder, engine)
+    _follow(recorder, engine)
     attempt.begin(first)
-    progress.start(config.rounds, first, f"states of {describe_states(setup)}" if _is_large(setup) else "")
+    needs = Needs(setup, engine, first, progress if tells_needs else None)
+    progress.start(config.rounds, first)
     spent = engine.ledger.spent
     spent.tell, spent.began = progress.doing, began
     spent.seconds["start"] += time.perf_counter() - began
@@ -161,6 +163,7 @@ def rounds_of(
         with spent.on("writing"):
             _record(recorder, scored, setup.communicator)
         progress.update(scored.round, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
+        needs.after(scored.round)
     # so that a kill during them costs no rounds
     with spent.on("writing"):
         _record(recorder, None, setup.communicator)  # the stages may take long
@@ -173,7 +176,16 @@ def rounds_of(
     return engine.status
 
 
-def _follow(recorder: Recorder, engine: AnyEngine) -> None:
+def _note(checkpoints: Checkpoints, setup: Setup, num_together: int) -> None:
+    checkpoints.note("kernels", setup.kernels)
+    checkpoints.note("clients_per_chunk", str(setup.clients_per_chunk))
+    if num_together > 1:
+        checkpoints.note(_TOGETHER, str(num_together))
+
+
+def _follow(recorder: Recorder | None, engine: AnyEngine) -> None:
+    if recorder is None:
+        return
     if not isinstance(engine, Synchronous):
         recorder.follow_arrivals(engine.arrivals.arrays)
     recorder.follow_seconds(engine.ledger.seconds)
@@ -182,11 +194,6 @@ def _follow(recorder: Recorder, engine: AnyEngine) -> None:
 def describe_states(setup: Setup) -> str:
     """Say in words where the states of all clients are."""
     return describe(setup.client_state, setup.problem.client_data.num_clients, setup.bytes_a_client)
-
-
-def _is_large(setup: Setup) -> bool:
-    num_clients = setup.problem.client_data.num_clients
-    return setup.client_state != "device" or num_clients * setup.bytes_a_client >= _LARGE_BYTES
 
 
 def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Recorder:

@@ -34,8 +34,12 @@ class Stream(Protocol):
 class Progress(Protocol):
     """Told by a run how far it is."""
 
-    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
-        """Begin, at a round other than 0 when a run goes on, with what the user should know first; called once."""
+    def tell(self, text: str) -> None:
+        """Tell what the user should know, in a line."""
+        ...
+
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
+        """Begin, at a round other than 0 when a run goes on; called once."""
         ...
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
@@ -54,7 +58,10 @@ class Progress(Protocol):
 class Silent:
     """Says nothing: ranks other than 0, and tests."""
 
-    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
+    def tell(self, text: str) -> None:
+        """Say nothing."""
+
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
         """Say nothing."""
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
@@ -78,12 +85,14 @@ class Lines:
         self._started_at = 0.0
         self._latest = ""
 
-    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
+    def tell(self, text: str) -> None:
+        """Write it at once."""
+        self._write(text)
+
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
         """Begin to count time; say where a run goes on."""
         self._total_rounds, self._first_round = total_rounds, first_round
         self._started_at = time.monotonic()
-        if note:
-            self._write(note)
         if first_round:
             self._write(f"goes on at round {first_round} of {total_rounds}")
 
@@ -122,10 +131,15 @@ class Both:
     def __init__(self, first: Progress, second: Progress) -> None:
         self._all = (first, second)
 
-    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
+    def tell(self, text: str) -> None:
         """Tell both."""
         for one in self._all:
-            one.start(total_rounds, first_round, note)
+            one.tell(text)
+
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
+        """Tell both."""
+        for one in self._all:
+            one.start(total_rounds, first_round)
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
         """Tell both."""
@@ -151,10 +165,15 @@ class Bar:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
-    def start(self, total_rounds: int, first_round: int = 0, note: str = "") -> None:
+    def tell(self, text: str) -> None:
+        """Write a line above the bar."""
+        if self._bar is None:
+            self._stream.write(f"ppfl: {text}\n")
+        else:
+            self._bar.console.print(f"ppfl: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def start(self, total_rounds: int, first_round: int = 0) -> None:
         """Show the bar."""
-        if note:
-            self._stream.write(f"ppfl: {note}\n")
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ppfl.config.scope import origins_in
 from ppfl.core.errors import UserError
 from ppfl.interfaces.method import Algorithm
+from ppfl.runs.needs import VECTORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +35,6 @@ _SCIKIT_BYTES = 90 * MIB
 """scikit-learn, which brings the digits."""
 _GPU_BYTES = 3072 * MIB
 """What CUDA may take of the host: on the safe side, not measured."""
-_VECTORS = 24
-"""Vectors as long as all parameters that are alive at once: θ, gradients, exact sums, a server optimizer, stages."""
 _STATES = 2
 """How often the states of all clients of a rank are there: kept, and as much again of memory around them."""
 _BODY_BYTES = 64 * MIB
@@ -95,7 +94,7 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     states = _STATES * math.ceil(sizes.clients / ranks) * of_client * number
     # what a client trains on in every round is kept as it is computed with, else as it is stored
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
-    return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + (_VECTORS * trained + frozen) * number)
+    return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + (VECTORS * trained + frozen) * number)
 
 
 @dataclass(frozen=True)
