@@ -31,6 +31,8 @@ from ppfl.networks.classification_settings import ClassificationSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ppfl.interfaces.schedule import Schedule
+
 _NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint", "plugins"}
 _MAX_SEED = 2**32
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
@@ -178,9 +180,9 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits_schedules(self) -> Config:
         steps = self.rounds if self.asynchronous is None else self.asynchronous.num_steps(self.rounds)
-        for key, schedule in self.algorithm.schedules().items():
+        for key, schedule in self._schedules().items():
             if (found := schedule.unfit(steps)) is not None:
-                raise refusal(f"algorithm.{key}.{found[0]}", found[1])
+                raise refusal(f"{key}.{found[0]}", found[1])
         return self
 
     @property
@@ -193,8 +195,15 @@ class Config(Settings):
     @property
     def schedules_over_rounds(self) -> tuple[str, ...]:
         """Keys of the schedules that `rounds` decides: with more rounds they differ from the first round on."""
-        schedules = self.algorithm.schedules()
-        return tuple(f"algorithm.{key}" for key, schedule in schedules.items() if schedule.depends_on_num_rounds)
+        return tuple(key for key, schedule in self._schedules().items() if schedule.depends_on_num_rounds)
+
+    def _schedules(self) -> dict[str, Schedule]:
+        sections = {"algorithm": self.algorithm, "server_optimizer": self.server_optimizer}
+        return {
+            f"{name}.{key}": schedule
+            for name, section in sections.items()
+            for key, schedule in section.schedules().items()
+        }
 
     def scientific(self) -> dict[str, Any]:
         """Return what decides the results, defaults filled in, data files by their content; JSON types only."""

@@ -79,6 +79,10 @@ class Setup:
         """Return the method with the step sizes of one round; asynchronously of a step of the server."""
         return self.algorithm.at(step, self.num_steps)
 
+    def server_optimizer_at(self, step: int) -> ServerOptimizer:
+        """Return the server optimizer with the step size of one round; asynchronously of a step of the server."""
+        return self.server_optimizer.at(step, self.num_steps)
+
     @property
     def adds_up(self) -> bool:
         """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
