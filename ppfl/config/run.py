@@ -7,7 +7,7 @@ import hashlib
 import json
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from ppfl.config.errors import ConfigError, Finding, error_of
 from ppfl.config.evaluate import Evaluate
 from ppfl.config.schema import schema_of
 from ppfl.config.scope import Scope, carried, origins_in, scope_of
+from ppfl.config.start import Start
 from ppfl.config.yaml_file import apply_overrides, read_yaml
 from ppfl.core.plugins import ChosenFrom, Seed, Settings, joined_by, refusal
 from ppfl.core.results_version import RESULTS_VERSION as RESULTS_VERSION
@@ -77,6 +78,7 @@ class Checkpoint(Settings):
 class Config(Settings):
     """One run."""
 
+    silent: ClassVar[frozenset[str]] = frozenset({"start"})
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     """What results are filed under."""
     seed: Seed = 0
@@ -102,6 +104,8 @@ class Config(Settings):
     """How the clients' vectors become one."""
     byzantine: Byzantine | None = None
     """Clients that send what they like; null: all are honest."""
+    start: Start | None = None
+    """Where parameters begin; null: at the initial law of the problem."""
     compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None
     """How long clients take on a virtual clock; null: nothing counts virtual seconds."""
     asynchronous: Asynchronous | None = None

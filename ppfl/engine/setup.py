@@ -13,6 +13,7 @@ from ppfl.interfaces.attack import AttackOnVectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import torch
 
@@ -69,6 +70,8 @@ class Setup:
     """What clients tell that is kept with the scores."""
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
+    start_files: tuple[Path, ...] = ()
+    """Of the run that it starts from: a run that goes on begins at them again."""
 
     @property
     def num_steps(self) -> int:
