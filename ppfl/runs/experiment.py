@@ -146,11 +146,7 @@ def rounds_of(
     began: when that was, by `time.perf_counter`; num_together: runs that are, or were, computed together.
     """
     config, out, communicator = attempt.config, attempt.here, setup.communicator
-    checkpoints.note("kernels", setup.kernels)
-    checkpoints.note("clients_per_chunk", str(setup.clients_per_chunk))
-    if num_together > 1:
-        checkpoints.note(_TOGETHER, str(num_together))
-    checkpoints.keep(setup.start_files)
+    _have_kept(checkpoints, setup, num_together)
     recorder = open_recorder(attempt, setup, num_together) if communicator.rank == 0 else None
     checkpointer = FileCheckpointer(
         config.checkpoint, checkpoints, recorder, attempt.wants_stop, attempt.told, attempt.check
@@ -184,6 +180,15 @@ def rounds_of(
         on_first_rank(communicator, attempt.deliver)
     progress.finish(engine.status, attempt.out)
     return engine.status
+
+
+def _have_kept(checkpoints: Checkpoints, setup: Setup, num_together: int) -> None:
+    """Have checkpoints keep what a run that goes on from them is to have again."""
+    checkpoints.note("kernels", setup.kernels)
+    checkpoints.note("clients_per_chunk", str(setup.clients_per_chunk))
+    if num_together > 1:
+        checkpoints.note(_TOGETHER, str(num_together))
+    checkpoints.keep(setup.start_files)
 
 
 def _follow(recorder: Recorder, engine: AnyEngine) -> None:
