@@ -12,6 +12,7 @@ from ppfl.core.params import add_scaled
 if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
+    from ppfl.interfaces.started import Beginning
 
 
 class SharedPass:
@@ -82,6 +83,18 @@ class Objective(ABC):
     computed side by side, elsewhere those of equal S are."""
     piece_rows: int = 128
     """Samples that are evaluated together where there are many."""
+
+    @property
+    def frozen(self) -> Params:
+        """Parameters that stay as they are: constants of f_m, held once, neither in θ nor in w."""
+        return {}
+
+    def begin_anew(self, beginning: Beginning) -> None:
+        """Let what is held of initial values, such as frozen parameters, be that of another start.
+
+        Called once, before anything is computed, where `init_shared` and `init_local` return other values than drawn.
+        """
+        assert not self.frozen, f"{type(self).__name__} has frozen parameters, and does not say how they begin"
 
     @abstractmethod
     def init_shared(self) -> Params:

@@ -61,6 +61,7 @@ def started(problem: AnyProblem, beginning: Beginning) -> AnyProblem:
     objective.__class__ = _kind(type(problem.objective))
     assert isinstance(objective, _Started)
     objective.beginning = beginning
+    objective.begin_anew(beginning)
     # problems are frozen, and of a class that need not have its fields as arguments
     object.__setattr__(made, "objective", objective)
     return made

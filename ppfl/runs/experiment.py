@@ -273,7 +273,7 @@ def save_parameters(config: Config, out: Path, setup: Setup, engine: Run) -> Non
             if config.save.local:
                 save_local(out, OwnParameters(engine), rank, size, config.digest)
             if rank == 0:
-                save_shared(out, engine.server["shared"], config.digest)
+                save_shared(out, {**engine.server["shared"], **setup.problem.objective.frozen}, config.digest)
 
     on_every_rank(setup.communicator, save)
 

@@ -42,8 +42,9 @@ def begun(
                 raise UserError(f"start: {why}; it comes from: {command_of(start.run)}")
             files = ParameterFiles.of_run(result)
         objective, data = problem.objective, problem.client_data
-        values = StartValues(start, files, objective.parameter_names)
-        values.check(objective.init_shared(), objective.init_local(data.clients.start), data.clients, data.client_names)
+        shared, local = {**objective.frozen, **objective.init_shared()}, objective.init_local(data.clients.start)
+        values = StartValues(start, files, (*objective.parameter_names, *objective.frozen))
+        values.check(shared, local, data.clients, data.client_names)
         return values
 
     values = on_every_rank(communicator, read)

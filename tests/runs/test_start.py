@@ -17,11 +17,15 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.config.run import load
 from ppfl.core.errors import UserError
+from ppfl.core.types import Params
+from ppfl.interfaces.started import Beginning
 from ppfl.jobs.attempt import Caller
 from ppfl.pack.run_queue import RunOfCell
 from ppfl.pack.together import run_together
-from ppfl.results.parameters import load_local, load_shared
+from ppfl.problems._supervised_objective import Supervised
+from ppfl.results.parameters import load_local, load_shared, save_shared
 from ppfl.runs.assemble import build, build_problem
+from ppfl.runs.start import begun
 from tests.ranks import on_ranks
 from tests.runs.started import ALL_SHARED, DITTO, go, is_equal, personalized, problem, setup_of, write, write_file
 
@@ -341,3 +345,32 @@ def test_packs_and_jobs_refuse_a_start_that_is_not_there_and_grids_show_it(tmp_p
         (digests[1], True),
     ]
     assert f"{digests[0]} (missing)" in CliRunner().invoke(main, ["grid", "grid.yaml"]).output
+
+
+def test_frozen_parameters_begin_there_too(tmp_path: Path) -> None:
+    """What an objective holds of initial values is told; what is not there is refused like any other."""
+
+    class Frozen(Supervised):
+        held: Params = {"scale": torch.zeros(2)}  # noqa: RUF012  (set once more for each copy)
+
+        @property
+        def frozen(self) -> Params:
+            return self.held
+
+        def begin_anew(self, beginning: Beginning) -> None:
+            self.held = beginning.shared(self.held)
+
+    config = go(write(tmp_path, "pre"))
+    theta = load_shared(config.default_out())
+    setup = setup_of(write(tmp_path, "next", start={"config": "pre.yaml"}))
+    problem = setup_of(write(tmp_path, "plain")).problem
+    problem.objective.__class__ = Frozen
+    start = load("next.yaml")
+    with pytest.raises(UserError, match="has no scale"):
+        begun(problem, start, None, setup.communicator)
+    assert config.default_out().exists()
+    save_shared(tmp_path / config.default_out(), {**theta, "scale": torch.ones(2)}, config.digest)
+    found = begun(problem, start, None, setup.communicator)[0].objective
+    assert is_equal(found.frozen, {"scale": torch.ones(2)})
+    assert is_equal(problem.objective.frozen, {"scale": torch.zeros(2)})
+    assert is_equal(found.init_shared(), theta)
