@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
+from ppfl.config.errors import ConfigError
 from ppfl.config.run import load
+from ppfl.core.errors import UserError
 from ppfl.core.plugins import discover
+from ppfl.engine.lockstep import Lockstep
 from ppfl.interfaces.schedule import Scheduled
 from tests import examples
 from tests.algorithms.cases import sections
@@ -144,6 +147,41 @@ def test_gradient_descent_on_theta_and_on_w_follows_a_loop_written_by_hand(tmp_p
 
 
 @pytest.mark.parametrize("how", MAPPINGS, ids=str)
+def test_a_server_optimizer_follows_a_loop_written_by_hand(tmp_path: Path, how: Any) -> None:
+    """Its lr is a factor on the direction, as the algorithm's is: the same loop."""
+    clients = random_clients(4)
+    run = engine(
+        problem={"name": "quadratic", "file": str(write_clients(tmp_path / "problem.h5", clients))},
+        algorithm=ffgg({"name": "gradient_descent", "steps": 2, "lr": 0.3, "lr_schedule": LINEAR}, 0.1),
+        server_optimizer={"name": "momentum", "lr": 0.5, "lr_schedule": COSINE},
+        engine=how,
+    )
+    list(run)
+    assert_near(run, *alternate(clients, 20, lambda t: 0.05 * cosine_by_hand(t), lambda t: 0.3 * linear_by_hand(t)))
+
+
+def test_runs_computed_together_follow_the_schedule_of_their_server() -> None:
+    sections = {"rounds": 6, "server_optimizer": {"name": "adam", "lr": 0.05, "lr_schedule": {"name": "linear"}}}
+    alone = [engine(seed=seed, **sections) for seed in (0, 1)]
+    for run in alone:
+        list(run)
+    lockstep = Lockstep([engine(seed=seed, **sections).setup for seed in (0, 1)])
+    list(lockstep.run())
+    assert [theta(run).tobytes() for run in lockstep.runs] == [theta(run).tobytes() for run in alone]
+    plain = engine(rounds=6, server_optimizer={"name": "adam", "lr": 0.05})
+    list(plain)
+    assert theta(plain).tobytes() != theta(alone[0]).tobytes()
+
+
+def test_a_server_that_takes_no_steps_refuses_a_schedule_of_them() -> None:
+    with pytest.raises(UserError, match="takes no steps"):
+        engine(
+            algorithm=examples.section("algorithms", "local_only"),
+            server_optimizer={"name": "sgd", "lr_schedule": LINEAR},
+        )
+
+
+@pytest.mark.parametrize("how", MAPPINGS, ids=str)
 def test_local_training_follows_a_loop_written_by_hand(tmp_path: Path, how: Any) -> None:
     clients = random_clients(4)
     run = engine(
@@ -187,6 +225,15 @@ def test_a_run_that_goes_on_on_other_ranks_has_the_bits_of_one_in_one_piece(tmp_
         runs = on_ranks(size, lambda c, stop=stop_after: go_on(c, tmp_path / "pieces", stop, **document))
         pieces = {key: value for key, value in pieces.items() if key[0] == "scores"} | merged(runs)
     assert whole == pieces
+
+
+def test_an_asynchronous_server_optimizer_takes_the_factor_of_its_step() -> None:
+    algorithm = ffgg({"name": "gradient_descent", "steps": 2, "lr": "theory"})
+    server = {"name": "momentum", "lr": 0.5, "lr_schedule": COSINE}
+    rounds = engine(problem=SMALL, algorithm=algorithm, rounds=30, cohort=1, server_optimizer=server)
+    list(rounds)
+    arrivals = clock(problem=SMALL, algorithm=algorithm, rounds=30, rules={"concurrency": 1}, server_optimizer=server)
+    assert theta(arrivals).tobytes() == theta(rounds).tobytes()
 
 
 @pytest.mark.parametrize("name", ["ffgg", "fedsim"])
@@ -251,6 +298,13 @@ def test_no_schedule_is_as_if_the_key_were_not_there(tmp_path: Path) -> None:
     assert "lr_schedule" not in str(plain.scientific())
     assert document(tmp_path, lr_schedule=None, fine_tuner={"lr_schedule": None}).digest == plain.digest
     assert document(tmp_path, lr_schedule={"name": "cosine"}).digest != plain.digest
+    given = load(
+        tmp_path / "s.yaml", ["server_optimizer={name: sgd, lr_schedule: {name: linear}}", "algorithm.lr_schedule=null"]
+    )
+    assert given.digest != plain.digest
+    assert given.schedules_over_rounds == ("server_optimizer.lr_schedule",)
+    with pytest.raises(ConfigError, match=r"server_optimizer.lr_schedule.warmup.*less than 9"):
+        load(tmp_path / "s.yaml", ["server_optimizer={name: sgd, lr_schedule: {name: linear, warmup: 9}}"])
 
 
 def test_a_schedule_is_written_and_read_again(tmp_path: Path) -> None:

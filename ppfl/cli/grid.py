@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,7 +41,10 @@ def grid(config: Path, overrides: tuple[str, ...], as_json: bool) -> int:
 
 
 def _print_json(cells: Sequence[Cell]) -> None:
-    rows = [{"digest": cell.digest, "varying": cell.varying, "out": str(cell.config.default_out())} for cell in cells]
+    rows = [
+        {"digest": cell.digest, "varying": cell.varying, "out": str(cell.config.default_out()), **_start_of(cell)}
+        for cell in cells
+    ]
     click.echo(json.dumps(rows, indent=1))
 
 
@@ -50,8 +53,26 @@ def _print_table(cells: Sequence[Cell]) -> None:
     from ppfl.config.errors import show_value
 
     paths = list(dict.fromkeys(path for cell in cells for path in cell.varying))
+    starts = [_start_of(cell).get("start") for cell in cells]
+    has_start = any(start is not None for start in starts)
     rows = [
-        (cell.digest, *(show_value(cell.varying[path]) if path in cell.varying else "" for path in paths))
-        for cell in cells
+        (
+            cell.digest,
+            *(show_value(cell.varying[path]) if path in cell.varying else "" for path in paths),
+            *([_told(start)] if has_start else []),
+        )
+        for cell, start in zip(cells, starts, strict=True)
     ]
-    print_rows(("digest", *paths), rows)
+    print_rows(("digest", *paths, *(["start"] if has_start else [])), rows)
+
+
+def _start_of(cell: Cell) -> dict[str, dict[str, Any]]:
+    """Return which run a run starts from, where its result is to be, and whether there is one."""
+    run = cell.config.start.run if cell.config.start is not None else None
+    if run is None:
+        return {}
+    return {"start": {"digest": run.digest, "result": str(run.result), "is_there": run.result.exists()}}
+
+
+def _told(start: dict[str, Any] | None) -> str:
+    return "" if start is None else start["digest"] if start["is_there"] else f"{start['digest']} (missing)"

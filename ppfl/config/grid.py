@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ppfl.config.errors import ConfigError, Finding, show_value
 from ppfl.config.run import Config, validate
 from ppfl.config.scope import scope_of
+from ppfl.config.start import starts_read_once
 from ppfl.config.yaml_file import NoSuchPathError, apply_overrides, read_yaml, set_path
 from ppfl.core.collector import without_collector
 from ppfl.core.errors import UserError
@@ -95,7 +96,7 @@ def cells_of(document: Mapping[str, Any], folder: Path, source: str, overrides: 
     factors = _factors(document["grid"], source)
     _refuse_overridden(factors, overrides)
     _refuse_size(factors, source)
-    with without_collector():
+    with without_collector(), starts_read_once():
         choices = [dict(itertools.chain.from_iterable(map(dict.items, parts))) for parts in itertools.product(*factors)]
         scope = scope_of(base, folder, source)
         return _distinct(_validated(base, choices, folder, source, scope), source)
@@ -105,6 +106,15 @@ def planned(path: Path, overrides: Sequence[str] = (), results: Path | None = No
     """Return {where its result goes: run} of a configuration file; `results` stands for results/<name>."""
     cells = load_cells(path, overrides)
     return {results / f"{digest}.h5" if results else cell.config.default_out(): cell for digest, cell in cells.items()}
+
+
+def varied_paths(document: Mapping[str, Any]) -> set[str]:
+    """Return the dotted paths that the grid of a document sets; what is wrong in it is told by `cells_of`."""
+    grid = document.get("grid")
+    if not isinstance(grid, dict):
+        return set()
+    listed = [group for key in ("zip", "cases") if isinstance(grid.get(key), list) for group in grid[key]]
+    return {key for key in grid if key not in ("zip", "cases")}.union(*(g for g in listed if isinstance(g, dict)))
 
 
 def refuse_for_results(source: Path, results: Path | None, overrides: Sequence[str]) -> None:
@@ -123,6 +133,11 @@ def choose_cell(path: Path | str, overrides: Sequence[str], beginning: str | Non
     is_grid = any(cell.varying for cell in cells.values())
     if beginning is None and not is_grid:
         return next(iter(cells.values()))
+    return choose_among(cells, path, beginning, "--cell")
+
+
+def choose_among(cells: Mapping[str, Cell], path: Path | str, beginning: str | None, where: str) -> Cell:
+    """Return the one whose digest begins like this, for an option or a key. Raises ConfigError that lists the runs."""
     wanted = (beginning or "").strip().lower()
     matches = [cell for digest, cell in cells.items() if wanted and digest.startswith(wanted)]
     if len(matches) == 1:
@@ -132,7 +147,7 @@ def choose_cell(path: Path | str, overrides: Sequence[str], beginning: str | Non
     allowed = ", ".join(map(str, listed[:_MAX_LISTED])) + more
     what = "matches several runs" if matches else "no such run" if wanted else "needed, since the file is a grid"
     given = f" (given {show_value(beginning)})" if beginning is not None else ""
-    raise ConfigError(str(path), Finding.text(f"--cell: {what}{given}; allowed: {allowed}"))
+    raise ConfigError(str(path), Finding.text(f"{where}: {what}{given}; allowed: {allowed}"))
 
 
 def _factors(grid: Any, source: str) -> list[list[_Choice]]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
@@ -16,6 +16,7 @@ from ppfl.config.errors import ConfigError, Finding, error_of
 from ppfl.config.evaluate import Evaluate
 from ppfl.config.schema import schema_of
 from ppfl.config.scope import Scope, carried, origins_in, scope_of
+from ppfl.config.start import Start
 from ppfl.config.yaml_file import apply_overrides, read_yaml
 from ppfl.core.plugins import ChosenFrom, Seed, Settings, joined_by, refusal
 from ppfl.core.results_version import RESULTS_VERSION as RESULTS_VERSION
@@ -30,6 +31,8 @@ from ppfl.networks.classification_settings import ClassificationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from ppfl.interfaces.schedule import Schedule
 
 _NOT_SCIENTIFIC = {"name", "engine", "save", "checkpoint", "plugins"}
 _MAX_SEED = 2**32
@@ -75,6 +78,7 @@ class Checkpoint(Settings):
 class Config(Settings):
     """One run."""
 
+    silent: ClassVar[frozenset[str]] = frozenset({"start"})
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     """What results are filed under."""
     seed: Seed = 0
@@ -100,6 +104,8 @@ class Config(Settings):
     """How the clients' vectors become one."""
     byzantine: Byzantine | None = None
     """Clients that send what they like; null: all are honest."""
+    start: Start | None = None
+    """Where parameters begin; null: at the initial law of the problem."""
     compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None
     """How long clients take on a virtual clock; null: nothing counts virtual seconds."""
     asynchronous: Asynchronous | None = None
@@ -190,9 +196,9 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits_schedules(self) -> Config:
         steps = self.rounds if self.asynchronous is None else self.asynchronous.num_steps(self.rounds)
-        for key, schedule in self.algorithm.schedules().items():
+        for key, schedule in self._schedules().items():
             if (found := schedule.unfit(steps)) is not None:
-                raise refusal(f"algorithm.{key}.{found[0]}", found[1])
+                raise refusal(f"{key}.{found[0]}", found[1])
         return self
 
     @property
@@ -205,8 +211,15 @@ class Config(Settings):
     @property
     def schedules_over_rounds(self) -> tuple[str, ...]:
         """Keys of the schedules that `rounds` decides: with more rounds they differ from the first round on."""
-        schedules = self.algorithm.schedules()
-        return tuple(f"algorithm.{key}" for key, schedule in schedules.items() if schedule.depends_on_num_rounds)
+        return tuple(key for key, schedule in self._schedules().items() if schedule.depends_on_num_rounds)
+
+    def _schedules(self) -> dict[str, Schedule]:
+        sections = {"algorithm": self.algorithm, "server_optimizer": self.server_optimizer}
+        return {
+            f"{name}.{key}": schedule
+            for name, section in sections.items()
+            for key, schedule in section.schedules().items()
+        }
 
     def scientific(self) -> dict[str, Any]:
         """Return what decides the results, defaults filled in, data files by their content; JSON types only."""

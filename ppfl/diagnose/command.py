@@ -126,7 +126,8 @@ def _end_of_result(setup: Setup, config: Config, path: Path) -> _End:
     """Load θ̂ and, where they were saved, the local parameters. Collective."""
     problem, communicator = setup.problem, setup.communicator
     result = open_result(path)
-    saved = on_every_rank(communicator, lambda: _suitable(load_shared(path), problem.objective.init_shared(), path))
+    like = {**problem.objective.init_shared(), **problem.objective.frozen}
+    saved = on_every_rank(communicator, lambda: _suitable(load_shared(path), like, path))
     shared = {name: saved[name].to(setup.device) for name in problem.objective.init_shared()}
     clients = on_every_rank(communicator, lambda: load_local(path) if config.save.local else {})
 

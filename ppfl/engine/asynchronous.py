@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ppfl.engine.mapping.mapping import Uplink
     from ppfl.engine.participants import CohortSampler
     from ppfl.engine.setup import Setup
-    from ppfl.interfaces.method import Report, ServerOptimizer
+    from ppfl.interfaces.method import Report
 
 
 class Dispatcher:
@@ -86,7 +86,6 @@ class AsynchronousEngine(Run, ABC):
         self._total: Params | None = None
         self._num_buffered = 0
         self._largest_delay = 0
-        self._optimizers: dict[float, ServerOptimizer] = {1.0: setup.server_optimizer}
         self._done = 0
         stops = setup.communicator.allgather_rows(torch.tensor([setup.problem.client_data.clients.stop]))
         self._stops: list[int] = stops.tolist()
@@ -198,11 +197,10 @@ class AsynchronousEngine(Run, ABC):
         count, setup = self._num_buffered, self.setup
         mean = self._total if count == 1 else map_params(lambda value: value / count, self._total)
         factor = self.rules.step_factor(setup.cohort.size, self._largest_delay)
-        if factor not in self._optimizers:
-            lr = setup.server_optimizer.lr * factor
-            self._optimizers[factor] = setup.server_optimizer.model_copy(update={"lr": lr})
-        algorithm = setup.algorithm_at(self.version)
-        self.server = algorithm.server(self.server, mean, self._optimizers[factor], self.version)
+        optimizer = setup.server_optimizer_at(self.version)
+        if factor != 1.0:
+            optimizer = optimizer.model_copy(update={"lr": optimizer.lr * factor})
+        self.server = setup.algorithm_at(self.version).server(self.server, mean, optimizer, self.version)
         self.version += 1
         self._total, self._num_buffered, self._largest_delay = None, 0, 0
 

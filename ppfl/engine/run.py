@@ -69,7 +69,8 @@ def _serve(run: Run, combined: Params, cohort: frozenset[int], round: int) -> No
     setup = run.setup
     share = setup.share_of(cohort)
     algorithm = setup.algorithm_at(round)
-    run.server = algorithm.server_of_cohort(run.server, combined, setup.server_optimizer, round, share)
+    optimizer = setup.server_optimizer_at(round)
+    run.server = algorithm.server_of_cohort(run.server, combined, optimizer, round, share)
 
 
 def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:

@@ -13,6 +13,7 @@ from ppfl.interfaces.attack import AttackOnVectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     import torch
 
@@ -69,6 +70,8 @@ class Setup:
     """What clients tell that is kept with the scores."""
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
+    start_files: tuple[Path, ...] = ()
+    """Of the run that it starts from: a run that goes on begins at them again."""
 
     @property
     def num_steps(self) -> int:
@@ -78,6 +81,10 @@ class Setup:
     def algorithm_at(self, step: int) -> Algorithm:
         """Return the method with the step sizes of one round; asynchronously of a step of the server."""
         return self.algorithm.at(step, self.num_steps)
+
+    def server_optimizer_at(self, step: int) -> ServerOptimizer:
+        """Return the server optimizer with the step size of one round; asynchronously of a step of the server."""
+        return self.server_optimizer.at(step, self.num_steps)
 
     @property
     def adds_up(self) -> bool:

@@ -176,7 +176,7 @@ def _size(draws: Draws) -> int | torch.Tensor:
 
 def refuse_server_optimizer(name: str, optimizer: ServerOptimizer) -> None:
     """Raise ValueError unless the server optimizer is the default, for methods whose server takes no steps."""
-    if optimizer.name != "sgd" or optimizer.lr != 1.0:
+    if optimizer.name != "sgd" or optimizer.lr != 1.0 or optimizer.lr_schedule is not None:
         raise ValueError(
             f"name: the server of {name!r} takes no steps: leave server_optimizer out, or set it to "
             f"{{name: sgd, lr: 1}}; it is {optimizer.name} with lr {optimizer.lr:g}"

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 from pydantic import PositiveFloat
 
 from ppfl.core.params import add_scaled
-from ppfl.core.plugins import PlugIn
-from ppfl.interfaces.schedule import InRounds
+from ppfl.interfaces.schedule import InRounds, Scheduled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,7 +159,7 @@ class ExactFineTuner(FineTuner):
         return Tuned(self.solve(objective, shared, data), 0.0)
 
 
-class ServerOptimizer(PlugIn):
+class ServerOptimizer(Scheduled):
     """Turns an aggregated gradient into a direction: θ ← θ − γ·direction, γ the algorithm's own lr.
 
     What it remembers between rounds is a state of named groups, which checkpoints know how to keep:

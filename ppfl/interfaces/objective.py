@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.counting import SampleFlops
+    from ppfl.interfaces.started import Beginning
 
 
 class SharedPass:
@@ -97,6 +98,13 @@ class Objective(ABC):
     def constants(self) -> Hashable:
         """Return the same for objectives of one kind whose functions of `data` hold the same numbers beside."""
         return None
+
+    def begin_anew(self, beginning: Beginning) -> None:
+        """Let what is held of initial values, such as frozen parameters, be that of another start.
+
+        Called once, before anything is computed, where `init_shared` and `init_local` return other values than drawn.
+        """
+        assert not self.frozen, f"{type(self).__name__} has frozen parameters, and does not say how they begin"
 
     @abstractmethod
     def init_shared(self) -> Params:

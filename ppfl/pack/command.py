@@ -13,6 +13,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.numbers import whole_number
 from ppfl.jobs.failures import Failure, remove_failure, write_failure
 from ppfl.jobs.leftovers import clear_folder
+from ppfl.jobs.starts import refuse_missing_starts
 from ppfl.jobs.states import state_of, states_of
 from ppfl.jobs.stop_requests import PackRequests
 from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST
@@ -88,11 +89,13 @@ def pack(
     A failed run leaves `<digest>.h5.failed.json`, which a later success removes. Other packs may be at work in the same
     folder, also the other processes of a launcher: they share the runs, and each ends when all runs have ended, or,
     unless it waits, when no run is free. `tell` is given lines of progress. `environment_of`: what the children 0, 1, …
-    find in their environment. Raises UserError for a folder that cannot be made.
+    find in their environment. Raises UserError for a folder that cannot be made, and where
+    what a run starts from is not there.
     """
     origins = {key: origin for cell in cells.values() for key, origin in origins_in(cell.config).items()}
     if refused := of_this_process(origins):
         raise UserError(f"{refused}; a pack has several processes")
+    refuse_missing_starts((cell.config, folder / f"{digest}.h5") for digest, cell in cells.items())
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,6 +4,7 @@
     round-<n>/rank-<r>.safetensors   tensors of rank r; its numbers as JSON in the header; never pickle
     current.json                     folder, run, notes, checksums of all parts: replaced last, in one step
     previous.json                    the same of the checkpoint before, which stays in case the current one is damaged
+    start/                           result and parameters that the run starts from, where it starts from any
 
 What they hold is in `ppfl.results.checkpoint_parts`.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import torch
 
 from ppfl.core.agree import on_every_rank, on_first_rank
 from ppfl.core.errors import UserError
+from ppfl.core.files import whole_path
 from ppfl.results.checkpoint_parts import (
     examine_part,
     part_name,
@@ -27,11 +30,11 @@ from ppfl.results.checkpoint_parts import (
     write_entry,
     write_snapshot,
 )
-from ppfl.results.layout import checkpoint_path
+from ppfl.results.layout import checkpoint_path, kept_start_path
 from ppfl.results.seal import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ppfl.core.communicator import Communicator
@@ -50,14 +53,25 @@ class Checkpoints:
 
     def __init__(self, result: Path, identity: Mapping[str, Any], communicator: Communicator) -> None:
         self.folder = checkpoint_path(result)
+        self._result = result
         self._identity = dict(identity)
         self._communicator = communicator
         self._notes: dict[str, str] = {}
+        self._files: list[Path] = []
         self._good: dict[str, Any] | None = None
 
     def note(self, key: str, value: str) -> None:
         """Have checkpoints say something that a run keeps which goes on from them."""
         self._notes[key] = value
+
+    def keep(self, files: Sequence[Path]) -> None:
+        """Have a checkpoint keep files of others, under their names: a run that goes on needs them no more."""
+        self._files = list(files)
+
+    def kept(self, name: str) -> Path | None:
+        """Return where one of them is; None where it is not. Collective."""
+        path = kept_start_path(self._result, name)
+        return path if on_first_rank(self._communicator, lambda: str(path.exists() or "")) else None
 
     def noted(self, key: str) -> str | None:
         """Return what the newest entry of this run says; None where there is none, or it says nothing. Collective."""
@@ -92,6 +106,7 @@ class Checkpoints:
         # the claim is looked at once more: parts may have taken minutes to write
         def switch() -> str:
             before_switch()
+            self._keep_files()
             entry = {
                 **self._identity,
                 "round": snapshot.round,
@@ -136,6 +151,17 @@ class Checkpoints:
     def warn(self, round: int, why: str) -> None:
         """Say on rank 0 why a checkpoint is not used."""
         self._warn(f"checkpoint of round {round}", why)
+
+    def _keep_files(self) -> None:
+        # the one that is looked for comes last
+        for path in reversed(self._files):
+            target = kept_start_path(self._result, path.name)
+            try:
+                target.parent.mkdir(exist_ok=True)
+                if not target.exists():
+                    _link(path, target)
+            except OSError as error:
+                raise _refused(target, error) from error
 
     def _switch(self, entry: dict[str, Any]) -> None:
         # the one before is named as such first: at no moment does no good checkpoint have a name
@@ -198,6 +224,15 @@ class Checkpoints:
     def _warn(self, what: str, why: str) -> None:
         if self._communicator.rank == 0:
             logger.warning("%s: the %s %s; it is not used", self.folder, what, why)
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a file that is never written again another name, or copy it where file systems do not do that."""
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        with whole_path(target) as partial:
+            shutil.copyfile(path, partial)
 
 
 def _write_part(folder: Path, rank: int, snapshot: Snapshot) -> list[int]:

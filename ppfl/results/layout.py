@@ -13,14 +13,16 @@ summary/     dimensions stage, statistic: one variable a metric
 stages/      dimension stage: what the training of a stage has cost; not in files of version 3
 
 Beside it: `.shared.safetensors`, `.local-R-of-P.safetensors`, and while there is no complete result `.running.json`,
-`.failed.json`, `.checkpoint/` and, when it was asked to stop, `.stop.json`. In the folder of the result
-`logs/<name>/try-<n>.log` has what each attempt said. A run that is to be delivered has result, parameters and
-checkpoint in the folder `running` there until it is finished.
+`.failed.json`, `.checkpoint/` (in its `start/` what the run starts from) and, when it was asked to stop, `.stop.json`.
+In the folder of the result `logs/<name>/try-<n>.log` has what each attempt said. A run that is to be delivered has
+result, parameters and checkpoint in the folder `running` there until it is finished.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ppfl.core.parameter_file import shared_path as shared_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +31,8 @@ SECONDS_SHARED_BY = "seconds_shared_by"
 """Attribute of the provenance of runs that were computed together: how many. Their seconds are equal shares."""
 PLUG_INS = "plug_ins"
 """Attribute of the provenance of runs that used plug-ins from outside: which, and what tells them apart."""
+START = "start"
+"""Attribute of the provenance of runs that started from another one, or from a file: where it was, and its digest."""
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")
@@ -45,11 +49,6 @@ def apart_path(result: Path) -> Path:
     return result.parent / WORK_FOLDER / result.name
 
 
-def shared_path(result: Path) -> Path:
-    """Return where θ of a result lies."""
-    return result.with_name(f"{result.name}.shared.safetensors")
-
-
 def running_path(result: Path) -> Path:
     """Return where a running job says that it is alive and how far it is."""
     return result.with_name(f"{result.name}{CLAIM_SUFFIX}")
@@ -63,6 +62,11 @@ def failed_path(result: Path) -> Path:
 def checkpoint_path(result: Path) -> Path:
     """Return the folder of a run's checkpoints."""
     return result.with_name(f"{result.name}.checkpoint")
+
+
+def kept_start_path(result: Path, name: str) -> Path:
+    """Return where checkpoints of a run keep a file that it starts from."""
+    return checkpoint_path(result) / "start" / name
 
 
 def stop_path(result: Path) -> Path:

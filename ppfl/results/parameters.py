@@ -55,7 +55,7 @@ def load_local(result: Path) -> dict[int, Params]:
 
     Raises UserError when the files of some rank are missing or damaged.
     """
-    parts = _local_parts(result)
+    parts = local_parts(result)
     if not parts:
         raise UserError(f"{result}: has no local parameters beside it; run with save.local: true")
     wanted = int(parts[0].name.removesuffix(".safetensors").rsplit("-", 1)[1])
@@ -73,12 +73,12 @@ def load_local(result: Path) -> dict[int, Params]:
 
 def has_local(result: Path) -> bool:
     """Say whether local parameters lie beside a result."""
-    return bool(_local_parts(result))
+    return bool(local_parts(result))
 
 
 def parameters_of(result: Path) -> list[Path]:
     """Return the files of parameters that a result has."""
-    return [*_local_parts(result), *([shared_path(result)] if shared_path(result).exists() else [])]
+    return [*local_parts(result), *([shared_path(result)] if shared_path(result).exists() else [])]
 
 
 def remove_parameters(result: Path, *, also_local: bool) -> None:
@@ -86,11 +86,12 @@ def remove_parameters(result: Path, *, also_local: bool) -> None:
 
     Local parameters are looked for only when asked: that reads the whole folder, which may hold thousands of results.
     """
-    for path in [shared_path(result), *(_local_parts(result) if also_local else [])]:
+    for path in [shared_path(result), *(local_parts(result) if also_local else [])]:
         path.unlink(missing_ok=True)
 
 
-def _local_parts(result: Path) -> list[Path]:
+def local_parts(result: Path) -> list[Path]:
+    """Return the files of what clients have of their own, one a rank."""
     return sorted(result.parent.glob(f"{glob.escape(result.name)}.local-*-of-*.safetensors"))
 
 

@@ -86,6 +86,12 @@ def attributes_of(path: Path) -> dict[str, Any]:
         return found
 
 
+def client_names_of(path: Path) -> tuple[str, ...]:
+    """Return the names of the clients of a result; errors as of `ppfl.results.hdf5.opened`."""
+    with opened(path) as (file, _):
+        return _texts(h5py.h5g.open(h5py.h5g.open(file, b"/"), b"clients"), b"client")
+
+
 def check(path: Path) -> bool:
     """Say whether a result or a collection has a checksum; it is as it was written then.
 

@@ -24,9 +24,11 @@ from ppfl.networks.pieces import memory_share
 from ppfl.outside.origin import of_this_process
 from ppfl.runs.determinism import set_determinism
 from ppfl.runs.device import choose_device, set_tf32
+from ppfl.runs.start import begun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import numpy as np
 
@@ -54,6 +56,8 @@ class Began(NamedTuple):
 
     kernels: str | None = None
     clients_per_chunk: int | None = None
+    start: Path | None = None
+    """Result to start from, where checkpoints have kept it."""
 
 
 ANEW = Began()
@@ -72,7 +76,7 @@ def build(
     clients_per_chunk = wanted or problem.client_data.clients_per_chunk
     _check_ranks(problem.client_data, communicator, clients_per_chunk)
     roles, cohort = Roles.of(placement, problem.client_data), _sample(config, problem.client_data)
-    problem = _scored(config, problem, roles)
+    problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
     _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
@@ -103,6 +107,7 @@ def build(
         compute_times=config.compute_times,
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         replay=_read_replay(config, communicator),
+        start_files=start_files,
     )
 
 

@@ -20,15 +20,18 @@ from ppfl.engine.evaluate import STATISTICS, score_stages
 from ppfl.engine.synchronous import Synchronous
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
+from ppfl.jobs.starts import refuse_missing_starts
 from ppfl.results.checkpoints import Checkpoints
-from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY
+from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY, START
 from ppfl.results.parameters import save_local, save_shared
 from ppfl.results.recorder import Recorder
 from ppfl.runs.assemble import Began, build, build_problem
 from ppfl.runs.checkpointer import FileCheckpointer
 from ppfl.runs.device import describe_device
 from ppfl.runs.needs import Needs
+from ppfl.runs.own_parameters import OwnParameters
 from ppfl.runs.progress import Both, Lines, Silent, WarningsTo
+from ppfl.runs.start import described
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -72,6 +75,9 @@ def run(
     was this job's own is noted beside the result (`ppfl.jobs.failures`).
     """
     communicator = communicator or open_communicator()
+    if config.start is not None:
+        # before anything is claimed or noted: nothing of this run has failed
+        on_every_rank(communicator, lambda: _refuse_missing_start(config, out, communicator.rank))
     attempt = Attempt(config, out, communicator.size, caller)
     try:
         found = on_first_rank(communicator, attempt.enter if communicator.rank == 0 else lambda: "")
@@ -97,13 +103,19 @@ def run(
         attempt.leave()
 
 
+def _refuse_missing_start(config: Config, out: Path, rank: int) -> None:
+    if rank == 0:
+        refuse_missing_starts([(config, out)])
+
+
 def _compute(
     attempt: Attempt, progress: Progress, communicator: Communicator, build_problem: BuildProblem, *, tells_needs: bool
 ) -> str:
     began, config = time.perf_counter(), attempt.config
     checkpoints = open_checkpoints(attempt, communicator)
     kernels, chunk, num_together = (checkpoints.noted(key) for key in ("kernels", "clients_per_chunk", _TOGETHER))
-    setup = build(config, communicator, build_problem, Began(kernels, int(chunk) if chunk else None))
+    start = checkpoints.kept(config.start.run.result.name) if config.start and config.start.run else None
+    setup = build(config, communicator, build_problem, Began(kernels, int(chunk) if chunk else None, start))
     rounds = rounds_of(attempt, progress, setup, checkpoints, began, int(num_together or 1), tells_needs=tells_needs)
     while True:
         try:
@@ -139,7 +151,7 @@ def rounds_of(
     say what the run needs, where that is much.
     """
     config, out, communicator = attempt.config, attempt.here, setup.communicator
-    _note(checkpoints, setup, num_together)
+    _have_kept(checkpoints, setup, num_together)
     recorder = open_recorder(attempt, setup, num_together) if communicator.rank == 0 else None
     checkpointer = FileCheckpointer(
         config.checkpoint, checkpoints, recorder, attempt.wants_stop, attempt.told, attempt.check
@@ -176,11 +188,13 @@ def rounds_of(
     return engine.status
 
 
-def _note(checkpoints: Checkpoints, setup: Setup, num_together: int) -> None:
+def _have_kept(checkpoints: Checkpoints, setup: Setup, num_together: int) -> None:
+    """Have checkpoints keep what a run that goes on from them is to have again."""
     checkpoints.note("kernels", setup.kernels)
     checkpoints.note("clients_per_chunk", str(setup.clients_per_chunk))
     if num_together > 1:
         checkpoints.note(_TOGETHER, str(num_together))
+    checkpoints.keep(setup.start_files)
 
 
 def _follow(recorder: Recorder | None, engine: AnyEngine) -> None:
@@ -220,6 +234,8 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
     if origins := origins_in(config):
         told = (f"{key} ({' '.join(origin.identity.values())})" for key, origin in sorted(origins.items()))
         provenance[PLUG_INS] = ", ".join(told)
+    if config.start is not None:
+        provenance[START] = described(config)
     if num_together > 1:
         provenance[SECONDS_SHARED_BY] = num_together
     recorder = Recorder(attempt.here, attributes, provenance, attempt.check)
@@ -258,9 +274,9 @@ def save_parameters(config: Config, out: Path, setup: Setup, engine: Run) -> Non
     def save() -> None:
         with engine.ledger.spent.on("writing"):
             if config.save.local:
-                save_local(out, engine.group, rank, size, config.digest)
+                save_local(out, OwnParameters(engine), rank, size, config.digest)
             if rank == 0:
-                save_shared(out, engine.server["shared"], config.digest)
+                save_shared(out, {**engine.server["shared"], **setup.problem.objective.frozen}, config.digest)
 
     on_every_rank(setup.communicator, save)
 

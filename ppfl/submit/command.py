@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ppfl.core.errors import UserError
 from ppfl.jobs.gpus_in_vain import ON_CPU, torch_without_gpus, without
 from ppfl.jobs.slurm import NoAnswerError, ask
+from ppfl.jobs.starts import refuse_missing_starts
 from ppfl.submit import cluster
 from ppfl.submit.memory import memory_mb
 from ppfl.submit.script import script, scripts_folder
@@ -65,6 +66,7 @@ def submit(work: Work, asked: Request, *, dry_run: bool, tell: Callable[[str], N
         raise UserError("--array: for grids alone; this is one run")
     if not is_grid or asked.array is not None:
         _check_ranks(asked.ranks, work.configs)
+    refuse_missing_starts((config, config.default_out()) for config in work.configs)
     folder = scripts_folder()
     site = cluster.site(folder, os.environ)
     partition, account = (

@@ -57,6 +57,17 @@ def test_commands_of_the_chapter_on_results_work(checkout: Path) -> None:
         assert (checkout / name).exists(), name
 
 
+@pytest.mark.workflow
+def test_commands_of_the_chapter_on_pipelines_work(checkout: Path) -> None:
+    commands = commands_of(ROOT / "docs" / "pipelines.md")
+    assert len(commands) >= 6
+    script = "\n".join(["set -eo pipefail", "source .venv/bin/activate", *commands])
+    done = subprocess.run(["bash", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for stage, number in (("pretrain", 1), ("personalize", 4), ("finetune", 2)):
+        assert len(list((checkout / "results" / f"pipeline_{stage}").glob("*.h5"))) == number
+
+
 def test_targets_of_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -49,12 +49,19 @@ if unknown := set(PACKS["experiments"]) - set(EXPERIMENTS):
 
 def inputs_of(experiment):
     """Return what must be there before the results of an experiment are read: these, or what its packs leave."""
-    if experiment not in PACKS["experiments"]:
-        return results_of(experiment)
-    parts = -(-len(EXPERIMENTS[experiment][1]) // PACKS["runs"])
+    return done_of_packs(experiment) if experiment in PACKS["experiments"] else results_of(experiment)
+
+
+def num_packs(experiment):
+    """Return how many packs the runs of an experiment are."""
+    return -(-len(EXPERIMENTS[experiment][1]) // PACKS["runs"])
+
+
+def done_of_packs(experiment):
+    """Return what the packs of an experiment leave."""
+    parts = num_packs(experiment)
     return [f"results/{experiment}/packs/{part}-of-{parts}.done" for part in range(1, parts + 1)]
 
 
 wildcard_constraints:
-    experiment="|".join(EXPERIMENTS),
     digest="[0-9a-f]+",

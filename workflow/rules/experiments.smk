@@ -1,5 +1,7 @@
 rule experiment:
     """One run of a grid, on several MPI ranks."""
+    input:
+        lambda wildcards: start_of(wildcards.experiment, wildcards.digest),
     output:
         # not removed before the job: a run by hand may have finished it meanwhile
         update("results/{experiment}/{digest}.h5"),
@@ -9,7 +11,7 @@ rule experiment:
         "logs/{experiment}/{digest}.log",
     params:
         # not an input: the digest says what is computed, and a comment in the file changes nothing
-        config=lambda wildcards: EXPERIMENTS[wildcards.experiment][0],
+        arguments=lambda wildcards: join(RUNS[wildcards.experiment, wildcards.digest][0]),
         # a run that was stopped with everything saved goes back to the queue
         scripts=experiment_file("slurm"),
         # what srun is to give to each rank; Snakemake takes the variables of Slurm out of its jobs
@@ -28,4 +30,4 @@ rule experiment:
     shell:
         "source {params.scripts:q}/continue.sh;"
         " or_requeue env {params.srun} {resources.launcher} -n {resources.tasks} python -m mpi4py -m ppfl run"
-        " {params.config:q} --cell {wildcards.digest} --out {output:q} --deliver >> {log:q} 2>&1"
+        " {params.arguments} --out {output:q} --deliver >> {log:q} 2>&1"

@@ -1,7 +1,21 @@
 # Experiments of many small runs: one job takes a pack of them.
 
+
+def digests_of_pack(experiment, part, parts):
+    """Return the runs of a pack."""
+    return list(EXPERIMENTS[experiment][1])[part - 1 :: parts]
+
+
+def starts_of_pack(experiment, part, parts):
+    """Return what must be there before a pack."""
+    starts = [start_of(experiment, digest) for digest in digests_of_pack(experiment, part, parts)]
+    return list(dict.fromkeys(path for of_run in starts for path in of_run))
+
+
 rule pack:
     """A part of the runs of a grid; repeated, it goes on where it stopped."""
+    input:
+        lambda wildcards: starts_of_pack(wildcards.experiment, int(wildcards.part), int(wildcards.parts)),
     output:
         touch("results/{experiment}/packs/{part}-of-{parts}.done"),
     message:
@@ -12,9 +26,7 @@ rule pack:
         config=lambda wildcards: EXPERIMENTS[wildcards.experiment][0],
         limit=f"--time-limit {60 * PACKS['minutes']}" if "minutes" in PACKS else "",
         # not used by the command: other runs are another job
-        digests=lambda wildcards: list(EXPERIMENTS[wildcards.experiment][1])[
-            int(wildcards.part) - 1 :: int(wildcards.parts)
-        ],
+        digests=lambda wildcards: digests_of_pack(wildcards.experiment, int(wildcards.part), int(wildcards.parts)),
         # a pack that was stopped on request is not to be started again by the retries below
         stopped="results/{experiment}/packs/{part}-of-{parts}.stopped",
     threads: PACKS.get("cores") or workflow.cores or 1

@@ -12,5 +12,5 @@ JOB_MB = 800  # of the two Snakemakes inside a job, beside the ranks
 
 def megabytes_a_cpu(experiment, digest, ranks):
     """Return what a rank needs by our estimate, and the job beside it: the node of its script may have one rank only."""
-    needed = memory_mb([EXPERIMENTS[experiment][1][digest].config], ranks, gpus=config["gpus"])
+    needed = memory_mb([RUNS[experiment, digest][1]], ranks, gpus=config["gpus"])
     return (needed or 2000) + JOB_MB

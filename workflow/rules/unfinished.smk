@@ -5,8 +5,7 @@ from pathlib import Path
 from ppfl.results.layout import apart_path
 from ppfl.jobs.states import states_of
 
-for experiment in EXPERIMENTS:
-    for out, state in states_of(map(Path, results_of(experiment))).items():
-        if state.kind != "done" and out.exists():
-            apart_path(out).parent.mkdir(exist_ok=True)
-            out.replace(apart_path(out))
+for out, state in states_of(Path(f"results/{experiment}/{digest}.h5") for experiment, digest in RUNS).items():
+    if state.kind != "done" and out.exists():
+        apart_path(out).parent.mkdir(exist_ok=True)
+        out.replace(apart_path(out))

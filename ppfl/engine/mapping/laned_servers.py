@@ -79,7 +79,7 @@ class LanedServers:
         algorithm = self._algorithm(round)
         setup = self._setups[0]
         of_lanes = {name: as_lanes(value) for name, value in aggregates.items()}
-        found = algorithm.server_of_cohort(self._lanes, of_lanes, setup.server_optimizer, round, 1.0)
+        found = algorithm.server_of_cohort(self._lanes, of_lanes, setup.server_optimizer_at(round), round, 1.0)
         new = state_values(found)
         if round < _COMPARED_ROUNDS and not _is_equal(self._alone(0, aggregates, round), new, 0):
             raise NotImplementedError("a server function gives lanes other bits")
@@ -94,7 +94,7 @@ class LanedServers:
         setup = self._setups[run]
         mine = {name: value[run].clone() for name, value in aggregates.items()}
         algorithm = setup.algorithm_at(round)
-        return algorithm.server_of_cohort(self.of_run(run), mine, setup.server_optimizer, round, 1.0)
+        return algorithm.server_of_cohort(self.of_run(run), mine, setup.server_optimizer_at(round), round, 1.0)
 
     def _algorithm(self, round: int) -> Algorithm:
         return merged([setup.algorithm_at(round) for setup in self._setups]) if self._follow_schedules else self._merged
