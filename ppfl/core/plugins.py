@@ -44,12 +44,21 @@ class Settings(BaseModel):
         """Return these, of this section and of those in it, as pydantic's `exclude` takes them."""
         kind = type(self)
         fields = kind.__pydantic_fields__
-        found: dict[str, Any] = {key: True for key in kind.silent if getattr(self, key) == fields[key].default}
+        found: dict[str, Any] = {
+            key: True for key in kind.silent if _is_default(getattr(self, key), fields[key].default)
+        }
         for key in fields:
             section = getattr(self, key)
             if isinstance(section, Settings) and key not in found and (below := section.silent_keys()):
                 found[key] = below
         return found
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    # the default of a section with a name is a mapping, so that no plug-in is imported for it
+    if isinstance(value, PlugIn) and isinstance(default, Mapping):
+        return value.name == default["name"] and value == type(value).model_validate(default)
+    return bool(value == default)
 
 
 def refusal(where: str, allowed: str) -> PydanticCustomError:

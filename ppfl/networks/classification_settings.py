@@ -10,6 +10,7 @@ from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.interfaces.dataset import Dataset, Partition
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.split import Split
+from ppfl.interfaces.task import Task
 from ppfl.networks.model import Model
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ class ClassificationSettings(ProblemSettings):
     """Which parameters of the model are local."""
     batch_size: PositiveInt | Literal["all"]
     """Samples per client and round, drawn without replacement; `all`: everything a client has to train on."""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes, which can be counted and flipped."""
+        task = getattr(self, "task", None)
+        return task.has_classes if isinstance(task, Task) else True
 
     @property
     def known_clients(self) -> int | None:

@@ -12,6 +12,7 @@ from ppfl.networks.convolution import ConvolutionStage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ppfl.core.types import Params
     from ppfl.networks.model import Stage
 
 _COPIES_OF_PARAMETERS = 8
@@ -20,18 +21,44 @@ _COPIES_OF_ACTIVATIONS = 3
 """As kept for the way back, as a gradient, and as laid out for a product."""
 
 
-def bytes_of_client(stages: Sequence[Stage], input_shape: tuple[int, ...], dtype: torch.dtype, num_samples: int) -> int:
+def bytes_of_client(
+    stages: Sequence[Stage],
+    input_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    num_samples: int,
+    *,
+    takes_tokens: bool = False,
+) -> int:
     """Return the bytes of one client's parameters, activations and windows (`ppfl.networks.batched`), for S samples.
 
     Activations are counted by sending one sample of zeros through the stages, since a stage can be any function.
     """
     parameters = sum(math.prod(parameter.shape) for stage in stages for parameter in stage.parameters.values())
-    x, numbers = torch.zeros(1, *input_shape), math.prod(input_shape)
+    x, numbers = sample_of_zeros(input_shape, takes_tokens=takes_tokens), math.prod(input_shape)
     for stage in stages:
-        x = stage.apply({name: torch.zeros(parameter.shape) for name, parameter in stage.parameters.items()}, x)
+        x = stage.apply(zeros_of(stage), x)
         numbers += x.numel()
         if isinstance(stage, ConvolutionStage):
             out_channels, *window = stage.kernel_shape
             pixels = x.numel() // out_channels * (4 if stage.pooled else 1)
             numbers += pixels * (math.prod(window) + out_channels)
     return dtype.itemsize * (_COPIES_OF_PARAMETERS * parameters + _COPIES_OF_ACTIVATIONS * numbers * num_samples)
+
+
+def sample_of_zeros(input_shape: tuple[int, ...], *, takes_tokens: bool) -> torch.Tensor:
+    """Return one sample to see what stages make of it: numbers, or the token 0."""
+    return torch.zeros(1, *input_shape, dtype=torch.int64 if takes_tokens else torch.float32)
+
+
+def zeros_of(stage: Stage) -> Params:
+    """Return parameters for it."""
+    return {name: torch.zeros(parameter.shape) for name, parameter in stage.parameters.items()}
+
+
+def logits_shape(stages: Sequence[Stage], input_shape: tuple[int, ...], *, takes_tokens: bool) -> tuple[int, ...]:
+    """Return the shape of what the stages make of one sample."""
+    x = sample_of_zeros(input_shape, takes_tokens=takes_tokens)
+    with torch.no_grad():
+        for stage in stages:
+            x = stage.apply(zeros_of(stage), x)
+    return tuple(x.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -83,6 +83,10 @@ class Model(PlugIn):
     >>> stages[1].apply(params, stages[0].apply(params, x)).shape
     torch.Size([5, 2])
     """
+
+    takes: ClassVar[Literal["numbers", "tokens"]] = "numbers"
+    """What samples are: numbers as above, or tokens (S, T) int64; then `stages` is called with input_shape (T,) and the
+    size of the vocabulary, and logits are (S, T, vocabulary) where there is a label at every position."""
 
     @abstractmethod
     def parameter_names(self) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from ppfl.networks.blocked import Blocked, as_dense
 from ppfl.networks.convolution import ConvolutionStage
 from ppfl.networks.gradients import Pull, counted_bytes, pullback
 from ppfl.networks.kernels import column, of_this_processor
-from ppfl.networks.losses import one_hot
 from ppfl.networks.model import LinearStage
 from ppfl.networks.pieces import pieces_of
 from ppfl.networks.products import linear, matmul
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.loss import Loss
     from ppfl.networks.kernels import Kernels
-    from ppfl.networks.losses import Loss
     from ppfl.networks.model import Stage
 
 
@@ -71,37 +70,40 @@ class Network:
 
     def _run(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor | Blocked = x
+        # tokens have no number type of their own: stages compute in that of the parameters
+        numbered = (x, *params.values())
+        dtype = next((value.dtype for value in numbered if value.is_floating_point()), x.dtype)
         for number in numbers:
             stage = self.stages[number]
             # the last stage, the cheapest, stays as it is: in bfloat16 a logit of 10 is known to 0.03 alone, which
             # the loss sees
             if self.body_dtype is not None and number < len(self.stages) - 1:
-                y = self._apply_short(stage, params, y, x)
+                y = self._apply_short(stage, params, y, x.device, dtype)
             else:
-                y = self._apply(stage, params, y, x.dtype)
+                y = self._apply(stage, params, y, dtype)
         # features leave in the precision of the run, so that fine-tuners do not know of another
-        return as_dense(y).to(x.dtype)
+        return _in(dtype, as_dense(y))
 
     def _apply_short(
-        self, stage: Stage, params: Params, y: torch.Tensor | Blocked, x: torch.Tensor
+        self, stage: Stage, params: Params, y: torch.Tensor | Blocked, device: torch.device, dtype: torch.dtype
     ) -> torch.Tensor | Blocked:
         """Run a stage in `body_dtype`."""
         assert self.body_dtype is not None
         short = {name: params[name].to(self.body_dtype) for name in stage.parameters}
-        if x.device.type != "cpu" or self.kernels.has_bfloat16:
+        if device.type != "cpu" or self.kernels.has_bfloat16:
             return self._apply(stage, short, y, self.body_dtype)
         # products of short numbers in wide registers: without instructions for them torch takes ten times as long
-        wide = {name: value.to(x.dtype) for name, value in short.items()}
-        rounded = as_dense(y).to(self.body_dtype).to(x.dtype)
-        return as_dense(self._apply(stage, wide, rounded, x.dtype)).to(self.body_dtype)
+        wide = {name: value.to(dtype) for name, value in short.items()}
+        rounded = _in(dtype, _in(self.body_dtype, as_dense(y)))
+        return as_dense(self._apply(stage, wide, rounded, dtype)).to(self.body_dtype)
 
     def _apply(
         self, stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype
     ) -> torch.Tensor | Blocked:
-        x = x if isinstance(x, Blocked) else x.to(dtype)
+        x = x if isinstance(x, Blocked) else _in(dtype, x)
         if isinstance(stage, ConvolutionStage):
             return stage.run(params, x, self.kernels)
-        return stage.apply(params, as_dense(x).to(dtype))
+        return stage.apply(params, _in(dtype, as_dense(x)))
 
     def in_pieces(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""
@@ -166,7 +168,7 @@ class Network:
         if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
             return None
         logits = linear(features, weight, bias)
-        targets, rates = one_hot(data["y"], logits), lr * self.loss.shares(data, logits)
+        targets, rates = self.loss.targets(data["y"], logits), lr * self.loss.shares(data, logits)
         # + 1 is the bias, a column of ones beside F
         moves = (matmul(features, features.T) + 1.0) * rates
         total, kappa = torch.zeros_like(logits), 1.0 - lr * ridge
@@ -182,6 +184,11 @@ class Network:
             weight, bias = kappa**steps * weight, kappa**steps * bias
         total = rates[:, None] * total
         return {names[0]: weight - matmul(total.T, features), names[1]: bias - total.sum(dim=0)}
+
+
+def _in(dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
+    """Return numbers in a number type, and tokens as they are."""
+    return x.to(dtype) if x.is_floating_point() and dtype.is_floating_point else x
 
 
 class SupervisedPass(SharedPass):

@@ -1,4 +1,4 @@
-"""The classification objective: losses of a model cut before its first local parameter."""
+"""The objective of learning from labels: losses of a model cut before its first local parameter."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 
 class Supervised(JointObjective):
-    """f_m(θ, w) = −Σ_s v_s log softmax(model(x_s; θ, w))[y_s] / Σ_s v_s, with v = 1 unless `data` has weights.
+    """f_m(θ, w) = Σ_s v_s ℓ(model(x_s; θ, w), y_s) / Σ_s v_s n_s, with v = 1 unless `data` has weights; ℓ and n, which
+    is 1 where samples count once, are those of the loss: −log softmax(z)[y] unless another one is given.
 
-    Data: x (S, channels, height, width) or (S, features) in the run's precision, y (S,) int64, and for padded samples
-    weight (S,), 0 for rows that are not there. Advanced data has `features` (S, …), what the stages before the first
-    one with a local parameter make of x, in the place of x.
+    Data: x (S, channels, height, width) or (S, features) in the run's precision, or tokens (S, T) int64; y (S,) or
+    (S, T) int64, or floating point; and for padded samples weight (S,), false for rows that are not there. Advanced
+    data has `features` (S, …), what the stages before the first one with a local parameter make of x, in its place.
     """
 
     criterion: Loss = CrossEntropy()
@@ -42,8 +43,15 @@ class Supervised(JointObjective):
     """Weight of ½‖w‖² in f_m."""
 
     def __init__(
-        self, stages: tuple[Stage, ...], local_names: Sequence[str], placement: Placement, num_classes: int
+        self,
+        stages: tuple[Stage, ...],
+        local_names: Sequence[str],
+        placement: Placement,
+        num_classes: int,
+        criterion: Loss | None = None,
     ) -> None:
+        if criterion is not None:
+            self.criterion = criterion
         self.seed = placement.seed
         self.parameter_names = tuple(name for stage in stages for name in stage.parameters)
         self.local_names = tuple(name for name in self.parameter_names if name in local_names)
@@ -100,7 +108,9 @@ class Supervised(JointObjective):
 
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
-        return bytes_of_client(self.stages, tuple(data["x"].shape[1:]), self._dtype, len(data["x"]))
+        x = data["x"]
+        takes_tokens = not x.is_floating_point()
+        return bytes_of_client(self.stages, tuple(x.shape[1:]), self._dtype, len(x), takes_tokens=takes_tokens)
 
     def local_gradient(self, shared: Params, local: Params, data: Data) -> Params:
         """∇_2 f_m(θ, w)."""
@@ -126,7 +136,7 @@ class Supervised(JointObjective):
         return self.criterion.mean(self.logits(shared, local, data), data)
 
     def logits(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
-        """Return what the model says of every sample, (S, classes)."""
+        """Return what the model says of every sample, (S, classes), (S, T, vocabulary) or (S, numbers)."""
         params = {**shared, **local}
         features = data["features"] if "features" in data else self._network.prefix(params, data["x"])
         return self._network.suffix(params, features)
