@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -97,6 +97,8 @@ class FederatedSamples:
     """Of the label of one sample."""
     labels_from: str = "problem.dataset"
     """Which file and field labels come from; how messages about them begin."""
+    special_ids: Mapping[str, int] = field(default_factory=dict)
+    """Of tokens: what padding, out_of_vocabulary, begin and end are called by, as far as there are such."""
 
     @classmethod
     def of(

@@ -10,7 +10,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.plugins import PlugIn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import torch
@@ -31,6 +31,8 @@ class Labels(NamedTuple):
     """Of integers, over all clients and parts."""
     vocabulary_size: int | None = None
     """Ids that samples are made of are below it; None: samples are numbers."""
+    special_ids: Mapping[str, int] = {}
+    """Ids of padding, out_of_vocabulary, begin and end, as far as the data set says them."""
 
     @property
     def num_values(self) -> int:
@@ -126,6 +128,16 @@ integer a sample
     def weighs(self, metric: str) -> int:
         """Return which of `counts` a metric is divided by."""
         return 0
+
+    def refuse_ids(self, labels: Labels, keys: Sequence[str]) -> None:
+        """Raise UserError where a key names another id than the data set does, or one that is none."""
+        for key in keys:
+            given, of_data = getattr(self, key), labels.special_ids.get(key)
+            if given is None:
+                continue
+            if of_data not in (None, given) or given >= labels.num_values:
+                allowed = f"{of_data}" if of_data is not None else f"an id below {labels.num_values}"
+                raise UserError(f"problem.task.{key}: is {given}; {labels.where} has {allowed} for it")
 
     def refuse(self, labels: Labels, needed: str) -> int:
         """Raise the error of labels that do not fit, in one line."""

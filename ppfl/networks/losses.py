@@ -50,13 +50,13 @@ class MaskedCrossEntropy(Loss):
 
     def counts(self, labels: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """Σ_t [y_t ≠ padding]."""
-        return self.is_there(labels).reshape(len(labels), -1).sum(dim=1).to(like.dtype)
+        return _of_samples(self.is_there(labels)).to(like.dtype)
 
     def of_samples(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Σ_t [y_t ≠ padding] (−log softmax(z_t)[y_t])."""
         flat = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
         # chosen, not multiplied: what is masked may be inf
-        return torch.where(self.is_there(labels), flat.reshape(labels.shape), 0.0).reshape(len(labels), -1).sum(dim=1)
+        return _of_samples(torch.where(self.is_there(labels), flat.reshape(labels.shape), 0.0))
 
     def targets(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """e_y at every position that counts, 0 at the others."""
@@ -91,6 +91,11 @@ class NumbersSquaredError(SquaredError):
     def targets(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """y."""
         return labels.reshape(logits.shape).to(logits.dtype)
+
+
+def _of_samples(of_positions: torch.Tensor) -> torch.Tensor:
+    """Add up over the positions of each sample, (S,) or (S, T) -> (S,)."""
+    return of_positions.sum(dim=1) if of_positions.ndim > 1 else of_positions
 
 
 def one_hot(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

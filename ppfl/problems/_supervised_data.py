@@ -163,7 +163,14 @@ def _agree_on_labels(samples: FederatedSamples, placement: Placement) -> Labels:
     # of all ranks: the model must have the same logits everywhere, also where a rank's clients lack a class
     mine = torch.tensor([0 if is_floating else max(int(y.max(initial=0)) for y in labels), int(is_floating)])
     largest, of_any = placement.communicator.allreduce(mine, "max").tolist()
-    return Labels(samples.labels_from, samples.label_shape, bool(of_any), largest, samples.vocabulary_size)
+    return Labels(
+        samples.labels_from,
+        samples.label_shape,
+        bool(of_any),
+        largest,
+        samples.vocabulary_size,
+        samples.special_ids,
+    )
 
 
 def _label_histogram(samples: FederatedSamples, num_classes: int, placement: Placement) -> np.ndarray:

@@ -44,9 +44,7 @@ class NextToken(Task):
         """The size of the vocabulary."""
         if labels.is_floating or len(labels.shape) != 1 or labels.vocabulary_size is None:
             return self.refuse(labels, "samples of tokens, with the next token at every position as their labels")
-        for key in ("padding", "out_of_vocabulary", "end"):
-            if (getattr(self, key) or 0) >= labels.vocabulary_size:
-                self.refuse(labels, f"{key} below {labels.vocabulary_size}, the size of the vocabulary")
+        self.refuse_ids(labels, ("padding", "out_of_vocabulary", "end"))
         return labels.vocabulary_size
 
     def output_shape(self, labels: Labels) -> tuple[int, ...]:

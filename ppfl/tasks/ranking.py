@@ -41,6 +41,7 @@ class Ranking(Task):
         """The number of items."""
         if labels.is_floating or len(labels.shape) > 1:
             return self.refuse(labels, "the id of an item a sample, or one a position")
+        self.refuse_ids(labels, ("padding",))
         return labels.num_values
 
     def output_shape(self, labels: Labels) -> tuple[int, ...]:
@@ -71,7 +72,8 @@ class Ranking(Task):
     def counts(self, labels: np.ndarray) -> np.ndarray:
         """Positions that are no padding."""
         is_there = np.ones_like(labels, dtype=bool) if self.padding is None else labels != self.padding
-        positions: np.ndarray = is_there.reshape(len(labels), -1).sum(axis=1, dtype=np.int64)[:, None]
+        axes = tuple(range(1, labels.ndim))
+        positions: np.ndarray = is_there.sum(axis=axes, dtype=np.int64)[:, None]
         return positions
 
 
