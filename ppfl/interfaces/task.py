@@ -121,8 +121,8 @@ integer a sample
         """Return {metric: score} of the totals of a client's part; the same names always, NaN where nothing counts."""
 
     def counts(self, labels: np.ndarray) -> np.ndarray | None:
-        """Return what each sample counts in the denominators of scores, (S, kinds) int64, numbered as `weighs` does;
-        None: each counts once."""
+        """Return what the samples of a client count together in the denominators of scores, (kinds,) int64, numbered as
+        `weighs` does; None: each once."""
         return None
 
     def weighs(self, metric: str) -> int:

@@ -29,7 +29,9 @@ def build_least_squares(
 ) -> SupervisedProblem:
     """Load the samples and build the stages of the model. Collective."""
     make = partial(LeastSquares, ridge=ridge)
-    return build_supervised(settings, placement, clients_per_chunk, make, SupervisedScores, _OneHotLabels(name=""))
+    return build_supervised(
+        settings, placement, clients_per_chunk, make, SupervisedScores, _OneHotLabels(name="least_squares")
+    )
 
 
 class _OneHotLabels(ClassTask):

@@ -51,6 +51,11 @@ class SupervisedData(LabelledData):
         self._parts: dict[Part, PackedPart] = dict(zip(get_args(Part), samples.parts, strict=True))
         stores = {id(pack): open_rows(pack, placement.device) for pack in samples.parts.packs}
         self._stores: dict[Part, SampleRows] = {part: stores[id(of.pack)] for part, of in self._parts.items()}
+        self._num_tokens: dict[str, np.ndarray] = {}
+        if self._are_tokens and self._counts_positions:
+            # here, where all ranks are: facts are asked for on one of them
+            of_parts = {part: self.counts(part, Selection())[0] for part in get_args(Part)}
+            self._num_tokens = {f"num_{part}_tokens": np.array(of, dtype=np.int64) for part, of in of_parts.items()}
 
     def data(self, client: int, round: int) -> Data:
         """Draw min(B, S) of the S training samples without replacement, keyed (seed, round, client).
@@ -74,17 +79,11 @@ class SupervisedData(LabelledData):
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Return the sizes of the parts, (M,), and over all three parts the label histogram, (M, classes), where labels
-        are classes; where a sample counts otherwise than once, as with tokens, what parts count, (M,)."""
-        of_labels: dict[str, np.ndarray] = {}
-        if self.label_histogram is not None:
-            of_labels = {"label_histogram": self.label_histogram}
-        elif self._counts_positions:
-            of_labels = {
-                f"num_{part}_labels": np.array(self.counts(part, Selection())[0], dtype=np.int64)
-                for part in get_args(Part)
-            }
+        are classes; of tokens how many of each part are labels that count, (M,)."""
+        histogram = {} if self.label_histogram is None else {"label_histogram": self.label_histogram}
         return {
-            **of_labels,
+            **histogram,
+            **self._num_tokens,
             "num_train_samples": np.array(self.num_train_samples, dtype=np.int64),
             "num_validation_samples": np.array(self.num_validation_samples, dtype=np.int64),
             "num_test_samples": np.array(self.num_test_samples, dtype=np.int64),
@@ -121,8 +120,7 @@ class SupervisedData(LabelledData):
     def _counts_of(self, labels: np.ndarray) -> np.ndarray:
         counts = self._task.counts(labels)
         assert counts is not None
-        total: np.ndarray = counts.sum(axis=0)
-        return total
+        return counts
 
     def _epoch(self, client: int, epoch: int) -> list[torch.Tensor]:
         # on the host, where samples are looked up

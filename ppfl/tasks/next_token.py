@@ -72,7 +72,7 @@ class NextToken(Task):
 
     def counts(self, labels: np.ndarray) -> np.ndarray:
         """Tokens that are no padding, and those that `accuracy` counts."""
-        return np.stack([counts.sum(axis=1) for counts in self._counted(labels)], axis=1).astype(np.int64)
+        return np.array([counts.sum() for counts in self._counted(labels)], dtype=np.int64)
 
     def weighs(self, metric: str) -> int:
         """Tokens: of `accuracy` its own."""

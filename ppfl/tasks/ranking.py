@@ -71,10 +71,7 @@ class Ranking(Task):
 
     def counts(self, labels: np.ndarray) -> np.ndarray:
         """Positions that are no padding."""
-        is_there = np.ones_like(labels, dtype=bool) if self.padding is None else labels != self.padding
-        axes = tuple(range(1, labels.ndim))
-        positions: np.ndarray = is_there.sum(axis=axes, dtype=np.int64)[:, None]
-        return positions
+        return np.array([labels.size if self.padding is None else (labels != self.padding).sum()], dtype=np.int64)
 
 
 def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

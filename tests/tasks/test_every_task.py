@@ -90,17 +90,16 @@ def test_totals_add_up_over_samples(task: Task, labels: Labels) -> None:
 def test_what_is_counted_is_what_scores_are_divided_by(task: Task, labels: Labels) -> None:
     """A client's score times its count is a sum: weighted means over clients are means over all that counts."""
     logits, y = draw(task, labels, 9)
-    counts = task.counts(y.numpy())
-    if counts is None:
-        counts = np.ones((9, 1), dtype=np.int64)
+    counts = [task.counts(y.numpy()[rows]) for rows in (slice(0, 4), slice(4, 9), slice(0, 9))]
+    numbers = [[size] if of is None else of.tolist() for of, size in zip(counts, (4, 5, 9), strict=True)]
     whole = task.scores(task.totals(logits, y).tolist())
     halves = [task.scores(task.totals(logits[rows], y[rows]).tolist()) for rows in (slice(0, 4), slice(4, 9))]
     for metric, score in whole.items():
         if metric in ("perplexity", "r2"):
             continue
-        numbers = counts[:, task.weighs(metric)]
-        of_halves = numbers[:4].sum() * halves[0][metric] + numbers[4:].sum() * halves[1][metric]
-        assert math.isclose(score, of_halves / numbers.sum(), rel_tol=1e-12), metric
+        first, second, both = (of[task.weighs(metric)] for of in numbers)
+        assert both == first + second
+        assert math.isclose(score, (first * halves[0][metric] + second * halves[1][metric]) / both, rel_tol=1e-12)
 
 
 @EACH
