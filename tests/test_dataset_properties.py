@@ -36,7 +36,8 @@ def bits(parts: ClientSamples) -> list[bytes]:
 
 def known_to_all(data: FederatedSamples) -> tuple[Any, ...]:
     sizes = data.num_train_samples, data.num_validation_samples, data.num_test_samples
-    return data.client_names, sizes, data.input_shape, data.divisor
+    of_labels = data.vocabulary_size, data.label_shape, data.labels_from, data.special_ids
+    return data.client_names, sizes, data.input_shape, data.divisor, of_labels
 
 
 @EACH
@@ -52,11 +53,18 @@ def test_it_is_what_it_says(name: str) -> None:
     for client, of_client in enumerate(sizes):
         for part, size in zip(data.samples[client], of_client, strict=True):
             assert part.x.shape == (size, *data.input_shape)
-            assert part.y.shape == (size,)
-            assert part.y.dtype == np.int64
-            assert part.x.dtype == np.uint8 or np.issubdtype(part.x.dtype, np.floating)
+            assert part.y.shape == (size, *data.label_shape)
             assert np.isfinite(part.x).all()
-            assert ((part.y >= 0) & (part.y < MAX_NUM_CLASSES)).all()
+            assert np.isfinite(part.y).all()
+            largest = data.vocabulary_size or MAX_NUM_CLASSES
+            if not size or np.issubdtype(part.y.dtype, np.integer):
+                assert part.y.dtype == np.int64
+                assert ((part.y >= 0) & (part.y < largest)).all()
+            if data.vocabulary_size is not None:
+                assert np.issubdtype(part.x.dtype, np.integer)
+                assert ((part.x >= 0) & (part.x < largest)).all()
+            else:
+                assert part.x.dtype == np.uint8 or np.issubdtype(part.x.dtype, np.floating)
 
 
 @EACH

@@ -141,7 +141,11 @@ BROKEN: dict[str, tuple[Clients, str]] = {
     "lengths": ({"a": images(6) | {"label": np.zeros(5, np.int64)}}, "6 pixels but 5 labels"),
     "integers": ({"a": images(6) | {"pixels": np.zeros((6, 5, 4), np.int32)}}, "pixels are int32; allowed are uint8"),
     "flat": ({"a": images(6) | {"pixels": np.zeros(6, np.uint8)}}, r"pixels have shape \(6,\); allowed"),
-    "float labels": ({"a": images(6) | {"label": np.zeros(6)}}, "label is float64"),
+    "complex labels": ({"a": images(6) | {"label": np.zeros(6, complex)}}, "label is complex128"),
+    "labels of numbers and classes": (
+        {"a": images(6), "b": images(6) | {"label": np.zeros(6)}},
+        "client 'b': label looks otherwise than that of client 'a'",
+    ),
     "negative label": (
         {"a": images(6), "b": images(6) | {"label": np.array([0, 1, 2, 3, -1, 0])}},
         "client 'b': labels range from -1 to 3; allowed are 0 to 65535",

@@ -20,6 +20,7 @@ from ppfl.datasets import _flat_file, federated_hdf5
 from ppfl.datasets._row_spans import RowSpans
 from ppfl.interfaces.dataset import FederatedSamples
 from ppfl.problems._supervised_data import SupervisedData
+from ppfl.tasks.classification import Classification
 from tests.ranks import on_ranks
 from tests.test_datasets import images, load, placement, write
 
@@ -128,7 +129,9 @@ def test_batches_are_the_same_bits_held_or_in_the_file(tmp_path: Path, monkeypat
     found = []
     for path, usable in zip(paths, (0.5, 0.5, 0.0), strict=True):
         monkeypatch.setattr(federated_hdf5, "_USABLE", usable)
-        data = SupervisedData(load({"name": "federated_hdf5", "train": path}), 6, placement())
+        data = SupervisedData(
+            load({"name": "federated_hdf5", "train": path}), 6, placement(), Classification(name="classification")
+        )
         with_samples = [client for client, size in enumerate(data.num_train_samples) if size]
         of_round = data.joined(with_samples, 4)[0]
         one_by_one = [data.data(client, 4) for client in with_samples]

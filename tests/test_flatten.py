@@ -114,3 +114,11 @@ def test_the_documented_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = CliRunner().invoke(main, command.split())
     assert result.exit_code == 0, result.output
     assert re.sub(r"\d+", "N", result.stdout.strip()) == re.sub(r"\d+", "N", told)
+
+
+def test_labels_that_are_numbers_are_not_converted(tmp_path: Path) -> None:
+    clients = random(SIZES)
+    source = Path(write(tmp_path / "in.h5", {name: of | {"label": of["label"] / 2} for name, of in clients.items()}))
+    with pytest.raises(UserError, match="label is floating point; the flat layout is for classes alone"):
+        flatten(source, tmp_path / "out.h5")
+    assert names_in(tmp_path) == ["in.h5"]

@@ -181,8 +181,8 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits_attackers(self) -> Config:
         if self.byzantine is not None:
-            has_labels = isinstance(self.problem, ClassificationSettings)
-            self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_labels)
+            has_classes = isinstance(self.problem, ClassificationSettings) and self.problem.has_classes
+            self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_classes)
         return self
 
     @model_validator(mode="after")

@@ -126,3 +126,9 @@ def kinds(state: State) -> dict[str, dict[str, tuple[torch.Size, torch.dtype]]]:
 def num_bytes(x: Mapping[str, torch.Tensor]) -> int:
     """Size of all values in bytes."""
     return sum(value.numel() * value.element_size() for value in x.values())
+
+
+def number_type(*groups: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """Return the type of the first numbers among them: samples may be tokens, which have none, and parameters none at
+    all where nothing is shared."""
+    return next(value.dtype for group in groups for value in group.values() if value.is_floating_point())

@@ -44,12 +44,27 @@ class Settings(BaseModel):
         """Return these, of this section and of those in it, as pydantic's `exclude` takes them."""
         kind = type(self)
         fields = kind.__pydantic_fields__
-        found: dict[str, Any] = {key: True for key in kind.silent if getattr(self, key) == fields[key].default}
+        found: dict[str, Any] = {
+            key: True for key in _silent_of(kind) if _is_default(getattr(self, key), fields[key].default)
+        }
         for key in fields:
             section = getattr(self, key)
             if isinstance(section, Settings) and key not in found and (below := section.silent_keys()):
                 found[key] = below
         return found
+
+
+@cache
+def _silent_of(kind: type[Settings]) -> frozenset[str]:
+    """Return the keys that a class and its bases name."""
+    return frozenset().union(*(vars(base).get("silent", ()) for base in kind.__mro__))
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    # the default of a section with a name is a mapping, so that no plug-in is imported for it
+    if isinstance(value, PlugIn) and isinstance(default, Mapping):
+        return value.name == default["name"] and value == type(value).model_validate(default)
+    return bool(value == default)
 
 
 def refusal(where: str, allowed: str) -> PydanticCustomError:

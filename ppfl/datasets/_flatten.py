@@ -37,6 +37,8 @@ def flatten(source: Path, out: Path) -> tuple[int, int]:
         if examples is None:
             raise UserError(f"{source} has no clients; {GROUPED_LAYOUT}")
         grouped = GroupedFile.look_at(examples, str(source))
+        if grouped.has_numbers:
+            raise UserError(f"{source}: {LABEL} is floating point; the flat layout is for classes alone")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             with whole_path(out) as partial:

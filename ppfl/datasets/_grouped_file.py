@@ -31,6 +31,8 @@ class GroupedFile(SampleFile):
     """By name of the client."""
     sample_shape: tuple[int, ...]
     sample_dtype: np.dtype
+    label_shape: tuple[int, ...] = ()
+    has_numbers: bool = False
 
     @classmethod
     def look_at(cls, examples: DataGroup, where: str) -> GroupedFile:
@@ -40,19 +42,23 @@ class GroupedFile(SampleFile):
             raise UserError(f"{where} has no clients; {GROUPED_LAYOUT}")
         field = _sample_field(examples, names[0], where)
         shape, dtype, sizes = None, None, {}
+        of_labels: tuple[tuple[int, ...], bool] = ((), False)
         for name in names:  # one at a time: an open data set takes 17 kB
             x, y = _fields(examples, name, field, where)
+            looks = y.shape[1:], y.dtype.kind == "f"
             if shape is None:
-                shape, dtype = x.shape[1:], x.dtype
+                shape, dtype, of_labels = x.shape[1:], x.dtype, looks
             elif (x.shape[1:], x.dtype) != (shape, dtype):
                 raise UserError(
                     f"{where}, client {name!r}: {field} are {x.dtype} of shape {x.shape[1:]} a sample, those of client "
                     f"{names[0]!r} are {dtype} of shape {shape}; they must agree"
                 )
+            elif looks != of_labels:
+                raise UserError(f"{where}, client {name!r}: {LABEL} looks otherwise than that of client {names[0]!r}")
             sizes[name] = y.shape[0]
         assert shape is not None
         assert dtype is not None
-        return cls(examples, where, field, sizes, shape, dtype)
+        return cls(examples, where, field, sizes, shape, dtype, *of_labels)
 
     def sizes(self) -> Mapping[str, int]:
         """Return the number of samples of every client."""
@@ -63,7 +69,7 @@ class GroupedFile(SampleFile):
         if name not in self.num_samples:
             return self.nothing()
         x, y = self.read_stored(name)
-        return Samples(np.ascontiguousarray(self.as_input(x)), y.astype(np.int64))
+        return Samples(np.ascontiguousarray(self.as_input(x)), y.astype(self.kept_dtype))
 
     def read_stored(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Read samples and labels of one client as they are stored. Raises UserError for broken labels."""
@@ -86,5 +92,5 @@ def _fields(examples: DataGroup, client: str, field: str, where: str) -> tuple[D
     x, y = (None if group is None else group.array(name, f"{where}, {name}") for name in (field, LABEL))
     if x is None or y is None:
         raise UserError(f"{where}: no {field if x is None else LABEL}; {GROUPED_LAYOUT}")
-    check_samples(x, y, field, where)
+    check_samples(x, y, field, where, takes_numbers=True)
     return x, y

@@ -31,6 +31,10 @@ class SampleFile(ABC):
     sample_shape: tuple[int, ...]
     """As it is stored."""
     sample_dtype: np.dtype
+    label_shape: tuple[int, ...] = ()
+    """Of the label of a sample."""
+    has_numbers: bool = False
+    """Labels are floating point, kept as float64."""
 
     @abstractmethod
     def sizes(self) -> Mapping[str, int]:
@@ -60,11 +64,17 @@ class SampleFile(ABC):
                 f"{other.where}: samples are {other.sample_dtype} of shape {other.sample_shape}, those in {self.where} "
                 f"are {self.sample_dtype} of shape {self.sample_shape}; they must agree"
             )
+        if (self.label_shape, self.has_numbers) != (other.label_shape, other.has_numbers):
+            raise UserError(f"{other.where}: labels look otherwise than those in {self.where}; they must agree")
 
     def check_finite(self, name: str, parts: Mapping[str, Samples], precision: torch.dtype) -> None:
         """Raise UserError for NaN, inf and what is beyond the numbers of the run, in any of the parts of a client."""
+        import torch
+
         for part, samples in parts.items():
             self.check_numbers(samples.x, f"client {name!r}", f"{part} samples", self.largest(precision))
+            if self.has_numbers:
+                self.check_numbers(samples.y, f"client {name!r}", f"{part} labels", torch.finfo(precision).max)
 
     def check_numbers(self, x: np.ndarray, whose: str, what: str, largest: float) -> None:
         """Raise UserError for NaN, inf and numbers beyond the largest in samples (S, …) of a client."""
@@ -83,7 +93,13 @@ class SampleFile(ABC):
 
     def nothing(self) -> Samples:
         """Return no samples, in the shape of this file's."""
-        return Samples(np.empty((0, *self.input_shape), self.sample_dtype), np.empty(0, np.int64))
+        labels = np.empty((0, *self.label_shape), self.kept_dtype)
+        return Samples(np.empty((0, *self.input_shape), self.sample_dtype), labels)
+
+    @property
+    def kept_dtype(self) -> type[np.int64] | type[np.float64]:
+        """What labels are kept as."""
+        return np.float64 if self.has_numbers else np.int64
 
     def largest(self, precision: torch.dtype) -> float:
         """Return the largest number that a sample may have: a finite float64 may be inf in the float32 of a run."""
@@ -94,8 +110,11 @@ class SampleFile(ABC):
         return min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
 
 
-def check_samples(x: DataArray, y: DataArray, field: str, where: str) -> None:
-    """Raise UserError unless x are samples and y is a label of each, by their shapes and number types."""
+def check_samples(x: DataArray, y: DataArray, field: str, where: str, *, takes_numbers: bool = False) -> None:
+    """Raise UserError unless x are samples and y is a label of each, by their shapes and number types.
+
+    takes_numbers: labels may be floating point, one or several a sample.
+    """
     if len(x.shape) not in (2, 3, 4):
         raise UserError(
             f"{where}: {field} have shape {x.shape}; allowed are (samples, height, width), (samples, height, width, "
@@ -105,13 +124,15 @@ def check_samples(x: DataArray, y: DataArray, field: str, where: str) -> None:
         raise UserError(f"{where}: {field} have shape {x.shape}; a sample needs at least one number")
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise UserError(f"{where}: {field} are {x.dtype}; allowed are uint8 and floating point")
-    if len(y.shape) != 1 or y.dtype.kind not in "iu":
-        raise UserError(f"{where}: {LABEL} is {y.dtype} of shape {y.shape}; it must hold one integer a sample")
+    are_numbers = takes_numbers and y.dtype.kind == "f" and len(y.shape) in (1, 2) and 0 not in y.shape[1:]
+    if not are_numbers and (len(y.shape) != 1 or y.dtype.kind not in "iu"):
+        others = ", or floating-point numbers" if takes_numbers else ""
+        raise UserError(f"{where}: {LABEL} is {y.dtype} of shape {y.shape}; it must hold one integer a sample{others}")
     if x.shape[0] != y.shape[0]:
         raise UserError(f"{where}: {x.shape[0]} {field} but {y.shape[0]} labels; their numbers must agree")
 
 
 def check_labels(y: np.ndarray, where: str) -> None:
     """Raise UserError for labels that are none."""
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
+    if y.dtype.kind != "f" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
         raise UserError(f"{where}: labels range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}")

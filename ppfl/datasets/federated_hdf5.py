@@ -15,6 +15,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.host_memory import free_host_bytes
 from ppfl.datasets._flat_file import FLAT_LAYOUT, OFFSETS, FlatFile
 from ppfl.datasets._grouped_file import GROUPED_LAYOUT, GroupedFile
+from ppfl.datasets._sample_file import LABEL
 from ppfl.interfaces.dataset import (
     ClientSamples,
     Dataset,
@@ -46,7 +47,8 @@ class FederatedHDF5(Dataset):
 
     Samples are (S, height, width), (S, height, width, channels) or (S, features), uint8 (scaled to [0, 1]) or floating
     point (used as they are), in any byte order, and finite in the precision of the run. A client that only one of the
-    two files names has no samples in the other.
+    two files names has no samples in the other. Labels are classes; with a group a client also floating point, (S,) or
+    (S, numbers), for regression.
     Source of the layout: the HDF5 files of TensorFlow Federated's simulation data sets.
     """
 
@@ -138,7 +140,10 @@ def _client_by_client(
             test.check_finite(names[client], {"test": cut.test}, placement.dtype)
         return cut
 
-    return deal(placement, clients_per_chunk, names, sizes, of_client, train.input_shape, train.divisor)
+    return deal(
+        placement, clients_per_chunk, names, sizes, of_client, train.input_shape, train.divisor,
+        label_shape=train.label_shape, labels_from=f"{train.where}, {LABEL}",
+    )  # fmt: skip
 
 
 def _packed(
@@ -168,4 +173,5 @@ def _packed(
         rows, number = of_test
         test_pack = test.pack(names[here], rows[here], number[here], placement.dtype, hold=hold)
         in_parts = in_parts._replace(test=PackedPart(test_pack))
-    return FederatedSamples.of(names, sizes, dealt, in_parts, train.input_shape, train.divisor)
+    labels_from = f"{train.where}, {LABEL}"
+    return FederatedSamples.of(names, sizes, dealt, in_parts, train.input_shape, train.divisor, labels_from=labels_from)

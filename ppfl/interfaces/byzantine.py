@@ -93,11 +93,14 @@ class Byzantine(Settings):
             return False
         return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
 
-    def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_labels: bool) -> None:
+    def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_classes: bool) -> None:
         """Raise pydantic's error for what does not go with attackers."""
         if not isinstance(self.attack, AttackOnVectors):
-            if not has_labels:
-                raise refusal("byzantine.attack.name", "an attack on vectors: data of this problem have no labels")
+            if not has_classes:
+                raise refusal(
+                    "byzantine.attack.name",
+                    "an attack on vectors: data of this problem have no labels that are classes",
+                )
             return
         if asynchronous:
             raise refusal(

@@ -30,8 +30,9 @@ class Joined(NamedTuple):
     def stacked(self) -> tuple[Data, torch.Tensor | None]:
         """Return tensors (K, S, …), padded to the longest, and the places of the samples in them, seen as (K S, …).
 
-        Where clients have different S the data have a `weight`, 0 for rows that are not there. Without such rows the
-        places are None: all of them, in order.
+        Where clients have different S the data have a `weight`, bool, false for rows that are not there: whoever sums
+        up takes it in the number type of what it weighs, since samples may be tokens. Without such rows the places are
+        None: all of them, in order.
         """
         longest, sizes = max(self.sizes), np.array(self.sizes)
         if longest == sizes.min():
@@ -46,8 +47,7 @@ class Joined(NamedTuple):
         data = {
             name: value.index_select(0, order).view(-1, longest, *value.shape[1:]) for name, value in self.data.items()
         }
-        like = next(value for value in data.values() if value.is_floating_point())
-        data["weight"] = torch.from_numpy(is_there).to(device, like.dtype)
+        data["weight"] = torch.from_numpy(is_there).to(device)
         return data, torch.from_numpy(np.flatnonzero(is_there)).to(device)
 
 
@@ -133,10 +133,10 @@ class SampledData(ClientData):
 
 
 class LabelledData(SampledData):
-    """Samples with class labels `y`, (S,) int64."""
+    """Samples with labels `y`: classes (S,) int64, tokens (S, T) int64, or numbers."""
 
     num_classes: int
-    """Labels are below it, on all ranks."""
+    """Length of the last axis of the logits; labels that are integers are below it, on all ranks."""
 
 
 class Statistics(ClientData):

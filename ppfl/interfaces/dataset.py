@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -32,7 +32,8 @@ _NUMBERS_OF_A_CLIENT = 64
 
 @dataclass(frozen=True)
 class Samples:
-    """S samples: x (S, channels, height, width) or (S, features), uint8 or floating point; y (S,) int64 labels."""
+    """S samples: x (S, channels, height, width) or (S, features), uint8 or floating point, or tokens (S, T), integers;
+    y (S,) or (S, T) int64 labels, or (S,) or (S, numbers) floating point."""
 
     x: np.ndarray
     y: np.ndarray
@@ -90,6 +91,14 @@ class FederatedSamples:
     """Of one sample: (channels, height, width) or (features,)."""
     divisor: float
     """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
+    vocabulary_size: int | None = None
+    """Samples are ids of tokens below it; None: they are numbers."""
+    label_shape: tuple[int, ...] = ()
+    """Of the label of one sample."""
+    labels_from: str = "problem.dataset"
+    """Which file and field labels come from; how messages about them begin."""
+    special_ids: Mapping[str, int] = field(default_factory=dict)
+    """Of tokens: what padding, out_of_vocabulary, begin and end are called by, as far as there are such."""
 
     @classmethod
     def of(
@@ -100,10 +109,14 @@ class FederatedSamples:
         parts: PackedParts,
         input_shape: tuple[int, ...],
         divisor: float,
+        **others: Any,
     ) -> Self:
-        """Put it together; sizes: (M, 3), (training, validation, test) samples of every client of all ranks."""
+        """Put it together; sizes: (M, 3), (training, validation, test) samples of every client of all ranks.
+
+        others: fields that are not at their defaults.
+        """
         train, validation, test = (tuple(column.tolist()) for column in sizes.T)
-        return cls(tuple(client_names), train, validation, test, *dealt, parts, input_shape, divisor)
+        return cls(tuple(client_names), train, validation, test, *dealt, parts, input_shape, divisor, **others)
 
     @property
     def samples(self) -> Mapping[int, ClientSamples]:
@@ -226,17 +239,19 @@ def deal(
     of_client: Callable[[int], ClientSamples],
     input_shape: tuple[int, ...],
     divisor: float,
+    **others: Any,
 ) -> FederatedSamples:
     """Deal the clients to ranks, and ask for the samples of this rank's.
 
     clients_per_chunk: K; None: as many as the placement chooses. sizes: (training, validation, test) samples of every
-    client of all ranks.
+    client of all ranks. others: fields of the samples that are not at their defaults.
     """
     of_all = np.array(sizes, dtype=np.int64).reshape(-1, 3)
-    dealt = placement.deal(of_all[:, 0], clients_per_chunk, input_shape)
+    dealt = placement.deal(of_all[:, 0], clients_per_chunk, input_shape, others.get("vocabulary_size"))
     mine = dealt.clients
-    parts = PackedParts.of(map(of_client, mine), of_all[mine.start : mine.stop], input_shape)
-    return FederatedSamples.of(client_names, of_all, dealt, parts, input_shape, divisor)
+    label_shape = others.get("label_shape", ())
+    parts = PackedParts.of(map(of_client, mine), of_all[mine.start : mine.stop], input_shape, label_shape)
+    return FederatedSamples.of(client_names, of_all, dealt, parts, input_shape, divisor, **others)
 
 
 class Dataset(PlugIn):

@@ -26,9 +26,9 @@ class Pack:
     """Samples of the C clients of a rank, those of each one side by side; every row is one client's."""
 
     x: np.ndarray | RowsOfFile
-    """(S, channels, height, width) or (S, features), uint8 or floating point."""
+    """(S, channels, height, width) or (S, features), uint8 or floating point; or tokens (S, T), any integers."""
     y: np.ndarray
-    """(S,) int64 labels."""
+    """(S,) or (S, T) int64 labels, or floating point."""
     starts: np.ndarray
     """(C,) int64, first row of each client."""
     sizes: np.ndarray
@@ -95,13 +95,19 @@ class PackedParts(NamedTuple):
     test: PackedPart
 
     @classmethod
-    def of(cls, samples: Iterable[ClientSamples], sizes: np.ndarray, sample_shape: tuple[int, ...]) -> PackedParts:
+    def of(
+        cls,
+        samples: Iterable[ClientSamples],
+        sizes: np.ndarray,
+        sample_shape: tuple[int, ...],
+        label_shape: tuple[int, ...] = (),
+    ) -> PackedParts:
         """Pack what clients have, asked for one at a time, so that nothing is there twice.
 
-        sizes: (C, 3) int64, samples of every client in each part; sample_shape: of one, for when there are none.
+        sizes: (C, 3) int64, samples of every client in each part; shapes: of one, for when there are none.
         Raises ValueError for a client that has another number of samples, or of another type than those before.
         """
-        packing = [_Packing(of_part, sample_shape) for of_part in sizes.T]
+        packing = [_Packing(of_part, sample_shape, label_shape) for of_part in sizes.T]
         for index, client in enumerate(samples):
             for part, of_client in zip(packing, client, strict=True):
                 part.put(index, of_client)
@@ -116,16 +122,17 @@ class PackedParts(NamedTuple):
 class _Packing:
     """A pack that is being filled; memory is taken when the first client says what its numbers are."""
 
-    def __init__(self, sizes: np.ndarray, sample_shape: tuple[int, ...]) -> None:
+    def __init__(self, sizes: np.ndarray, sample_shape: tuple[int, ...], label_shape: tuple[int, ...]) -> None:
         self._sizes = sizes
         self._starts = np.cumsum(sizes) - sizes
         self._x = np.empty((0, *sample_shape), np.uint8)
-        self._y = np.empty(int(sizes.sum()), np.int64)
+        self._y = np.empty((int(sizes.sum()), *label_shape), np.int64)
 
     def put(self, index: int, samples: Samples) -> None:
         start, size = int(self._starts[index]), int(self._sizes[index])
         if index == 0:
             self._x = np.empty((len(self._y), *self._x.shape[1:]), samples.x.dtype)
+            self._y = np.empty(self._y.shape, samples.y.dtype)
         if len(samples) != size or samples.x.dtype != self._x.dtype:
             raise ValueError(
                 f"a client has {len(samples)} samples of {samples.x.dtype}; {size} of {self._x.dtype} were announced"

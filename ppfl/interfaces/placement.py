@@ -74,27 +74,38 @@ class Placement:
     chunk_memory: ChunkMemory | None = None
     """What clients computed together may take; None: clients are computed one by one where nobody says otherwise."""
 
-    bytes_of_client: Callable[[tuple[int, ...], int], int] | None = None
-    """(shape of a sample, S of a round) -> what a client takes of that memory; a problem fills it in."""
+    bytes_of_client: Callable[[tuple[int, ...], int, int | None], int] | None = None
+    """(shape of a sample, S of a round, size of a vocabulary or None) -> what a client takes of that memory; a problem
+    fills it in."""
 
     def chunk_size(
-        self, wanted: int | None, num_samples: Sequence[int] | np.ndarray, input_shape: tuple[int, ...]
+        self,
+        wanted: int | None,
+        num_samples: Sequence[int] | np.ndarray,
+        input_shape: tuple[int, ...],
+        vocabulary_size: int | None = None,
     ) -> int:
         """Return K, how many neighbours are computed together: as wanted, or as many as the memory for them holds.
 
-        num_samples: training samples of all M clients.
+        num_samples: training samples of all M clients. vocabulary_size: where samples are tokens.
         """
         if wanted is not None:
             return wanted
         if self.chunk_memory is None or self.bytes_of_client is None:
             return 1
         used = int(np.minimum(np.max(num_samples), self.samples_a_round or np.iinfo(np.int64).max))
-        bytes_a_client = self.bytes_of_client(input_shape, used)
+        bytes_a_client = self.bytes_of_client(input_shape, used, vocabulary_size)
         return self.chunk_memory.chunk_size(len(num_samples), self.communicator.size, bytes_a_client)
 
-    def deal(self, num_samples: Sequence[int] | np.ndarray, wanted: int | None, input_shape: tuple[int, ...]) -> Dealt:
+    def deal(
+        self,
+        num_samples: Sequence[int] | np.ndarray,
+        wanted: int | None,
+        input_shape: tuple[int, ...],
+        vocabulary_size: int | None = None,
+    ) -> Dealt:
         """Return the clients of this rank and K; arguments are those of `chunk_size`."""
-        chunk = self.chunk_size(wanted, num_samples, input_shape)
+        chunk = self.chunk_size(wanted, num_samples, input_shape, vocabulary_size)
         return Dealt(self.clients_of_rank(num_samples, chunk), chunk)
 
     def byzantine_clients(self, client_names: Sequence[str], num_train_samples: Sequence[int]) -> frozenset[int]:

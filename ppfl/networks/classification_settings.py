@@ -11,6 +11,7 @@ from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.interfaces.dataset import Dataset, Partition
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.split import ModelSplit, Parts
+from ppfl.interfaces.task import Task
 from ppfl.networks.lora import adapted
 from ppfl.networks.model import Model, Stage
 from ppfl.networks.training import Training
@@ -67,6 +68,12 @@ class ClassificationSettings(ProblemSettings):
             return self.split.parts(names)
         except ValueError as error:
             raise UserError(f"problem.split.{where}: {error}; allowed: globs over parameter names") from error
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether labels are classes, which can be counted and flipped."""
+        task = getattr(self, "task", None)
+        return task.has_classes if isinstance(task, Task) else True
 
     @property
     def known_clients(self) -> int | None:

@@ -87,7 +87,7 @@ class LinearStage(Stage):
 class Model(PlugIn):
     """A classifier: samples (S, channels, height, width) or (S, features) to logits (S, num_classes).
 
-    One that takes tokens makes of (S, T) int64 the logits (S, T, vocabulary), those of the next token at each position;
+    One that takes tokens makes of (S, T) int64 the logits (S, T, vocabulary), where there is a label at every position;
     its stages are asked for with input_shape (T,), and num_classes is the size of the vocabulary.
 
     Stages with the names of their parameters are all that the split and the shared pass need to know:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ppfl.core.errors import UserError
+from ppfl.networks.memory import shapes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,16 +112,11 @@ def _call(stage: Stage, params: Params, x: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def refuse_outputs(
-    stages: Sequence[Stage], input_shape: tuple[int, ...], takes: Takes, num_classes: int, *, vectorized: bool
-) -> None:
-    """Raise UserError unless stages of modules give logits, and can be vectorized over clients where they have to be.
-
-    Logits: (S, classes), or of tokens (S, T, classes). Other stages are known to do both.
-    """
+def refuse_unvectorized(stages: Sequence[Stage], input_shape: tuple[int, ...], takes: Takes) -> None:
+    """Raise UserError for stages of modules that cannot be vectorized over clients; other stages are known to be."""
     if not any(hasattr(stage.apply, "module") for stage in stages):
         return
-    shapes = {name: law.shape for stage in stages for name, law in stage.parameters.items()}
+    shapes = shapes_of(stages)
     params = {name: torch.full(shape, 0.1, dtype=torch.float64) for name, shape in shapes.items()}
     x = example_of(input_shape, takes)
 
@@ -129,15 +125,6 @@ def refuse_outputs(
             x = stage.apply(params, x)
         return x
 
-    with torch.no_grad():
-        shape = tuple(forward(params, x).shape[1:])
-    wanted = (*input_shape, num_classes) if takes == "tokens" else (num_classes,)
-    if shape != wanted:
-        raise UserError(
-            f"problem.model: the module makes {shape} of a sample; allowed: {wanted}, a number for each class"
-        )
-    if not vectorized:
-        return
     try:
         of_two = {name: torch.stack([value, value]) for name, value in params.items()}
         torch.func.vmap(forward)(of_two, torch.stack([x, x]))

@@ -16,7 +16,6 @@ from ppfl.networks.convolution import ConvolutionStage
 from ppfl.networks.dropout import keyed
 from ppfl.networks.gradients import Pull, counted_bytes, pullback
 from ppfl.networks.kernels import column, of_this_processor
-from ppfl.networks.losses import one_hot
 from ppfl.networks.model import LinearStage
 from ppfl.networks.pieces import pieces_of
 from ppfl.networks.products import linear, matmul
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.loss import Loss
     from ppfl.networks.kernels import Kernels
-    from ppfl.networks.losses import Loss
     from ppfl.networks.model import Stage
 
 
@@ -99,40 +98,40 @@ class Network:
 
     def _stages(self, numbers: range, params: Params, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor | Blocked = x
-        # tokens have no precision of their own
-        dtype = x.dtype if x.is_floating_point() or not params else next(iter(params.values())).dtype
+        # tokens have no number type of their own: stages compute in that of the parameters
+        numbered = (x, *params.values())
+        dtype = next((value.dtype for value in numbered if value.is_floating_point()), x.dtype)
         for number in numbers:
             stage = self.stages[number]
             # the last stage, the cheapest, stays as it is: in bfloat16 a logit of 10 is known to 0.03 alone, which
             # the loss sees
             if self.body_dtype is not None and number < len(self.stages) - 1:
-                y = self._apply_short(stage, params, y, dtype)
+                y = self._apply_short(stage, params, y, x.device, dtype)
             else:
                 y = self._apply(stage, params, y, dtype)
         # features leave in the precision of the run, so that fine-tuners do not know of another
-        return _of_type(as_dense(y), dtype)
+        return _in(dtype, as_dense(y))
 
     def _apply_short(
-        self, stage: Stage, params: Params, y: torch.Tensor | Blocked, dtype: torch.dtype
+        self, stage: Stage, params: Params, y: torch.Tensor | Blocked, device: torch.device, dtype: torch.dtype
     ) -> torch.Tensor | Blocked:
         """Run a stage in `body_dtype`."""
         assert self.body_dtype is not None
         short = {name: params[name].to(self.body_dtype) for name in stage.reads}
-        images = y.images if isinstance(y, Blocked) else y
-        if images.device.type != "cpu" or self.kernels.has_bfloat16:
+        if device.type != "cpu" or self.kernels.has_bfloat16:
             return self._apply(stage, short, y, self.body_dtype)
         # products of short numbers in wide registers: without instructions for them torch takes ten times as long
         wide = {name: value.to(dtype) for name, value in short.items()}
-        rounded = _of_type(_of_type(as_dense(y), self.body_dtype), dtype)
+        rounded = _in(dtype, _in(self.body_dtype, as_dense(y)))
         return as_dense(self._apply(stage, wide, rounded, dtype)).to(self.body_dtype)
 
     def _apply(
         self, stage: Stage, params: Params, x: torch.Tensor | Blocked, dtype: torch.dtype
     ) -> torch.Tensor | Blocked:
-        x = x if isinstance(x, Blocked) else _of_type(x, dtype)
+        x = x if isinstance(x, Blocked) else _in(dtype, x)
         if isinstance(stage, ConvolutionStage):
             return stage.run(params, x, self.kernels)
-        return stage.apply(params, _of_type(as_dense(x), dtype))
+        return stage.apply(params, _in(dtype, as_dense(x)))
 
     def in_pieces(self, params: Params, x: torch.Tensor, key: torch.Tensor | None = None) -> torch.Tensor:
         """Return `prefix` of any number of samples, piece by piece."""
@@ -201,7 +200,7 @@ class Network:
         if num_samples * (width + 2 * steps * num_classes) > (4 * steps - 2) * width * num_classes:
             return None
         logits = linear(features, weight, bias)
-        targets, rates = one_hot(data["y"], logits), lr * self.loss.shares(data, logits)
+        targets, rates = self.loss.targets(data["y"], logits), lr * self.loss.shares(data, logits)
         # + 1 is the bias, a column of ones beside F
         moves = (matmul(features, features.T) + 1.0) * rates
         total, kappa = torch.zeros_like(logits), 1.0 - lr * ridge
@@ -228,6 +227,11 @@ def split_keys(key: torch.Tensor | None, x: torch.Tensor, rows: int) -> list[tor
 
 def _only_drops(stage: Stage) -> bool:
     return stage.is_random and not stage.parameters
+
+
+def _in(dtype: torch.dtype, x: torch.Tensor) -> torch.Tensor:
+    """Return numbers in a number type, and tokens as they are."""
+    return x.to(dtype) if x.is_floating_point() and dtype.is_floating_point else x
 
 
 class SupervisedPass(SharedPass):
@@ -325,8 +329,3 @@ def both_sides(names: Iterable[str], of_suffix: Params, of_prefix: Params) -> Pa
     """Return the gradients of these parameters: the sum of both for those that are read before and behind the cut."""
     tied, either = of_suffix.keys() & of_prefix.keys(), {**of_suffix, **of_prefix}
     return {name: of_suffix[name] + of_prefix[name] if name in tied else either[name] for name in names}
-
-
-def _of_type(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return numbers in this type; tokens stay what they are."""
-    return x.to(dtype) if x.is_floating_point() else x

@@ -14,6 +14,7 @@ from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.interfaces.pre_aggregator import PreAggregator
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.schedule import Schedule
+from ppfl.interfaces.task import Task
 from ppfl.networks.model import Model
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ ROOMS: dict[str, type[PlugIn]] = {
     "problems": ProblemSettings,
     "schedules": Schedule,
     "server_optimizers": ServerOptimizer,
+    "tasks": Task,
 }
 """What the plug-ins of a folder are."""
 

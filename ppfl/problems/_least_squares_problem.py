@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from ppfl.core.params import ratio
+from ppfl.networks.class_task import ClassTask
 from ppfl.networks.losses import SquaredError
 from ppfl.problems._supervised_objective import Supervised
 from ppfl.problems._supervised_problem import SupervisedProblem, build_supervised
@@ -15,6 +16,7 @@ from ppfl.problems._supervised_scores import SupervisedScores
 
 if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
+    from ppfl.interfaces.loss import Loss
     from ppfl.interfaces.placement import Placement
     from ppfl.networks.classification_settings import ClassificationSettings
     from ppfl.problems._supervised_objective import Made
@@ -25,7 +27,20 @@ def build_least_squares(
 ) -> SupervisedProblem:
     """Load the samples and build the stages of the model. Collective."""
     make = partial(LeastSquares, ridge=ridge)
-    return build_supervised(settings, placement, clients_per_chunk, make, LeastSquaresScores)
+    return build_supervised(
+        settings, placement, clients_per_chunk, make, LeastSquaresScores, _OneHotLabels(name="least_squares")
+    )
+
+
+class _OneHotLabels(ClassTask):
+    """Classes, scored by the squared error of one-hot labels without the ridge."""
+
+    memorized_gap: ClassVar[float] = 0.25
+    """Half of what predicting 0 everywhere costs."""
+
+    def loss(self) -> Loss:
+        """½‖z − e_y‖²."""
+        return SquaredError()
 
 
 class LeastSquares(Supervised):
@@ -64,13 +79,6 @@ class LeastSquaresScores(SupervisedScores):
     """Scores with the squared error without the ridge as their loss; `loss` of a round is f_m itself."""
 
     objective: LeastSquares
-
-    memorized_gap = 0.25
-    """Half of what predicting 0 everywhere costs."""
-
-    def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
-        """f_m(θ, w) − (ridge/2)‖w‖²."""
-        return self.objective.data_loss(shared, local, data)
 
     def round_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """f_m(θ, w)."""

@@ -1,4 +1,4 @@
-"""Samples of clients with class labels: batches that are drawn, and what scores are computed on."""
+"""Samples of clients with labels: batches that are drawn, and what scores are computed on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 
 from ppfl.core.rng import Streams, generator
 from ppfl.interfaces.client_data import Joined, LabelledData, Part
+from ppfl.interfaces.selection import Selection
+from ppfl.interfaces.task import Labels
 from ppfl.problems._sample_rows import as_numbers, open_rows
 from ppfl.problems._training_samples import TrainingSamples
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.dataset import FederatedSamples
     from ppfl.interfaces.packed_samples import PackedPart
     from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.task import Task
     from ppfl.networks.training import Augmentation
     from ppfl.problems._sample_rows import SampleRows
 
@@ -26,25 +29,35 @@ if TYPE_CHECKING:
 class SupervisedData(LabelledData):
     """A batch of every client in every round, of B samples, or all that it has. Building is collective."""
 
-    def __init__(self, samples: FederatedSamples, batch_size: int | Literal["all"], placement: Placement) -> None:
+    def __init__(
+        self, samples: FederatedSamples, batch_size: int | Literal["all"], placement: Placement, task: Task
+    ) -> None:
         self.client_names = samples.client_names
         self.num_train_samples = samples.num_train_samples
         self.num_validation_samples = samples.num_validation_samples
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
         self.clients_per_chunk = samples.clients_per_chunk
-        self.num_classes = _agree_on_num_classes(samples, placement)
-        self.label_histogram = _label_histogram(samples, self.num_classes, placement)
-        """(M, classes), over all three parts."""
+        self.labels = _agree_on_labels(samples, placement)
+        """What all ranks know of them."""
+        self.num_classes = task.num_outputs(self.labels)
+        self.label_histogram = _label_histogram(samples, self.num_classes, placement) if task.has_classes else None
+        """(M, classes), over all three parts; None where labels are no classes."""
+        self._task, self._communicator = task, placement.communicator
         self._seed = placement.seed
         self._dtype, self._device = placement.dtype, placement.device
-        self._divisor = samples.divisor
+        self._divisor, self._are_tokens = samples.divisor, samples.vocabulary_size is not None
         self._batch_size = batch_size
         self.train_with(None, has_keys=False)
         self._batches = Streams(placement.seed, "batch")
         self._parts: dict[Part, PackedPart] = dict(zip(get_args(Part), samples.parts, strict=True))
         stores = {id(pack): open_rows(pack, placement.device) for pack in samples.parts.packs}
         self._stores: dict[Part, SampleRows] = {part: stores[id(of.pack)] for part, of in self._parts.items()}
+        self._num_tokens: dict[str, np.ndarray] = {}
+        if self._are_tokens and self._counts_positions:
+            # here, where all ranks are: facts are asked for on one of them
+            of_parts = {part: self.counts(part, Selection())[0] for part in get_args(Part)}
+            self._num_tokens = {f"num_{part}_tokens": np.array(of, dtype=np.int64) for part, of in of_parts.items()}
 
     def train_with(self, augmentation: Augmentation | None, *, has_keys: bool) -> None:
         """Train on images that `augmentation` changes, and on samples with a `key` (S,) int64 where they are wanted."""
@@ -83,9 +96,12 @@ class SupervisedData(LabelledData):
         return batches
 
     def client_facts(self) -> dict[str, np.ndarray]:
-        """Return the label histogram over all three parts, (M, classes), and the sizes of the parts, (M,)."""
+        """Return the sizes of the parts, (M,), and over all three parts the label histogram, (M, classes), where labels
+        are classes; of tokens how many of each part are labels that count, (M,)."""
+        histogram = {} if self.label_histogram is None else {"label_histogram": self.label_histogram}
         return {
-            "label_histogram": self.label_histogram,
+            **histogram,
+            **self._num_tokens,
             "num_train_samples": np.array(self.num_train_samples, dtype=np.int64),
             "num_validation_samples": np.array(self.num_validation_samples, dtype=np.int64),
             "num_test_samples": np.array(self.num_test_samples, dtype=np.int64),
@@ -100,6 +116,29 @@ class SupervisedData(LabelledData):
         """Return some samples of a client of this rank."""
         of_client = as_numbers(self._rows(part, client))
         return self._decode(*self._stores[part].take(of_client[rows.cpu().numpy()]))
+
+    def counts(self, part: Part, selection: Selection) -> list[tuple[int, ...]]:
+        """Return what counts in the denominators of scores of what is selected of a part, of all M clients, one tuple a
+        kind: samples, unless the task counts otherwise. Collective then."""
+        sizes = self.part_sizes(part)
+        if not self._counts_positions:
+            return [selection.weights(sizes)]
+        y, found = self._parts[part].pack.y, []
+        there = selection.clients_in(self.clients)
+        for client in self.clients:
+            rows = selection.rows(part, client, sizes[client]).numpy() if client in there else np.empty(0, np.int64)
+            found.append(self._counts_of(y[as_numbers(self._rows(part, client))[rows]]))
+        mine = np.array(found, dtype=np.int64).reshape(len(found), len(self._counts_of(y[:0])))
+        return [tuple(kind) for kind in self._communicator.allgather_rows(torch.from_numpy(mine)).T.tolist()]
+
+    @property
+    def _counts_positions(self) -> bool:
+        return self._task.counts(self._parts["train"].pack.y[:0]) is not None
+
+    def _counts_of(self, labels: np.ndarray) -> np.ndarray:
+        counts = self._task.counts(labels)
+        assert counts is not None
+        return counts
 
     def _epoch(self, client: int, epoch: int) -> list[torch.Tensor]:
         # on the host, where samples are looked up
@@ -126,15 +165,28 @@ class SupervisedData(LabelledData):
         return num_samples if self._batch_size == "all" else min(self._batch_size, num_samples)
 
     def _decode(self, x: torch.Tensor, y: torch.Tensor) -> Data:
+        y = y.to(self._dtype) if y.is_floating_point() else y
+        if self._are_tokens:
+            return {"x": x.to(torch.int64, copy=True), "y": y}
         # division makes fresh memory, so that neither alignment nor the next use depends on where the rows lie
         return {"x": x.to(self._dtype) / self._divisor, "y": y}
 
 
-def _agree_on_num_classes(samples: FederatedSamples, placement: Placement) -> int:
-    """Return 1 + the largest label of any part of any client. Collective."""
+def _agree_on_labels(samples: FederatedSamples, placement: Placement) -> Labels:
+    """Look at the labels of all parts of all clients. Collective."""
+    labels = [pack.y for pack in samples.parts.packs]
+    is_floating = any(y.dtype.kind == "f" for y in labels)
     # of all ranks: the model must have the same logits everywhere, also where a rank's clients lack a class
-    mine = torch.tensor([max(int(pack.y.max(initial=0)) for pack in samples.parts.packs)])
-    return int(placement.communicator.allreduce(mine, "max")) + 1
+    mine = torch.tensor([0 if is_floating else max(int(y.max(initial=0)) for y in labels), int(is_floating)])
+    largest, of_any = placement.communicator.allreduce(mine, "max").tolist()
+    return Labels(
+        samples.labels_from,
+        samples.label_shape,
+        bool(of_any),
+        largest,
+        samples.vocabulary_size,
+        samples.special_ids,
+    )
 
 
 def _label_histogram(samples: FederatedSamples, num_classes: int, placement: Placement) -> np.ndarray:

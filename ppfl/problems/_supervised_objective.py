@@ -1,4 +1,4 @@
-"""The classification objective: losses of a model cut before its first local parameter."""
+"""The objective of learning from labels: losses of a model cut before its first local parameter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.objective import JointPass
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.split import Parts
-    from ppfl.networks.model import Stage, Takes
+    from ppfl.networks.model import Stage
     from ppfl.networks.training import Training
 
 
@@ -46,20 +46,23 @@ class Made(NamedTuple):
 
 
 class Supervised(JointObjective):
-    """f_m(θ, w) = −Σ_s v_s log softmax(model(x_s; θ, w))[y_s] / Σ_s v_s, with v = 1 unless `data` has weights; and what
+    """f_m(θ, w) = Σ_s v_s ℓ(model(x_s; θ, w), y_s) / Σ_s v_s n_s, with v = 1 unless `data` has weights; ℓ and n, which
+    is 1 where samples count once, are those of the loss: −log softmax(z)[y] unless another one is given; and what
     `training` adds.
 
-    Data: x (S, channels, height, width) or (S, features) in the run's precision, y (S,) int64, and for padded samples
-    weight (S,), 0 for rows that are not there. Advanced data has `features` (S, …), what the stages before the first
-    one with a local parameter make of x, in the place of x. Samples that are trained on may have a `key` (S,) int64, of
-    which dropout makes its masks.
+    Data: x (S, channels, height, width) or (S, features) in the run's precision, or tokens (S, T) int64; y (S,) or
+    (S, T) int64, or floating point; and for padded samples weight (S,), false for rows that are not there. Advanced
+    data has `features` (S, …), what the stages before the first one with a local parameter make of x, in its place.
+    Samples that are trained on may have a `key` (S,) int64, of which dropout makes its masks.
     """
 
     criterion: Loss = CrossEntropy()
     """Of logits and labels."""
     takes_weights = True
 
-    def __init__(self, made: Made, placement: Placement, ridge: float = 0.0) -> None:
+    def __init__(self, made: Made, placement: Placement, ridge: float = 0.0, criterion: Loss | None = None) -> None:
+        if criterion is not None:
+            self.criterion = criterion
         stages, parts, self._num_classes, training = made
         self.seed = placement.seed
         self._all_names = tuple(name for stage in stages for name in stage.parameters)
@@ -138,8 +141,10 @@ class Supervised(JointObjective):
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
         x = data["x"]
-        takes: Takes = "numbers" if x.is_floating_point() else "tokens"
-        return bytes_of_client(self.stages, tuple(x.shape[1:]), self._dtype, len(x), takes, self._frozen_names)
+        takes_tokens, shape = not x.is_floating_point(), tuple(x.shape[1:])
+        return bytes_of_client(
+            self.stages, shape, self._dtype, len(x), takes_tokens=takes_tokens, frozen=self._frozen_names
+        )
 
     def flops_of_sample(self, data: Data) -> SampleFlops | None:
         """Return what torch counts."""
@@ -176,7 +181,7 @@ class Supervised(JointObjective):
         return self.criterion.mean(self.logits(shared, local, data), data)
 
     def logits(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
-        """Return what the model says of every sample, (S, classes)."""
+        """Return what the model says of every sample, (S, classes), (S, T, vocabulary) or (S, numbers)."""
         params, key = {**shared, **local}, data.get("key")
         features = data["features"] if "features" in data else self._network.prefix(params, data["x"], key)
         return self._network.suffix(params, features, key)

@@ -1,4 +1,4 @@
-"""The classification problem at run time, put together from samples and a model."""
+"""Learning from labels at run time, put together from samples and a model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.errors import UserError
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.theory import Theory
-from ppfl.networks.memory import bytes_of_client
-from ppfl.networks.module_checks import refuse_outputs
+from ppfl.networks.memory import bytes_of_client, logits_shape
+from ppfl.networks.module_checks import refuse_unvectorized
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Made, Supervised
 from ppfl.problems._supervised_scores import SupervisedScores
@@ -18,11 +19,13 @@ from ppfl.problems._supervised_scores import SupervisedScores
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ppfl.interfaces.dataset import FederatedSamples
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.selection import Selection
     from ppfl.interfaces.split import Parts
+    from ppfl.interfaces.task import Task
     from ppfl.networks.classification_settings import ClassificationSettings
-    from ppfl.networks.model import Stage
+    from ppfl.networks.model import Model, Stage
 
     MakeObjective = Callable[[Made, Placement], Supervised]
 
@@ -57,7 +60,7 @@ class SupervisedTheory(Theory):
 
 @dataclass(frozen=True, eq=False)
 class SupervisedProblem(Problem):
-    """Classification with a model, a data set and a split."""
+    """A task with a model, a data set and a split."""
 
     objective: Supervised
     client_data: SupervisedData
@@ -65,32 +68,37 @@ class SupervisedProblem(Problem):
 
     def all_local(self) -> SupervisedProblem:
         """Return the same f_m on the same samples with all parameters of the model local."""
-        problem = put_together(self.objective.all_local(), self.client_data, type(self.scores))
+        problem = put_together(self.objective.all_local(), self.client_data, type(self.scores), self.scores.task)
         return problem.scored_on(self.scores.selection)
 
     def scored_on(self, selection: Selection) -> SupervisedProblem:
         """Return the same problem, scored on some of the samples."""
-        return replace(self, scores=type(self.scores)(self.objective, self.client_data, selection))
+        scores = type(self.scores)(self.objective, self.client_data, self.scores.task, selection)
+        return replace(self, scores=scores)
 
 
 def put_together(
-    objective: Supervised, client_data: SupervisedData, scores: type[SupervisedScores]
+    objective: Supervised, client_data: SupervisedData, scores: type[SupervisedScores], task: Task
 ) -> SupervisedProblem:
-    """Return the problem of an objective on the samples of some clients."""
+    """Return the problem of an objective on the samples of some clients. Collective."""
     theory = SupervisedTheory(objective, client_data)
-    return SupervisedProblem(objective, client_data, scores(objective, client_data), theory)
+    return SupervisedProblem(objective, client_data, scores(objective, client_data, task), theory)
 
 
 _ASSUMED_CLASSES = 128
 """Of data whose labels nobody has read yet, when K is chosen."""
 
 
-def _bytes_of_client(settings: ClassificationSettings, placement: Placement) -> Callable[[tuple[int, ...], int], int]:
-    def needed(input_shape: tuple[int, ...], num_samples: int) -> int:
-        stages = settings.stages(input_shape, _ASSUMED_CLASSES)
+def _bytes_of_client(
+    settings: ClassificationSettings, placement: Placement
+) -> Callable[[tuple[int, ...], int, int | None], int]:
+    def needed(input_shape: tuple[int, ...], num_samples: int, vocabulary_size: int | None) -> int:
+        _refuse_samples(settings.split_model, takes_tokens := vocabulary_size is not None)
+        stages = settings.stages(input_shape, vocabulary_size or _ASSUMED_CLASSES)
         frozen = settings.parts_of(stages).frozen
-        takes = settings.split_model.takes
-        return bytes_of_client(stages, input_shape, placement.dtype, num_samples, takes, frozen)
+        return bytes_of_client(
+            stages, input_shape, placement.dtype, num_samples, takes_tokens=takes_tokens, frozen=frozen
+        )
 
     return needed
 
@@ -101,10 +109,12 @@ def build_supervised(
     clients_per_chunk: int | None,
     make: MakeObjective,
     scores: type[SupervisedScores],
+    task: Task,
 ) -> SupervisedProblem:
     """Load the samples, agree on the number of classes, and build the stages of the model. Collective.
 
     make: (what it is made of, placement) -> what is minimized.
+    Raises UserError, on every rank, where task, labels, samples and model do not fit each other.
     """
     if settings.batch_size != "all":
         placement = replace(placement, samples_a_round=settings.batch_size)
@@ -112,8 +122,8 @@ def build_supervised(
     samples = settings.dataset.load(placement, clients_per_chunk)
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")
-    data = SupervisedData(samples, settings.batch_size, placement)
-    stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, data, samples.input_shape))
+    data = SupervisedData(samples, settings.batch_size, placement, task)
+    stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, samples, data, task))
     augmentation = settings.training.augmentation if settings.training else None
     if augmentation is not None and len(samples.input_shape) != 3:
         raise SharedUserError(
@@ -122,14 +132,32 @@ def build_supervised(
         )
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
     made = Made(stages, parts, data.num_classes, settings.training)
-    return put_together(make(made, placement), data, scores)
+    return put_together(make(made, placement), data, scores, task)
 
 
 def _cut(
-    settings: ClassificationSettings, data: SupervisedData, input_shape: tuple[int, ...]
+    settings: ClassificationSettings, samples: FederatedSamples, data: SupervisedData, task: Task
 ) -> tuple[tuple[Stage, ...], Parts]:
-    """Return the stages and what becomes of their parameters. Raises UserError for what does not fit together."""
-    stages = settings.stages(input_shape, data.num_classes)
-    takes = settings.split_model.takes
-    refuse_outputs(stages, input_shape, takes, data.num_classes, vectorized=data.clients_per_chunk > 1)
+    """Return the stages and what becomes of their parameters.
+
+    Raises UserError unless the model takes these samples, and gives what the task needs, and globs fit its names.
+    """
+    takes_tokens, model = samples.vocabulary_size is not None, settings.split_model
+    _refuse_samples(model, takes_tokens)
+    stages = settings.stages(samples.input_shape, data.num_classes)
+    needed, found = task.output_shape(data.labels), logits_shape(stages, samples.input_shape, takes_tokens=takes_tokens)
+    if found != (1, *needed):
+        sizes = " × ".join(map(str, found[1:])) or "one number"
+        raise UserError(
+            f"problem.model: {model.name} makes {sizes} of a sample; the task {task.name} needs "
+            f"{' × '.join(map(str, needed))} with these labels"
+        )
+    if data.clients_per_chunk > 1:
+        refuse_unvectorized(stages, samples.input_shape, model.takes)
     return stages, settings.parts_of(stages)
+
+
+def _refuse_samples(model: Model, are_tokens: bool) -> None:
+    if (model.takes == "tokens") != are_tokens:
+        given = "tokens" if are_tokens else "numbers"
+        raise UserError(f"problem.model: {model.name} takes {model.takes}; the samples of problem.dataset are {given}")

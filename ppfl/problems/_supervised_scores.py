@@ -1,4 +1,4 @@
-"""Scores of classification: loss and accuracy on validation and test samples, or whatever is selected."""
+"""Scores of a task on validation and test samples, or whatever is selected."""
 
 from __future__ import annotations
 
@@ -19,17 +19,28 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Part
+    from ppfl.interfaces.task import Task
 
 
 class SupervisedScores(Scores):
-    """Mean loss, here in nats, and accuracy in [0, 1]."""
+    """What the task says: mean loss, and others such as accuracy in [0, 1]."""
 
     objective: Supervised
     client_data: SupervisedData
 
-    def __init__(self, objective: Supervised, client_data: SupervisedData, selection: Selection | None = None) -> None:
+    def __init__(
+        self, objective: Supervised, client_data: SupervisedData, task: Task, selection: Selection | None = None
+    ) -> None:
+        """Count what scores are divided by, where that is not samples. Collective."""
         super().__init__(objective, client_data)
+        self.task = task
+        self.memorized_gap = task.memorized_gap
         self.selection = selection or Selection()
+        self._counts = {part: client_data.counts(part, self.selection) for part in self.selection.parts}
+        labels = client_data.labels
+        no_labels = torch.zeros(0, *labels.shape, dtype=torch.float64 if labels.is_floating else torch.int64)
+        self._nothing = task.totals(torch.zeros(0, *task.output_shape(labels)), no_labels).tolist()
+        self._train_counts = client_data.counts("train", replace(self.selection, max_samples=None))
 
     def advanced(self, client: int) -> AdvancedClient:
         """Return the data of a client of this rank, for all scores and fine-tuning of it at one time."""
@@ -44,9 +55,9 @@ class SupervisedScores(Scores):
         return self.selection.clients_in(clients)
 
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
-        """Mean loss and accuracy on what is selected of the parts.
+        """What the task scores, such as mean loss and accuracy, on what is selected of the parts.
 
-        NaN where there is none of it; and accuracy where a logit is NaN or inf: among those none is the largest.
+        NaN where there is none of it; and where a logit is NaN or inf all that asks for the largest: there is none.
         """
         return self.metrics_of(shared, local, self.advanced(client))
 
@@ -58,13 +69,13 @@ class SupervisedScores(Scores):
                 for data, spans in client.scored(shared):
                     logits = self.objective.logits(shared, local, data)
                     for part, rows in spans:
-                        found = self._total(logits[rows], data["y"][rows])
+                        found = self.task.totals(logits[rows], data["y"][rows])
                         totals[part] = totals[part] + found if part in totals else found
         scores: dict[str, float] = {}
         for part in self.selection.parts:
-            # where a part has no samples, as of a client that is not scored, it has no total
-            mean = (totals[part][:2] / totals[part][2]).tolist() if part in totals else (math.nan, math.nan)
-            scores[f"{part}_loss"], scores[f"{part}_accuracy"] = mean
+            # where a part has no samples, as of a client that is not scored
+            of_part = self.task.scores(totals[part].tolist() if part in totals else self._nothing)
+            scores |= {f"{part}_{metric}": score for metric, score in of_part.items()}
         return scores
 
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
@@ -86,15 +97,13 @@ class SupervisedScores(Scores):
         return self.objective.data_loss(shared, local, data)
 
     def metric_weights(self, metric: str) -> tuple[int, ...]:
-        """Return how many samples are scored of the part that the metric is named after; of `loss`, all that train."""
-        part = metric.partition("_")[0]
+        """Return how many samples, or tokens, are scored of the part that the metric is named after; of `loss`, all
+        that train."""
+        part, _, of_part = metric.partition("_")
         if part in self.selection.parts:
-            return self.selection.weights(self.client_data.part_sizes(part))
-        return replace(self.selection, max_samples=None).weights(self.client_data.num_train_samples)
+            return self._counts[part][self.task.weighs(of_part)]
+        return self._train_counts[self.task.weighs(metric)]
 
-    def _total(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return loss, correct guesses and samples, added up, (3,) float64."""
-        # argmax takes NaN for the largest, and would call a diverged model a guess
-        correct = torch.where(logits.isfinite().all(), (logits.argmax(dim=1) == labels).sum(), math.nan)
-        loss = self.objective.criterion.total(logits, labels)
-        return torch.stack([loss.double(), correct.double(), torch.full_like(loss, len(labels)).double()])
+    def data_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
+        """Return f_m(θ, w) with the loss that samples are scored by."""
+        return self.task.scored_loss().mean(self.objective.logits(shared, local, data), data)

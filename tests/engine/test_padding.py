@@ -46,7 +46,7 @@ def test_every_client_finds_its_samples(sizes: tuple[int, ...]) -> None:
             assert torch.equal(found[key][row, :size], value)
         if "weight" in found:
             assert found["weight"][row].tolist() == [1.0] * size + [0.0] * (max(sizes) - size)
-            assert found["weight"].dtype == torch.float32
+            assert found["weight"].dtype == torch.bool
             # what fills up is a sample, its own first one where there is one
             fillers = found["x"][row, size:]
             assert all((filler == data["x"][0]).all() if size else (filler == samples).flatten(1).all(1).any()

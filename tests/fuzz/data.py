@@ -32,6 +32,19 @@ problem:
   batch_size: all
 algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: sgd, lr: 0.1, batch_size: all}}
 """
+_TEXTS = f"""\
+name: fuzz
+rounds: 4
+plugins: ["{Path(__file__).parents[1] / "examples" / "tokens"}"]
+problem:
+  name: supervised
+  dataset: {{name: text_hdf5, train: data.h5, unit: characters, length: 8}}
+  model: {{name: tiny_tokens}}
+  task: {{name: next_token}}
+  split: {{local: ["head.bias"]}}
+  batch_size: all
+algorithm: {{name: ffgg, lr: 0.1, fine_tuner: {{name: sgd, lr: 0.1, batch_size: all}}}}
+"""
 _FFGG = "algorithm: {name: ffgg, lr: 0.01, fine_tuner: {name: gradient_descent, lr: 0.01, steps: 1}}\n"
 _QUADRATIC = f"name: fuzz\nrounds: 4\nproblem: {{name: quadratic, file: data.h5}}\n{_FFGG}"
 _ARRIVALS = f"""\
@@ -66,6 +79,17 @@ def _flat(libver: str, names: np.dtype, **stored: object) -> Callable[[Path], Pa
             file.create_dataset("offsets", data=np.array([0, 5, 11, 18]), **stored)
             file.create_dataset("client", data=np.array(["ada", "bob", "cyd"], names), **stored)
         return _described(folder, _SUPERVISED)
+
+    return make
+
+
+def _texts(dtype: np.dtype, **stored: object) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with h5py.File(folder / "data.h5", "w") as file:
+            for name in ("ada", "bob", "cyd"):
+                texts = [f"{name} is here".encode(), "so is café".encode(), name.encode()]
+                file.create_dataset(f"examples/{name}/snippets", data=texts, dtype=dtype, **stored)
+        return _described(folder, _TEXTS)
 
     return make
 
@@ -124,6 +148,8 @@ KINDS = (
     Kind("federated, chunks", _federated("latest", compression="gzip", fletcher32=True), _check_data, _DATA),
     Kind("federated, flat", _flat("earliest", h5py.string_dtype(length=3)), _check_data, _DATA),
     Kind("federated, flat, chunks", _flat("latest", h5py.string_dtype(), compression="gzip"), _check_data, _DATA),
+    Kind("texts", _texts(h5py.string_dtype()), _check_data, _DATA),
+    Kind("texts, chunks", _texts(h5py.string_dtype(length=12), compression="gzip"), _check_data, _DATA),
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 
@@ -184,13 +185,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = {"name": name, "seed": 3, "rounds": 6, "evaluate": {"every": 2}, "save": {"local": True}, **case}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     for count in RANK_COUNTS:
-        start_ranks(count, folder)
+        start_ranks(count, folder, CASES)
     return folder
 
 
-def start_ranks(count: int, folder: Path) -> None:
+def start_ranks(count: int, folder: Path, names: Iterable[str]) -> None:
     mpiexec = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
-    configs = [str(folder / f"{name}.yaml") for name in CASES]
+    configs = [str(folder / f"{name}.yaml") for name in names]
     command = [mpiexec, "-n", str(count), sys.executable, "-m", "mpi4py", "-m", "tests.mpi.run_many"]
     root = Path(__file__).parents[2]
     subprocess.run([*command, str(folder / f"ranks-{count}"), *configs], cwd=root, check=True, timeout=600)

@@ -70,7 +70,7 @@ def test_of_a_client_counts_what_a_round_uses_of_it() -> None:
     memory, sizes = ChunkMemory(100), [20, 50, 10] * 10
     whole = Placement(
         SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"), chunk_memory=memory,
-        bytes_of_client=lambda shape, num_samples: num_samples,
+        bytes_of_client=lambda shape, num_samples, vocabulary_size: num_samples,
     )  # fmt: skip
     assert whole.chunk_size(None, sizes, (1,)) == 2
     assert replace(whole, samples_a_round=25).chunk_size(None, sizes, (1,)) == 4

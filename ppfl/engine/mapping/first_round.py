@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ppfl.core.params import all_finite, kinds, largest_entry, map_params
+from ppfl.core.params import all_finite, kinds, largest_entry, map_params, number_type
 from ppfl.engine.mapping.mapping import member, stack_states
 from ppfl.engine.mapping.padding import stack_draws
 from ppfl.engine.mapping.run_lanes import Lanes, differing_numbers
@@ -60,7 +60,7 @@ class _First:
         self.state = run.group.state(client)
         self.data = inputs.data(client, 0)
         self.draws = inputs.draws(client, 0, num_samples(self.data))
-        self.dtype = next(value.dtype for value in self.data.values() if value.is_floating_point())
+        self.dtype = number_type(self.data, self.message, *self.state.values())
 
     def shares_draws(self, other: _First) -> bool:
         return self.client == other.client and self.objective is other.objective

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ppfl.core.params import number_type
 from ppfl.engine.mapping.chunks import Chunks, reports_of
 from ppfl.engine.mapping.mapping import UplinkSum
 from ppfl.engine.mapping.padding import stack_draws
@@ -43,7 +44,8 @@ class Joint(Chunks):
         assert isinstance(method, JointAlgorithm)
         joined = self.inputs.joined(members, round)
         draws = stack_draws(self.inputs.draws_of(members, joined.sizes, round))
-        like = next(value for value in joined.data.values() if value.is_floating_point())
-        weights = torch.tensor([self.setup.client_weights[client] for client in members]).to(like)
+        device = next(iter(joined.data.values())).device
+        dtype = number_type(joined.data, message, *states.values())
+        weights = torch.tensor([self.setup.client_weights[client] for client in members]).to(device, dtype)
         step = method.client_sum(self.objective, message, states, joined, draws, weights)
         return UplinkSum(members, step.total, reports_of(step.report, len(members))), step.states

@@ -1,0 +1,192 @@
+"""Federated texts in HDF5, in the layout of the public ones, as sequences of tokens."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+
+from ppfl.core.agree import SharedUserError, on_every_rank
+from ppfl.core.data_file import DataFile
+from ppfl.core.plugins import refusal
+from ppfl.datasets._text_file import TextFile
+from ppfl.datasets._vocabulary import Vocabulary, num_pieces, pieces, sentence, words_of
+from ppfl.interfaces.dataset import ClientSamples, Dataset, FederatedSamples, Parts, Samples, deal, refuse_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ppfl.core.plugins import Example
+    from ppfl.interfaces.placement import Placement
+
+_FIELDS = {"characters": "snippets", "words": "tokens"}
+_LENGTHS = {"characters": 80, "words": 20}
+
+
+def _file_or_fraction(value: object) -> str:
+    return "fraction" if isinstance(value, int | float) else "file"
+
+
+class TextHDF5(Dataset):
+    """Texts of clients, in the order of their names, in files with examples/<client>/<field>: UTF-8, of fixed or
+    variable length. A sample is T + 1 neighbouring ids: x are the first T, and y, the next of each, the last T of them.
+
+    Characters: every text begins and ends with ids for that, is filled up with padding to a multiple of T + 1, and cut
+    there. Words, between blanks: a text is one sample, of its first T words; it ends with the id for that where it has
+    fewer. Ids: 0 padding, 1 to W the vocabulary, W + 1 what is not in it, W + 2 begin, W + 3 end.
+    Source of layout and ids: the data sets and tasks Shakespeare and StackOverflow of TensorFlow Federated.
+    """
+
+    name: Literal["text_hdf5"]
+    example: ClassVar[Example] = {
+        "train": "train.h5", "test": "test.h5", "unit": "characters", "length": 6,
+    }  # fmt: skip
+    train: DataFile
+    """File of the texts to train on, from which validation samples are taken."""
+    test: Annotated[
+        Annotated[DataFile, Tag("file")] | Annotated[float, Field(ge=0, lt=1), Tag("fraction")],
+        Discriminator(_file_or_fraction),
+    ] = 0.2
+    """File of the texts to test on; or, without one, the fraction of each client's samples, rounded down."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of each client's samples in `train` kept for choosing hyperparameters, rounded down."""
+    unit: Literal["characters", "words"]
+    """What a token is."""
+    field: Annotated[str, Field(min_length=1, pattern=r"^[^/]+$")] | None = None
+    """What texts are called in the files; null: snippets for characters, tokens for words."""
+    length: PositiveInt | None = None
+    """T, tokens of a sample; null: 80 characters, or 20 words."""
+    alphabet: Annotated[str, Field(min_length=1)] | None = None
+    """The characters of the vocabulary, in the order of their ids; null: those of `train`, by code points."""
+    words: PositiveInt = 10_000
+    """W, words of the vocabulary at most: the most frequent ones."""
+    counts: DataFile | None = None
+    """How often words occur, as JSON {word: count} or in lines `word,count`; null: counted in `train`."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> TextHDF5:
+        if isinstance(self.test, float):
+            refuse_parts(self.test, self.validation)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_unit(self) -> TextHDF5:
+        foreign = ("words", "counts") if self.unit == "characters" else ("alphabet",)
+        for key in foreign:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise refusal(key, f"nothing, since a token is one of the {self.unit}")
+        if self.alphabet is not None and len(set(self.alphabet)) < len(self.alphabet):
+            twice = next(one for one in self.alphabet if self.alphabet.count(one) > 1)
+            raise refusal("alphabet", f"every character once; {twice!r} stands there again")
+        return self
+
+    def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
+        """Read the vocabulary, and the texts of this rank's own clients. Collective.
+
+        Raises UserError for files without this layout, bytes that are no text, clients without one, and a test file
+        none of whose tokens is in the vocabulary.
+        """
+        import torch
+
+        found, tested = on_every_rank(placement.communicator, lambda: self._read(placement, clients_per_chunk))
+        num_known, number = placement.communicator.allreduce(torch.tensor(tested), "sum").tolist()
+        if number and not num_known:
+            assert isinstance(self.test, DataFile)
+            raise SharedUserError(
+                f"problem.dataset.test: {self.test.path}, {self._field}: none of its {number} {self.unit} is in the "
+                f"vocabulary of {found.vocabulary_size} ids"
+            )
+        return found
+
+    def _read(self, placement: Placement, clients_per_chunk: int | None) -> tuple[FederatedSamples, list[int]]:
+        """Return also how many units of the test file are known, and how many there are."""
+        with ExitStack() as stack:
+            train = self._open(self.train, "train", stack)
+            test = self._open(self.test, "test", stack) if isinstance(self.test, DataFile) else None
+            vocabulary = self._vocabulary(train)
+            cutter = _Cutter(vocabulary, self.unit, self._length)
+            num_train = cutter.sizes(train)
+            num_test = cutter.sizes(test) if test is not None else {}
+            names = sorted({*num_train, *num_test})
+            parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+            sizes = [parts.num_samples(num_train.get(name, 0)) for name in names]
+            if test is not None:
+                sizes = [(*size[:2], num_test.get(name, 0)) for size, name in zip(sizes, names, strict=True)]
+            tested = np.zeros(2, dtype=np.int64)
+
+            def of_client(client: int) -> ClientSamples:
+                name = names[client]
+                cut = parts.cut(cutter.samples(train, name), placement.data_seed, client)
+                if test is None:
+                    return cut
+                of_test = cutter.samples(test, name)
+                tested[:] += cutter.num_known(of_test)
+                return cut._replace(test=of_test)
+
+            found = deal(
+                placement, clients_per_chunk, names, sizes, of_client, (self._length,), 1.0,
+                vocabulary_size=vocabulary.size, label_shape=(self._length,), special_ids=vocabulary.special_ids,
+                labels_from=f"{train.where}, {self._field}",
+            )  # fmt: skip
+            return found, tested.tolist()
+
+    def _open(self, data_file: DataFile, key: str, stack: ExitStack) -> TextFile:
+        from ppfl.interfaces.data_hdf5 import open_data
+
+        where = f"problem.dataset.{key}: {data_file.path}"
+        return TextFile.look_at(stack.enter_context(open_data(data_file.path, where)), self._field, where)
+
+    def _vocabulary(self, train: TextFile) -> Vocabulary:
+        if self.alphabet is not None:
+            return Vocabulary(tuple(self.alphabet))
+        if self.counts is not None:
+            return Vocabulary.of_counts(self.counts.path, f"problem.dataset.counts: {self.counts.path}", self.words)
+        # on every rank alike: ids must not depend on who reads whose texts
+        texts = (text for name in train.names for text in train.read(name))
+        if self.unit == "characters":
+            return Vocabulary.of_characters(texts)
+        return Vocabulary.of_words(map(words_of, texts), self.words)
+
+    @property
+    def _field(self) -> str:
+        return self.field or _FIELDS[self.unit]
+
+    @property
+    def _length(self) -> int:
+        return self.length or _LENGTHS[self.unit]
+
+
+@dataclass(frozen=True)
+class _Cutter:
+    """Makes samples of texts."""
+
+    vocabulary: Vocabulary
+    unit: str
+    length: int
+
+    def sizes(self, file: TextFile) -> dict[str, int]:
+        """Return how many samples every client has, by name."""
+        if self.unit == "words":
+            return {name: file.num_texts(name) for name in file.names}
+        return {name: sum(num_pieces(text, self.length) for text in file.read(name)) for name in file.names}
+
+    def samples(self, file: TextFile, name: str) -> Samples:
+        """Return the samples of a client; none when this file does not name it."""
+        found = list(self._cut(file.read(name))) if name in file.names else []
+        ids = np.concatenate([np.empty((0, self.length + 1), np.int64), *found])
+        return Samples(ids[:, :-1].astype(np.int32), ids[:, 1:].copy())
+
+    def num_known(self, samples: Samples) -> list[int]:
+        """Return how many labels are of the vocabulary, and of these and those that are not."""
+        known = int(((samples.y > 0) & (samples.y <= len(self.vocabulary.units))).sum())
+        return [known, known + int((samples.y == self.vocabulary.special_ids["out_of_vocabulary"]).sum())]
+
+    def _cut(self, texts: list[str]) -> Iterator[np.ndarray]:
+        for text in texts:
+            if self.unit == "words":
+                yield sentence(self.vocabulary, words_of(text), self.length)
+            else:
+                yield pieces(self.vocabulary, text, self.length)
