@@ -16,7 +16,7 @@ from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.core.types import Params
 from ppfl.networks.model import LinearStage, Stage
-from ppfl.networks.module_checks import refuse_outputs
+from ppfl.networks.module_checks import refuse_unvectorized
 from ppfl.networks.modules import stages_of
 
 IMAGES, TOKENS = (2, 9, 9), (5,)
@@ -279,17 +279,12 @@ def test_values_that_do_not_come_from_torch_are_refused() -> None:
         stages_of(build, (3,))
 
 
-def test_outputs_have_to_be_logits() -> None:
-    stages = stages_of(lambda: nn.Linear(3, 2), (3,))
-    refuse_outputs(stages, (3,), "numbers", 2, vectorized=True)
-    with pytest.raises(UserError, match=r"^problem\.model: .*\(2,\).*allowed: \(4,\)"):
-        refuse_outputs(stages, (3,), "numbers", 4, vectorized=False)
-    tokens = stages_for(CASES["recurrent"])
-    refuse_outputs(tokens, TOKENS, "tokens", 4, vectorized=True)
+def test_modules_of_layers_can_be_vectorized() -> None:
+    refuse_unvectorized(stages_of(lambda: nn.Linear(3, 2), (3,)), (3,), "numbers")
+    refuse_unvectorized(stages_for(CASES["recurrent"]), TOKENS, "tokens")
 
 
 def test_what_cannot_be_vectorized_is_refused_for_several_clients_at_once() -> None:
     stages = stages_of(lambda: Odd("branch"), (3,))
-    refuse_outputs(stages, (3,), "numbers", 2, vectorized=False)
     with pytest.raises(UserError, match=r"^engine\.clients_per_chunk: the module cannot be vectorized.*allowed: 1$"):
-        refuse_outputs(stages, (3,), "numbers", 2, vectorized=True)
+        refuse_unvectorized(stages, (3,), "numbers")
