@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ppfl.algorithms.fedavg import FedAvg
+from ppfl.algorithms.ffgg import FFGG
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.core.params import add_scaled
+from ppfl.core.params import add_scaled, subtract
 from ppfl.core.rng import generator
 from ppfl.core.types import Data, Params
 from ppfl.interfaces.client_data import Joined
@@ -95,6 +97,47 @@ def test_clients_together_have_the_gradients_that_they_have_alone(local: list[st
     for weight, (of_shared, _) in zip(weights.tolist(), alone, strict=True):
         wanted = add_scaled(wanted, of_shared, weight)
     close(problem.joint_pass(shared, joined).shared_gradient(tuned, weights), wanted)
+
+
+def descended(problem: Supervised, shared: Params, local: Params, data: Data, lr: float, steps: int) -> Params:
+    """Descend on what is local by autograd, or on θ where everything is shared."""
+    for _ in range(steps):
+        of_shared, of_local = reference(problem, shared, local, data)
+        local, shared = add_scaled(local, of_local, -lr), shared if local else add_scaled(shared, of_shared, -lr)
+    return local or shared
+
+
+@pytest.mark.parametrize("local", [["head.bias"], ["layer.weight"], ["embedding.weight"]], ids=str)
+def test_clients_of_ffgg_alone_and_together(local: list[str]) -> None:
+    problem, clients = objective(local), [batch(k) for k in range(3)]
+    tuner = {"name": "gradient_descent", "steps": 3, "lr": 0.1}
+    ffgg = FFGG.model_validate({"name": "ffgg", "lr": 0.1, "fine_tuner": tuner})
+    shared, w = problem.init_shared(), [problem.redraw_local(k, 0) for k in range(3)]
+
+    def uplink(local: Params, data: Data) -> Params:
+        return ffgg.client(problem, shared, {"local": local}, data, ffgg.draws(problem, 1, 0, 6)).uplink
+
+    tuned = {name: torch.stack([of[name] for of in w]) for name in w[0]}
+    together = torch.func.vmap(uplink)(tuned, {name: torch.stack([of[name] for of in clients]) for name in clients[0]})
+    for k, data in enumerate(clients):
+        wanted = reference(problem, shared, descended(problem, shared, w[k], data, 0.1, 3), data)[0]
+        close(uplink(w[k], data), wanted)
+        close({name: value[k] for name, value in together.items()}, wanted)
+
+
+def test_clients_of_fedavg_alone_and_together() -> None:
+    problem, clients = objective([]), [batch(k) for k in range(3)]
+    fedavg = FedAvg.model_validate({"name": "fedavg", "lr": 0.1, "local_steps": 3})
+    shared = problem.init_shared()
+
+    def moved(data: Data) -> Params:
+        return fedavg.client(problem, shared, {"local": {}}, data, fedavg.draws(problem, 1, 0, 6)).uplink
+
+    together = torch.func.vmap(moved)({name: torch.stack([of[name] for of in clients]) for name in clients[0]})
+    for k, data in enumerate(clients):
+        wanted = subtract(shared, descended(problem, shared, {}, data, 0.1, 3))
+        close(moved(data), wanted)
+        close({name: value[k] for name, value in together.items()}, wanted)
 
 
 def test_the_cut_is_before_the_first_stage_that_reads_a_local_parameter() -> None:
