@@ -62,7 +62,7 @@ def femnist_shaped(folder: Path) -> WrittenData:
     return WrittenData(path, f"synthetic images, {source}", tuple(sizes), 28, NUM_FEMNIST_CLASSES)
 
 
-def study_clients(folder: Path, num_clients: int, side: int = 28) -> WrittenData:
+def study_clients(folder: Path, num_clients: int, side: int) -> WrittenData:
     """Write as many clients as the study of Pillutla et al. has, by its rule (100 training samples or more), with
     images made up, in the flat layout; sizes are evenly spaced in the sorted list of those that obey it."""
     # imported here: the plain way has nothing of ppfl in its process

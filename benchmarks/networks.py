@@ -19,7 +19,8 @@ from benchmarks.launch import launcher, run_watched
 from benchmarks.machine import sgemm_gflops
 from benchmarks.options import Options, Report
 
-NUM_CLIENTS, COHORT, SCORED, ROUNDS = 1114, 10, 20, 3
+NUM_CLIENTS, COHORT, ROUNDS = 1114, 10, 3
+SCORED, SAMPLES_SCORED = 20, 25
 WRITERS, SENTENCES, WORDS, LENGTH = 100, 100, 10_000, 20
 _ALL_TRAIN = {"test": 0.0, "validation": 0.0}
 """The sizes of the study are those of what is trained on."""
@@ -102,14 +103,14 @@ def _document(name: str, problem: dict[str, Any], rounds: int) -> dict[str, Any]
         "name": name, "rounds": rounds, "cohort": COHORT, "weights": "samples",
         "problem": {"name": "supervised", "batch_size": "all", **problem},
         "algorithm": {"name": "fedalt", **step, "fine_tuner": {"name": "sgd", **step}},
-        "evaluate": {"every": rounds, "clients": SCORED, "parts": ["train"], "tuned": None},
+        "evaluate": {"every": rounds, "clients": SCORED, "samples": SAMPLES_SCORED, "parts": ["train"], "tuned": None},
         "engine": {"device": "cpu", "client_state": "file"},
     }  # fmt: skip
 
 
 def resnet18(options: Options) -> dict[str, Any]:
     """Adapters local, with the norms of the network but those of its shortcuts."""
-    data = study_clients(options.folder, 25 if options.tiny else NUM_CLIENTS)
+    data = study_clients(options.folder, *((25, 12) if options.tiny else (NUM_CLIENTS, 28)))
     return {
         "dataset": {"name": "federated_hdf5", "train": str(data.path), **_ALL_TRAIN},
         "model": {"name": "resnet18", "adapters": True, **({"width": 8} if options.tiny else {})},
