@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -21,14 +21,14 @@ from ppfl.core.parameter_file import digest_beside
 from ppfl.core.plugins import Resolved, Settings, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from pydantic import SerializationInfo, ValidationInfo
 
     from ppfl.config.grid import Cell
 
 _EVERYTHING = ("*",)
-_Cells = dict[tuple[Path, tuple[str, ...]], "dict[str, Cell]"]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Start(Settings):
         return {"sha256": self.safetensors.sha256 if self.safetensors else None, **taken}
 
 
-_read: ContextVar[_Cells | None] = ContextVar("configurations that runs start from", default=None)
+_read: ContextVar[dict[Hashable, Any] | None] = ContextVar("configurations that runs start from", default=None)
 _reading: ContextVar[tuple[Path, ...]] = ContextVar("configurations that are being read", default=())
 
 
@@ -155,7 +155,7 @@ def _choose(path: Path, wanted: dict[str, Any], beginning: str | None) -> tuple[
     from ppfl.config.grid import choose_among, varied_paths
     from ppfl.config.yaml_file import read_yaml
 
-    varied = varied_paths(read_yaml(path))
+    varied = _once((path, "grid"), lambda: varied_paths(read_yaml(path)))
     fixed = {key: value for key, value in wanted.items() if any(_is_below(key, of_grid) for of_grid in varied)}
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in wanted.items() if key not in fixed)
     cells = {
@@ -189,20 +189,28 @@ def _has(varying: dict[str, Any], key: str, value: Any) -> bool:
 def _cells_of(path: Path, overrides: tuple[str, ...]) -> dict[str, Cell]:
     from ppfl.config.grid import load_cells
 
-    known, key = _read.get(), (path, overrides)
-    if known is not None and key in known:
-        return known[key]
-    chain = _reading.get()
-    if path in chain:
-        raise ConfigError(str(path), Finding.text("starts from itself; allowed: a start that comes to an end"))
-    token = _reading.set((*chain, path))
-    try:
-        cells = load_cells(path, overrides)
-    finally:
-        _reading.reset(token)
-    if known is not None:
-        known[key] = cells
-    return cells
+    def load() -> dict[str, Cell]:
+        chain = _reading.get()
+        if path in chain:
+            raise ConfigError(str(path), Finding.text("starts from itself; allowed: a start that comes to an end"))
+        token = _reading.set((*chain, path))
+        try:
+            return load_cells(path, overrides)
+        finally:
+            _reading.reset(token)
+
+    return _once((path, overrides), load)
+
+
+def _once(key: Hashable, make: Callable[[], Made]) -> Made:
+    """Return what is made, or was made before in the block that reads once."""
+    known = _read.get()
+    if known is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    made: Made = known[key]
+    return made
 
 
 def _absolute(folder: Path, given: str, key: str) -> Path:

@@ -109,7 +109,15 @@ def test_the_stored_schema_is_the_present_one() -> None:
     assert stored == json.loads(json.dumps(ppfl.config.run.schema())), "generate it as CONTRIBUTING.md says"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.name)
+PUBLISHED = {"femnist", "gldv2", "stackoverflow", "tiny"}
+"""Folders of configurations whose data files are not there: test_published makes some up."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if not PUBLISHED & set(path.parts)],
+    ids=lambda path: path.name,
+)
 def test_configurations_of_the_repository_are_valid(path: Path) -> None:
     if path.name == "workflow.yaml":
         return
