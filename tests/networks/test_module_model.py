@@ -144,7 +144,7 @@ def test_reading_the_configuration_runs_nothing_of_it(path: Path, tmp_path: Path
         ("problem.model.arguments={}", "problem.model.arguments: build: missing a required argument: 'width'"),
         ("problem.model={name: module, from: 'my_models:fails'}", r"my_models.py: line 15: ValueError: not today"),
         ("problem.model={name: module, from: 'my_models:normed'}", "1 is a BatchNorm1d.*nn.GroupNorm"),
-        ("problem.model.arguments={width: 5, num_classes: 3}", "module makes 3 of a sample; the task classification needs 10"),
+        ("problem.model.arguments={width: 5, num_classes: 3}", "module makes 3 of a sample; the task"),
         ("problem.split.local=[nothing.*]", "problem.split.local: 'nothing.\\*' matches no parameter; "),
         ("problem.model.buffers=kept", "problem.model.buffers: .*'refused', 'constant'|refused, constant"),
     ],
