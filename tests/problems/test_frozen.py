@@ -165,3 +165,13 @@ def test_all_the_rest_may_be_local() -> None:
     problem = frozen(MLP, ["head.*"], ["hidden1.*", "hidden2.*"])
     assert problem.objective.init_shared() == {}
     assert problem.local_names == ("head.weight", "head.bias")
+
+
+def test_objectives_with_other_constants_are_told_apart() -> None:
+    """Runs of several seeds share one objective on a device where nothing but their data and numbers differ."""
+    keys: dict[str, Any] = {"split": {"local": ["head.*"], "frozen": ["hidden1.*"]}}
+    assert make(keys).objective.constants == make(keys).objective.constants
+    assert make(keys).objective.constants != make(keys, seed=1).objective.constants
+    assert make().objective.constants == make(seed=1).objective.constants
+    near: dict[str, Any] = {"training": {"proximal": 0.1}}
+    assert make(near).objective.constants != make(near, seed=1).objective.constants
