@@ -175,3 +175,20 @@ def test_objectives_with_other_constants_are_told_apart() -> None:
     assert make().objective.constants == make(seed=1).objective.constants
     near: dict[str, Any] = {"training": {"proximal": 0.1}}
     assert make(near).objective.constants != make(near, seed=1).objective.constants
+
+
+def test_frozen_parameters_begin_where_they_are_told() -> None:
+    problem = make({"split": {"local": [], "frozen": ["hidden1.*"]}, "training": {"proximal": 0.1}})
+
+    class Ones:
+        def shared(self, drawn: Params) -> Params:
+            return {name: torch.ones_like(value) for name, value in drawn.items()}
+
+    shared, data = problem.objective.init_shared(), problem.client_data.data(0, 0)
+    before = problem.scores.client_metrics(shared, {}, 0)
+    problem.objective.begin_anew(Ones())
+    assert all(bool((value == 1).all()) for value in problem.objective.frozen.values())
+    whole = make({"split": {"local": []}}).objective
+    ones = {**shared, **problem.objective.frozen}
+    assert problem.objective.loss(shared, {}, data) == whole.loss(ones, {}, data)
+    assert problem.scores.client_metrics(shared, {}, 0) != before
