@@ -13,6 +13,8 @@ from ppfl.core.types import Params
 from ppfl.interfaces.split import ModelSplit
 from ppfl.networks.memory import bytes_of_client
 from ppfl.problems._supervised_problem import SupervisedProblem
+from ppfl.submit.memory import memory_mb
+from tests.engine.build import config
 from tests.supervised_problems import CNN, CONFIG, close, make
 
 FFGG_SETTINGS = {"name": "ffgg", "lr": 0.1, "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1}}
@@ -192,3 +194,19 @@ def test_frozen_parameters_begin_where_they_are_told() -> None:
     ones = {**shared, **problem.objective.frozen}
     assert problem.objective.loss(shared, {}, data) == whole.loss(ones, {}, data)
     assert problem.scores.client_metrics(shared, {}, 0) != before
+
+
+def test_less_memory_is_asked_for() -> None:
+    def asked(**split: Any) -> int:
+        model = {"name": "mlp", "hidden": [4000, 4000]}
+        chosen = config(
+            problem={**CONFIG, "model": model, "split": {"local": ["head.*"], **split}},
+            algorithm={"name": "local_only", "lr": 0.1, "local_steps": 1},
+        )
+        found = memory_mb([chosen], 1, gpus=False)
+        assert found is not None
+        return found
+
+    num_frozen = 4000 * 4000
+    assert asked() - asked(frozen=["hidden2.*"]) > 6 * 8 * num_frozen / 2**20  # a state for each of six clients
+    assert asked(frozen=["hidden2.*"], lora={"layers": ["hidden2"]}) < asked()
