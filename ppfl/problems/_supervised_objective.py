@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import torch
 
@@ -43,6 +43,14 @@ class Made(NamedTuple):
     num_classes: int
     training: Training | None = None
     """How clients train."""
+
+
+class BeginsAt(Protocol):
+    """Values in the place of drawn ones."""
+
+    def shared(self, drawn: Params) -> Params:
+        """Return what these parameters, the same for all clients, begin at."""
+        ...
 
 
 class Supervised(JointObjective):
@@ -90,6 +98,17 @@ class Supervised(JointObjective):
     def constants(self) -> Hashable:
         """See Objective."""
         return content((tuple(self.frozen.items()), tuple(self._terms.start.items())))
+
+    def begin_anew(self, beginning: BeginsAt) -> None:
+        """Let frozen parameters, and θ⁰ and w⁰ of the proximal term, be those of another start.
+
+        Called once, before anything is computed, where `init_shared` and `init_local` return these values already. w⁰
+        is that of client 0.
+        """
+        # into the same dicts: scores, and the view with everything local, hold them as well
+        self.frozen.update(beginning.shared(self.frozen))
+        if self._terms.proximal:
+            self._terms.start.update({**self.init_shared(), **self.init_local(0)})
 
     def all_local(self) -> Self:
         """Return the same f_m with all parameters of the model local, but for those that are frozen."""

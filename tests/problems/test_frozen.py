@@ -13,6 +13,8 @@ from ppfl.core.types import Params
 from ppfl.interfaces.split import ModelSplit
 from ppfl.networks.memory import bytes_of_client
 from ppfl.problems._supervised_problem import SupervisedProblem
+from ppfl.submit.memory import memory_mb
+from tests.engine.build import config
 from tests.supervised_problems import CNN, CONFIG, close, make
 
 FFGG_SETTINGS = {"name": "ffgg", "lr": 0.1, "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1}}
@@ -165,3 +167,46 @@ def test_all_the_rest_may_be_local() -> None:
     problem = frozen(MLP, ["head.*"], ["hidden1.*", "hidden2.*"])
     assert problem.objective.init_shared() == {}
     assert problem.local_names == ("head.weight", "head.bias")
+
+
+def test_objectives_with_other_constants_are_told_apart() -> None:
+    """Runs of several seeds share one objective on a device where nothing but their data and numbers differ."""
+    keys: dict[str, Any] = {"split": {"local": ["head.*"], "frozen": ["hidden1.*"]}}
+    assert make(keys).objective.constants == make(keys).objective.constants
+    assert make(keys).objective.constants != make(keys, seed=1).objective.constants
+    assert make().objective.constants == make(seed=1).objective.constants
+    near: dict[str, Any] = {"training": {"proximal": 0.1}}
+    assert make(near).objective.constants != make(near, seed=1).objective.constants
+
+
+def test_frozen_parameters_begin_where_they_are_told() -> None:
+    problem = make({"split": {"local": [], "frozen": ["hidden1.*"]}, "training": {"proximal": 0.1}})
+
+    class Ones:
+        def shared(self, drawn: Params) -> Params:
+            return {name: torch.ones_like(value) for name, value in drawn.items()}
+
+    shared, data = problem.objective.init_shared(), problem.client_data.data(0, 0)
+    before = problem.scores.client_metrics(shared, {}, 0)
+    problem.objective.begin_anew(Ones())
+    assert all(bool((value == 1).all()) for value in problem.objective.frozen.values())
+    whole = make({"split": {"local": []}}).objective
+    ones = {**shared, **problem.objective.frozen}
+    assert problem.objective.loss(shared, {}, data) == whole.loss(ones, {}, data)
+    assert problem.scores.client_metrics(shared, {}, 0) != before
+
+
+def test_less_memory_is_asked_for() -> None:
+    def asked(**split: Any) -> int:
+        model = {"name": "mlp", "hidden": [4000, 4000]}
+        chosen = config(
+            problem={**CONFIG, "model": model, "split": {"local": ["head.*"], **split}},
+            algorithm={"name": "local_only", "lr": 0.1, "local_steps": 1},
+        )
+        found = memory_mb([chosen], 1, gpus=False)
+        assert found is not None
+        return found
+
+    num_frozen = 4000 * 4000
+    assert asked() - asked(frozen=["hidden2.*"]) > 6 * 8 * num_frozen / 2**20  # a state for each of six clients
+    assert asked(frozen=["hidden2.*"], lora={"layers": ["hidden2"]}) < asked()

@@ -108,6 +108,19 @@ def test_scores_see_samples_as_they_are() -> None:
     assert "key" not in problem.client_data.samples(1, "train", torch.arange(3))
 
 
+def test_the_final_stage_trains_on_changed_samples_and_scores_stored_ones() -> None:
+    problem, plain = make(BOTH), make()
+    theta, stored = problem.objective.init_shared(), plain.client_data.training_epoch(1, 0)
+    changed = problem.client_data.training_epoch(1, 0)
+    advanced = list(problem.scores.advanced(1).epoch(theta, 0))
+    assert len(advanced) == len(changed) == len(stored)
+    for batch, trained, as_stored in zip(advanced, changed, stored, strict=True):
+        assert torch.equal(batch["features"], problem.objective.advance(theta, trained)["features"])
+        assert torch.equal(batch["y"], as_stored["y"])
+        assert torch.equal(batch["key"], trained["key"])
+        assert differ(trained, as_stored, "x")
+
+
 def test_every_step_has_another_mask() -> None:
     problem = make({"model": MLP})
     data = problem.client_data.data(1, 0)
