@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from ppfl.core import devices
-from ppfl.core.transforms import is_vectorized
+from ppfl.core.transforms import is_transformed, is_vectorized
 from ppfl.networks import products
 from ppfl.networks.convolution_forms import channels_last
 
@@ -44,8 +44,11 @@ def group_norm(x: torch.Tensor, groups: int, weight: torch.Tensor, bias: torch.T
         from ppfl.networks.batched_normalization import group_norm as of_clients
 
         return of_clients(x, groups, weight, bias)
-    # in the layout that convolutions leave behind: nothing is copied between the two
-    x = channels_last(x) if devices.is_host(x.device) else x
+    if devices.is_host(x.device):
+        # in the layout that convolutions leave behind, so that nothing is copied between the two; but where nobody asks
+        # for the gradient of x, torch's kernel of that layout writes it all the same, to where there is no memory
+        is_wanted = not is_transformed() and (x.requires_grad or not torch.is_grad_enabled())
+        x = channels_last(x) if is_wanted else x.contiguous()
     return torch.nn.functional.group_norm(x, groups, weight, bias)
 
 
