@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -164,3 +165,25 @@ def test_what_cannot_fit_is_refused_in_a_line(
 def test_states_of_clients_that_never_take_part_need_nothing(tmp_path: Path, pretend: Any) -> None:
     pretend(VECTORS + 2 * 680)
     assert run(tmp_path, rounds=2, cohort=1).exit_code == 0
+
+
+@pytest.mark.parametrize(("kind", "what"), [("host", "host"), ("device", "card"), ("file", "")])
+def test_with_a_card_states_are_where_they_are_kept(
+    kind: str, what: str, pretend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pretended: four ranks share two cards, and what is in the file is on no card."""
+    pretend(host=400.0)
+    monkeypatch.setattr(needs, "free_gpu_bytes", lambda device: 100.0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    setup: Any = SimpleNamespace(
+        device=torch.device("cuda", 0), client_state=kind, clients_per_chunk=3, num_rounds=9, asynchronous=None,
+        cohort=SimpleNamespace(size=2), bytes_a_client=10,
+        problem=SimpleNamespace(client_data=SimpleNamespace(clients=range(6))),
+    )  # fmt: skip
+    found = {(one.what, one.num_bytes): one.free_bytes for one in needs._demands(setup, 5, 4)}
+    # two clients side by side: 6 vectors and 3 more for each of them
+    assert found[("a round", 12 * 5)] == 50.0
+    if what:
+        assert found[(f"engine.client_state: {kind}", 60)] == {"host": 100.0, "card": 50.0}[what]
+    else:
+        assert found[("engine.client_state: file", 60)] == 1e15 / 4
