@@ -13,8 +13,8 @@ import numpy as np
 
 _FEMNIST_CLASSES, _GLDV2_CLASSES = 62, 2028
 _WORDS = (
-    "the", "a", "i", "to", "is", "of", "and", "how", "in", "code", "it", "with", "this", "my", "list", "for", "do", "use",
-    "an", "error", "what", "file", "from", "class", "get", "data",
+    "the", "a", "i", "to", "is", "of", "and", "how", "in", "code", "it", "with", "this", "my", "list", "for", "do",
+    "use", "an", "error", "what", "file", "from", "class", "get", "data",
 )  # fmt: skip
 
 

@@ -30,9 +30,9 @@ class Joined(NamedTuple):
     def stacked(self) -> tuple[Data, torch.Tensor | None]:
         """Return tensors (K, S, …), padded to the longest, and the places of the samples in them, seen as (K S, …).
 
-        Where clients have different S the data have a `weight`, bool, false for rows that are not there: whoever sums
-        up takes it in the number type of what it weighs, since samples may be tokens. Without such rows the places are
-        None: all of them, in order.
+        Where clients have different S the data have a `weight`, 0 for rows that are not there: in the number type of
+        the data; bool of tokens, which have none, for whoever sums up to take it in that of what it weighs. Without
+        such rows the places are None: all of them, in order.
         """
         longest, sizes = max(self.sizes), np.array(self.sizes)
         if longest == sizes.min():
@@ -47,7 +47,8 @@ class Joined(NamedTuple):
         data = {
             name: value.index_select(0, order).view(-1, longest, *value.shape[1:]) for name, value in self.data.items()
         }
-        data["weight"] = torch.from_numpy(is_there).to(device)
+        of_numbers = (value.dtype for value in data.values() if value.is_floating_point())
+        data["weight"] = torch.from_numpy(is_there).to(device, next(of_numbers, torch.bool))
         return data, torch.from_numpy(np.flatnonzero(is_there)).to(device)
 
 

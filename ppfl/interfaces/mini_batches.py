@@ -80,7 +80,7 @@ def mini_batches(
 
 def _padded(data: Data, rows: torch.Tensor, may_wait: bool) -> Iterator[tuple[Data, torch.Tensor | None]]:
     is_there = rows >= 0
-    weights = is_there.unbind(0)
+    weights = is_there.to(data["weight"].dtype).unbind(0)
     takers: Iterable[torch.Tensor | None] = is_there.any(dim=1).unbind(0) if may_wait else [None] * len(rows)
     values = {name: value for name, value in data.items() if name != "weight"}
     # sample 0 in the place of those that are not there: finite, whatever is done with it, and of weight 0

@@ -59,7 +59,7 @@ class Supervised(JointObjective):
     `training` adds.
 
     Data: x (S, channels, height, width) or (S, features) in the run's precision, or tokens (S, T) int64; y (S,) or
-    (S, T) int64, or floating point; and for padded samples weight (S,), false for rows that are not there. Advanced
+    (S, T) int64, or floating point; and for padded samples weight (S,), 0 for rows that are not there. Advanced
     data has `features` (S, …), what the stages before the first one with a local parameter make of x, in its place.
     Samples that are trained on may have a `key` (S,) int64, of which dropout makes its masks.
     """

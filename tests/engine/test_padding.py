@@ -46,7 +46,7 @@ def test_every_client_finds_its_samples(sizes: tuple[int, ...]) -> None:
             assert torch.equal(found[key][row, :size], value)
         if "weight" in found:
             assert found["weight"][row].tolist() == [1.0] * size + [0.0] * (max(sizes) - size)
-            assert found["weight"].dtype == torch.bool
+            assert found["weight"].dtype == torch.float32
             # what fills up is a sample, its own first one where there is one
             fillers = found["x"][row, size:]
             assert all((filler == data["x"][0]).all() if size else (filler == samples).flatten(1).all(1).any()
@@ -215,3 +215,15 @@ def test_rows_that_a_method_draws_by_itself_are_not_padded(monkeypatch: pytest.M
     alone, chunk = (scores(**shared, engine={"clients_per_chunk": K})[-1].metrics for K in (1, 7))
     for name, value in alone.items():
         np.testing.assert_allclose(chunk[name], value, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_rows_of_tokens_that_are_not_there_are_marked_without_a_number_type() -> None:
+    datas = [
+        {"x": torch.arange(2 * size).view(size, 2), "y": torch.ones(size, 2, dtype=torch.int64)} for size in (1, 3)
+    ]
+    data, places = Joined(join(datas), [1, 3]).stacked()
+    assert data["weight"].tolist() == [[True, False, False], [True, True, True]]
+    assert data["x"].dtype == data["y"].dtype == torch.int64
+    assert data["x"][0].tolist() == [[0, 1]] * 3
+    assert places is not None
+    assert places.tolist() == [0, 3, 4, 5]
