@@ -255,7 +255,7 @@ def frozen() -> nn.Module:
         (lambda: "text", "a str is no torch.nn.Module"),
         (lambda: {"a": nn.Linear(3, 2), "b": None}, "a NoneType is no torch.nn.Module"),
     ],
-    ids=str,
+    ids=lambda of: of if isinstance(of, str) else "",
 )
 def test_what_is_no_function_of_parameters_and_samples_is_refused(build: Callable[[], Any], said: str) -> None:
     with pytest.raises(UserError, match=rf"^problem\.model.*{said}"):
