@@ -125,7 +125,7 @@ def test_counted_in_facts_and_not_in_the_memory_of_a_client() -> None:
     assert facts["num_shared_parameters"] == all_facts["num_shared_parameters"] - facts["num_frozen_parameters"]
     stages = whole.objective.stages
     saved = bytes_of_client(stages, (1, 8, 8), torch.float64, 4) - bytes_of_client(
-        stages, (1, 8, 8), torch.float64, 4, problem.objective.frozen
+        stages, (1, 8, 8), torch.float64, 4, frozen=problem.objective.frozen
     )
     assert saved >= 8 * facts["num_frozen_parameters"]
 
