@@ -62,6 +62,9 @@ def started(problem: AnyProblem, beginning: Beginning) -> AnyProblem:
     assert isinstance(objective, _Started)
     objective.beginning = beginning
     objective.begin_anew(beginning)
+    scores = copy.copy(problem.scores)
+    scores.objective = objective
     # problems are frozen, and of a class that need not have its fields as arguments
     object.__setattr__(made, "objective", objective)
+    object.__setattr__(made, "scores", scores)
     return made

@@ -105,10 +105,10 @@ class Supervised(JointObjective):
         Called once, before anything is computed, where `init_shared` and `init_local` return these values already. w⁰
         is that of client 0.
         """
-        # into the same dicts: scores, and the view with everything local, hold them as well
-        self.frozen.update(beginning.shared(self.frozen))
+        # new ones, since other runs may begin elsewhere with what this was copied from
+        self._network = replace(self._network, frozen=beginning.shared(self.frozen))
         if self._terms.proximal:
-            self._terms.start.update({**self.init_shared(), **self.init_local(0)})
+            self._terms = replace(self._terms, start={**self.init_shared(), **self.init_local(0)})
 
     def all_local(self) -> Self:
         """Return the same f_m with all parameters of the model local, but for those that are frozen."""

@@ -80,6 +80,10 @@ class StartValues:
             self._shared[name] = self._read(self.files.shared, self._sources[name], name, drawn)
         return self._shared[name].clone()
 
+    def own_names(self, local: Iterable[str]) -> list[str]:
+        """Return which local parameters begin at each client's own values."""
+        return [name for name in local if name in self._sources and self._is_own(name)]
+
     def _is_own(self, name: str) -> bool:
         return self._deployed or self._sources[name] not in self.files.shared.names
 
@@ -91,7 +95,7 @@ class StartValues:
                 f"{self._where}: {_listed(turned)} is local there, each client has its own, and shared here; "
                 f"allowed: start.new: {turned}, which begins at the initial law"
             )
-        wanted_own = [name for name in local if name in self._sources and self._is_own(name)]
+        wanted_own = self.own_names(local)
         missing += [name for name in wanted_own if self._sources[name] not in own]
         if not missing:
             return

@@ -45,10 +45,20 @@ def begun(
         shared, local = {**objective.frozen, **objective.init_shared()}, objective.init_local(data.clients.start)
         values = StartValues(start, files, (*objective.parameter_names, *objective.frozen))
         values.check(shared, local, data.clients, data.client_names)
+        _refuse_proximal(config, values.own_names(local))
         return values
 
     values = on_every_rank(communicator, read)
     return started(problem, values), values.files.of_the_run
+
+
+def _refuse_proximal(config: Config, own: list[str]) -> None:
+    training = getattr(config.problem, "training", None)
+    if own and training is not None and training.proximal:
+        raise UserError(
+            f"problem.training.proximal: is {training.proximal:g}, but each client begins at its own {', '.join(own)}, "
+            "and the term knows one start alone; allowed: null, or start.new with these names"
+        )
 
 
 def described(config: Config) -> str:

@@ -110,8 +110,6 @@ def test_training_on_two_ranks(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", OTHERS)
 def test_other_workloads_run(run: Run, workload: str) -> None:
-    if workload == "networks" and "resnet18" not in discover("ppfl.models"):
-        pytest.skip("its models are not there yet")
     clients = ["--clients", "40"] if workload == "memory" else []
     document = run(workload, "--ranks", "1", *clients)
     rows = document["rows"]

@@ -27,7 +27,7 @@ from ppfl.results.parameters import load_local, load_shared, save_shared
 from ppfl.runs.assemble import build, build_problem
 from ppfl.runs.start import begun
 from tests.ranks import on_ranks
-from tests.runs.started import ALL_SHARED, DITTO, go, is_equal, personalized, problem, setup_of, write, write_file
+from tests.runs.started import ALL_SHARED, DITTO, PARTIAL, go, is_equal, personalized, problem, setup_of, write, write_file
 
 
 @pytest.fixture(autouse=True)
@@ -374,3 +374,34 @@ def test_frozen_parameters_begin_there_too(tmp_path: Path) -> None:
     assert is_equal(found.frozen, {"scale": torch.ones(2)})
     assert is_equal(problem.objective.frozen, {"scale": torch.zeros(2)})
     assert is_equal(found.init_shared(), theta)
+
+
+def test_runs_that_share_a_problem_freeze_what_each_began_at(tmp_path: Path) -> None:
+    """Scores, too, are of the frozen parameters of the run, whichever other one was begun in between."""
+    whole = {**problem(), "seed": 0}
+    partly = {**whole, "split": {"local": ["head.*"], "frozen": ["hidden1.*"]}}
+    ends = []
+    for seed in (1, 2):
+        with h5py.File(go(write(tmp_path, f"pre{seed}", seed=seed, problem=whole)).default_out()) as file:
+            ends.append(float(file["rounds/test_loss"][-1]))
+    shared = setup_of(write(tmp_path, "plain", algorithm=PARTIAL, problem=partly))
+    found = []
+    for seed in (1, 2):
+        start = load(write(tmp_path, "next", start={"config": f"pre{seed}.yaml"}, algorithm=PARTIAL, problem=partly))
+        found.append(begun(shared.problem, start, None, shared.communicator)[0])
+    for of_run, end in zip(found, ends, strict=True):
+        theta, scores = of_run.objective.init_shared(), of_run.scores
+        losses = [scores.client_metrics(theta, of_run.objective.init_local(n), n)["test_loss"] for n in range(4)]
+        assert sum(losses) / 4 == pytest.approx(end, rel=1e-5)
+
+
+def test_the_proximal_term_knows_one_start_alone(tmp_path: Path) -> None:
+    go(write(tmp_path, "pre"))
+    go(personalized(tmp_path, start={"config": "pre.yaml"}, save={"local": True}))
+    setup = setup_of(personalized(tmp_path, "near", start={"config": "pre.yaml"}), "problem.training={proximal: 0.5}")
+    assert setup.problem.objective.init_local(0)
+    fine = personalized(tmp_path, "fine", start={"config": "per.yaml"})
+    with pytest.raises(
+        UserError, match=r"^problem\.training\.proximal: is 0\.5, but each client begins at its own head"
+    ):
+        setup_of(fine, "problem.training={proximal: 0.5}")
