@@ -116,10 +116,7 @@ class Supervised(JointObjective):
         view = copy.copy(self)
         view._initial_local = None
         view.local_names = self.parameter_names
-        num_constant = 0
-        while self.frozen and self.stages[num_constant].parameters.keys() <= self.frozen.keys():
-            num_constant += 1
-        view._network = replace(self._network, num_shared=num_constant)
+        view._network = self._network.cut_again(frozenset(self.parameter_names))
         return view
 
     def init_shared(self) -> Params:

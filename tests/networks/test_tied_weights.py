@@ -12,6 +12,7 @@ from ppfl.core.params import add_scaled, subtract
 from ppfl.core.rng import generator
 from ppfl.core.types import Data, Params
 from ppfl.interfaces.client_data import Joined
+from ppfl.interfaces.counting import SampleFlops
 from ppfl.interfaces.placement import Placement
 from ppfl.interfaces.split import Parts
 from ppfl.networks import pieces
@@ -21,6 +22,8 @@ from ppfl.problems._supervised_objective import Made, Supervised
 from tests.supervised_problems import close
 
 WORDS, LENGTH, WIDTH = 7, 5, 4
+LAYER, HEAD = 2 * LENGTH * WIDTH * WIDTH, 2 * WIDTH * WORDS
+"""Operations of a product."""
 SPLITS = [[], ["layer.weight"], ["head.bias"], ["embedding.weight"], ["embedding.weight", "layer.weight", "head.bias"]]
 
 
@@ -145,6 +148,21 @@ def test_the_cut_is_before_the_first_stage_that_reads_a_local_parameter() -> Non
     assert problem.prefix_of(problem.init_shared()) == {}
     tied = objective(["head.bias"])
     assert list(tied.prefix_of(tied.init_shared())) == ["embedding.weight", "layer.weight"]
+
+
+@pytest.mark.parametrize(
+    ("local", "wanted"),
+    [
+        # a product takes as much for its input, and as much for its weight; to look up a row takes nothing
+        ([], SampleFlops(LAYER + HEAD, 2 * LAYER + 2 * HEAD, 0, 0, 0, 0)),
+        (["layer.weight"], SampleFlops(0, 0, LAYER + HEAD, LAYER + HEAD, LAYER + 2 * HEAD, 2 * LAYER + 2 * HEAD)),
+        (["head.bias"], SampleFlops(LAYER, 2 * LAYER, HEAD, 0, 2 * HEAD, 2 * HEAD)),
+        (["embedding.weight"], SampleFlops(0, 0, LAYER + HEAD, LAYER + 2 * HEAD, LAYER + HEAD, 2 * LAYER + 2 * HEAD)),
+    ],
+    ids=str,
+)
+def test_operations_are_counted_on_both_sides(local: list[str], wanted: SampleFlops) -> None:
+    assert objective(local).flops_of_sample(batch(0)) == wanted
 
 
 def test_laws_of_parameters() -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ppfl.algorithms.ffgg import FFGG
 from ppfl.core.types import Params
+from ppfl.interfaces.client_data import at_step
 from ppfl.interfaces.split import ModelSplit
 from ppfl.networks.memory import bytes_of_client
 from ppfl.problems._supervised_problem import SupervisedProblem
@@ -139,6 +140,28 @@ def test_all_local_leaves_them_frozen() -> None:
     close(view.local_gradient({}, w, data), problem.objective.shared_gradient(w, {}, data))
     assert view.prefix_of({}) == {}
     assert view.advance({}, data)["features"].shape == (len(data["y"]), 12)
+
+
+def test_masks_before_the_first_local_layer_are_new_in_each_step_where_all_is_local() -> None:
+    problem = frozen(DROPPED, ["head.*"], ["hidden1.*"])
+    view, data = problem.objective.all_local(), problem.client_data.data(0, 0)
+    advanced = view.advance({}, data)
+    assert len({float(view.loss({}, view.init_local(0), at_step(advanced, step))) for step in range(3)}) == 3
+    # nothing in front of the first local layer drops, so that nothing is dropped once for all steps
+    torch.testing.assert_close(
+        advanced["features"], view.advance({}, {name: value for name, value in data.items() if name != "key"})["features"]
+    )
+
+
+def test_operations_of_frozen_parameters_are_not_counted() -> None:
+    problem = frozen(MLP, ["hidden1.*"], ["hidden2.*"])
+    first, second, head = 2 * 64 * 12, 2 * 12 * 7, 2 * 7 * 10
+    found = problem.objective.flops_of_sample(problem.client_data.data(0, 0))
+    assert found is not None
+    assert found.suffix_forward == first + second + head
+    assert found.suffix_to_local == first + second + head
+    # of the head alone: nobody asks for the gradients of the frozen layer
+    assert found.suffix_to_shared == head
 
 
 @pytest.mark.parametrize(
