@@ -11,7 +11,7 @@ import torch
 from ppfl.core.content import content
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
-from ppfl.interfaces.objective import JointObjective
+from ppfl.interfaces.objective import FixedAtStart, JointObjective
 from ppfl.networks.flops import flops_of_sample
 from ppfl.networks.losses import CrossEntropy, Loss
 from ppfl.networks.memory import bytes_of_client
@@ -53,7 +53,7 @@ class BeginsAt(Protocol):
         ...
 
 
-class Supervised(JointObjective):
+class Supervised(JointObjective, FixedAtStart):
     """f_m(θ, w) = Σ_s v_s ℓ(model(x_s; θ, w), y_s) / Σ_s v_s n_s, with v = 1 unless `data` has weights; ℓ and n, which
     is 1 where samples count once, are those of the loss: −log softmax(z)[y] unless another one is given; and what
     `training` adds.
@@ -95,8 +95,8 @@ class Supervised(JointObjective):
         return self._network.frozen
 
     @property
-    def constants(self) -> Hashable:
-        """See Objective."""
+    def fixed_numbers(self) -> Hashable:
+        """Frozen parameters, and θ⁰ and w⁰ of the proximal term."""
         return content((tuple(self.frozen.items()), tuple(self._terms.start.items())))
 
     def begin_anew(self, beginning: BeginsAt) -> None:

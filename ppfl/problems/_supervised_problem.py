@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ppfl.interfaces.selection import Selection
     from ppfl.interfaces.split import Parts
     from ppfl.interfaces.task import Task
-    from ppfl.networks.classification_settings import ClassificationSettings
     from ppfl.networks.model import Model, Stage
+    from ppfl.networks.model_problem import ModelProblemSettings
 
     MakeObjective = Callable[[Made, Placement], Supervised]
 
@@ -90,7 +90,7 @@ _ASSUMED_CLASSES = 128
 
 
 def _bytes_of_client(
-    settings: ClassificationSettings, placement: Placement
+    settings: ModelProblemSettings, placement: Placement
 ) -> Callable[[tuple[int, ...], int, int | None], int]:
     def needed(input_shape: tuple[int, ...], num_samples: int, vocabulary_size: int | None) -> int:
         _refuse_samples(settings.split_model, takes_tokens := vocabulary_size is not None)
@@ -104,7 +104,7 @@ def _bytes_of_client(
 
 
 def build_supervised(
-    settings: ClassificationSettings,
+    settings: ModelProblemSettings,
     placement: Placement,
     clients_per_chunk: int | None,
     make: MakeObjective,
@@ -136,7 +136,7 @@ def build_supervised(
 
 
 def _cut(
-    settings: ClassificationSettings, samples: FederatedSamples, data: SupervisedData, task: Task
+    settings: ModelProblemSettings, samples: FederatedSamples, data: SupervisedData, task: Task
 ) -> tuple[tuple[Stage, ...], Parts]:
     """Return the stages and what becomes of their parameters.
 
