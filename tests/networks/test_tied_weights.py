@@ -14,9 +14,10 @@ from ppfl.core.types import Data, Params
 from ppfl.interfaces.client_data import Joined
 from ppfl.interfaces.counting import SampleFlops
 from ppfl.interfaces.placement import Placement
-from ppfl.interfaces.split import Parts
+from ppfl.interfaces.split import LoRA, Parts, matched
 from ppfl.networks import pieces
-from ppfl.networks.model import Parameter, Stage
+from ppfl.networks.lora import adapted
+from ppfl.networks.model import Parameter, Stage, linear_stage
 from ppfl.networks.pieces import Pieces
 from ppfl.problems._supervised_objective import Made, Supervised
 from tests.supervised_problems import close
@@ -49,9 +50,13 @@ def stages() -> tuple[Stage, ...]:
     )
 
 
-def objective(local: list[str]) -> Supervised:
-    placement = Placement(SoloCommunicator(), 0, 0, torch.float64, torch.device("cpu"), None)
-    return Supervised(Made(stages(), Parts(tuple(local), ()), WORDS), placement)
+def objective(
+    local: list[str], of: tuple[Stage, ...] | None = None, body_dtype: torch.dtype | None = None
+) -> Supervised:
+    of = of or stages()
+    names = tuple(name for stage in of for name in stage.parameters)
+    placement = Placement(SoloCommunicator(), 0, 0, torch.float64, torch.device("cpu"), None, body_dtype)
+    return Supervised(Made(of, Parts(matched(tuple(local), names), ()), WORDS), placement)
 
 
 def batch(client: int, size: int = 6) -> Data:
@@ -163,6 +168,36 @@ def test_the_cut_is_before_the_first_stage_that_reads_a_local_parameter() -> Non
 )
 def test_operations_are_counted_on_both_sides(local: list[str], wanted: SampleFlops) -> None:
     assert objective(local).flops_of_sample(batch(0)) == wanted
+
+
+LORA = LoRA(layers=("embedding", "layer"), rank=2)
+FACTORS = ["embedding.lora_A", "embedding.lora_B"]
+
+
+@pytest.mark.parametrize("local", [[], ["layer.lora_*"], ["head.bias"], FACTORS, ["embedding.lora_A"]], ids=str)
+def test_factors_of_tied_weights_get_the_gradients_of_both_sides(local: list[str]) -> None:
+    problem = objective(local, adapted(stages(), LORA))
+    shared, w, data = problem.init_shared(), problem.redraw_local(1, 2), batch(1)
+    factors = {name: torch.ones_like(value) for name, value in shared.items() if name.endswith("lora_B")}
+    shared |= factors
+    wanted = reference(problem, shared, w, data)
+    for found, right in zip(problem.gradients(shared, w, data), wanted, strict=True):
+        close(found, right)
+    close(problem.local_gradient(shared, w, data), wanted[1])
+    close(problem.shared_gradient(shared, w, data), wanted[0])
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["plain", "LoRA"])
+def test_short_numbers(lora: LoRA | None) -> None:
+    """The stage that reads another one's weight computes in bfloat16, as the last one does not."""
+    last = linear_stage("last", WORDS, WORDS, relu=False)
+    found = [objective([], adapted((*stages(), last), lora), dtype) for dtype in (None, torch.bfloat16)]
+    theta, data = {name: value.float() for name, value in found[0].init_shared().items()}, batch(1)
+    long, short = (one.gradients(theta, {}, data)[0] for one in found)
+    for name, value in long.items():
+        assert short[name].dtype == torch.float32
+        assert (short[name] - value).norm() <= 0.05 * value.norm()
+    assert not torch.equal(long["embedding.weight"], short["embedding.weight"])
 
 
 def test_laws_of_parameters() -> None:
