@@ -114,6 +114,7 @@ class Transformer(Model):
 
         if self.tied:
             return Stage("decoder", {}, decode, shares=(_EMBEDDING,))
+        # the same function as the tied one, so that splits are compared from one point
         law = Parameter((words, self.width), deviation=_DEVIATION, drawn_as=_EMBEDDING)
         return Stage("decoder", {_DECODER: law}, decode)
 

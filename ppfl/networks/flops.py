@@ -57,6 +57,7 @@ def _run(stages: Iterable[Stage], params: Params, x: torch.Tensor) -> torch.Tens
 def _back(y: torch.Tensor, wanted: list[torch.Tensor]) -> int:
     if not wanted or not y.requires_grad:
         return 0
+    # the graph is kept, as three ways lead back through it
     of_y = torch.empty_like(y)
     return _count(lambda: torch.autograd.grad(y, wanted, of_y, retain_graph=True, allow_unused=True))[0]
 

@@ -93,6 +93,7 @@ class Network:
         return self._run(range(self.num_shared, len(self.stages)), params, features, key)
 
     def _run(self, numbers: range, params: Params, x: torch.Tensor, key: torch.Tensor | None) -> torch.Tensor:
+        # around the stages and not handed to them: most take none, and a module could not pass them on
         with keyed(key):
             return self._stages(numbers, {**self.frozen, **params}, x)
 
@@ -162,6 +163,7 @@ class Network:
 
     def _linear_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
         """The same in closed form: a graph would cost several times what is computed."""
+        # one of the two may be frozen
         params = {**self.frozen, **params}
         weight, bias = self.stages[self.num_shared].parameters
         flat = features.flatten(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ppfl.interfaces.objective import JointPass
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.split import Parts
-    from ppfl.networks.model import Stage
+    from ppfl.interfaces.started import Beginning
+    from ppfl.networks.model import Stage, Takes
     from ppfl.networks.training import Training
 
 
@@ -43,14 +44,6 @@ class Made(NamedTuple):
     num_classes: int
     training: Training | None = None
     """How clients train."""
-
-
-class BeginsAt(Protocol):
-    """Values in the place of drawn ones."""
-
-    def shared(self, drawn: Params) -> Params:
-        """Return what these parameters, the same for all clients, begin at."""
-        ...
 
 
 class Supervised(JointObjective, FixedAtStart):
@@ -99,7 +92,7 @@ class Supervised(JointObjective, FixedAtStart):
         """Frozen parameters, and θ⁰ and w⁰ of the proximal term."""
         return content((tuple(self.frozen.items()), tuple(self._terms.start.items())))
 
-    def begin_anew(self, beginning: BeginsAt) -> None:
+    def begin_anew(self, beginning: Beginning) -> None:
         """Let frozen parameters, and θ⁰ and w⁰ of the proximal term, be those of another start.
 
         Called once, before anything is computed, where `init_shared` and `init_local` return these values already. w⁰
@@ -157,10 +150,9 @@ class Supervised(JointObjective, FixedAtStart):
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
         x = data["x"]
-        takes_tokens, shape = not x.is_floating_point(), tuple(x.shape[1:])
-        return bytes_of_client(
-            self.stages, shape, self._dtype, len(x), takes_tokens=takes_tokens, frozen=self._frozen_names
-        )
+        takes: Takes = "numbers" if x.is_floating_point() else "tokens"
+        shape, frozen = tuple(x.shape[1:]), self._frozen_names
+        return bytes_of_client(self.stages, shape, self._dtype, len(x), takes=takes, frozen=frozen)
 
     def flops_of_sample(self, data: Data) -> SampleFlops | None:
         """Return what torch counts."""

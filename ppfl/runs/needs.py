@@ -195,6 +195,7 @@ def _demands(setup: Setup, of_parameters: int, sharers: int) -> Iterator[_Demand
         return
     import torch
 
+    # ranks of a host are dealt to its cards in turn
     card = free_gpu_bytes(setup.device) * torch.cuda.device_count() / sharers
     yield _Demand(of_states, states if kind == "host" else 0, host, elsewhere)
     yield _Demand(of_states, states if kind == "device" else 0, card, elsewhere.replace("file", "host"))

@@ -185,6 +185,15 @@ def test_factors_of_tied_weights_get_the_gradients_of_both_sides(local: list[str
         close(found, right)
     close(problem.local_gradient(shared, w, data), wanted[1])
     close(problem.shared_gradient(shared, w, data), wanted[0])
+    # both stages read the weight with its factors
+    params, plain = {**shared, **w}, objective([])
+    merged = {
+        f"{layer}.weight": params[f"{layer}.weight"]
+        + LORA.alpha / LORA.rank * params[f"{layer}.lora_B"] @ params[f"{layer}.lora_A"]
+        for layer in LORA.layers
+    }
+    whole = plain.loss({**{name: params[name] for name in plain.parameter_names}, **merged}, {}, data)
+    torch.testing.assert_close(problem.loss(shared, w, data), whole, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["plain", "LoRA"])
