@@ -19,7 +19,8 @@ from ppfl.interfaces.method import Algorithm
 from ppfl.networks import network, pieces
 from ppfl.networks.dropout import dropout, keyed
 from ppfl.networks.pieces import Pieces
-from ppfl.problems._training_samples import moved_and_flipped
+from ppfl.networks.training import Augmentation
+from ppfl.problems._training_samples import TrainingSamples, moved_and_flipped
 from tests.engine.build import engine, ffgg
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, CONFIG, close, make
@@ -101,6 +102,29 @@ def test_clients_rounds_and_seeds_have_draws_of_their_own(name: str) -> None:
     assert not differ(epochs[0][0], epochs[1][0], name)
     assert differ(epochs[0][0], epochs[2][0], name)
     assert differ(epochs[0][0], epochs[0][1], name)
+
+
+def test_the_same_samples_of_two_clients_have_other_draws() -> None:
+    """On one image again and again, so that nothing but the draws can differ."""
+    data = {"x": torch.arange(64.0).reshape(1, 1, 8, 8).repeat(30, 1, 1, 1), "y": torch.zeros(30, dtype=torch.int64)}
+    training = TrainingSamples(0, Augmentation(crop=2, flip=True), has_keys=True)
+    rounds = [training.of_round(data, [client], [30], round) for client in (1, 2) for round in (0, 1)]
+    epochs = [
+        training.of_epoch(data, client, epoch, number) for client in (1, 2) for epoch in (0, 1) for number in (0, 1)
+    ]
+    found = [*rounds, *epochs]
+    for name in ("x", "key"):
+        assert len({value[name].numpy().tobytes() for value in found}) == len(found)
+    assert len(set(torch.cat([one["key"] for one in found]).tolist())) == 30 * len(found)
+    flips, rows = ([moved_only(one["x"])[kind] for one in found] for kind in (0, 1))
+    for of in (flips, rows):
+        assert len({value.tobytes() for value in of}) == len(found)
+
+
+def moved_only(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each image is mirrored, and how far it was moved down, read off four pixels amid it."""
+    middle = x[:, 0, 3:5, 3:5].numpy()
+    return (middle[:, 0, 0] > middle[:, 0, 1]).astype(np.int64), (middle.min(axis=(1, 2)) // 8).astype(np.int64)
 
 
 def test_scores_see_samples_as_they_are() -> None:
