@@ -63,7 +63,7 @@ class LocalFFGG(Scheduled, Algorithm):
         num_gradients: float | torch.Tensor = 0.0
         for step in range(self.local_steps):
             own = {name.removeprefix(f"{step}/"): v for name, v in draws.items() if name.startswith(f"{step}/")}
-            once = objective.shared_pass(shared, at_step(data, step))
+            once = objective.shared_pass(shared, at_step(data, step, "local step"))
             local, num_tuning = self.fine_tuner(objective, shared, local, once.data, own)
             num_gradients = num_gradients + num_tuning
             shared = add_scaled(shared, once.shared_gradient(local), -step_size(self.lr))

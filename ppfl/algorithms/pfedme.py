@@ -54,7 +54,7 @@ class PFedMe(LocalTraining):
         def step(x: tuple[Params, Params], batch: Data) -> tuple[Params, Params]:
             shared = personal = x[0]
             for number in range(self.inner_steps):
-                gradient = objective.shared_gradient(personal, state["local"], at_step(batch, number))
+                gradient = objective.shared_gradient(personal, state["local"], at_step(batch, number, "inner step"))
                 gradient = add_scaled(gradient, subtract(personal, shared), self.penalty)
                 personal = add_scaled(personal, gradient, -step_size(self.inner_lr))
             return add_scaled(shared, subtract(shared, personal), -step_size(self.lr) * self.penalty), personal

@@ -27,7 +27,7 @@ from ppfl.interfaces.byzantine import Byzantine
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
 from ppfl.interfaces.problem import ProblemSettings
-from ppfl.networks.classification_settings import ClassificationSettings
+from ppfl.networks.model_problem import ModelProblemSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,14 +164,14 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _has_a_model(self) -> Config:
-        if self.precision in ("tf32", "bfloat16") and not isinstance(self.problem, ClassificationSettings):
+        if self.precision in ("tf32", "bfloat16") and not isinstance(self.problem, ModelProblemSettings):
             raise refusal("precision", f"'float32' or 'float64', since problem {self.problem.name!r} has no model")
         return self
 
     @model_validator(mode="after")
     def _has_what_is_scored(self) -> Config:
         evaluate, known = self.evaluate, self.problem.known_clients
-        if evaluate.selected and not isinstance(self.problem, ClassificationSettings):
+        if evaluate.selected and not isinstance(self.problem, ModelProblemSettings):
             where = f"evaluate.{evaluate.selected[0]}"
             raise refusal(where, f"nothing, since problem {self.problem.name!r} has no samples to choose from")
         if evaluate.clients is not None and known is not None and evaluate.clients > known:
@@ -181,7 +181,7 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits_attackers(self) -> Config:
         if self.byzantine is not None:
-            has_classes = isinstance(self.problem, ClassificationSettings) and self.problem.has_classes
+            has_classes = isinstance(self.problem, ModelProblemSettings) and self.problem.has_classes
             self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_classes)
         return self
 

@@ -15,8 +15,8 @@ BITS = 31
 
 
 def with_number(keys: torch.Tensor, number: int) -> torch.Tensor:
-    """Return other keys for another number, those given for 0; int64, any shape."""
-    return keys if number == 0 else _mixed(keys ^ _signed(number * (_GOLDEN & _ALL)))
+    """Return other keys for another number; int64, any shape."""
+    return _mixed(keys ^ _signed(number * (_GOLDEN & _ALL)))
 
 
 def with_name(keys: torch.Tensor, name: str) -> torch.Tensor:

@@ -27,6 +27,7 @@ def digest_beside(result: Path) -> str:
     path = shared_path(result)
     try:
         with open_plain(path) as file:
+            # of a damaged file it may be any number, and that many bytes would be asked for
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             header = file.read(length) if length <= _MAX_HEADER_BYTES else b""
         return str(json.loads(header)["__metadata__"]["digest"])

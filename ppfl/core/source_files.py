@@ -59,6 +59,7 @@ class SourceFiles:
 
     def import_module(self) -> ModuleType:
         """Return the file as a module. Raises UserError, with the line, where it cannot be imported."""
+        # kept for good: functions that were imported import more when they are called
         _known[self.package] = self
         if _FINDER not in sys.meta_path:
             sys.meta_path.append(_FINDER)
@@ -161,6 +162,7 @@ def _files_of(start: Path, module: Sequence[str], names: Sequence[str] = ()) -> 
 def _hash(*parts: bytes) -> str:
     digest = hashlib.sha256()
     for part in parts:
+        # lengths, too, or bytes that move from the end of a file to the next name would not be seen
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
 
@@ -181,6 +183,7 @@ class _Finder(MetaPathFinder):
         module, package = f"{place}.py", str(place / "__init__.py")
         if module in files.contents and package not in files.contents:
             return spec_from_loader(fullname, _Loader(files, module), is_package=False)
+        # Python imports folders without __init__.py as well
         if not any(PurePosixPath(one).is_relative_to(place) for one in files.contents):
             return None
         spec = spec_from_loader(fullname, _Loader(files, package), is_package=True)

@@ -177,6 +177,7 @@ class _Cutter:
         """Return the samples of a client; none when this file does not name it."""
         found = list(self._cut(file.read(name))) if name in file.names else []
         ids = np.concatenate([np.empty((0, self.length + 1), np.int64), *found])
+        # x waits in memory as it is here until it is drawn, at half the size; torch takes labels as int64 alone
         return Samples(ids[:, :-1].astype(np.int32), ids[:, 1:].copy())
 
     def num_known(self, samples: Samples) -> list[int]:

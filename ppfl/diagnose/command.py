@@ -15,6 +15,7 @@ from ppfl.diagnose.measure import measure
 from ppfl.diagnose.table import write_json
 from ppfl.diagnose.verdict import diagnosis
 from ppfl.engine.choose import open_engine
+from ppfl.interfaces.objective import frozen_of
 from ppfl.jobs.launcher import open_communicator
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.results.reader import open_result
@@ -126,7 +127,7 @@ def _end_of_result(setup: Setup, config: Config, path: Path) -> _End:
     """Load θ̂ and, where they were saved, the local parameters. Collective."""
     problem, communicator = setup.problem, setup.communicator
     result = open_result(path)
-    like = {**problem.objective.init_shared(), **problem.objective.frozen}
+    like = {**problem.objective.init_shared(), **frozen_of(problem.objective)}
     saved = on_every_rank(communicator, lambda: _suitable(load_shared(path), like, path))
     shared = {name: saved[name].to(setup.device) for name in problem.objective.init_shared()}
     clients = on_every_rank(communicator, lambda: load_local(path) if config.save.local else {})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import numpy as np
 import torch
 
-from ppfl.core.counter_hash import with_number
+from ppfl.core.counter_hash import with_name, with_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -176,10 +176,14 @@ def num_samples(data: Data) -> int:
     return len(data["y"]) if "y" in data else 1
 
 
-def at_step(data: Data, number: int) -> Data:
+def at_step(data: Data, number: int, loop: str = "") -> Data:
     """Return samples with the keys that they have in a step, so that dropout has another mask in each; those given in
-    the first one, number 0, and samples without keys as they are."""
-    return {**data, "key": with_number(data["key"], number)} if "key" in data else data
+    the first one, number 0, and samples without keys as they are. loop: one of two loops within each other has a name.
+    """
+    if number == 0 or "key" not in data:
+        return data
+    # without the name, step 1 of the outer loop would have the masks of step 1 of the inner one
+    return {**data, "key": with_number(with_name(data["key"], loop) if loop else data["key"], number)}
 
 
 def join(batches: Sequence[Data]) -> Data:

@@ -129,6 +129,7 @@ def count_flops(
     counting = Counting(of_sample)
     shared, local = counting.init_shared(), counting.init_local(0)
     server = algorithm.init_server(shared, optimizer)
+    # a method that sends each client its own message has none for all
     message = algorithm.downlink(server, 0) or algorithm.downlink(server, 0, 0)
     assert message is not None
     draws = algorithm.draws(counting, 0, 0, num_samples)

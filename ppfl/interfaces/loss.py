@@ -80,6 +80,7 @@ class Loss(ABC):
         weight = data["weight"].to(like.dtype) if "weight" in data else None
         if counts is None:
             return None if weight is None else weight / _positive(weight.sum(dim=0, keepdim=True))
+        # chosen by `where`: of samples that are all masked the weights are 1, and a share would be 1 over nearly 0
         weight = torch.ones_like(counts) if weight is None else weight
         total = (weight * counts).sum(dim=0, keepdim=True)
         return torch.where(total > 0, weight / _positive(total), 0.0)

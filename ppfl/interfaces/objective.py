@@ -89,23 +89,6 @@ class Objective(ABC):
     piece_rows: int = 128
     """Samples that are evaluated together where there are many."""
 
-    @property
-    def frozen(self) -> Params:
-        """Parameters that stay as they are: constants of f_m, held once, neither in θ nor in w."""
-        return {}
-
-    @property
-    def constants(self) -> Hashable:
-        """Return the same for objectives of one kind whose functions of `data` hold the same numbers beside."""
-        return None
-
-    def begin_anew(self, beginning: Beginning) -> None:
-        """Let what is held of initial values, such as frozen parameters, be that of another start.
-
-        Called once, before anything is computed, where `init_shared` and `init_local` return other values than drawn.
-        """
-        assert not self.frozen, f"{type(self).__name__} has frozen parameters, and does not say how they begin"
-
     @abstractmethod
     def init_shared(self) -> Params:
         """θ at the start, the same on every rank."""
@@ -172,10 +155,6 @@ class Objective(ABC):
         an A that is kept as a matrix; None elsewhere. `data` may have been advanced."""
         return None
 
-    def flops_of_sample(self, data: Data) -> SampleFlops | None:
-        """Return the operations of each part of the model for one of such samples; None where nobody knows."""
-        return None
-
     @property
     def needs_iterations(self) -> str:
         """Why argmin_w f_m(θ, w) has no closed form; "" when it has one, which is `exact_local`."""
@@ -184,6 +163,33 @@ class Objective(ABC):
     def exact_local(self, shared: Params, data: Data) -> Params:
         """Return argmin_w f_m(θ, w) where `needs_iterations` is ""; raises NotImplementedError elsewhere."""
         raise NotImplementedError(f"{type(self).__name__} has no closed form for the local parameters")
+
+
+class FixedAtStart(Objective):
+    """An objective that holds numbers of the start of a run beside θ, w and data: frozen parameters, or what a term of
+    f_m pulls to."""
+
+    @property
+    @abstractmethod
+    def frozen(self) -> Params:
+        """Parameters that stay as they are: constants of f_m, held once, neither in θ nor in w."""
+
+    @property
+    @abstractmethod
+    def fixed_numbers(self) -> Hashable:
+        """Return the same for objectives of one kind that hold the same numbers."""
+
+    @abstractmethod
+    def begin_anew(self, beginning: Beginning) -> None:
+        """Let them be those of another start.
+
+        Called once, before anything is computed, where `init_shared` and `init_local` return other values than drawn.
+        """
+
+
+def frozen_of(objective: Objective) -> Params:
+    """Return the parameters of an objective that nobody trains."""
+    return objective.frozen if isinstance(objective, FixedAtStart) else {}
 
 
 class JointObjective(Objective):
@@ -201,3 +207,7 @@ class JointObjective(Objective):
         """Return what a client with so many samples takes of a device while it is computed beside others; 0 where
         nobody knows."""
         return 0
+
+    def flops_of_sample(self, data: Data) -> SampleFlops | None:
+        """Return the operations of each part of the model for one of such samples; None where nobody knows."""
+        return None

@@ -143,6 +143,8 @@ def matched(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...
 
 def refuse_split(algorithm: Algorithm, problem: Problem) -> None:
     """Raise ValueError, from the key to the remedy, for a split that a method is not made for."""
+    from ppfl.interfaces.objective import frozen_of  # of torch, which configurations are read without
+
     where, local = f"name: {algorithm.name!r}", ", ".join(problem.local_names)
     otherwise = f", or use {algorithm.instead}" if algorithm.instead else ""
     match algorithm.splits:
@@ -158,7 +160,7 @@ def refuse_split(algorithm: Algorithm, problem: Problem) -> None:
             )
         case "output side" | "input side" as side if not _is_side(side, problem):
             layers = ", ".join(_layers(problem.objective.parameter_names))
-            kind = "layers with parameters that are not frozen" if problem.objective.frozen else "layers"
+            kind = "layers with parameters that are not frozen" if frozen_of(problem.objective) else "layers"
             raise ValueError(
                 f"{where} keeps whole layers at the {side} local and shares the others; problem.split keeps "
                 f"{local or 'nothing'} local, and the {kind} are {layers}, from input to output; mend "

@@ -6,7 +6,7 @@ import copy
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ppfl.interfaces.objective import Objective
+from ppfl.interfaces.objective import FixedAtStart, Objective
 
 if TYPE_CHECKING:
     from ppfl.core.types import Params
@@ -61,7 +61,8 @@ def started(problem: AnyProblem, beginning: Beginning) -> AnyProblem:
     objective.__class__ = _kind(type(problem.objective))
     assert isinstance(objective, _Started)
     objective.beginning = beginning
-    objective.begin_anew(beginning)
+    if isinstance(objective, FixedAtStart):
+        objective.begin_anew(beginning)
     scores = copy.copy(problem.scores)
     scores.objective = objective
     # problems are frozen, and of a class that need not have its fields as arguments

@@ -51,6 +51,7 @@ def why_not_ready(result: Path, digest: str) -> str:
         return f"{result}: has diverged; allowed: a run that is complete"
     if found.get("status") != "complete":
         return f"{result}: is not finished"
+    # θ is saved before a result is complete, but people remove what is large
     return "" if shared_path(result).exists() else f"{shared_path(result)}: no such file, and θ was in it"
 
 

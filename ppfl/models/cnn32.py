@@ -19,8 +19,8 @@ _KERNEL = 5
 class CNN32(Model):
     """Two times { 5×5 convolution, 2×2 max pooling, ReLU }, two hidden layers with ReLU, then the logits.
 
-    Source: the five layers of Collins et al., ICML 2021, Section 5, for CIFAR-10; with these widths 307,842 parameters
-    on 32×32×3. Stages conv1, conv2, fc1, fc2, fc3. Splits: input layer `conv1.*`, output layer `fc3.*`.
+    Source: `CNNCifar` in public code after that of Collins et al., ICML 2021; with these widths 307,842 parameters on
+    32×32×3 and 10 classes. Stages conv1, conv2, fc1, fc2, fc3. Splits: input layer `conv1.*`, output layer `fc3.*`.
     """
 
     name: Literal["cnn32"]

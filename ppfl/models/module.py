@@ -60,6 +60,7 @@ class Module(Model):
         try:
             asked = inspect.signature(function).parameters
             arguments = {**{name: value for name, value in known.items() if name in asked}, **self.arguments}
+            # before the call, in which the same TypeError could come from inside of the function
             inspect.signature(function).bind(**arguments)
         except (TypeError, ValueError) as error:
             raise UserError(f"problem.model.arguments: {self.function.name}: {error}") from error

@@ -27,7 +27,7 @@ _ADAPTER_DEVIATION = 1e-4
 class ResNet18(Model):
     """Eight blocks { 3×3 convolution, norm, ReLU, 3×3 convolution, norm, + x, ReLU }, 64 to 512 channels, then logits.
 
-    Source: He et al., CVPR 2016, with GroupNorm, stem and adapters as in Pillutla et al., ICML 2022, Appendix C. With
+    Source: He et al., CVPR 2016, with GroupNorm, stem and adapters as in the code of Pillutla et al., ICML 2022. With
     the 3×3 stem, stride 1 and no pooling, 11,199,486 parameters on 28×28×1 and 62 classes; with the 7×7 stem, stride 2
     and 3×3 max pooling, 12,216,876 on 224×224×3 and 2,028 classes. Names are torchvision's, `bn` being a GroupNorm, so
     that weights trained there fit. An adapter makes of what a 3×3 convolution says, y, y + conv1×1(norm(y)) before the

@@ -28,7 +28,7 @@ class Transformer(Model):
     """ReLU(√d E[x] + P), `layers` times { y = LN(x + attention(x)); x = LN(y + W2 ReLU(W1 y)) }, then logits E x.
 
     Source: Vaswani et al., NeurIPS 2017 (causal attention, norms behind the sums), with learned positions, tied weights
-    and the widths of Pillutla et al., ICML 2022, Appendix C: no biases in attention and output, no last norm; on 10,004
+    and the widths of the code of Pillutla et al., ICML 2022: no biases in attention and output, no last norm; on 10,004
     words 5,721,088 parameters, 788,736 a layer. An adapter makes of what attention, or the feed-forward part, says, y,
     y + U ReLU(D y + b) + c before the sum (Houlsby et al., ICML 2019; the published code sends the other summand
     through the second one).
@@ -114,6 +114,7 @@ class Transformer(Model):
 
         if self.tied:
             return Stage("decoder", {}, decode, shares=(_EMBEDDING,))
+        # the same function as the tied one, so that splits are compared from one point
         law = Parameter((words, self.width), deviation=_DEVIATION, drawn_as=_EMBEDDING)
         return Stage("decoder", {_DECODER: law}, decode)
 

@@ -41,9 +41,9 @@ def flops_of_sample(network: Network, local_names: Iterable[str], x: torch.Tenso
         on, logits = _count(lambda: _run(network.stages[cut:], params, leaf))
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return None  # a module of somebody's that looks at values; it is only an estimate that is missing
-    names = {name for stage in network.stages[cut:] for name in stage.parameters}
-    of_w = [params[name] for name in params if name in local]
-    of_theta = [params[name] for name in params if name in names - local] + ([leaf] if prefix else [])
+    # tied weights are read on both sides, and take a product on each; nobody asks for the gradient of frozen ones
+    of_w = [params[name] for name in network.suffix_names if name in local]
+    of_theta = [params[name] for name in network.suffix_names if name not in local] + ([leaf] if prefix else [])
     ends = (of_w, of_theta, of_w + of_theta) if cut < len(network.stages) else ([], [], [])
     return SampleFlops(forth, _back(features, prefix), on, *(_back(logits, end) for end in ends))
 
@@ -57,6 +57,7 @@ def _run(stages: Iterable[Stage], params: Params, x: torch.Tensor) -> torch.Tens
 def _back(y: torch.Tensor, wanted: list[torch.Tensor]) -> int:
     if not wanted or not y.requires_grad:
         return 0
+    # the graph is kept, as three ways lead back through it
     of_y = torch.empty_like(y)
     return _count(lambda: torch.autograd.grad(y, wanted, of_y, retain_graph=True, allow_unused=True))[0]
 

@@ -105,5 +105,6 @@ def attention(
     if is_causal:
         mask = torch.ones(alike.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if mask is not None:
+        # −inf and not a large number: softmax then gives 0 exactly, and later tokens change no bit of earlier ones
         alike = alike.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else alike + mask
     return torch.softmax(alike, dim=-1) @ value

@@ -57,9 +57,11 @@ def _adapted(stage: Stage, chosen: frozenset[str], lora: LoRA) -> Stage:
             (out, *rest), of_a, of_b = parameter.shape, *lora_names(name)
             width = math.prod(rest)
             parameters[of_a] = Parameter((lora.rank, width), 1.0 / math.sqrt(width))
+            # 0, but not both: the gradient of each has the other one as a factor
             parameters[of_b] = Parameter((out, lora.rank))
     scale = lora.alpha / lora.rank
     if isinstance(stage, LinearStage | HiddenStage):
+        # no LinearStage any more: closed form and dual form would leave the factors out
         return Stage(stage.name, parameters, _of_products(stage, scale))
     apply = stage.apply
 

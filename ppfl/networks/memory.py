@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from ppfl.core.types import Params
-    from ppfl.networks.model import Stage
+    from ppfl.networks.model import Stage, Takes
 
 _COPIES_OF_PARAMETERS = 8
 """Where it began, where it is, a gradient, what it sends, and the float64 slices of the exact sum."""
@@ -27,7 +27,7 @@ def bytes_of_client(
     dtype: torch.dtype,
     num_samples: int,
     *,
-    takes_tokens: bool = False,
+    takes: Takes = "numbers",
     frozen: Container[str] = (),
 ) -> int:
     """Return the bytes of one client's parameters, activations and windows (`ppfl.networks.batched`), for S samples.
@@ -37,7 +37,7 @@ def bytes_of_client(
     """
     shapes = shapes_of(stages)
     parameters = sum(math.prod(shape) for name, shape in shapes.items() if name not in frozen)
-    x, numbers = sample_of_zeros(input_shape, takes_tokens=takes_tokens), math.prod(input_shape)
+    x, numbers = sample_of_zeros(input_shape, takes=takes), math.prod(input_shape)
     for stage in stages:
         x = stage.apply(zeros_of(stage, shapes), x)
         numbers += x.numel()
@@ -48,9 +48,9 @@ def bytes_of_client(
     return dtype.itemsize * (_COPIES_OF_PARAMETERS * parameters + _COPIES_OF_ACTIVATIONS * numbers * num_samples)
 
 
-def sample_of_zeros(input_shape: tuple[int, ...], *, takes_tokens: bool) -> torch.Tensor:
+def sample_of_zeros(input_shape: tuple[int, ...], *, takes: Takes) -> torch.Tensor:
     """Return one sample to see what stages make of it: numbers, or the token 0."""
-    return torch.zeros(1, *input_shape, dtype=torch.int64 if takes_tokens else torch.float32)
+    return torch.zeros(1, *input_shape, dtype=torch.int64 if takes == "tokens" else torch.float32)
 
 
 def shapes_of(stages: Sequence[Stage]) -> dict[str, tuple[int, ...]]:
@@ -63,9 +63,9 @@ def zeros_of(stage: Stage, shapes: Mapping[str, tuple[int, ...]]) -> Params:
     return {name: torch.zeros(shapes[name]) for name in stage.reads}
 
 
-def logits_shape(stages: Sequence[Stage], input_shape: tuple[int, ...], *, takes_tokens: bool) -> tuple[int, ...]:
+def logits_shape(stages: Sequence[Stage], input_shape: tuple[int, ...], *, takes: Takes) -> tuple[int, ...]:
     """Return the shape of what the stages make of one sample."""
-    x, shapes = sample_of_zeros(input_shape, takes_tokens=takes_tokens), shapes_of(stages)
+    x, shapes = sample_of_zeros(input_shape, takes=takes), shapes_of(stages)
     with torch.no_grad():
         for stage in stages:
             x = stage.apply(zeros_of(stage, shapes), x)

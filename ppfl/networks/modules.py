@@ -138,6 +138,7 @@ class OfModule:
 
     def __init__(self, name: str, module: nn.Module, names: Mapping[str, str]) -> None:
         self.name = name
+        # gradients are of what is put into its place, and no graph is to hold the module's own values
         self.module = module.eval().requires_grad_(False)
         for one in module.modules():
             # eval for all that has two ways, but dropout is to call the function that we put into its place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,12 +58,12 @@ class Network:
 
         Dropout right before that stage is cut off, too: its masks are others in every step on w.
         """
-        with_local = (k for k, stage in enumerate(stages) if not local_names.isdisjoint(stage.reads))
-        num_shared = next(with_local, len(stages))
-        while 0 < num_shared < len(stages) and _only_drops(stages[num_shared - 1]):
-            num_shared -= 1
         of_column = column(kernels or of_this_processor())
-        return cls(stages, num_shared, loss, of_column, body_dtype, frozen or {})
+        return cls(stages, _place_of_cut(stages, local_names), loss, of_column, body_dtype, frozen or {})
+
+    def cut_again(self, local_names: frozenset[str]) -> Network:
+        """Return the same network, cut for other local parameters."""
+        return replace(self, num_shared=_place_of_cut(self.stages, local_names))
 
     @property
     def prefix_names(self) -> tuple[str, ...]:
@@ -93,6 +93,7 @@ class Network:
         return self._run(range(self.num_shared, len(self.stages)), params, features, key)
 
     def _run(self, numbers: range, params: Params, x: torch.Tensor, key: torch.Tensor | None) -> torch.Tensor:
+        # around the stages and not handed to them: most take none, and a module could not pass them on
         with keyed(key):
             return self._stages(numbers, {**self.frozen, **params}, x)
 
@@ -162,6 +163,7 @@ class Network:
 
     def _linear_gradients(self, params: Params, features: torch.Tensor, data: Data, wanted: Container[str]) -> Params:
         """The same in closed form: a graph would cost several times what is computed."""
+        # one of the two may be frozen
         params = {**self.frozen, **params}
         weight, bias = self.stages[self.num_shared].parameters
         flat = features.flatten(1)
@@ -223,6 +225,14 @@ def split_keys(key: torch.Tensor | None, x: torch.Tensor, rows: int) -> list[tor
     if key is None:
         return [None] * max(1, -(-len(x) // rows))
     return list(torch.split(key, rows))
+
+
+def _place_of_cut(stages: tuple[Stage, ...], local_names: frozenset[str]) -> int:
+    with_local = (number for number, stage in enumerate(stages) if not local_names.isdisjoint(stage.reads))
+    found = next(with_local, len(stages))
+    while 0 < found < len(stages) and _only_drops(stages[found - 1]):
+        found -= 1
+    return found
 
 
 def _only_drops(stage: Stage) -> bool:

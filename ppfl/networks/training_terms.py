@@ -38,6 +38,8 @@ class Terms:
     @property
     def ridge(self) -> float | None:
         """λ_w where gradients of w differ from those of the loss by λ_w w alone, else None."""
+        # on logits steps are added up with fixed factors: neither a pull to a point nor a factor that each step has
+        # by itself can be among them
         return None if self.proximal or self.clip_norm is not None else self.local
 
     def added(self, loss: torch.Tensor, shared: Params, local: Params) -> torch.Tensor:
@@ -61,6 +63,7 @@ class Terms:
 
     def clipped(self, *gradients: Params) -> tuple[Params, ...]:
         """g ← g · min(1, c/‖g‖), the norm over all of them together."""
+        # of clients side by side each has its own norm: inside of a vectorized function these are sums of one client
         squares = [inner(gradient, gradient) for gradient in gradients if gradient]
         if self.clip_norm is None or not squares:
             return gradients

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.loss import Loss
     from ppfl.interfaces.placement import Placement
-    from ppfl.networks.classification_settings import ClassificationSettings
+    from ppfl.networks.model_problem import ModelProblemSettings
     from ppfl.problems._supervised_objective import Made
 
 
 def build_least_squares(
-    settings: ClassificationSettings, ridge: float, placement: Placement, clients_per_chunk: int | None
+    settings: ModelProblemSettings, ridge: float, placement: Placement, clients_per_chunk: int | None
 ) -> SupervisedProblem:
     """Load the samples and build the stages of the model. Collective."""
     make = partial(LeastSquares, ridge=ridge)

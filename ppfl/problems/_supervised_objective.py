@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 
 from ppfl.core.content import content
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
-from ppfl.interfaces.objective import JointObjective
+from ppfl.interfaces.objective import FixedAtStart, JointObjective
 from ppfl.networks.flops import flops_of_sample
 from ppfl.networks.losses import CrossEntropy, Loss
 from ppfl.networks.memory import bytes_of_client
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ppfl.interfaces.objective import JointPass
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.split import Parts
-    from ppfl.networks.model import Stage
+    from ppfl.interfaces.started import Beginning
+    from ppfl.networks.model import Stage, Takes
     from ppfl.networks.training import Training
 
 
@@ -45,15 +46,7 @@ class Made(NamedTuple):
     """How clients train."""
 
 
-class BeginsAt(Protocol):
-    """Values in the place of drawn ones."""
-
-    def shared(self, drawn: Params) -> Params:
-        """Return what these parameters, the same for all clients, begin at."""
-        ...
-
-
-class Supervised(JointObjective):
+class Supervised(JointObjective, FixedAtStart):
     """f_m(θ, w) = Σ_s v_s ℓ(model(x_s; θ, w), y_s) / Σ_s v_s n_s, with v = 1 unless `data` has weights; ℓ and n, which
     is 1 where samples count once, are those of the loss: −log softmax(z)[y] unless another one is given; and what
     `training` adds.
@@ -95,11 +88,11 @@ class Supervised(JointObjective):
         return self._network.frozen
 
     @property
-    def constants(self) -> Hashable:
-        """See Objective."""
+    def fixed_numbers(self) -> Hashable:
+        """Frozen parameters, and θ⁰ and w⁰ of the proximal term."""
         return content((tuple(self.frozen.items()), tuple(self._terms.start.items())))
 
-    def begin_anew(self, beginning: BeginsAt) -> None:
+    def begin_anew(self, beginning: Beginning) -> None:
         """Let frozen parameters, and θ⁰ and w⁰ of the proximal term, be those of another start.
 
         Called once, before anything is computed, where `init_shared` and `init_local` return these values already. w⁰
@@ -116,10 +109,7 @@ class Supervised(JointObjective):
         view = copy.copy(self)
         view._initial_local = None
         view.local_names = self.parameter_names
-        num_constant = 0
-        while self.frozen and self.stages[num_constant].parameters.keys() <= self.frozen.keys():
-            num_constant += 1
-        view._network = replace(self._network, num_shared=num_constant)
+        view._network = self._network.cut_again(frozenset(self.parameter_names))
         return view
 
     def init_shared(self) -> Params:
@@ -160,10 +150,9 @@ class Supervised(JointObjective):
     def bytes_of_client(self, data: Data) -> int:
         """Return the bytes of parameters, activations and windows."""
         x = data["x"]
-        takes_tokens, shape = not x.is_floating_point(), tuple(x.shape[1:])
-        return bytes_of_client(
-            self.stages, shape, self._dtype, len(x), takes_tokens=takes_tokens, frozen=self._frozen_names
-        )
+        takes: Takes = "numbers" if x.is_floating_point() else "tokens"
+        shape, frozen = tuple(x.shape[1:]), self._frozen_names
+        return bytes_of_client(self.stages, shape, self._dtype, len(x), takes=takes, frozen=frozen)
 
     def flops_of_sample(self, data: Data) -> SampleFlops | None:
         """Return what torch counts."""

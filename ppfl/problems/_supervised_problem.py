@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ppfl.interfaces.selection import Selection
     from ppfl.interfaces.split import Parts
     from ppfl.interfaces.task import Task
-    from ppfl.networks.classification_settings import ClassificationSettings
-    from ppfl.networks.model import Model, Stage
+    from ppfl.networks.model import Model, Stage, Takes
+    from ppfl.networks.model_problem import ModelProblemSettings
 
     MakeObjective = Callable[[Made, Placement], Supervised]
 
@@ -90,21 +90,19 @@ _ASSUMED_CLASSES = 128
 
 
 def _bytes_of_client(
-    settings: ClassificationSettings, placement: Placement
+    settings: ModelProblemSettings, placement: Placement
 ) -> Callable[[tuple[int, ...], int, int | None], int]:
     def needed(input_shape: tuple[int, ...], num_samples: int, vocabulary_size: int | None) -> int:
-        _refuse_samples(settings.split_model, takes_tokens := vocabulary_size is not None)
+        takes = _takes_these(settings.split_model, vocabulary_size)
         stages = settings.stages(input_shape, vocabulary_size or _ASSUMED_CLASSES)
         frozen = settings.parts_of(stages).frozen
-        return bytes_of_client(
-            stages, input_shape, placement.dtype, num_samples, takes_tokens=takes_tokens, frozen=frozen
-        )
+        return bytes_of_client(stages, input_shape, placement.dtype, num_samples, takes=takes, frozen=frozen)
 
     return needed
 
 
 def build_supervised(
-    settings: ClassificationSettings,
+    settings: ModelProblemSettings,
     placement: Placement,
     clients_per_chunk: int | None,
     make: MakeObjective,
@@ -136,16 +134,16 @@ def build_supervised(
 
 
 def _cut(
-    settings: ClassificationSettings, samples: FederatedSamples, data: SupervisedData, task: Task
+    settings: ModelProblemSettings, samples: FederatedSamples, data: SupervisedData, task: Task
 ) -> tuple[tuple[Stage, ...], Parts]:
     """Return the stages and what becomes of their parameters.
 
     Raises UserError unless the model takes these samples, and gives what the task needs, and globs fit its names.
     """
-    takes_tokens, model = samples.vocabulary_size is not None, settings.split_model
-    _refuse_samples(model, takes_tokens)
+    model = settings.split_model
+    takes = _takes_these(model, samples.vocabulary_size)
     stages = settings.stages(samples.input_shape, data.num_classes)
-    needed, found = task.output_shape(data.labels), logits_shape(stages, samples.input_shape, takes_tokens=takes_tokens)
+    needed, found = task.output_shape(data.labels), logits_shape(stages, samples.input_shape, takes=takes)
     if found != (1, *needed):
         sizes = " × ".join(map(str, found[1:])) or "one number"
         raise UserError(
@@ -153,11 +151,13 @@ def _cut(
             f"{' × '.join(map(str, needed))} with these labels"
         )
     if data.clients_per_chunk > 1:
-        refuse_unvectorized(stages, samples.input_shape, model.takes)
+        refuse_unvectorized(stages, samples.input_shape, takes)
     return stages, settings.parts_of(stages)
 
 
-def _refuse_samples(model: Model, are_tokens: bool) -> None:
-    if (model.takes == "tokens") != are_tokens:
-        given = "tokens" if are_tokens else "numbers"
+def _takes_these(model: Model, vocabulary_size: int | None) -> Takes:
+    """Return what samples are, which the model must take. Raises UserError where it does not."""
+    given: Takes = "numbers" if vocabulary_size is None else "tokens"
+    if model.takes != given:
         raise UserError(f"problem.model: {model.name} takes {model.takes}; the samples of problem.dataset are {given}")
+    return given

@@ -40,6 +40,7 @@ class SupervisedScores(Scores):
         labels = client_data.labels
         no_labels = torch.zeros(0, *labels.shape, dtype=torch.float64 if labels.is_floating else torch.int64)
         self._nothing = task.totals(torch.zeros(0, *task.output_shape(labels)), no_labels).tolist()
+        # `loss` is of a mini-batch, which stands for all of a client's samples, also where fewer are scored
         self._train_counts = client_data.counts("train", replace(self.selection, max_samples=None))
 
     def advanced(self, client: int) -> AdvancedClient:

@@ -40,6 +40,7 @@ class TrainingSamples:
 
     def _of(self, data: Data, clients: Sequence[int], sizes: Sequence[int], round: int, stage: str) -> Data:
         def drawn(purpose: str, low: int, high: int, width: int) -> np.ndarray:
+            # one stream a client and purpose, on the host: whoever is beside a client, and the device, change nothing
             streams = (generator(self._seed, stage + purpose, round=round, client=client) for client in clients)
             numbers = [
                 one.integers(low, high, (size, width), dtype=np.int64) for one, size in zip(streams, sizes, strict=True)
@@ -64,6 +65,7 @@ def moved_and_flipped(x: torch.Tensor, padding: int, moves: np.ndarray, flips: n
     num_samples, num_channels, height, width = x.shape
     rows = moves[:, :1] + np.arange(height)
     columns = np.where(flips[:, None], moves[:, 1:] + np.arange(width)[::-1], moves[:, 1:] + np.arange(width))
+    # all windows by one gather: slices would be a few operations a sample, thousands of launches on a card
     padded = torch.nn.functional.pad(x, [padding] * 4)
     sample = torch.arange(num_samples, device=x.device)[:, None, None, None]
     channel = torch.arange(num_channels, device=x.device)[None, :, None, None]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ppfl.core.plugins import refusal
-from ppfl.networks.classification_settings import ClassificationSettings
+from ppfl.networks.model_problem import ModelProblemSettings
 
 if TYPE_CHECKING:
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.problem import Problem
 
 
-class LeastSquaresSettings(ClassificationSettings):
+class LeastSquaresSettings(ModelProblemSettings):
     """f_m(θ, w) = mean over training samples of client m of ½‖model(x; θ, w) − e_y‖² + (ridge/2)‖w‖², e_y one-hot.
 
     With the last layer local, weight and bias, w*(θ) is unique and known, and ∇F_m(θ) = ∇_1 f_m(θ, w*(θ)).

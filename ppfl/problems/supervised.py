@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ppfl.core.plugins import ChosenFrom
 from ppfl.interfaces.task import Task
-from ppfl.networks.classification_settings import ClassificationSettings
+from ppfl.networks.model_problem import ModelProblemSettings
 
 if TYPE_CHECKING:
     from ppfl.interfaces.placement import Placement
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CLASSIFICATION: Any = {"name": "classification"}
 
 
-class SupervisedSettings(ClassificationSettings):
+class SupervisedSettings(ModelProblemSettings):
     """f_m(θ, w) = mean loss of the model with parameters (θ, w) over training samples of client m; the task says which:
     cross-entropy by default."""
 

@@ -70,6 +70,7 @@ class ParameterFiles:
         """Return where the parameters of a client of this run are, and its number there."""
         number = self._numbers[client]
         part = self._part_of[number]
+        # a checksum is over a whole file: once for each that has clients of this rank, and none of the others
         if part not in self._checked:
             self._checked[part] = _opened(part)
         return self._checked[part], number

@@ -78,6 +78,7 @@ class StartValues:
             return drawn
         if name not in self._shared:
             self._shared[name] = self._read(self.files.shared, self._sources[name], name, drawn)
+        # the objective of another run may begin here, too, and states are changed in place
         return self._shared[name].clone()
 
     def own_names(self, local: Iterable[str]) -> list[str]:

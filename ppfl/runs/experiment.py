@@ -18,6 +18,7 @@ from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
 from ppfl.engine.evaluate import STATISTICS, score_stages
 from ppfl.engine.synchronous import Synchronous
+from ppfl.interfaces.objective import frozen_of
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
 from ppfl.jobs.starts import refuse_missing_starts
@@ -276,7 +277,7 @@ def save_parameters(config: Config, out: Path, setup: Setup, engine: Run) -> Non
             if config.save.local:
                 save_local(out, OwnParameters(engine), rank, size, config.digest)
             if rank == 0:
-                save_shared(out, {**engine.server["shared"], **setup.problem.objective.frozen}, config.digest)
+                save_shared(out, {**engine.server["shared"], **frozen_of(setup.problem.objective)}, config.digest)
 
     on_every_rank(setup.communicator, save)
 

@@ -195,6 +195,7 @@ def _demands(setup: Setup, of_parameters: int, sharers: int) -> Iterator[_Demand
         return
     import torch
 
+    # ranks of a host are dealt to its cards in turn
     card = free_gpu_bytes(setup.device) * torch.cuda.device_count() / sharers
     yield _Demand(of_states, states if kind == "host" else 0, host, elsewhere)
     yield _Demand(of_states, states if kind == "device" else 0, card, elsewhere.replace("file", "host"))
@@ -217,11 +218,13 @@ def _parameter_bytes(engine: AnyEngine) -> int:
 
 def _least_flops(setup: Setup, engine: AnyEngine) -> float:
     """Return what all rounds take at the least: one gradient a client, every parameter used once a sample."""
+    from ppfl.core.params import number_type
     from ppfl.interfaces.client_data import SampledData
 
     if not isinstance(setup.problem.client_data, SampledData):
         return 0.0
-    numbers = _parameter_bytes(engine) / next(iter(engine.server["shared"].values())).element_size()
+    state = engine.group.like(engine.group.clients.start)
+    numbers = _parameter_bytes(engine) / number_type(engine.server["shared"], state["local"]).itemsize
     most = _WAYS * numbers * setup.num_rounds * _clients_of_round(setup) * _mean_samples(setup)
     # rounds of small batches are known by a look at one
     return most if most < _LARGE_FLOPS else most / _mean_samples(setup) * _samples_of_client(setup)
@@ -254,9 +257,12 @@ def _samples_of_client(setup: Setup) -> int:
 def _flops_of_client(setup: Setup) -> float | None:
     """Return what an average client computes in a round; None where the problem does not tell."""
     from ppfl.interfaces.counting import count_flops
+    from ppfl.interfaces.objective import JointObjective
 
-    found = _data_of_one(setup)
-    of_sample = None if found is None else setup.problem.objective.flops_of_sample(found[1])
+    found, objective = _data_of_one(setup), setup.problem.objective
+    if found is None or not isinstance(objective, JointObjective):
+        return None
+    of_sample = objective.flops_of_sample(found[1])
     if of_sample is None:
         return None
     return count_flops(setup.algorithm_at(0), setup.server_optimizer, of_sample, _samples_of_client(setup))[0]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.interfaces.objective import frozen_of
 from ppfl.interfaces.started import started
 from ppfl.jobs.starts import command_of, why_not_ready
 from ppfl.results.parameter_files import ParameterFiles
@@ -42,8 +43,9 @@ def begun(
                 raise UserError(f"start: {why}; it comes from: {command_of(start.run)}")
             files = ParameterFiles.of_run(result)
         objective, data = problem.objective, problem.client_data
-        shared, local = {**objective.frozen, **objective.init_shared()}, objective.init_local(data.clients.start)
-        values = StartValues(start, files, (*objective.parameter_names, *objective.frozen))
+        frozen = frozen_of(objective)
+        shared, local = {**frozen, **objective.init_shared()}, objective.init_local(data.clients.start)
+        values = StartValues(start, files, (*objective.parameter_names, *frozen))
         values.check(shared, local, data.clients, data.client_names)
         _refuse_proximal(config, values.own_names(local))
         return values

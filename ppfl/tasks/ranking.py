@@ -76,6 +76,7 @@ class Ranking(Task):
 
 def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the rank of every label among the items, from 1, of the shape of the labels."""
+    # counted, not sorted: a sort would order equal logits as it likes, another way on each device
     right = logits.gather(-1, labels[..., None])
     is_smaller = torch.arange(logits.shape[-1], device=labels.device) < labels[..., None]
     return 1 + ((logits > right) | ((logits == right) & is_smaller)).sum(dim=-1)

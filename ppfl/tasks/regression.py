@@ -43,6 +43,7 @@ class Regression(Task):
 
     def counts(self, labels: np.ndarray) -> np.ndarray:
         """Samples, and those that R² counts: all or, where their labels do not vary, none."""
+        # in float32 the difference of two sums of squares is rounding where labels are large beside their spread
         y = labels.reshape(len(labels), math.prod(labels.shape[1:])).astype(np.float64)
         varies = len(y) and _varies((y * y).sum(), len(y), y.sum(axis=0)) > 0
         return np.array([len(y), len(y) if varies else 0], dtype=np.int64)

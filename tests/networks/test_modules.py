@@ -207,6 +207,8 @@ class Odd(nn.Module):
                 return y + torch.rand_like(y)
             case "batch":
                 return y - y.mean(dim=0)
+            case "before":
+                return y.cumsum(dim=0)
             case "tuple":
                 return y, y
             case "rows":
@@ -240,6 +242,7 @@ def frozen() -> nn.Module:
         (lambda: Odd("state"), "keeps hidden state"),
         (lambda: Odd("noise"), "random by nn.Dropout alone"),
         (lambda: Odd("batch"), "depends on the others of its batch"),
+        (lambda: Odd("before"), "depends on the others of its batch"),
         (lambda: Odd("tuple"), "a tuple of 2 samples"),
         (lambda: Odd("rows"), r"a row for each|depends on the others"),
         (lambda: Odd("raise"), "RuntimeError: no such thing"),

@@ -12,15 +12,19 @@ from ppfl.core.params import add_scaled, subtract
 from ppfl.core.rng import generator
 from ppfl.core.types import Data, Params
 from ppfl.interfaces.client_data import Joined
+from ppfl.interfaces.counting import SampleFlops
 from ppfl.interfaces.placement import Placement
-from ppfl.interfaces.split import Parts
+from ppfl.interfaces.split import LoRA, Parts, matched
 from ppfl.networks import pieces
-from ppfl.networks.model import Parameter, Stage
+from ppfl.networks.lora import adapted
+from ppfl.networks.model import Parameter, Stage, linear_stage
 from ppfl.networks.pieces import Pieces
 from ppfl.problems._supervised_objective import Made, Supervised
 from tests.supervised_problems import close
 
 WORDS, LENGTH, WIDTH = 7, 5, 4
+LAYER, HEAD = 2 * LENGTH * WIDTH * WIDTH, 2 * WIDTH * WORDS
+"""Operations of a product."""
 SPLITS = [[], ["layer.weight"], ["head.bias"], ["embedding.weight"], ["embedding.weight", "layer.weight", "head.bias"]]
 
 
@@ -46,9 +50,13 @@ def stages() -> tuple[Stage, ...]:
     )
 
 
-def objective(local: list[str]) -> Supervised:
-    placement = Placement(SoloCommunicator(), 0, 0, torch.float64, torch.device("cpu"), None)
-    return Supervised(Made(stages(), Parts(tuple(local), ()), WORDS), placement)
+def objective(
+    local: list[str], of: tuple[Stage, ...] | None = None, body_dtype: torch.dtype | None = None
+) -> Supervised:
+    of = of or stages()
+    names = tuple(name for stage in of for name in stage.parameters)
+    placement = Placement(SoloCommunicator(), 0, 0, torch.float64, torch.device("cpu"), None, body_dtype)
+    return Supervised(Made(of, Parts(matched(tuple(local), names), ()), WORDS), placement)
 
 
 def batch(client: int, size: int = 6) -> Data:
@@ -145,6 +153,60 @@ def test_the_cut_is_before_the_first_stage_that_reads_a_local_parameter() -> Non
     assert problem.prefix_of(problem.init_shared()) == {}
     tied = objective(["head.bias"])
     assert list(tied.prefix_of(tied.init_shared())) == ["embedding.weight", "layer.weight"]
+
+
+@pytest.mark.parametrize(
+    ("local", "wanted"),
+    [
+        # a product takes as much for its input, and as much for its weight; to look up a row takes nothing
+        ([], SampleFlops(LAYER + HEAD, 2 * LAYER + 2 * HEAD, 0, 0, 0, 0)),
+        (["layer.weight"], SampleFlops(0, 0, LAYER + HEAD, LAYER + HEAD, LAYER + 2 * HEAD, 2 * LAYER + 2 * HEAD)),
+        (["head.bias"], SampleFlops(LAYER, 2 * LAYER, HEAD, 0, 2 * HEAD, 2 * HEAD)),
+        (["embedding.weight"], SampleFlops(0, 0, LAYER + HEAD, LAYER + 2 * HEAD, LAYER + HEAD, 2 * LAYER + 2 * HEAD)),
+    ],
+    ids=str,
+)
+def test_operations_are_counted_on_both_sides(local: list[str], wanted: SampleFlops) -> None:
+    assert objective(local).flops_of_sample(batch(0)) == wanted
+
+
+LORA = LoRA(layers=("embedding", "layer"), rank=2)
+FACTORS = ["embedding.lora_A", "embedding.lora_B"]
+
+
+@pytest.mark.parametrize("local", [[], ["layer.lora_*"], ["head.bias"], FACTORS, ["embedding.lora_A"]], ids=str)
+def test_factors_of_tied_weights_get_the_gradients_of_both_sides(local: list[str]) -> None:
+    problem = objective(local, adapted(stages(), LORA))
+    shared, w, data = problem.init_shared(), problem.redraw_local(1, 2), batch(1)
+    factors = {name: torch.ones_like(value) for name, value in shared.items() if name.endswith("lora_B")}
+    shared |= factors
+    wanted = reference(problem, shared, w, data)
+    for found, right in zip(problem.gradients(shared, w, data), wanted, strict=True):
+        close(found, right)
+    close(problem.local_gradient(shared, w, data), wanted[1])
+    close(problem.shared_gradient(shared, w, data), wanted[0])
+    # both stages read the weight with its factors
+    params, plain = {**shared, **w}, objective([])
+    merged = {
+        f"{layer}.weight": params[f"{layer}.weight"]
+        + LORA.alpha / LORA.rank * params[f"{layer}.lora_B"] @ params[f"{layer}.lora_A"]
+        for layer in LORA.layers
+    }
+    whole = plain.loss({**{name: params[name] for name in plain.parameter_names}, **merged}, {}, data)
+    torch.testing.assert_close(problem.loss(shared, w, data), whole, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["plain", "LoRA"])
+def test_short_numbers(lora: LoRA | None) -> None:
+    """The stage that reads another one's weight computes in bfloat16, as the last one does not."""
+    last = linear_stage("last", WORDS, WORDS, relu=False)
+    found = [objective([], adapted((*stages(), last), lora), dtype) for dtype in (None, torch.bfloat16)]
+    theta, data = {name: value.float() for name, value in found[0].init_shared().items()}, batch(1)
+    long, short = (one.gradients(theta, {}, data)[0] for one in found)
+    for name, value in long.items():
+        assert short[name].dtype == torch.float32
+        assert (short[name] - value).norm() <= 0.05 * value.norm()
+    assert not torch.equal(long["embedding.weight"], short["embedding.weight"])
 
 
 def test_laws_of_parameters() -> None:

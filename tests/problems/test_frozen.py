@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ppfl.algorithms.ffgg import FFGG
 from ppfl.core.types import Params
+from ppfl.interfaces.client_data import at_step
 from ppfl.interfaces.split import ModelSplit
 from ppfl.networks.memory import bytes_of_client
 from ppfl.problems._supervised_problem import SupervisedProblem
@@ -141,6 +142,27 @@ def test_all_local_leaves_them_frozen() -> None:
     assert view.advance({}, data)["features"].shape == (len(data["y"]), 12)
 
 
+def test_masks_before_the_first_local_layer_are_new_in_each_step_where_all_is_local() -> None:
+    problem = frozen(DROPPED, ["head.*"], ["hidden1.*"])
+    view, data = problem.objective.all_local(), problem.client_data.data(0, 0)
+    advanced = view.advance({}, data)
+    assert len({float(view.loss({}, view.init_local(0), at_step(advanced, step))) for step in range(3)}) == 3
+    # nothing is dropped once for all steps
+    del data["key"]
+    torch.testing.assert_close(advanced["features"], view.advance({}, data)["features"])
+
+
+def test_operations_of_frozen_parameters_are_not_counted() -> None:
+    problem = frozen(MLP, ["hidden1.*"], ["hidden2.*"])
+    first, second, head = 2 * 64 * 12, 2 * 12 * 7, 2 * 7 * 10
+    found = problem.objective.flops_of_sample(problem.client_data.data(0, 0))
+    assert found is not None
+    assert found.suffix_forward == first + second + head
+    assert found.suffix_to_local == first + second + head
+    # of the head alone: nobody asks for the gradients of the frozen layer
+    assert found.suffix_to_shared == head
+
+
 @pytest.mark.parametrize(
     ("split", "says"),
     [
@@ -172,11 +194,11 @@ def test_all_the_rest_may_be_local() -> None:
 def test_objectives_with_other_constants_are_told_apart() -> None:
     """Runs of several seeds share one objective on a device where nothing but their data and numbers differ."""
     keys: dict[str, Any] = {"split": {"local": ["head.*"], "frozen": ["hidden1.*"]}}
-    assert make(keys).objective.constants == make(keys).objective.constants
-    assert make(keys).objective.constants != make(keys, seed=1).objective.constants
-    assert make().objective.constants == make(seed=1).objective.constants
+    assert make(keys).objective.fixed_numbers == make(keys).objective.fixed_numbers
+    assert make(keys).objective.fixed_numbers != make(keys, seed=1).objective.fixed_numbers
+    assert make().objective.fixed_numbers == make(seed=1).objective.fixed_numbers
     near: dict[str, Any] = {"training": {"proximal": 0.1}}
-    assert make(near).objective.constants != make(near, seed=1).objective.constants
+    assert make(near).objective.fixed_numbers != make(near, seed=1).objective.fixed_numbers
 
 
 def test_frozen_parameters_begin_where_they_are_told() -> None:

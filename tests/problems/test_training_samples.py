@@ -12,12 +12,15 @@ import torch
 
 from ppfl.core.counter_hash import bits, with_name, with_number
 from ppfl.core.errors import UserError
+from ppfl.core.plugins import discover
 from ppfl.core.types import Data, Params
 from ppfl.interfaces.client_data import at_step
-from ppfl.networks import pieces
+from ppfl.interfaces.method import Algorithm
+from ppfl.networks import network, pieces
 from ppfl.networks.dropout import dropout, keyed
 from ppfl.networks.pieces import Pieces
-from ppfl.problems._training_samples import moved_and_flipped
+from ppfl.networks.training import Augmentation
+from ppfl.problems._training_samples import TrainingSamples, moved_and_flipped
 from tests.engine.build import engine, ffgg
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, CONFIG, close, make
@@ -47,8 +50,8 @@ def test_bits_are_those_of_splitmix() -> None:
 
 def test_keys_of_steps_and_places_differ() -> None:
     keys = torch.arange(50)
-    assert with_number(keys, 0) is keys
-    others = torch.cat([with_number(keys, number) for number in range(20)] + [with_name(keys, name) for name in "ab"])
+    numbered = [with_number(keys, number) for number in range(1, 20)]
+    others = torch.cat([keys, *numbered, *(with_name(keys, name) for name in "ab")])
     assert len(set(others.tolist())) == len(others)
 
 
@@ -101,6 +104,29 @@ def test_clients_rounds_and_seeds_have_draws_of_their_own(name: str) -> None:
     assert differ(epochs[0][0], epochs[0][1], name)
 
 
+def test_the_same_samples_of_two_clients_have_other_draws() -> None:
+    """On one image again and again, so that nothing but the draws can differ."""
+    data = {"x": torch.arange(64.0).reshape(1, 1, 8, 8).repeat(30, 1, 1, 1), "y": torch.zeros(30, dtype=torch.int64)}
+    training = TrainingSamples(0, Augmentation(crop=2, flip=True), has_keys=True)
+    rounds = [training.of_round(data, [client], [30], round) for client in (1, 2) for round in (0, 1)]
+    epochs = [
+        training.of_epoch(data, client, epoch, number) for client in (1, 2) for epoch in (0, 1) for number in (0, 1)
+    ]
+    found = [*rounds, *epochs]
+    for name in ("x", "key"):
+        assert len({value[name].numpy().tobytes() for value in found}) == len(found)
+    assert len(set(torch.cat([one["key"] for one in found]).tolist())) == 30 * len(found)
+    flips, rows = ([moved_only(one["x"])[kind] for one in found] for kind in (0, 1))
+    for of in (flips, rows):
+        assert len({value.tobytes() for value in of}) == len(found)
+
+
+def moved_only(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether each image is mirrored, and how far it was moved down, read off four pixels amid it."""
+    middle = x[:, 0, 3:5, 3:5].numpy()
+    return (middle[:, 0, 0] > middle[:, 0, 1]).astype(np.int64), (middle.min(axis=(1, 2)) // 8).astype(np.int64)
+
+
 def test_scores_see_samples_as_they_are() -> None:
     problem, plain = make(BOTH), make()
     shared, w = plain.objective.init_shared(), plain.objective.redraw_local(1, 0)
@@ -135,6 +161,41 @@ def test_every_step_has_another_mask() -> None:
         gradient = problem.objective.local_gradient(shared, stepped, at_step(once.data, step))
         stepped = {name: value - 0.1 * gradient[name] for name, value in stepped.items()}
     close(problem.objective.descend(shared, w, once.data, 0.1, 3), stepped)
+
+
+PFEDME = {"lr": 0.1, "penalty": 1.0, "inner_steps": 2, "inner_lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "local", "num_masks"),
+    [
+        # one for each gradient; that of θ has the mask of the first step on w
+        ("ffgg", {"lr": 0.1, "fine_tuner": {**TUNER, "steps": 3}}, ["head.*"], 3),
+        ("local_ffgg", {"lr": 0.1, "local_steps": 2, "fine_tuner": {**TUNER, "steps": 3}}, ["head.*"], 6),
+        ("fedalt", {"lr": 0.1, "local_steps": 4, "fine_tuner": {**TUNER, "steps": 3}}, ["head.*"], 4),
+        ("fedalt", {"lr": 0.1, "local_steps": 1, "fine_tuner": {**SGD, "epochs": 5}}, ["head.*"], 5),
+        ("fedavg", {"lr": 0.1, "local_steps": 4}, [], 4),
+        ("pfedme", {**PFEDME, "local_steps": 2}, [], 4),
+    ],
+)  # fmt: skip
+def test_every_step_of_a_method_has_another_mask(
+    name: str, settings: dict[str, Any], local: list[str], num_masks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make({"model": MLP, "split": {"local": local}, "batch_size": 1})
+    seen = set()
+
+    def noted(key: torch.Tensor | None) -> Any:
+        assert key is not None
+        seen.add(tuple(key.tolist()))
+        return keyed(key)
+
+    monkeypatch.setattr(network, "keyed", noted)
+    method = discover("ppfl.algorithms")[name].model_validate({"name": name, **settings})
+    assert isinstance(method, Algorithm)
+    objective, data = problem.objective, problem.client_data.data(1, 0)
+    theta, w = objective.init_shared(), objective.init_local(1)
+    method.client(objective, theta, method.init_client(theta, w), data, method.draws(objective, 1, 0, 1))
+    assert len(seen) == num_masks
 
 
 @pytest.mark.parametrize("local", [["head.*"], ["hidden2.*", "head.*"], [], ["*"]], ids=str)

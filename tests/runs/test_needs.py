@@ -120,6 +120,18 @@ def test_small_runs_say_nothing_and_large_ones_three_lines(tmp_path: Path, monke
             np.testing.assert_array_equal(values, file[f"rounds/{name}"][...])
 
 
+def test_nothing_is_needed_of_what_is_shared_where_nothing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_LARGE_FLOPS", 0.0)
+    split = {"local": ["head.*"], "frozen": ["hidden1.*"]}
+    told = run(
+        tmp_path,
+        problem={**document()["problem"], "split": split},
+        algorithm={"name": "ffgg", "lr": 0.1, "fine_tuner": GD},
+    )
+    assert told.exit_code == 0
+    assert "3 client(s), 0 B sent" in told.output
+
+
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend that this much memory, and this much of the disk, is free; and look whatever the size."""

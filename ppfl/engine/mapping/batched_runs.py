@@ -24,7 +24,7 @@ from ppfl.engine.mapping.run_lanes import OfRun, RunLanes
 from ppfl.engine.participants import Downlink
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.client_data import SampledData
-from ppfl.interfaces.objective import JointObjective
+from ppfl.interfaces.objective import FixedAtStart, JointObjective
 from ppfl.interfaces.placement import MAX_MEMBERS
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def kind_of(setup: Setup) -> Hashable:
     problem, algorithm = setup.problem, setup.algorithm
     names = (problem.objective.parameter_names, problem.local_names)
     method = form_of(algorithm, leave_out=algorithm.server_settings)
-    kinds = (type(problem.objective), problem.objective.constants)
-    return *kinds, names, method, setup.num_rounds, setup.device, setup.kernels
+    # constants are held once for all lanes
+    fixed = problem.objective.fixed_numbers if isinstance(problem.objective, FixedAtStart) else None
+    return type(problem.objective), fixed, names, method, setup.num_rounds, setup.device, setup.kernels
 
 
 def most_runs(setup: Setup) -> int:

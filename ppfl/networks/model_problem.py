@@ -1,4 +1,4 @@
-"""What the settings of all classification problems have in common: class labels, and a model."""
+"""What the settings of all problems with a model have in common: the model, samples, and a split."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from ppfl.core.plugins import Example
 
 
-class ClassificationSettings(ProblemSettings):
-    """A model, a data set with class labels, and which parameters of the model are local.
+class ModelProblemSettings(ProblemSettings):
+    """A model, a data set with labels, and which parameters of the model are local.
 
-    Such a problem says what it makes of them; attacks on labels and short number types are for these alone:
+    Such a problem says what it makes of them; scores of a part of the samples and short number types are for these
+    alone:
 
     >>> from typing import Literal
-    >>> from ppfl.networks.classification_settings import ClassificationSettings
-    >>> class Margin(ClassificationSettings):
+    >>> from ppfl.networks.model_problem import ModelProblemSettings
+    >>> class Margin(ModelProblemSettings):
     ...     name: Literal["margin"]
     >>> section = Margin.model_validate({"name": "margin", **Margin.example})
     >>> section.split.local_names(section.model.parameter_names()), section.known_clients
