@@ -8,6 +8,7 @@ Source of the layout: HDF5 File Format Specification Version 3.0, III.E, IV.A.1 
 from __future__ import annotations
 
 import os
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +17,15 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from mmap import mmap
 
 DESCRIPTOR = np.dtype([("num_bytes", "<u4"), ("collection", "<u8"), ("object", "<u4")])
 """What an array has of each text: its bytes, and the collection and the object in it where they lie."""
 _TEXTS_AT_ONCE = 4096
 """Texts whose pieces of the heap are in memory together."""
 _MIN_COLLECTION_BYTES = 4096
+_HEAD = re.compile(rb"GCOL\x01\x00{3}(.{8})", re.DOTALL)
+"""How a collection begins, with its bytes; an object has as many before what it holds."""
 _OBJECT = struct.Struct("<HHIQ")
 """Index, references, nothing, bytes."""
 _OLD_FILL_VALUE, _FILL_VALUE, _CONTINUATION = 0x04, 0x05, 0x10
@@ -92,18 +96,32 @@ def _collection(file: FileBytes, address: int) -> _Collection:
     if head[:5] != b"GCOL\1" or num_bytes < _MIN_COLLECTION_BYTES:
         raise ValueError(f"there is no heap at byte {address:,}")
     content = file.read(address, num_bytes)
+    try:
+        return _Collection(address, content, _objects(content))
+    except ValueError as error:
+        raise ValueError(f"the heap at byte {address:,} is damaged") from error
+
+
+def check_heaps(content: bytes | mmap) -> None:
+    """Look at every piece of the heap in a file. Raises ValueError where HDF5 may go in circles."""
+    for found in _HEAD.finditer(content):
+        _objects(content[found.start() : found.start() + int.from_bytes(found[1], "little")])
+
+
+def _objects(content: bytes) -> dict[int, tuple[int, int]]:
+    """Return where each object of a collection is, by its index. Raises ValueError for damage."""
     objects: dict[int, tuple[int, int]] = {}
-    place = len(head)
+    num_bytes, place = len(content), _OBJECT.size
     while num_bytes - place >= _OBJECT.size:
         index, _, _, length = _OBJECT.unpack_from(content, place)
         # what is free counts its own head, an object does not, and is filled up to a multiple of 8
         step = _OBJECT.size + (length + 7) // 8 * 8 if index else length
         if not _OBJECT.size <= step <= num_bytes - place or index in objects:
-            raise ValueError(f"the heap at byte {address:,} is damaged")
+            raise ValueError(f"an object of the heap is damaged: {index}, of {length:,} bytes")
         if index:
             objects[index] = (place + _OBJECT.size, place + _OBJECT.size + length)
         place += step
-    return _Collection(address, content, objects)
+    return objects
 
 
 def has_fill_value(file: FileBytes, address: int) -> bool:
