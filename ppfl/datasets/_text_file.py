@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ppfl.core.errors import UserError
@@ -32,6 +33,10 @@ class TextFile:
             raise UserError(f"{where} has no clients; the layout is examples/<client>/{field}")
         return cls(examples, where, field, names)
 
+    def __contains__(self, name: str) -> bool:
+        """Say whether it has a client of that name."""
+        return name in self._names
+
     def num_texts(self, name: str) -> int:
         """Return how many texts a client has, without reading them. Raises UserError as `read` does."""
         return self._texts(name).shape[0]
@@ -39,6 +44,10 @@ class TextFile:
     def read(self, name: str) -> list[str]:
         """Return the texts of a client. Raises UserError where it has none, or what is no text."""
         return self._texts(name).read_texts()
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.names)
 
     def _texts(self, name: str) -> DataArray:
         where = f"{self.where}, client {name!r}"

@@ -13,11 +13,11 @@ from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.data_file import DataFile
 from ppfl.core.plugins import refusal
 from ppfl.datasets._text_file import TextFile
-from ppfl.datasets._vocabulary import Vocabulary, num_pieces, pieces, sentence, words_of
+from ppfl.datasets._vocabulary import NUM_SPECIAL, Vocabulary, num_pieces, pieces, sentence, words_of
 from ppfl.interfaces.dataset import ClientSamples, Dataset, FederatedSamples, Parts, Samples, deal, refuse_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ppfl.core.plugins import Example
     from ppfl.interfaces.placement import Placement
@@ -106,12 +106,12 @@ class TextHDF5(Dataset):
         with ExitStack() as stack:
             train = self._open(self.train, "train", stack)
             test = self._open(self.test, "test", stack) if isinstance(self.test, DataFile) else None
-            vocabulary = self._vocabulary(train)
+            vocabulary = self._vocabulary(train, train.names)
             cutter = _Cutter(vocabulary, self.unit, self._length)
-            num_train = cutter.sizes(train)
-            num_test = cutter.sizes(test) if test is not None else {}
+            num_train = cutter.sizes(train, train.names)
+            num_test = cutter.sizes(test, test.names) if test is not None else {}
             names = sorted({*num_train, *num_test})
-            parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+            parts = self._parts
             sizes = [parts.num_samples(num_train.get(name, 0)) for name in names]
             if test is not None:
                 sizes = [(*size[:2], num_test.get(name, 0)) for size, name in zip(sizes, names, strict=True)]
@@ -133,22 +133,46 @@ class TextHDF5(Dataset):
             )  # fmt: skip
             return found, tested.tolist()
 
+    def outline(self, most: int) -> TextOutline:
+        """Return what it has by a look at so many clients, at the most; raises UserError as `load` does."""
+        with ExitStack() as stack:
+            train = self._open(self.train, "train", stack)
+            files = [train, *([self._open(self.test, "test", stack)] if isinstance(self.test, DataFile) else [])]
+            seen = train.names[:most]
+            vocabulary = self._vocabulary(train, seen)
+            # words go on, others' characters are much the same
+            goes_on = self.unit == "words" and self.counts is None and len(seen) < len(train.names)
+            num_ids = self.words + NUM_SPECIAL if goes_on else vocabulary.size
+            cutter, parts = _Cutter(vocabulary, self.unit, self._length), self._parts
+            sizes = [list(cutter.sizes(file, file.names[:most]).values()) for file in files]
+            return TextOutline(
+                len({*files[0].names, *files[-1].names}),
+                sum(sum(seen) / len(seen) * len(file.names) for seen, file in zip(sizes, files, strict=True)),
+                parts.num_samples(max(sizes[0]))[0],
+                self._length,
+                num_ids,
+            )
+
     def _open(self, data_file: DataFile, key: str, stack: ExitStack) -> TextFile:
         from ppfl.interfaces.data_hdf5 import open_data
 
         where = f"problem.dataset.{key}: {data_file.path}"
         return TextFile.look_at(stack.enter_context(open_data(data_file.path, where)), self._field, where)
 
-    def _vocabulary(self, train: TextFile) -> Vocabulary:
+    def _vocabulary(self, train: TextFile, names: Sequence[str]) -> Vocabulary:
         if self.alphabet is not None:
             return Vocabulary(tuple(self.alphabet))
         if self.counts is not None:
             return Vocabulary.of_counts(self.counts.path, f"problem.dataset.counts: {self.counts.path}", self.words)
         # on every rank alike: ids must not depend on who reads whose texts
-        texts = (text for name in train.names for text in train.read(name))
+        texts = (text for name in names for text in train.read(name))
         if self.unit == "characters":
             return Vocabulary.of_characters(texts)
         return Vocabulary.of_words(map(words_of, texts), self.words)
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
 
     @property
     def _field(self) -> str:
@@ -160,6 +184,20 @@ class TextHDF5(Dataset):
 
 
 @dataclass(frozen=True)
+class TextOutline:
+    """What a data set has, of those of its clients that were looked at, and as much of the others."""
+
+    num_clients: int
+    num_samples: float
+    most_to_train_on: int
+    """Samples of the largest client."""
+    length: int
+    """T."""
+    num_ids: int
+    """Of the vocabulary."""
+
+
+@dataclass(frozen=True)
 class _Cutter:
     """Makes samples of texts."""
 
@@ -167,15 +205,15 @@ class _Cutter:
     unit: str
     length: int
 
-    def sizes(self, file: TextFile) -> dict[str, int]:
-        """Return how many samples every client has, by name."""
+    def sizes(self, file: TextFile, names: Sequence[str]) -> dict[str, int]:
+        """Return how many samples clients have, by name."""
         if self.unit == "words":
-            return {name: file.num_texts(name) for name in file.names}
-        return {name: sum(num_pieces(text, self.length) for text in file.read(name)) for name in file.names}
+            return {name: file.num_texts(name) for name in names}
+        return {name: sum(num_pieces(text, self.length) for text in file.read(name)) for name in names}
 
     def samples(self, file: TextFile, name: str) -> Samples:
         """Return the samples of a client; none when this file does not name it."""
-        found = list(self._cut(file.read(name))) if name in file.names else []
+        found = list(self._cut(file.read(name))) if name in file else []
         ids = np.concatenate([np.empty((0, self.length + 1), np.int64), *found])
         # x waits in memory as it is here until it is drawn, at half the size; torch takes labels as int64 alone
         return Samples(ids[:, :-1].astype(np.int32), ids[:, 1:].copy())

@@ -7,7 +7,8 @@ program holds (a notebook that has the file open) would keep us from reading.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -15,6 +16,7 @@ import h5py
 from ppfl.core.errors import UserError
 from ppfl.core.files import open_plain
 from ppfl.core.results_version import RESULTS_VERSION
+from ppfl.interfaces.heap_texts import check_heaps
 from ppfl.results.seal import CHECKSUM, HEAD_BYTES, DamagedError, Seal, damaged, digits_of, matches, seal_in
 
 if TYPE_CHECKING:
@@ -50,7 +52,10 @@ def opened(path: Path) -> Iterator[tuple[h5py.h5f.FileID, bool]]:
         content = head + plain.read() if is_small else b""
         if seal is not None and not (matches(content, seal) if is_small else digits_of(plain, seal) == seal.digits):
             raise damaged(path)
-    _check_signature(path, head, seal)
+        _check_signature(path, head, seal)
+        if seal is None:
+            with nullcontext(content) if is_small else mmap(plain.fileno(), 0, access=ACCESS_READ) as whole:
+                _check_heaps(path, whole)
     try:
         file = h5py.h5f.open_file_image(content) if is_small else _open_unlocked(path)
         try:
@@ -69,12 +74,22 @@ def read_image(path: Path) -> tuple[bytes, bool]:
     if seal is not None and not matches(content, seal):
         raise damaged(path)
     _check_signature(path, content, seal)
+    if seal is None:
+        _check_heaps(path, content)
     return content, seal is not None
 
 
 def _check_signature(path: Path, head: bytes, seal: Seal | None) -> None:
     if seal is None and not head.startswith(_SIGNATURE):
         raise NotHDF5Error(f"{path}: cannot be read as HDF5 (it is something else)")
+
+
+def _check_heaps(path: Path, content: bytes | mmap) -> None:
+    """Refuse what no checksum tells and HDF5 would not come back from."""
+    try:
+        check_heaps(content)
+    except ValueError as error:
+        raise DamagedError(f"{path}: cannot be read as HDF5 ({error})") from error
 
 
 def open_unlocked(path: Path) -> h5py.File:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ppfl.config.scope import origins_in
 from ppfl.core.errors import UserError
 from ppfl.interfaces.method import Algorithm
+from ppfl.networks.pieces import CPU
 from ppfl.runs.needs import VECTORS
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _STATES = 2
 """How often the states of all clients of a rank are there: kept, and as much again of memory around them."""
 _BODY_BYTES = 64 * MIB
 """What images are turned into on their way through the body, a piece at a time."""
+_LOGITS = 5
+"""How often the logits of tokens are there while training: as they are, in the loss, and on the way back."""
 _MARGIN = 1.25
 _ROUND_UP = 50
 _LOOK_AT = 100
@@ -81,7 +84,7 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
         raise KeyError  # only its author could tell
     if problem.model.parameter_names() is None:
         raise KeyError  # nor are functions run here that somebody wrote
-    sizes = _digits(problem.dataset) if problem.dataset.name == "digits" else _file(problem.dataset)
+    sizes = _SIZES.get(problem.dataset.name, _file)(problem.dataset)
     number = 8 if config.precision == "float64" else 4
     stages = problem.stages(sizes.input_shape, sizes.num_classes)
     parameters = {name: math.prod(parameter.shape) for stage in stages for name, parameter in stage.parameters.items()}
@@ -94,7 +97,22 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     states = _STATES * math.ceil(sizes.clients / ranks) * of_client * number
     # what a client trains on in every round is kept as it is computed with, else as it is stored
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
-    return float(sizes.library_bytes + _BODY_BYTES + data / ranks + states + (VECTORS * trained + frozen) * number)
+    rows = max(2 * CPU.rows, _LOGITS * _most_rows(config, sizes))
+    body = max(_BODY_BYTES, rows * sizes.logits * number)
+    return float(sizes.library_bytes + body + data / ranks + states + (VECTORS * trained + frozen) * number)
+
+
+def _most_rows(config: Config, sizes: _Sizes) -> int:
+    """Return how many samples are trained on at a time, at the most."""
+    tuned = config.evaluate.tuned
+    of: list[Any] = [
+        config.problem,
+        config.algorithm,
+        tuned,
+        *(getattr(one, "fine_tuner", None) for one in (config.algorithm, tuned)),
+    ]
+    batches = [getattr(one, "batch_size", None) or 1 for one in of]
+    return max(sizes.most_to_train_on if batch == "all" else batch for batch in batches)
 
 
 @dataclass(frozen=True)
@@ -104,16 +122,33 @@ class _Sizes:
     clients: int
     input_shape: tuple[int, ...]
     num_classes: int
+    """Of tokens how many ids there are."""
     numbers: float
     """Numbers in all samples together."""
     bytes_a_number: int
     library_bytes: int = 0
+    logits: int = 0
+    """Logits of a sample, where they are many: of each of its tokens, all ids."""
+    most_to_train_on: int = 0
+    """Samples of the largest client; not asked of images."""
 
 
 def _digits(dataset: Any) -> _Sizes:
     from ppfl.datasets.digits import Digits
 
     return _Sizes(dataset.partition.clients, (1, 8, 8), 10, Digits.num_samples * 64, 8, _SCIKIT_BYTES)
+
+
+def _texts(dataset: Any) -> _Sizes:
+    found = dataset.outline(_LOOK_AT)
+    # x is int32 and y int64: as much as three numbers of 4 bytes
+    numbers = 3 * found.length * found.num_samples
+    logits = found.length * found.num_ids
+    return _Sizes(found.num_clients, (found.length,), found.num_ids, numbers, 4, 0, logits, found.most_to_train_on)
+
+
+_SIZES = {"digits": _digits, "text_hdf5": _texts}
+"""What a data set has, by its name; of others the file is looked at."""
 
 
 def _file(dataset: Any) -> _Sizes:

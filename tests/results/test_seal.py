@@ -15,7 +15,7 @@ from ppfl.core.errors import UserError
 from ppfl.jobs.outcome import outline
 from ppfl.jobs.states import state_of, states_of
 from ppfl.results.layout import shared_path
-from ppfl.results.quick_reader import FAILED, is_finished
+from ppfl.results.quick_reader import FAILED, check, is_finished, kind_of
 from ppfl.results.reader import open_result
 from ppfl.results.recorder import look, set_aside
 from ppfl.results.seal import DamagedError, seal_anew
@@ -107,6 +107,24 @@ def test_a_result_without_the_checksum_that_it_had_is_refused(result: Path) -> N
         file.attrs["results_version"] = 4
     with pytest.raises(DamagedError):
         open_result(result)
+
+
+def test_a_damaged_result_without_a_checksum_makes_nobody_wait(result: Path) -> None:
+    """HDF5 goes in circles in the heap of texts: those of version 3 are looked at before."""
+    with h5py.File(result, "r+") as file:
+        del file.attrs["checksum"]
+        file.attrs["results_version"] = 3
+    found = open_result(result)
+    assert (found.attrs["results_version"], outline(result).status) == (3, "complete")
+    content = bytearray(result.read_bytes())
+    heap = content.index(b"GCOL\1")
+    content[heap + 16 : heap + 32] = bytes(16)
+    result.write_bytes(content)
+    assert kind_of(result) is None
+    for read in (open_result, check):
+        with pytest.raises(UserError, match=r"cannot be read as HDF5 \(an object of the heap is damaged"):
+            read(result)
+    assert outline(result).status == FAILED
 
 
 def test_an_unfinished_result_with_parameters_is_not_done(make_result: MakeResult) -> None:
