@@ -27,7 +27,18 @@ from ppfl.results.parameters import load_local, load_shared, save_shared
 from ppfl.runs.assemble import build, build_problem
 from ppfl.runs.start import begun
 from tests.ranks import on_ranks
-from tests.runs.started import ALL_SHARED, DITTO, PARTIAL, go, is_equal, personalized, problem, setup_of, write, write_file
+from tests.runs.started import (
+    ALL_SHARED,
+    DITTO,
+    PARTIAL,
+    go,
+    is_equal,
+    personalized,
+    problem,
+    setup_of,
+    write,
+    write_file,
+)
 
 
 @pytest.fixture(autouse=True)
