@@ -59,7 +59,7 @@ class LoRA(Settings):
             found = {name for name in of_layers if any(fnmatchcase(x, pattern) for x in (name, of_layers[name]))}
             if not found:
                 layers = ", ".join(dict.fromkeys(of_layers.values()))
-                raise ValueError(f"{pattern!r} matches no layer with a weight; these are {layers}")
+                raise ValueError(f"{pattern!r} matches no layer with a weight; these are {layers or 'none'}")
             chosen |= found
         return tuple(name for name in names if name in chosen)
 

@@ -32,6 +32,8 @@ def pullback(function: Callable[[Params], torch.Tensor], params: Params) -> tupl
         value = function(leaves)
 
     def pull(direction: torch.Tensor) -> Params:
+        if not value.requires_grad:  # none of them is read, or what reads them is cut off from the graph
+            return {name: torch.zeros_like(leaf) for name, leaf in params.items()}
         if devices.is_host(value.device):
             with torch.enable_grad():
                 product = (value * direction).sum()  # giving the direction to `grad` would import sympy, half a second

@@ -30,14 +30,23 @@ if TYPE_CHECKING:
 def adapted(stages: tuple[Stage, ...], lora: LoRA | None) -> tuple[Stage, ...]:
     """Return the stages with A and B beside the weights that `lora` names; they begin as the same functions, B being 0.
 
-    A begins uniform on ±1/√in, as in the code that the paper was published with. Raises UserError for a weight that is
-    no matrix.
+    A begins uniform on ±1/√in, as in the code that the paper was published with. Raises UserError for globs that match
+    no layer, for a weight that is no matrix, and where the model has a parameter that is called as A or B would be.
     """
     if lora is None:
         return stages
     shapes = {name: parameter.shape for stage in stages for name, parameter in stage.parameters.items()}
-    chosen = lora.weights(tuple(shapes))
+    try:
+        chosen = lora.weights(tuple(shapes))
+    except ValueError as error:  # of a model whose names nobody knew before
+        raise UserError(f"problem.split.lora.layers: {error}; allowed: globs over layers") from error
     for name in chosen:
+        taken = next((factor for factor in lora_names(name) if factor in shapes), None)
+        if taken is not None:
+            raise UserError(
+                f"problem.split.lora.layers: {name} would have a factor {taken}, which the model has itself; allowed: "
+                "other layers, or another name there"
+            )
         if len(shapes[name]) < 2:
             matrices = ", ".join(name for name, shape in shapes.items() if len(shape) > 1)
             raise UserError(

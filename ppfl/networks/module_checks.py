@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from ppfl.core.errors import UserError
+from ppfl.networks.dropout import keyed
+from ppfl.networks.gradients import pullback
 from ppfl.networks.memory import shapes_of
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Params
     from ppfl.networks.model import Stage, Takes
+    from ppfl.networks.modules import OfModule
 
 Buffers: TypeAlias = Literal["refused", "constant"]
 """What becomes of tensors that are no parameters: whether a module may have any, the same for all clients for ever."""
@@ -72,45 +75,109 @@ def example_of(input_shape: tuple[int, ...], takes: Takes, num_samples: int = 2)
 def checked(stage: Stage, params: Params, x: torch.Tensor) -> torch.Tensor:
     """Return what a stage makes of two samples.
 
-    Raises UserError where it fails, changes between two calls, or makes of a sample what depends on the other.
+    Raises UserError where it fails, changes between two calls or while training, writes into parameters, makes of a
+    sample what depends on others, or has no gradient.
     """
+    module: OfModule = stage.apply  # type: ignore[assignment]
+    held = module.attributes()
     with torch.no_grad():
+        _look_for_writing(stage, params, x)
         one, two = _call(stage, params, x), _call(stage, params, x)
-        # both: a sum along the batch tells it of the second one alone, one from its end of the first
-        alone = [_call(stage, params, sample) for sample in (x[:1], x[1:])]
-        changed = stage.apply.changes_buffers(params, x)  # type: ignore[attr-defined]
+        changed = "a call changes its buffers" if module.changes_buffers(params, x) else ""
     if one.shape != two.shape:
         raise UserError(
             f"problem.model: what {stage.name} returns changes its shape between two calls, from {tuple(one.shape)} to "
             f"{tuple(two.shape)}; allowed: a function of parameters and samples"
         )
-    if changed or not torch.equal(one.nan_to_num(), two.nan_to_num()):
+    if not changed and not torch.equal(one.nan_to_num(), two.nan_to_num()):
+        changed = "two calls with the same samples differ"
+    if not changed and (attribute := _differs(held, module.attributes())) is not None:
+        changed = f"a call changes its {attribute}"
+    if changed:
         raise UserError(
-            f"problem.model: {stage.name} keeps hidden state: {'a call changes its buffers' if changed else ''}"
-            f"{'' if changed else 'two calls with the same samples differ'}; allowed: a function of parameters and "
+            f"problem.model: {stage.name} keeps hidden state: {changed}; allowed: a function of parameters and "
             "samples, random by nn.Dropout alone"
         )
-    if not all(_is_near(found, by_itself) for found, by_itself in zip((one[:1], one[1:]), alone, strict=True)):
+    if one.is_floating_point() and one.dtype != torch.float64:
         raise UserError(
-            f"problem.model: what {stage.name} makes of a sample depends on the others of its batch; allowed: each "
-            "sample by itself"
+            f"problem.model: {stage.name} makes {one.dtype} of float64; allowed: the number type of its parameters"
         )
+    with torch.no_grad():
+        _refuse_other_training(stage, params, x, one)
+        _refuse_mixing(stage, params, x, one)
+    _refuse_without_gradient(stage, params, x)
     return one
 
 
-def _is_near(one: torch.Tensor, other: torch.Tensor) -> bool:
-    # kernels round otherwise for batches of another size
-    return one.shape == other.shape and torch.allclose(one.double(), other.double(), 1e-8, 1e-8, equal_nan=True)
+def _look_for_writing(stage: Stage, params: Params, x: torch.Tensor) -> None:
+    """Have a stage given copies of samples where it writes into them, and refuse one that does into parameters."""
+    given, of_params = x.clone(), {name: value.clone() for name, value in params.items()}
+    _call(stage, of_params, given)
+    # by torch's counts of writing: values may stay the same by chance
+    stage.apply.writes = given._version > 0  # type: ignore[attr-defined]
+    written = next((name for name, value in of_params.items() if value._version > 0), None)
+    if written is not None:
+        raise UserError(
+            f"problem.model: {stage.name} writes into its parameter {written} when it is called; allowed: a function "
+            "of parameters and samples"
+        )
+
+
+def _differs(before: Mapping[str, tuple[Any, int]], after: Mapping[str, tuple[Any, int]]) -> str | None:
+    """Return what is another one, or of another size."""
+    for name in {**before, **after}:
+        (one, *size), (other, *other_size) = before.get(name, (None, -1)), after.get(name, (None, -1))
+        is_same = one is other or (isinstance(one, str | int | float) and one == other)
+        if not is_same or size != other_size:
+            return name
+    return None
+
+
+def _refuse_other_training(stage: Stage, params: Params, x: torch.Tensor, one: torch.Tensor) -> None:
+    found, drops = stage.apply.in_training(params, x)  # type: ignore[attr-defined]
+    if drops or not isinstance(found, torch.Tensor) or found.shape != one.shape or not _close(found, one):
+        what = "drops" if drops else "does something else where `training` is true"
+        raise UserError(
+            f"problem.model: {stage.name} {what} by itself; allowed: nn.Dropout, and the same in training as in scoring"
+        )
+
+
+def _refuse_mixing(stage: Stage, params: Params, x: torch.Tensor, one: torch.Tensor) -> None:
+    """Raise UserError where a sample is another one in a batch of another size; nothing dropped, and dropped."""
+    five = torch.tensor([0, 1, 1, 0, 1])
+    for keys in (None, torch.arange(2)) if stage.is_random else (None,):
+        with keyed(keys):
+            of_two = one if keys is None else _call(stage, params, x)
+        for chosen in (five[:1], five):
+            with keyed(None if keys is None else keys[chosen]):
+                found = _call(stage, params, x[chosen])
+            if found.shape[1:] != of_two.shape[1:] or not _close(found, of_two[chosen]):
+                raise UserError(
+                    f"problem.model: what {stage.name} makes of a sample depends on the others of its batch; allowed: "
+                    "each sample by itself"
+                )
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one.double(), other.double(), 1e-8, 1e-8, equal_nan=True)
+
+
+def _refuse_without_gradient(stage: Stage, params: Params, x: torch.Tensor) -> None:
+    def apply(variables: Params) -> torch.Tensor:
+        return stage.apply({**params, **variables}, variables.get("samples", x))
+
+    try:
+        value, pull = pullback(apply, {**params, **({"samples": x} if x.is_floating_point() else {})})
+        if value.is_floating_point():
+            pull(torch.ones_like(value))
+    except Exception as error:
+        raise UserError(
+            f"problem.model: {stage.name} cannot be differentiated: {type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 def _call(stage: Stage, params: Params, x: torch.Tensor) -> torch.Tensor:
-    try:
-        found: Any = stage.apply(params, x)
-    except Exception as error:
-        raise UserError(
-            f"problem.model: {stage.name} cannot be called with {tuple(x.shape)}: {type(error).__name__}: "
-            f"{_first_line(error)}"
-        ) from error
+    found: Any = stage.apply(params, x)
     if not isinstance(found, torch.Tensor) or found.ndim == 0 or len(found) != len(x):
         said = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
         raise UserError(
@@ -138,7 +205,8 @@ def refuse_unvectorized(stages: Sequence[Stage], input_shape: tuple[int, ...], t
         torch.func.vmap(torch.func.grad(lambda params, x: forward(params, x).sum()))(of_two, torch.stack([x, x]))
     except Exception as error:
         raise UserError(
-            f"engine.clients_per_chunk: the module cannot be vectorized over clients: {_first_line(error)}; allowed: 1"
+            "engine.clients_per_chunk: the module cannot be vectorized over clients: "
+            f"{_first_line(error.__cause__ or error)}; allowed: 1"
         ) from error
 
 

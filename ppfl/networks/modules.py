@@ -5,7 +5,7 @@ Import it inside of functions: its classes are made of torch's, which configurat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -67,6 +67,8 @@ def stages_of(
         stages.append(stage)
     if not owners:
         raise UserError("problem.model: the module has no parameters; allowed: one with something to train")
+    if not x.is_floating_point():
+        raise UserError(f"problem.model: the module makes {x.dtype} of samples; allowed: floating numbers")
     return tuple(stages)
 
 
@@ -113,6 +115,9 @@ class _Law:
     def differs(self) -> str | None:
         """Return a parameter that has other values when it is drawn again."""
         one, two = self.values(0), self.values(0)
+        for name, value in one.items():
+            if not value.isfinite().all():
+                raise UserError(f"problem.model: {name} begins with NaN or inf; allowed: finite numbers")
         return next((name for name, value in one.items() if not torch.equal(value, two[name])), None)
 
     def parts(self, seed: int) -> dict[str, nn.Module]:
@@ -130,6 +135,8 @@ class _Law:
                     f"problem.model: a {type(part).__name__} is no torch.nn.Module; allowed: a module, an "
                     "nn.Sequential, or a dict of modules by name"
                 )
+            if "." in name:  # `a.b` beside an `a` with a part `b`: two parameters would have one name
+                raise UserError(f"problem.model: a module is called {name!r}; allowed: names without dots, as in torch")
         return dict(found)
 
 
@@ -140,11 +147,11 @@ class OfModule:
         self.name = name
         # gradients are of what is put into its place, and no graph is to hold the module's own values
         self.module = module.eval().requires_grad_(False)
-        for one in module.modules():
-            # eval for all that has two ways, but dropout is to call the function that we put into its place
-            one.training = type(one) is nn.Dropout
+        self._set_training(of_dropout=True)
         self._names = names
         self._buffers = dict(module.named_buffers())
+        self.writes = False
+        """Whether it writes into the samples that it is given; then it is given copies."""
 
     def __call__(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Return what the module makes of x (S, …) with parameters by full name."""
@@ -165,10 +172,45 @@ class OfModule:
             for name, value in self._buffers.items()
         }
 
-    def _call(self, params: Params, x: torch.Tensor, buffers: Params) -> torch.Tensor:
+    def attributes(self) -> dict[str, Any]:
+        """Return what modules that are not torch's own hold beside parameters, buffers and modules, with its size."""
+        return {
+            f"{place}.{name}" if place else name: (value, len(value) if isinstance(value, Sized) else 0)
+            for place, one in self.module.named_modules()
+            if not type(one).__module__.startswith("torch.")
+            for name, value in vars(one).items()
+            if name not in ("_parameters", "_buffers", "_modules")
+        }
+
+    def in_training(self, params: Params, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """Return what it would make of x if `training` were true for all but nn.Dropout, and whether it drops then."""
+        our_layers = _OurLayers(self.name)
+        self._set_training(of_dropout=False)
+        try:
+            return self._call(params, x, self._buffers_like(params, x), our_layers), our_layers.num_dropped > 0
+        finally:
+            self._set_training(of_dropout=True)
+
+    def _set_training(self, *, of_dropout: bool) -> None:
+        for one in self.module.modules():
+            # eval for all that has two ways, but dropout is to call the function that we put into its place
+            one.training = of_dropout == (type(one) is nn.Dropout)
+
+    def _call(
+        self, params: Params, x: torch.Tensor, buffers: Params, our_layers: _OurLayers | None = None
+    ) -> torch.Tensor:
         tensors = {local: params[full] for local, full in self._names.items()}
-        with _OurLayers(self.name):
-            found: torch.Tensor = torch.func.functional_call(self.module, {**tensors, **buffers}, (x,))
+        x = x.clone() if self.writes else x
+        try:
+            with our_layers or _OurLayers(self.name):
+                found: torch.Tensor = torch.func.functional_call(self.module, {**tensors, **buffers}, (x,))
+        except torch.OutOfMemoryError:  # of the device, on which fewer clients at a time may fit
+            raise
+        except (Exception, SystemExit) as error:
+            why = next(iter(str(error).strip().splitlines()), "no reason given")
+            raise UserError(
+                f"problem.model: {self.name} cannot be called with {tuple(x.shape)}: {type(error).__name__}: {why}"
+            ) from error
         return found
 
 
@@ -178,7 +220,7 @@ class _OurLayers(TorchFunctionMode):
     def __init__(self, place: str) -> None:
         super().__init__()
         self._place = place
-        self._num_dropped = 0
+        self.num_dropped = 0
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -189,7 +231,7 @@ class _OurLayers(TorchFunctionMode):
             return layers.linear(*args, **kwargs)
         if func is functional.conv2d:
             return _conv2d(*args, **kwargs)
-        if func is functional.group_norm:
+        if func is functional.group_norm or func is torch.group_norm:
             return _group_norm(*args, **kwargs)
         if func is torch.lstm and is_vectorized():
             return _lstm(*args, **kwargs)
@@ -207,8 +249,8 @@ class _OurLayers(TorchFunctionMode):
         if not training:
             return input
         # each use within a stage has a place of its own
-        self._num_dropped += 1
-        return dropout(input, p, f"{self._place}.dropout{self._num_dropped}")
+        self.num_dropped += 1
+        return dropout(input, p, f"{self._place}.dropout{self.num_dropped}")
 
 
 def _conv2d(
@@ -232,11 +274,14 @@ def _pair(value: Any) -> tuple[Any, Any]:
 
 def _group_norm(
     input: torch.Tensor, num_groups: int, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
+    eps: float = 1e-5, cudnn_enabled: bool = True,
 ) -> torch.Tensor:  # fmt: skip
     if input.ndim == 4 and weight is not None and bias is not None and eps == 1e-5:
         return layers.group_norm(input, num_groups, weight, bias)
-    return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
+    # images as rows of numbers: torch's kernel of the layout of convolutions writes the gradient of samples to where
+    # there is no memory (`layers.group_norm`), and asks for that layout in a way that cannot be vectorized
+    rows = (input.flatten(2) if input.ndim > 3 else input).contiguous()
+    return torch.nn.functional.group_norm(rows, num_groups, weight, bias, eps).reshape(input.shape)
 
 
 def _lstm(

@@ -15,6 +15,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
 from ppfl.core.types import Params
+from ppfl.networks.gradients import pullback
 from ppfl.networks.model import LinearStage, Stage
 from ppfl.networks.module_checks import refuse_unvectorized
 from ppfl.networks.modules import stages_of
@@ -54,6 +55,35 @@ class Tied(nn.Module):
         return self.decoder(y)
 
 
+class Norms(nn.Module):
+    """Normalizes samples first, whose gradient nobody wants, in the layout that convolutions leave behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.no_affine = nn.GroupNorm(2, 2, eps=1e-3), nn.GroupNorm(1, 2, affine=False)
+        self.weight = nn.Parameter(torch.rand(2))
+        self.head = nn.Linear(162, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        y = self.no_affine(self.first(x)) + torch.group_norm(x, 1, self.weight)
+        return self.head(y.flatten(1))
+
+
+def writing() -> nn.Module:
+    block = nn.Sequential(nn.SiLU(inplace=True), nn.Linear(162, 4))
+    return nn.Sequential(nn.Flatten(), nn.SiLU(inplace=True), nn.Linear(162, 162), block)
+
+
+class Unread(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.cut, self.unread = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.cut(x).detach()
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -80,6 +110,8 @@ CASES: dict[str, Case] = {
     "parts with tied weights": (tied_parts, TOKENS, "refused"),
     "recurrent": (recurrent, TOKENS, "refused"),
     "linear": (lambda: nn.Linear(3, 4), (3,), "refused"),
+    "norms": (Norms, IMAGES, "refused"),
+    "writes into what it is given": (writing, IMAGES, "refused"),
 }
 
 
@@ -133,7 +165,8 @@ def test_values_and_gradients_are_torchs_alone_and_for_three_clients(case: Case)
             for name, parameter in module.named_parameters():
                 parameter.copy_(params[name])
         module.zero_grad()
-        logits = module(x)
+        # a copy, since some write into it; that asks for a gradient, without which torch's GroupNorm ends the process
+        logits = module(x.clone().requires_grad_(x.is_floating_point()).clone())
         logits.sin().sum().backward()
         alone = gradient(params, x)
         for found in (alone[0], together[0][number]):
@@ -192,12 +225,12 @@ class Odd(nn.Module):
 
     def __init__(self, what: str) -> None:
         super().__init__()
-        self.what, self.calls = what, 0
-        self.layer = nn.Linear(3, 2)
+        self.what, self.calls, self.seen = what, 0, None
+        self.layer, self.drop = nn.Linear(3, 2), nn.Dropout(0.5)
 
     def forward(self, x: torch.Tensor) -> Any:
-        self.calls += 1
         y = self.layer(x)
+        self.calls += self.what in ("shape", "state", "late")
         match self.what:
             case "shape":
                 return y[:, : 1 + self.calls % 2]
@@ -205,10 +238,37 @@ class Odd(nn.Module):
                 return y + self.calls
             case "noise":
                 return y + torch.rand_like(y)
+            case "late":
+                return y if self.calls < 100 else 2 * y
+            case "first":
+                self.seen = y.detach() if self.seen is None else self.seen
+                return y + self.seen.mean()
             case "batch":
                 return y - y.mean(dim=0)
             case "before":
                 return y.cumsum(dim=0)
+            case "many":
+                return y if len(x) < 3 else 2 * y
+            case "few":
+                return y.reshape(-1, 2) if len(x) < 3 else y.reshape(2, -1)
+            case "training":
+                return y if self.training else 2 * y
+            case "functional":
+                return nn.functional.dropout(y, 0.3, self.training)
+            case "always":
+                return nn.functional.dropout(y, 0.3)
+            case "order":
+                return self.drop(y.T).T
+            case "half":
+                return y.half()
+            case "truth":
+                return y > 0
+            case "checkpoint":
+                return torch.utils.checkpoint.checkpoint(self.layer, x, use_reentrant=False)
+            case "size of batches" if len(x) == 7:
+                raise ValueError("seven\nand more")
+            case "exit":
+                raise SystemExit("enough")
             case "tuple":
                 return y, y
             case "rows":
@@ -216,7 +276,7 @@ class Odd(nn.Module):
             case "raise":
                 raise RuntimeError("no such thing")
             case "branch":
-                return y if float(y.sum()) < 1e9 else 2 * y
+                return y if float(y.detach().sum()) < 1e9 else 2 * y
         return y
 
 
@@ -229,6 +289,21 @@ class Counting(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen += 1
         return self.layer(x)
+
+
+class Shortening(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(2, 3, max_norm=0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table((x > 0).long()).mean(dim=1)
+
+
+def not_a_number() -> nn.Module:
+    layer = nn.Linear(3, 2)
+    nn.init.constant_(layer.weight, torch.nan)
+    return layer
 
 
 def frozen() -> nn.Module:
@@ -246,6 +321,21 @@ def frozen() -> nn.Module:
         (lambda: Odd("tuple"), "a tuple of 2 samples"),
         (lambda: Odd("rows"), r"a row for each|depends on the others"),
         (lambda: Odd("raise"), "RuntimeError: no such thing"),
+        (lambda: Odd("late"), "a call changes its calls"),
+        (lambda: Odd("first"), "a call changes its seen"),
+        (lambda: Odd("many"), "depends on the others of its batch"),
+        (lambda: Odd("few"), r"makes shape \(2, 5\) of 5 samples"),
+        (lambda: Odd("training"), "does something else where `training` is true"),
+        (lambda: Odd("functional"), "drops by itself; allowed: nn.Dropout"),
+        (lambda: Odd("always"), "drops by itself; allowed: nn.Dropout"),
+        (lambda: Odd("order"), "depends on the others of its batch|cannot be called with"),
+        (lambda: Odd("half"), "makes torch.float16 of float64"),
+        (lambda: Odd("truth"), "makes torch.bool of samples; allowed: floating numbers"),
+        (lambda: Odd("checkpoint"), "cannot be differentiated"),
+        (lambda: Odd("exit"), "SystemExit: enough"),
+        (lambda: Shortening(), "writes into its parameter table.weight"),
+        (not_a_number, "weight begins with NaN or inf"),
+        (lambda: {"a": nn.Sequential(nn.Linear(3, 3)), "a.0": nn.Linear(3, 3)}, "called 'a.0'.*without dots"),
         (Counting, "seen is one"),
         (partial(nn.Sequential, nn.Linear(3, 3), nn.BatchNorm1d(3)), "1 is a BatchNorm1d.*nn.GroupNorm"),
         (lambda: nn.BatchNorm1d(3, track_running_stats=False), "mixes the samples of a batch"),
@@ -282,7 +372,33 @@ def test_values_that_do_not_come_from_torch_are_refused() -> None:
         stages_of(build, (3,))
 
 
+def test_parameters_that_nothing_reads_have_a_gradient_of_zero() -> None:
+    stages = stages_of(Unread, (3,))
+    params, x = draw(stages), samples((3,))
+    for names in (["unread.weight", "unread.bias"], ["cut.weight", "cut.bias"]):
+        chosen = {name: params[name] for name in names}
+        value, pull = pullback(lambda some: forward(stages, {**params, **some}, x), chosen)
+        found = pull(torch.ones_like(value))
+        assert {name: of.shape for name, of in found.items()} == {name: of.shape for name, of in chosen.items()}
+        assert not any(of.any() for of in found.values())
+
+
+def test_samples_that_a_module_writes_into_stay_as_they_were() -> None:
+    stages = stages_of(writing, IMAGES)
+    x = samples(IMAGES).flatten(1)
+    before = x.clone()
+    stages[1].apply(draw(stages), x)
+    assert torch.equal(x, before)
+
+
+def test_what_fails_in_training_is_told_in_one_line() -> None:
+    stage = stages_of(lambda: Odd("size of batches"), (3,))[0]
+    with pytest.raises(UserError, match=r"^problem\.model: module cannot be called with \(7, 3\): ValueError: seven$"):
+        stage.apply(draw((stage,)), torch.zeros(7, 3, dtype=torch.float64))
+
+
 def test_modules_of_layers_can_be_vectorized() -> None:
+    refuse_unvectorized(stages_for(CASES["norms"]), IMAGES, "numbers")
     refuse_unvectorized(stages_of(lambda: nn.Linear(3, 2), (3,)), (3,), "numbers")
     refuse_unvectorized(stages_for(CASES["recurrent"]), TOKENS, "tokens")
 

@@ -125,6 +125,22 @@ def test_vectors_have_no_factors() -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (["head"], "problem.split.lora.layers: 'head' matches no layer with a weight; these are 0, 2; allowed"),
+        (["0"], "0.weight would have a factor 0.lora_B, which the model has itself; allowed: other layers"),
+    ],
+)
+def test_layers_of_a_model_whose_names_nobody_knows_before(layers: list[str], said: str) -> None:
+    def linear(name: str, more: str) -> Stage:
+        shapes = {f"{name}.weight": (3, 3), f"{name}.{more}": (3,)}
+        return Stage(name, {full: Parameter(shape) for full, shape in shapes.items()}, lambda params, x: x)
+
+    with pytest.raises(UserError, match=said):
+        adapted((linear("0", "lora_B"), linear("2", "bias")), LoRA.model_validate({"layers": layers}))
+
+
 def test_silent_where_nothing_is_said() -> None:
     assert ModelSplit(local=()).silent_keys() == {"frozen": True, "lora": True}
     assert lora(CONFIG["model"], ["*"], ["*.lora_*"]).local_names == tuple(
