@@ -106,6 +106,10 @@ class Objective(ABC):
         """
         assert not self.frozen, f"{type(self).__name__} has frozen parameters, and does not say how they begin"
 
+    def unclipped(self) -> Objective:
+        """Return this objective with gradients that are those of f_m, where training bounds their norms."""
+        return self
+
     @abstractmethod
     def init_shared(self) -> Params:
         """θ at the start, the same on every rank."""
