@@ -93,12 +93,25 @@ def diagnose(config: Config, communicator: Communicator, progress: Progress, wha
         # gradients that vanish are told from those that do not by their last digits
         setup = build(config.model_copy(update={"precision": "float64"}), communicator)
     initial = setup.problem.objective.init_shared()
+    _refuse_untrained(setup, initial)
     end = _end(setup, config, progress, what)
     first_draw = config.rounds + 1
     at_start = measure(setup, initial, setup.problem.objective.init_local, first_draw)
     at_end = measure(setup, end.shared, end.local, first_draw)
     names = (tuple(initial), problem.local_names)
     return diagnosis(names, at_start, at_end, end.status, end.rounds)
+
+
+def _refuse_untrained(setup: Setup, initial: Params) -> None:
+    """Refuse methods that send nothing: θ stays where it begins, and its ρ would be that of no training."""
+    algorithm = setup.algorithm
+    if not initial or algorithm.branches_on_server:
+        return
+    if not algorithm.uplink_like(algorithm.init_server(initial, setup.server_optimizer)):
+        raise SharedUserError(
+            f"algorithm.name: {algorithm.name} sends nothing, so that θ stays where it begins and has no ρ; allowed: a "
+            "method that trains what is shared, such as ffgg"
+        )
 
 
 def _end(setup: Setup, config: Config, progress: Progress, what: Plan) -> _End:
@@ -135,7 +148,8 @@ def _end_of_result(setup: Setup, config: Config, path: Path) -> _End:
     def local(client: int) -> Params:
         like = problem.objective.init_local(client)
         mine = clients.get(client, {})
-        return {name: mine[name].to(setup.device) for name in like} if mine.keys() == like.keys() else like
+        # beside w lies θ_m where clients deploy one of their own, as of Ditto
+        return {name: mine[name].to(setup.device) for name in like} if mine.keys() >= like.keys() else like
 
     return _End(shared, local, str(result.attrs["status"]), int(result.rounds["round"].to_numpy()[-1]))
 

@@ -106,7 +106,7 @@ def gradient_pair(
     """Return two independent unbiased estimates of ∇_1 f_m(θ, w), float64, each over NUM_BATCHES drawn batches.
 
     E⟨g, g'⟩ = ‖∇_1 f_m‖², while E‖g‖² = ‖∇_1 f_m‖² + the variance of g. The gradient itself, twice, when data are not
-    drawn.
+    drawn. Gradients are whole, whatever bounds their norms in training: a bound at θ₀ would make ρ too large.
     """
     if problem.client_data.fixed_data:
         gradient = _gradient(problem, shared, local, client, first_draw)
@@ -127,7 +127,7 @@ def _mean_gradient(problem: Problem, shared: Params, local: Params, client: int,
 
 
 def _gradient(problem: Problem, shared: Params, local: Params, client: int, draw: int) -> Params:
-    gradient = problem.objective.shared_gradient(shared, local, problem.client_data.data(client, draw))
+    gradient = problem.objective.unclipped().shared_gradient(shared, local, problem.client_data.data(client, draw))
     return {name: value.to(torch.float64) for name, value in gradient.items()}
 
 

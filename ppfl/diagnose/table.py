@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ppfl.core.errors import UserError
 from ppfl.core.files import write_whole
-from ppfl.diagnose.verdict import level, show_ratio, verdict
+from ppfl.diagnose.verdict import level, listed, show_ratio, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ def render(found: Sequence[Diagnosis]) -> Table:
         table.add_column(name, justify="right")
     for one in found:
         scores = (one.common_share, one.train_loss, one.test_loss, one.test_accuracy)
-        table.add_row(Text(", ".join(one.local) or "nothing"), "all", *_ratio(one.rho), *map(_number, scores))
+        table.add_row(Text(listed(one.local)), "all", *_ratio(one.rho), *map(_number, scores))
         for group, ratio in one.groups.items() if len(one.groups) > 1 else ():
             table.add_row("", Text(group), *_ratio(ratio), end_section=group == next(reversed(one.groups)))
     return table

@@ -11,12 +11,16 @@ import numpy as np
 from ppfl.diagnose.measure import gap, group_of, mean_of_tested
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.diagnose.measure import Measurement
 
 SAFE_BELOW = 0.1
 """ρ plus two standard errors at most this: the split counts as overpersonalized."""
 UNSAFE_ABOVE = 0.3
 """ρ minus two standard errors at least this: it counts as not overpersonalized."""
+MOST_LABELS = 6
+"""Labels that are listed in a sentence or a cell."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray, exact: bool
 
 def verdict(found: Diagnosis) -> str:
     """Say in one sentence what to expect of this split."""
-    sharing = f"sharing {_listed(found.shared)}, keeping {_listed(found.local)} local"
+    sharing = f"sharing {listed(found.shared)}, keeping {listed(found.local)} local"
     if not found.shared:
         return f"{sharing}: no step, delay or attacker can do damage, and clients learn nothing from each other"
     if found.status == "diverged" or not math.isfinite(found.rho.value):
@@ -164,7 +168,10 @@ def _labels(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name if group_of(name) in cut else group_of(name) for name in names))
 
 
-def _listed(labels: tuple[str, ...]) -> str:
+def listed(labels: Sequence[str]) -> str:
+    """Return the labels with commas; of many the first ones, since a ResNet has dozens."""
+    if len(labels) > MOST_LABELS:
+        return f"{', '.join(labels[: MOST_LABELS - 1])} and {len(labels) - MOST_LABELS + 1} more"
     return ", ".join(labels) or "nothing"
 
 

@@ -89,6 +89,10 @@ class Objective(ABC):
     piece_rows: int = 128
     """Samples that are evaluated together where there are many."""
 
+    def unclipped(self) -> Objective:
+        """Return this objective with gradients that are those of f_m, where training bounds their norms."""
+        return self
+
     @abstractmethod
     def init_shared(self) -> Params:
         """θ at the start, the same on every rank."""

@@ -92,6 +92,12 @@ class Supervised(JointObjective, FixedAtStart):
         """Frozen parameters, and θ⁰ and w⁰ of the proximal term."""
         return content((tuple(self.frozen.items()), tuple(self._terms.start.items())))
 
+    def unclipped(self) -> Self:
+        """Return the same with `training.clip_norm: null`."""
+        whole = copy.copy(self)
+        whole._terms = replace(self._terms, clip_norm=None)
+        return whole
+
     def begin_anew(self, beginning: Beginning) -> None:
         """Let frozen parameters, and θ⁰ and w⁰ of the proximal term, be those of another start.
 
