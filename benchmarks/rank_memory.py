@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.data import ROOT, equal_clients
+from benchmarks.data import ROOT, equal_clients, sentences
 from ppfl.config.grid import load_cells
 from ppfl.submit.memory import memory_mb
 
@@ -34,6 +34,20 @@ MANY: dict[str, Any] = {
     "evaluate": {"every": 4, "tuned": {"epochs": 0}},
     "engine": {"device": "cpu"},
     "checkpoint": {"every_rounds": 3, "every_seconds": None},
+}  # fmt: skip
+
+WORDS: dict[str, Any] = {
+    "name": "words",
+    "rounds": 2,
+    "problem": {
+        "name": "supervised", "dataset": {"name": "text_hdf5", "unit": "words"}, "task": {"name": "next_token"},
+        "model": {"name": "transformer", "width": 16, "layers": 1, "heads": 2, "feed_forward": 16},
+        "split": {"local": []},
+    },
+    "algorithm": {"name": "fedavg", "lr": 0.1, "epochs": 1},
+    "cohort": 3,
+    "evaluate": {"every": 2, "clients": 3, "tuned": None},
+    "engine": {"device": "cpu"},
 }  # fmt: skip
 
 
@@ -59,6 +73,14 @@ def configurations(folder: Path) -> list[tuple[str, Path, int, list[str]]]:
         problem = MANY["problem"] | {"dataset": MANY["problem"]["dataset"] | {"train": str(data.path)}}
         path.write_text(yaml.safe_dump(MANY | {"problem": problem}))
         found.append((f"ditto, 3,000 clients of {20_600 * 4 / 1e3:.0f} kB", path, ranks, []))
+    texts, counts = sentences(folder, 100, 300, 10_000, 20)
+    files = {"train": str(texts), "counts": str(counts)}
+    for batch_size in (16, "all"):
+        path, problem = folder / f"words-{batch_size}.yaml", WORDS["problem"] | {"batch_size": batch_size}
+        problem |= {"dataset": problem["dataset"] | files}
+        algorithm = WORDS["algorithm"] | {"batch_size": batch_size}
+        path.write_text(yaml.safe_dump(WORDS | {"problem": problem, "algorithm": algorithm}))
+        found.append((f"10,000 words, batches of {batch_size}", path, 1, []))
     return found
 
 

@@ -40,8 +40,9 @@ _STATES = 2
 """How often the states of all clients of a rank are there: kept, and as much again of memory around them."""
 _BODY_BYTES = 64 * MIB
 """What images are turned into on their way through the body, a piece at a time."""
-_LOGITS = 5
-"""How often the logits of tokens are there while training: as they are, in the loss, and on the way back."""
+_LOGITS, _LOGITS_SCORED = 5, 3
+"""How often the logits of tokens are there while training, as they are, in the loss, and on the way back; and while
+scoring, a piece at a time."""
 _MARGIN = 1.25
 _ROUND_UP = 50
 _LOOK_AT = 100
@@ -97,20 +98,15 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     states = _STATES * math.ceil(sizes.clients / ranks) * of_client * number
     # what a client trains on in every round is kept as it is computed with, else as it is stored
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
-    rows = max(2 * CPU.rows, _LOGITS * _most_rows(config, sizes))
+    rows = max(_LOGITS_SCORED * CPU.rows, _LOGITS * _most_rows(config, sizes))
     body = max(_BODY_BYTES, rows * sizes.logits * number)
     return float(sizes.library_bytes + body + data / ranks + states + (VECTORS * trained + frozen) * number)
 
 
 def _most_rows(config: Config, sizes: _Sizes) -> int:
     """Return how many samples are trained on at a time, at the most."""
-    tuned = config.evaluate.tuned
-    of: list[Any] = [
-        config.problem,
-        config.algorithm,
-        tuned,
-        *(getattr(one, "fine_tuner", None) for one in (config.algorithm, tuned)),
-    ]
+    of: list[Any] = [config.problem, config.algorithm]
+    of += [getattr(one, "fine_tuner", None) for one in (config.algorithm, config.evaluate.tuned)]
     batches = [getattr(one, "batch_size", None) or 1 for one in of]
     return max(sizes.most_to_train_on if batch == "all" else batch for batch in batches)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.errors import UserError
+from ppfl.datasets._text_file import TextFile
 from ppfl.datasets.text_hdf5 import TextHDF5
 from ppfl.interfaces.dataset import FederatedSamples
 from ppfl.interfaces.placement import Placement
@@ -180,6 +182,21 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, keys: dict
     write(tmp_path / "good.h5", {"ada": ["ab"]})
     with pytest.raises(ValidationError):
         load(tmp_path, train="good.h5", **keys)
+
+
+def test_a_client_is_not_looked_for_among_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 342,477 clients that would be 6·10¹⁰ comparisons of names."""
+
+    class Names(tuple[str, ...]):
+        def __contains__(self, name: object) -> bool:
+            raise AssertionError(name)
+
+    original = TextFile.look_at
+    monkeypatch.setattr(TextFile, "look_at", lambda *of: replace(found := original(*of), names=Names(found.names)))
+    write(tmp_path / "train.h5", {"a": ["ABCD"], "b": ["A"]})
+    write(tmp_path / "test.h5", {"b": ["AB"], "c": ["D"]})
+    found = load(tmp_path, train="train.h5", test="test.h5", length=3)
+    assert [len(found.samples[client].test.y) for client in range(3)] == [0, 1, 1]
 
 
 @pytest.mark.skipif(not SHAKESPEARE.is_file(), reason="PPFL_DATA has no shakespeare40")
