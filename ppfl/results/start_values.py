@@ -102,7 +102,7 @@ class StartValues:
         if wanted_own and not own and self.files.has_clients:
             raise UserError(
                 f"{self._where}: each client's own {_listed(wanted_own)} is not beside it; run that one with "
-                f"save.local: true"
+                f"save.local: true{', by a method with a model for each client' if self._deployed else ''}"
             )
         raise UserError(
             f"{self._where}: has no {_listed(missing)}, it has {_listed(sorted(theta | own))}; allowed: start.new, "
