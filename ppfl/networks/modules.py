@@ -115,6 +115,7 @@ class _Law:
     def differs(self) -> str | None:
         """Return a parameter that has other values when it is drawn again."""
         one, two = self.values(0), self.values(0)
+        # first, since NaN is not even equal to itself
         for name, value in one.items():
             if not value.isfinite().all():
                 raise UserError(f"problem.model: {name} begins with NaN or inf; allowed: finite numbers")

@@ -238,13 +238,6 @@ class Odd(nn.Module):
                 return y + self.calls
             case "noise":
                 return y + torch.rand_like(y)
-            case "late":
-                return y if self.calls < 100 else 2 * y
-            case "first":
-                self.seen = y.detach().mean() if self.seen is None else self.seen
-                return y + self.seen
-            case "list":
-                self.kept.append(0)
             case "batch":
                 return y - y.mean(dim=0)
             case "many":
@@ -275,6 +268,18 @@ class Odd(nn.Module):
                 return y.sum(dim=0)
             case "raise":
                 raise RuntimeError("no such thing")
+            case _:
+                return self.more(x, y)
+
+    def more(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        match self.what:
+            case "late":
+                return y if self.calls < 100 else 2 * y
+            case "first":
+                self.seen = y.detach().mean() if self.seen is None else self.seen
+                return y + self.seen
+            case "list":
+                self.kept.append(0)
             case "branch":
                 return y if float(y.detach().sum()) < 1e9 else 2 * y
         return y
