@@ -68,7 +68,7 @@ class Module(Model):
         def build() -> Any:
             try:
                 return function(**arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 where, why = self.function.files.where(error), str(error).split("\n", 1)[0]
                 raise UserError(f"problem.model.from: {where}: {type(error).__name__}: {why}") from error
 

@@ -79,6 +79,7 @@ def checked(stage: Stage, params: Params, x: torch.Tensor) -> torch.Tensor:
     sample what depends on others, or has no gradient.
     """
     module: OfModule = stage.apply  # type: ignore[assignment]
+    # before the first call: what it leaves behind would stay the same from then on, and hold values of our example
     held = module.attributes()
     with torch.no_grad():
         _look_for_writing(stage, params, x)
@@ -134,6 +135,7 @@ def _differs(before: Mapping[str, tuple[Any, int]], after: Mapping[str, tuple[An
 
 
 def _refuse_other_training(stage: Stage, params: Params, x: torch.Tensor, one: torch.Tensor) -> None:
+    # modules are always called in scoring mode, so that whoever asks for `training` would never be told
     found, drops = stage.apply.in_training(params, x)  # type: ignore[attr-defined]
     if drops or not isinstance(found, torch.Tensor) or found.shape != one.shape or not _close(found, one):
         what = "drops" if drops else "does something else where `training` is true"
@@ -144,6 +146,7 @@ def _refuse_other_training(stage: Stage, params: Params, x: torch.Tensor, one: t
 
 def _refuse_mixing(stage: Stage, params: Params, x: torch.Tensor, one: torch.Tensor) -> None:
     """Raise UserError where a sample is another one in a batch of another size; nothing dropped, and dropped."""
+    # two sizes, in another order: a module may be right for the one that it was tried with
     five = torch.tensor([0, 1, 1, 0, 1])
     for keys in (None, torch.arange(2)) if stage.is_random else (None,):
         with keyed(keys):
@@ -166,6 +169,7 @@ def _refuse_without_gradient(stage: Stage, params: Params, x: torch.Tensor) -> N
     def apply(variables: Params) -> torch.Tensor:
         return stage.apply({**params, **variables}, variables.get("samples", x))
 
+    # as one client alone is trained, on a plain graph, after the call that had the parameters in the module
     try:
         value, pull = pullback(apply, {**params, **({"samples": x} if x.is_floating_point() else {})})
         if value.is_floating_point():

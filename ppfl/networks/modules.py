@@ -5,7 +5,7 @@ Import it inside of functions: its classes are made of torch's, which configurat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -115,6 +115,7 @@ class _Law:
     def differs(self) -> str | None:
         """Return a parameter that has other values when it is drawn again."""
         one, two = self.values(0), self.values(0)
+        # first, since NaN is not even equal to itself
         for name, value in one.items():
             if not value.isfinite().all():
                 raise UserError(f"problem.model: {name} begins with NaN or inf; allowed: finite numbers")
@@ -173,9 +174,9 @@ class OfModule:
         }
 
     def attributes(self) -> dict[str, Any]:
-        """Return what modules that are not torch's own hold beside parameters, buffers and modules, with its size."""
+        """Return what modules that are not torch's own hold beside parameters, buffers and modules, and its size."""
         return {
-            f"{place}.{name}" if place else name: (value, len(value) if isinstance(value, Sized) else 0)
+            f"{place}.{name}" if place else name: (value, len(value) if isinstance(value, list | dict | set) else 0)
             for place, one in self.module.named_modules()
             if not type(one).__module__.startswith("torch.")
             for name, value in vars(one).items()

@@ -100,14 +100,16 @@ class StartValues:
         missing += [name for name in wanted_own if self._sources[name] not in own]
         if not missing:
             return
-        if wanted_own and not own and self.files.has_clients:
+        keeps_none = bool(wanted_own) and not own and self.files.has_clients
+        if keeps_none and self._deployed:
             raise UserError(
                 f"{self._where}: each client's own {_listed(wanted_own)} is not beside it; run that one with "
-                f"save.local: true"
+                f"save.local: true, by a method with a model for each client"
             )
+        kept = ", or, where it is local there, that run with save.local: true" if keeps_none else ""
         raise UserError(
             f"{self._where}: has no {_listed(missing)}, it has {_listed(sorted(theta | own))}; allowed: start.new, "
-            f"globs of what begins at the initial law, or start.names, what a parameter is called there"
+            f"globs of what begins at the initial law, or start.names, what a parameter is called there{kept}"
         )
 
     def _read(self, file: TensorFile, source: str, name: str, like: torch.Tensor) -> torch.Tensor:

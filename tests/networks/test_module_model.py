@@ -39,6 +39,10 @@ def fails():
     raise ValueError("not today")
 
 
+def leaves():
+    raise SystemExit("not here")
+
+
 def normed(num_classes):
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, num_classes))
 """
@@ -138,11 +142,12 @@ def test_reading_the_configuration_runs_nothing_of_it(path: Path, tmp_path: Path
     [
         ("problem.model.from=my_models", "problem.model.from: .*e.g. my_models:build"),
         ("problem.model.from=none:build", "problem.model.from: .*looked for .*none.py"),
-        ("problem.model.from=my_models:bild", "problem.model.from: .*has OrderedDict, nn, hidden, build, fails"),
+        ("problem.model.from=my_models:bild", "problem.model.from: .*has OrderedDict, nn, hidden, build, fails, "),
         ("problem.model.from=3", "problem.model.from: "),
         ("problem.model.from=my_models:fails", "problem.model.arguments: fails: got an unexpected keyword argument"),
         ("problem.model.arguments={}", "problem.model.arguments: build: missing a required argument: 'width'"),
         ("problem.model={name: module, from: 'my_models:fails'}", r"my_models.py: line 15: ValueError: not today"),
+        ("problem.model={name: module, from: 'my_models:leaves'}", "my_models.py: line 19: SystemExit: not here"),
         ("problem.model={name: module, from: 'my_models:normed'}", "1 is a BatchNorm1d.*nn.GroupNorm"),
         ("problem.model.arguments={width: 5, num_classes: 3}", "module makes 3 of a sample; the task"),
         ("problem.split.local=[nothing.*]", "problem.split.local: 'nothing.\\*' matches no parameter; "),

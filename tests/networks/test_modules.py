@@ -226,7 +226,7 @@ class Odd(nn.Module):
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what, self.calls, self.seen = what, 0, None
-        self.layer, self.drop = nn.Linear(3, 2), nn.Dropout(0.5)
+        self.layer, self.drop, self.kept = nn.Linear(3, 2), nn.Dropout(0.5), [0]
 
     def forward(self, x: torch.Tensor) -> Any:
         y = self.layer(x)
@@ -238,11 +238,6 @@ class Odd(nn.Module):
                 return y + self.calls
             case "noise":
                 return y + torch.rand_like(y)
-            case "late":
-                return y if self.calls < 100 else 2 * y
-            case "first":
-                self.seen = y.detach() if self.seen is None else self.seen
-                return y + self.seen.mean()
             case "batch":
                 return y - y.mean(dim=0)
             case "before":
@@ -275,6 +270,18 @@ class Odd(nn.Module):
                 return y.sum(dim=0)
             case "raise":
                 raise RuntimeError("no such thing")
+            case _:
+                return self.more(x, y)
+
+    def more(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+        match self.what:
+            case "late":
+                return y if self.calls < 100 else 2 * y
+            case "first":
+                self.seen = y.detach().mean() if self.seen is None else self.seen
+                return y + self.seen
+            case "list":
+                self.kept.append(0)
             case "branch":
                 return y if float(y.detach().sum()) < 1e9 else 2 * y
         return y
@@ -323,6 +330,7 @@ def frozen() -> nn.Module:
         (lambda: Odd("raise"), "RuntimeError: no such thing"),
         (lambda: Odd("late"), "a call changes its calls"),
         (lambda: Odd("first"), "a call changes its seen"),
+        (lambda: Odd("list"), "a call changes its kept"),
         (lambda: Odd("many"), "depends on the others of its batch"),
         (lambda: Odd("few"), r"makes shape \(2, 5\) of 5 samples"),
         (lambda: Odd("training"), "does something else where `training` is true"),

@@ -217,11 +217,20 @@ def test_a_glob_that_matches_nothing_is_refused(tmp_path: Path, key: str) -> Non
 
 def test_local_ones_that_were_not_saved_or_are_to_be_shared_are_refused(tmp_path: Path) -> None:
     go(personalized(tmp_path, "per"))
-    with pytest.raises(UserError, match=r"own head.weight, head.bias is not beside it; run that one with save.local"):
+    with pytest.raises(UserError, match=r"has no head.weight, head.bias, .*is local there, .*save.local: true$"):
         setup_of(personalized(tmp_path, "fine", start={"config": "per.yaml"}))
     go(personalized(tmp_path, "saved", seed=1, save={"local": True}))
     with pytest.raises(UserError, match=r"head.weight, head.bias is local there, each client has its own, and shared"):
         setup_of(write(tmp_path, "back", start={"config": "saved.yaml"}))
+
+
+def test_local_ones_that_the_other_run_has_not_at_all_are_called_missing(tmp_path: Path) -> None:
+    go(write(tmp_path, "pre", save={"local": True}))
+    deeper = {**problem("hidden2.*"), "model": {"name": "mlp", "hidden": [8, 8]}}
+    with pytest.raises(UserError, match=r"has no hidden2.weight, hidden2.bias, it has head.bias, .*allowed: start.new"):
+        setup_of(personalized(tmp_path, "deep", problem=deeper, start={"config": "pre.yaml", "new": ["head.*"]}))
+    with pytest.raises(UserError, match=r"own head.weight, head.bias is not beside it; .*by a method with a model"):
+        setup_of(personalized(tmp_path, "own", start={"config": "pre.yaml", "deployed": True}))
 
 
 def test_a_start_that_is_not_there_names_the_command_that_makes_it(tmp_path: Path) -> None:
