@@ -20,6 +20,7 @@ from ppfl.core.errors import UserError
 from ppfl.jobs.attempt import Caller
 from ppfl.pack.run_queue import RunOfCell
 from ppfl.pack.together import run_together
+from ppfl.problems._supervised_objective import Supervised
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.runs.assemble import build, build_problem
 from tests.ranks import on_ranks
@@ -357,7 +358,13 @@ def test_the_proximal_term_knows_one_start_alone(tmp_path: Path) -> None:
     go(write(tmp_path, "pre"))
     go(personalized(tmp_path, start={"config": "pre.yaml"}, save={"local": True}))
     setup = setup_of(personalized(tmp_path, "near", start={"config": "pre.yaml"}), "problem.training={proximal: 0.5}")
-    assert setup.problem.objective.init_local(0)
+    objective, data = setup.problem.objective, setup.problem.client_data.data(0, 0)
+    assert isinstance(objective, Supervised)
+    theta, w = objective.init_shared(), objective.init_local(0)
+    # nothing pulls where it begins
+    assert objective.loss(theta, w, data) == objective.data_loss(theta, w, data)
+    away = {name: value + 1.0 for name, value in w.items()}
+    assert objective.loss(theta, away, data) > objective.data_loss(theta, away, data)
     fine = personalized(tmp_path, "fine", start={"config": "per.yaml"})
     with pytest.raises(
         UserError, match=r"^problem\.training\.proximal: is 0\.5, but each client begins at its own head"
