@@ -123,6 +123,33 @@ def test_halves_are_means_of_different_batches(monkeypatch: pytest.MonkeyPatch) 
     assert not torch.equal(one["hidden1.bias"], other["hidden1.bias"])
 
 
+def test_gradients_of_f_itself_are_measured_where_training_clips_them() -> None:
+    plain = digits(["head.*"])
+    clipped = {**plain, "problem": {**plain["problem"], "training": {"clip_norm": 1e-3}}}
+    pairs = []
+    for sections in (plain, clipped):
+        problem = build(config(**sections), SoloCommunicator()).problem
+        pairs.append(gradient_pair(problem, problem.objective.init_shared(), problem.objective.init_local(0), 0, 100))
+    for one, other in zip(*pairs, strict=True):
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_of_samples_as_they_are_stored() -> None:
+    plain = digits(["head.*"])
+    changes = {"model": {"name": "mlp", "hidden": [16], "dropout": 0.5}, "training": {"augmentation": {"crop": 2}}}
+    losses = []
+    for of_problem in ({"model": {"name": "mlp", "hidden": [16]}}, changes):
+        sections = {**plain, "problem": {**plain["problem"], **of_problem}, "evaluate": {"every": 1, "tuned": None}}
+        setup = build(config(**sections), SoloCommunicator())
+        shared = setup.problem.objective.init_shared()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(measuring, "tuned_local", lambda setup, shared, local, client, data: local)
+            losses.append(measure(setup, shared, setup.problem.objective.init_local, 100).scores)
+    np.testing.assert_allclose(losses[0]["train_loss"], losses[1]["train_loss"], rtol=1e-5)
+    np.testing.assert_allclose(losses[0]["test_loss"], losses[1]["test_loss"], rtol=1e-5)
+
+
 def test_the_square_is_the_inner_product_of_the_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = build(config(**digits([])), SoloCommunicator())
     shared = setup.problem.objective.init_shared()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ppfl.core.params import flatten, map_params
-from ppfl.interfaces.client_data import join, num_samples
+from ppfl.interfaces.client_data import SampledData, at_step, join, num_samples
 from ppfl.rows.exact_sum import ExactSum
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Data, Params
     from ppfl.engine.setup import Setup
+    from ppfl.interfaces.client_data import ClientData
     from ppfl.interfaces.problem import Problem
 
 NUM_BATCHES = 8
@@ -75,11 +76,18 @@ def measure(setup: Setup, shared: Params, start: Callable[[int], Params], first_
             if gradient:
                 half.add(flatten(gradient))
         with torch.no_grad():
-            train_loss = float(problem.scores.data_loss(shared, local, whole))
+            train_loss = float(problem.scores.data_loss(shared, local, _as_scored(data, client, whole)))
         scores = {_TRAIN_LOSS: train_loss, **problem.scores.client_metrics(shared, local, client)}
         names = list(scores)
         rows.append([*_inner_by_group(groups, *pair).values(), *scores.values()])
     return _gathered(setup, groups, names, rows, halves)
+
+
+def _as_scored(data: ClientData, client: int, whole: Data) -> Data:
+    """Return the training samples as the test samples are scored: as stored, and with nothing dropped."""
+    if not isinstance(data, SampledData) or not data.changes_training:
+        return whole
+    return data.samples(client, "train", torch.arange(data.num_train_samples[client]))
 
 
 def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: Data) -> Params:
@@ -96,7 +104,7 @@ def tuned_local(setup: Setup, shared: Params, local: Params, client: int, data: 
     for call in range(max(setup.tuned_epochs, 1)):
         draws = tuner.draws(objective, client, setup.num_rounds + call, num_samples(data))
         start = tuner.begin(local, draws) if call == 0 else local
-        local = tuner.tune(objective, shared, start, data, draws).local
+        local = tuner.tune(objective, shared, start, at_step(data, call, "call"), draws).local
     return local
 
 

@@ -9,11 +9,14 @@ import torch
 from pydantic import ValidationError
 
 from ppfl.algorithms.ffgg import FFGG
+from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.types import Params
+from ppfl.engine.mapping.batched_runs import kind_of
 from ppfl.interfaces.client_data import at_step
 from ppfl.interfaces.split import ModelSplit
 from ppfl.networks.memory import bytes_of_client
 from ppfl.problems._supervised_problem import SupervisedProblem
+from ppfl.runs.assemble import build
 from ppfl.submit.memory import memory_mb
 from tests.engine.build import config
 from tests.supervised_problems import CNN, CONFIG, close, make
@@ -189,6 +192,15 @@ def test_all_the_rest_may_be_local() -> None:
     problem = frozen(MLP, ["head.*"], ["hidden1.*", "hidden2.*"])
     assert problem.objective.init_shared() == {}
     assert problem.local_names == ("head.weight", "head.bias")
+
+
+def test_runs_with_other_constants_are_not_computed_side_by_side() -> None:
+    sections = {
+        "problem": {**CONFIG, "split": {"local": ["head.*"], "frozen": ["hidden1.*"]}},
+        "algorithm": FFGG_SETTINGS,
+    }
+    kinds = [kind_of(build(config(**sections, seed=seed), SoloCommunicator())) for seed in (0, 0, 1)]
+    assert kinds[0] == kinds[1] != kinds[2]
 
 
 def test_objectives_with_other_constants_are_told_apart() -> None:

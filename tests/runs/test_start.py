@@ -17,20 +17,16 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.config.run import load
 from ppfl.core.errors import UserError
-from ppfl.core.types import Params
-from ppfl.interfaces.started import Beginning
 from ppfl.jobs.attempt import Caller
 from ppfl.pack.run_queue import RunOfCell
 from ppfl.pack.together import run_together
 from ppfl.problems._supervised_objective import Supervised
-from ppfl.results.parameters import load_local, load_shared, save_shared
+from ppfl.results.parameters import load_local, load_shared
 from ppfl.runs.assemble import build, build_problem
-from ppfl.runs.start import begun
 from tests.ranks import on_ranks
 from tests.runs.started import (
     ALL_SHARED,
     DITTO,
-    PARTIAL,
     go,
     is_equal,
     personalized,
@@ -367,59 +363,17 @@ def test_packs_and_jobs_refuse_a_start_that_is_not_there_and_grids_show_it(tmp_p
     assert f"{digests[0]} (missing)" in CliRunner().invoke(main, ["grid", "grid.yaml"]).output
 
 
-def test_frozen_parameters_begin_there_too(tmp_path: Path) -> None:
-    """What an objective holds of initial values is told; what is not there is refused like any other."""
-
-    class Frozen(Supervised):
-        held: Params = {"scale": torch.zeros(2)}  # noqa: RUF012  (set once more for each copy)
-
-        @property
-        def frozen(self) -> Params:
-            return self.held
-
-        def begin_anew(self, beginning: Beginning) -> None:
-            self.held = beginning.shared(self.held)
-
-    config = go(write(tmp_path, "pre"))
-    theta = load_shared(config.default_out())
-    setup = setup_of(write(tmp_path, "next", start={"config": "pre.yaml"}))
-    problem = setup_of(write(tmp_path, "plain")).problem
-    problem.objective.__class__ = Frozen
-    start = load("next.yaml")
-    with pytest.raises(UserError, match="has no scale"):
-        begun(problem, start, None, setup.communicator)
-    assert config.default_out().exists()
-    save_shared(tmp_path / config.default_out(), {**theta, "scale": torch.ones(2)}, config.digest)
-    found = begun(problem, start, None, setup.communicator)[0].objective
-    assert is_equal(found.frozen, {"scale": torch.ones(2)})
-    assert is_equal(problem.objective.frozen, {"scale": torch.zeros(2)})
-    assert is_equal(found.init_shared(), theta)
-
-
-def test_runs_that_share_a_problem_freeze_what_each_began_at(tmp_path: Path) -> None:
-    """Scores, too, are of the frozen parameters of the run, whichever other one was begun in between."""
-    whole = {**problem(), "seed": 0}
-    partly = {**whole, "split": {"local": ["head.*"], "frozen": ["hidden1.*"]}}
-    ends = []
-    for seed in (1, 2):
-        with h5py.File(go(write(tmp_path, f"pre{seed}", seed=seed, problem=whole)).default_out()) as file:
-            ends.append(float(file["rounds/test_loss"][-1]))
-    shared = setup_of(write(tmp_path, "plain", algorithm=PARTIAL, problem=partly))
-    found = []
-    for seed in (1, 2):
-        start = load(write(tmp_path, "next", start={"config": f"pre{seed}.yaml"}, algorithm=PARTIAL, problem=partly))
-        found.append(begun(shared.problem, start, None, shared.communicator)[0])
-    for of_run, end in zip(found, ends, strict=True):
-        theta, scores = of_run.objective.init_shared(), of_run.scores
-        losses = [scores.client_metrics(theta, of_run.objective.init_local(n), n)["test_loss"] for n in range(4)]
-        assert sum(losses) / 4 == pytest.approx(end, rel=1e-5)
-
-
 def test_the_proximal_term_knows_one_start_alone(tmp_path: Path) -> None:
     go(write(tmp_path, "pre"))
     go(personalized(tmp_path, start={"config": "pre.yaml"}, save={"local": True}))
     setup = setup_of(personalized(tmp_path, "near", start={"config": "pre.yaml"}), "problem.training={proximal: 0.5}")
-    assert setup.problem.objective.init_local(0)
+    objective, data = setup.problem.objective, setup.problem.client_data.data(0, 0)
+    assert isinstance(objective, Supervised)
+    theta, w = objective.init_shared(), objective.init_local(0)
+    # nothing pulls where it begins
+    assert objective.loss(theta, w, data) == objective.data_loss(theta, w, data)
+    away = {name: value + 1.0 for name, value in w.items()}
+    assert objective.loss(theta, away, data) > objective.data_loss(theta, away, data)
     fine = personalized(tmp_path, "fine", start={"config": "per.yaml"})
     with pytest.raises(
         UserError, match=r"^problem\.training\.proximal: is 0\.5, but each client begins at its own head"
