@@ -65,9 +65,10 @@ def scores(result: Result) -> str:
 
 def print_diagnoses(results: dict[tuple[str, str], Result], documents: list[dict[str, Any]]) -> None:
     found = {Path(document["source"]).stem: document["splits"][0] for document in documents}
-    print("\n| method | local part | ρ | of σ²(θ̂) ‖F‖² | verdict | personal accuracy | diagnosed with w tuned |")
-    print("|---" * 7 + "|")
-    correlations = []
+    heads = ("method", "local part", "ρ", "σ²(θ₀)", "σ²(θ̂)", "of it ‖F‖²", "verdict", "personal", "diagnosed, w tuned")
+    print(f"\n| {' | '.join(heads)} |")
+    print("|---" * 9 + "|")
+    lines: list[str] = []
     for method in METHODS:
         rows = [(part, results[method, part]) for part in PARTS if (method, part) in results]
         diagnosed = [
@@ -75,17 +76,24 @@ def print_diagnoses(results: dict[tuple[str, str], Result], documents: list[dict
         ]
         for part, result, one in diagnosed:
             rho = f"{one['rho']['value']:.2g} ± {one['rho']['standard_error']:.1g}"
+            squares = " | ".join(f"{one['rho'][key]:.3g}" for key in ("at_start", "at_end"))
             accuracies = f"{100 * personal(result):.1f} | {100 * one['test_accuracy']:.1f}"
-            print(f"| {method} | {part} | {rho} | {one['common_share']:.2f} | {one['level']} | {accuracies} |")
+            print(
+                f"| {method} | {part} | {rho} | {squares} | {one['common_share']:.2f} | {one['level']} | {accuracies} |"
+            )
         if len(diagnosed) > 1:
-            ratios = [one["rho"]["value"] for _, _, one in diagnosed]
-            kinds = {
+            measures = {
+                "ρ": [one["rho"]["value"] for _, _, one in diagnosed],
+                "σ²(θ̂)": [one["rho"]["at_end"] for _, _, one in diagnosed],
+            }
+            accuracies_of = {
                 "personal": [personal(result) for _, result, _ in diagnosed],
                 "tuned": [one["test_accuracy"] for _, _, one in diagnosed],
             }
-            said = ", ".join(f"{kind} {rank_correlation(ratios, values):+.1f}" for kind, values in kinds.items())
-            correlations.append(f"Rank correlation of ρ with accuracy, {method}, {len(diagnosed)} splits: {said}")
-    print("\n" + "\n".join(correlations))
+            for measure, values in measures.items():
+                said = ", ".join(f"{kind} {rank_correlation(values, y):+.1f}" for kind, y in accuracies_of.items())
+                lines.append(f"Rank correlation of {measure} with accuracy, {method}, {len(diagnosed)} splits: {said}")
+    print("\n" + "\n".join(lines))
 
 
 def personal(result: Result) -> float:

@@ -36,7 +36,7 @@ def test_the_table_of_splits_has_each_run_once(tmp_path: Path, capsys: pytest.Ca
     for row in rows[1:5]:
         assert [cell.count("→") for cell in row[2:]] == [1, 0, 0, 1], "tuned, once more than personal"
     assert [row[1] for row in rows[6:10]] == ["output", "adapters", "LoRA", "input"]
-    assert sorted(row[5] for row in rows[6:10]) == sorted(
+    assert sorted(row[7] for row in rows[6:10]) == sorted(
         f"{100 * float(one.summary.test_accuracy.sel(stage='personal', statistic='mean')):.1f}"
         for one in found.values()
     )
