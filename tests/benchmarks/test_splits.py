@@ -17,12 +17,13 @@ def test_the_table_of_splits_has_each_run_once(tmp_path: Path, capsys: pytest.Ca
     """The grid of configs/networks/mnist20.yaml on other data, few rounds, and FFGG and local_only alone."""
     document = yaml.safe_load((ROOT / "configs" / "networks" / "mnist20.yaml").read_text(encoding="utf-8"))
     partition = {"name": "dirichlet", "clients": 4, "alpha": 0.5}
-    document["problem"]["dataset"] = {"name": "digits", "partition": partition, "test": 0.9}
+    document["problem"]["dataset"] = {"name": "digits", "partition": partition, "test": 0.8}
     document["problem"]["model"] |= {"from": str(ROOT / "configs" / "networks" / "small_cnn.py") + ":build"}
     document["grid"]["algorithm"] = [document["grid"]["algorithm"][0], document["grid"]["algorithm"][-1]]
     document |= {"rounds": 1, "cohort": "all"}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    ppfl("pack", tmp_path / "grid.yaml", "--out", tmp_path / "results", "--jobs", "1")
+    packed = ppfl("pack", tmp_path / "grid.yaml", "--out", tmp_path / "results", "--jobs", "1")
+    assert packed.exit_code == 0, packed.stderr
     found = {}
     for path in sorted((tmp_path / "results").glob("*.h5")):
         result = open_result(path)
