@@ -35,8 +35,8 @@ class Module(Model):
     """What the function is called with, by name."""
     samples: Takes = "numbers"
     """What the module takes: floating numbers, or tokens, (S, T) int64, for which its logits are (S, T, vocabulary)."""
-    buffers: Literal["refused", "constant"] = "refused"
-    """`constant`: it may have buffers that never change, such as tables of positions."""
+    buffers: Literal["refused", "shared"] = "refused"
+    """`shared`: it may have buffers that are the same for all clients and never change, such as tables of positions."""
 
     @property
     def takes(self) -> Takes:

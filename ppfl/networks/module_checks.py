@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ppfl.networks.model import Stage, Takes
     from ppfl.networks.modules import OfModule
 
-Buffers: TypeAlias = Literal["refused", "constant"]
+Buffers: TypeAlias = Literal["refused", "shared"]
 """What becomes of tensors that are no parameters: whether a module may have any, the same for all clients for ever."""
 
 
@@ -43,7 +43,7 @@ def refuse_modules(parts: Mapping[str, nn.Module], buffers: Buffers) -> None:
         if found and buffers == "refused":
             raise UserError(
                 f"problem.model.buffers: {found[0]} is one, which would neither be trained nor averaged; allowed: "
-                "constant, for what never changes, or a module without"
+                "shared, for what is the same for all clients and never changes, or a module without"
             )
 
 

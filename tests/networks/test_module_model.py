@@ -151,7 +151,7 @@ def test_reading_the_configuration_runs_nothing_of_it(path: Path, tmp_path: Path
         ("problem.model={name: module, from: 'my_models:normed'}", "1 is a BatchNorm1d.*nn.GroupNorm"),
         ("problem.model.arguments={width: 5, num_classes: 3}", "module makes 3 of a sample; the task"),
         ("problem.split.local=[nothing.*]", "problem.split.local: 'nothing.\\*' matches no parameter; "),
-        ("problem.model.buffers=kept", "problem.model.buffers: .*'refused', 'constant'|refused, constant"),
+        ("problem.model.buffers=kept", "problem.model.buffers: .*'refused', 'shared'|refused, shared"),
     ],
 )  # fmt: skip
 def test_what_does_not_work_is_told_in_one_line_before_training(path: Path, override: str, said: str) -> None:

@@ -106,7 +106,7 @@ def recurrent() -> nn.Module:
 Case = tuple[Callable[[], Any], tuple[int, ...], str]
 CASES: dict[str, Case] = {
     "convolutions": (convolutions, IMAGES, "refused"),
-    "one module with tied weights and a buffer": (Tied, TOKENS, "constant"),
+    "one module with tied weights and a buffer": (Tied, TOKENS, "shared"),
     "parts with tied weights": (tied_parts, TOKENS, "refused"),
     "recurrent": (recurrent, TOKENS, "refused"),
     "linear": (lambda: nn.Linear(3, 4), (3,), "refused"),
@@ -364,7 +364,7 @@ def test_what_is_no_function_of_parameters_and_samples_is_refused(build: Callabl
 
 def test_a_buffer_that_changes_is_no_constant() -> None:
     with pytest.raises(UserError, match="a call changes its buffers"):
-        stages_of(Counting, (3,), buffers="constant")
+        stages_of(Counting, (3,), buffers="shared")
 
 
 def test_values_that_do_not_come_from_torch_are_refused() -> None:
