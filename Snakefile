@@ -7,6 +7,7 @@ configfile: Path(workflow.basedir, "configs", "workflow.yaml")
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/packs_common.smk"
 include: "workflow/rules/starts.smk"
 include: "workflow/rules/unfinished.smk"
 include: "workflow/rules/resources.smk"

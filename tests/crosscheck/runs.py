@@ -70,7 +70,12 @@ def run(folder: Path, config: dict[str, Any]) -> Ran:
     ended = ppfl("run", path, "--out", out)
     assert ended.exit_code == 0, ended.output
     local = load_local(out) if config["problem"]["split"]["local"] else {}
-    w = [_flat(local.get(m, {})) for m in range(len(TRAIN))]
+    # methods with a model for each client keep all that it deploys
+    layers = tuple(glob.removesuffix("*") for glob in config["problem"]["split"]["local"])
+    w = [
+        _flat({name: value for name, value in local.get(m, {}).items() if name.startswith(layers)})
+        for m in range(len(TRAIN))
+    ]
     return Ran(open_result(out), _flat(load_shared(out)), w)
 
 

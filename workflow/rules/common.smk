@@ -52,16 +52,5 @@ def inputs_of(experiment):
     return done_of_packs(experiment) if experiment in PACKS["experiments"] else results_of(experiment)
 
 
-def num_packs(experiment):
-    """Return how many packs the runs of an experiment are."""
-    return -(-len(EXPERIMENTS[experiment][1]) // PACKS["runs"])
-
-
-def done_of_packs(experiment):
-    """Return what the packs of an experiment leave."""
-    parts = num_packs(experiment)
-    return [f"results/{experiment}/packs/{part}-of-{parts}.done" for part in range(1, parts + 1)]
-
-
 wildcard_constraints:
     digest="[0-9a-f]+",

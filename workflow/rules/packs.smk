@@ -1,17 +1,5 @@
 # Experiments of many small runs: one job takes a pack of them.
 
-
-def digests_of_pack(experiment, part, parts):
-    """Return the runs of a pack."""
-    return list(EXPERIMENTS[experiment][1])[part - 1 :: parts]
-
-
-def starts_of_pack(experiment, part, parts):
-    """Return what must be there before a pack."""
-    starts = [start_of(experiment, digest) for digest in digests_of_pack(experiment, part, parts)]
-    return list(dict.fromkeys(path for of_run in starts for path in of_run))
-
-
 rule pack:
     """A part of the runs of a grid; repeated, it goes on where it stopped."""
     input:
