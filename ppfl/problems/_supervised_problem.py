@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.task import Task
     from ppfl.networks.model import Model, Stage, Takes
     from ppfl.networks.model_problem import ModelProblemSettings
+    from ppfl.networks.training import Augmentation
 
     MakeObjective = Callable[[Made, Placement], Supervised]
 
@@ -122,15 +123,27 @@ def build_supervised(
         raise SharedUserError("problem.dataset: no client has a training sample")
     data = SupervisedData(samples, settings.batch_size, placement, task)
     stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, samples, data, task))
-    augmentation = settings.training.augmentation if settings.training else None
-    if augmentation is not None and len(samples.input_shape) != 3:
-        raise SharedUserError(
-            f"problem.training.augmentation: for images (channels, height, width); samples have shape "
-            f"{samples.input_shape}"
-        )
+    augmentation = _augmentation(settings, samples.input_shape)
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
     made = Made(stages, parts, data.num_classes, settings.training)
     return put_together(make(made, placement), data, scores, task)
+
+
+def _augmentation(settings: ModelProblemSettings, input_shape: tuple[int, ...]) -> Augmentation | None:
+    """Return how images are changed; raises SharedUserError for samples that are none, and for a crop beyond them."""
+    augmentation = settings.training.augmentation if settings.training else None
+    if augmentation is None:
+        return None
+    if len(input_shape) != 3:
+        raise SharedUserError(
+            f"problem.training.augmentation: for images (channels, height, width); samples have shape {input_shape}"
+        )
+    if augmentation.crop >= min(input_shape[1:]):
+        raise SharedUserError(
+            f"problem.training.augmentation.crop: is {augmentation.crop}, which can leave nothing of images of shape "
+            f"{input_shape} (channels, height, width); allowed: less than their height and width"
+        )
+    return augmentation
 
 
 def _cut(

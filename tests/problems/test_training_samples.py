@@ -322,3 +322,10 @@ def test_augmentation_is_for_images(tmp_path: Path) -> None:
             file[f"examples/{name}/label"] = np.arange(4)
     with pytest.raises(UserError, match=r"problem.training.augmentation: for images.*shape \(3,\)"):
         make({**keys, "dataset": {"name": "federated_hdf5", "train": str(path)}})
+
+
+def test_a_crop_leaves_something_of_an_image() -> None:
+    """Of 8 × 8 pixels, a window can be moved by 7 at most."""
+    assert make({"training": {"augmentation": {"crop": 7}}}).client_data.changes_training
+    with pytest.raises(UserError, match=r"problem.training.augmentation.crop: is 8,.*\(1, 8, 8\).*allowed: less than"):
+        make({"training": {"augmentation": {"crop": 8}}})
