@@ -12,8 +12,9 @@ from ppfl.core.errors import UserError
 from ppfl.core.plugins import discover
 from ppfl.core.rng import generator
 from ppfl.core.types import Params
-from ppfl.networks.model import Model, Stage
+from ppfl.networks.model import Model
 from tests import examples
+from tests.networks.running import draw, forward
 
 torch.set_num_threads(1)
 
@@ -35,19 +36,6 @@ def make(settings: dict[str, object]) -> Model:
     return TypeAdapter(discover("ppfl.models")[name]).validate_python(
         settings, context={"folder": examples.files("models", name)}
     )
-
-
-def draw(stages: tuple[Stage, ...], seed: int = 0) -> Params:
-    params: Params = {}
-    for stage in stages:
-        params |= stage.init(lambda name: generator(seed, f"init {name}"))
-    return params
-
-
-def forward(stages: tuple[Stage, ...], params: Params, x: torch.Tensor) -> torch.Tensor:
-    for stage in stages:
-        x = stage.apply(params, x)
-    return x
 
 
 def batch(num_samples: int, shape: tuple[int, ...] = SMALL, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
