@@ -23,22 +23,36 @@ ppfl_forward() {
 # Run a command and return its exit code. When it was stopped with everything saved (75), Slurm queues this job again;
 # not when `ppfl stop` did it (76).
 or_requeue() {
-  local code=75
-  if [[ ! $ppfl_warned ]]; then
-    "$@" &
-    ppfl_ranks=$!
-    # a trapped signal ends `wait`, not the command
-    while kill -0 "$ppfl_ranks" 2>/dev/null; do wait "$ppfl_ranks" || true; done
-    code=0
-    wait "$ppfl_ranks" || code=$?
-    ppfl_ranks=""
-  fi
+  local code=75 starts=0
+  # whose ranks have found each other make this file
+  PPFL_BEGUN=$(mktemp --dry-run --tmpdir ppfl-begun.XXXXXXXXXX)
+  export PPFL_BEGUN
+  until [[ $ppfl_warned ]]; do
+    start_and_wait "$@"
+    starts=$((starts + 1))
+    # MPI itself may fail while it starts, and all is well the next time: MPICH sends 4096 bytes of its memory where
+    # the address of a rank begins, and lines of more than 1024, which depend on what lies there, are cut by Slurm
+    if ((code <= 2 || code == 75 || code == 76 || starts == 3)) || [[ $ppfl_warned || -e $PPFL_BEGUN ]]; then break; fi
+    echo "ppfl: the ranks ended before they had found each other (exit code $code), and are started again" >&2
+  done
+  rm -f "$PPFL_BEGUN"
   # ranks that were signalled before they could listen have ended with another code, and have lost nothing
   if [[ $ppfl_warned ]] && ((code > 2 && code != 76)); then code=75; fi
   if ((code == 75)); then requeue_this_job; fi
   # not what is done, a mistake of the user, or stopped with everything saved
   if ((code != 0 && code != 2 && code != 75 && code != 76)); then why_it_ended "$code" "$@"; fi
   return "$code"
+}
+
+# Run a command and set `code`.
+start_and_wait() {
+  "$@" &
+  ppfl_ranks=$!
+  # a trapped signal ends `wait`, not the command
+  while kill -0 "$ppfl_ranks" 2>/dev/null; do wait "$ppfl_ranks" || true; done
+  code=0
+  wait "$ppfl_ranks" || code=$?
+  ppfl_ranks=""
 }
 
 # A step that is killed for its memory is killed with all who could have said so.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppfl.core.numbers import whole_number
@@ -23,6 +25,8 @@ _LAUNCHERS = (
 
 SLURM_NTASKS is not among them: a batch script without srun has it too, and is a single process.
 """
+_BEGUN = "PPFL_BEGUN"
+"""Variable that slurm/continue.sh sets."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,16 @@ def open_communicator() -> Communicator:
     from ppfl.jobs.allotment import check_allotment
 
     communicator = _open(launched_as())
+    _say_begun()
     check_allotment(communicator)
     return communicator
+
+
+def _say_begun() -> None:
+    """Make the file by which the job's script knows that MPI has started: ranks that end before are started again."""
+    if mark := os.environ.get(_BEGUN):
+        with suppress(OSError):  # it is a help, and no reason to end
+            Path(mark).touch()
 
 
 def _open(launched: LaunchedAs) -> Communicator:
