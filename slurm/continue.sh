@@ -30,8 +30,8 @@ or_requeue() {
   until [[ $ppfl_warned ]]; do
     start_and_wait "$@"
     starts=$((starts + 1))
-    # MPI itself may fail while it starts, and all is well the next time: MPICH sends 4096 bytes of its memory where
-    # the address of a rank begins, and lines of more than 1024, which depend on what lies there, are cut by Slurm
+    # MPI itself may fail while it starts, and all is well the next time, e.g. an MPICH of the site whose addresses
+    # Slurm cuts (ppfl/jobs/launcher.py)
     if ((code <= 2 || code == 75 || code == 76 || starts == 3)) || [[ $ppfl_warned || -e $PPFL_BEGUN ]]; then break; fi
     echo "ppfl: the ranks ended before they had found each other (exit code $code), and are started again" >&2
   done

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ppfl.core.numbers import whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
     from ppfl.core.communicator import Communicator
 
@@ -65,6 +65,28 @@ def open_communicator() -> Communicator:
     return communicator
 
 
+def keep_addresses_short(environment: MutableMapping[str, str]) -> None:
+    """Have the embedded MPICH talk to other nodes by libfabric instead of UCX, where Slurm hands its addresses around.
+
+    Of UCX it sends 4096 bytes, whatever is in memory where an address begins, in lines of up to 1083 bytes, which get
+    shorter where zeros follow each other; Slurm cuts a line at 1024, and the ranks of a dense memory wait for ever or
+    abort. Addresses of libfabric are short. Its messages to other nodes take up to twice as long over TCP.
+    """
+    by_slurm = environment.get("SLURM_MPI_TYPE") == "pmi2" and "MPI_LOCALNRANKS" not in environment  # not by Hydra
+    if by_slurm and environment.get("SLURM_STEP_NUM_NODES", "1") != "1" and _is_embedded("mpich"):
+        environment.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+
+
+def _is_embedded(library: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution(library)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def _say_begun() -> None:
     """Make the file by which the job's script knows that MPI has started: ranks that end before are started again."""
     if mark := os.environ.get(_BEGUN):
@@ -79,6 +101,7 @@ def _open(launched: LaunchedAs) -> Communicator:
         return SoloCommunicator()
     from ppfl.core.agree import SharedUserError
 
+    keep_addresses_short(os.environ)
     try:
         from ppfl.comm.mpi import MpiCommunicator, library
     except (ImportError, RuntimeError) as error:

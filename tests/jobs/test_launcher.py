@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.jobs.launcher import LaunchedAs, launched_as
+from ppfl.jobs.launcher import LaunchedAs, keep_addresses_short, launched_as
 
 MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
 LAUNCHER_VARIABLES = ("PMI", "PMIX", "OMPI", "SLURM", "PALS", "HYDRA", "MPI_LOCAL")
@@ -94,3 +94,25 @@ def test_without_an_mpi_library_the_remedy_is_named(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "mpi4py cannot load an MPI library" in done.stderr
     assert "pip install" in done.stderr or "install ppfl[mpich]" in done.stderr
+
+
+BY_SLURM = {"SLURM_MPI_TYPE": "pmi2", "SLURM_STEP_NUM_NODES": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (BY_SLURM, "ofi"),
+        (BY_SLURM | {"MPIR_CVAR_CH4_NETMOD": "ucx"}, "ucx"),
+        (BY_SLURM | {"SLURM_STEP_NUM_NODES": "1"}, None),
+        (BY_SLURM | {"SLURM_MPI_TYPE": "pmix"}, None),
+        (BY_SLURM | {"MPI_LOCALNRANKS": "1"}, None),
+        ({}, None),
+    ],
+)
+def test_ucx_is_left_alone_where_slurm_hands_no_addresses_around(
+    environment: dict[str, str], expected: str | None
+) -> None:
+    found = dict(environment)
+    keep_addresses_short(found)
+    assert found.get("MPIR_CVAR_CH4_NETMOD") == expected

@@ -67,6 +67,14 @@ def test_a_run_on_two_nodes_has_the_bytes_of_one_process(cluster: Cluster, folde
     assert cluster.fact(job, "NodeList") == "n[0-1]"
 
 
+def test_ranks_find_each_other_whatever_lies_in_their_memory(cluster: Cluster, folder: Path, alone: Path) -> None:
+    """With UCX these wait for ever, or abort: Slurm cuts what MPICH sends from behind its addresses."""
+    step = ("srun", "--mpi=pmi2", "--ntasks=2", "--nodes=2", "python", "-m", "mpi4py", "-m", "tests.mpi.dense_memory")
+    cluster.ask(*step, "run", "tiny.yaml", "--out", "dense.h5", cwd=folder)
+    assert series(folder / "dense.h5") == series(alone)
+    assert provenance(folder / "dense.h5")["num_ranks"] == 2
+
+
 def test_each_rank_of_a_gpu_job_has_a_gpu_of_its_own(cluster: Cluster, folder: Path) -> None:
     script = folder / "bindings.sh"
     show = "srun sh -c 'echo $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES'"
