@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import random
 import sys
+from collections.abc import MutableMapping
 
 from ppfl.cli import main
+from ppfl.jobs import launcher
 
 _SIZES = range(96, 1040, 16)
 _PIECES_OF_A_SIZE = 60
@@ -31,6 +33,17 @@ def fill() -> None:
         libc.free(place)
 
 
+def fill_at_the_last_moment() -> None:
+    """Have it done when MPI is about to be loaded: what else is loaded before would fill the holes."""
+    before = launcher.keep_addresses_short
+
+    def and_fill(environment: MutableMapping[str, str]) -> None:
+        before(environment)
+        fill()
+
+    launcher.keep_addresses_short = and_fill
+
+
 if __name__ == "__main__":
-    fill()
+    fill_at_the_last_moment()
     main(sys.argv[1:])
