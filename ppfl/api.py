@@ -105,8 +105,8 @@ def open_result(path: Path | str) -> xr.DataTree:
     """Return a result, also an unfinished one, as a tree: groups rounds, clients, summary, stages, arrivals.
 
     Its attributes are those of the file (digest, name, status, config as text, …); those of the groups `problem`,
-    `seconds` and `provenance` are what the problem knew of itself, what time was spent on, and where the result comes
-    from.
+    `seconds`, `best_round` and `provenance` are what the problem knew of itself, what time was spent on, which round
+    was the best by validation, and where the result comes from.
 
     Raises UserError for a file that is no result, is not as it was written, or that a newer version has written.
     """
@@ -119,6 +119,7 @@ def open_result(path: Path | str) -> xr.DataTree:
         **groups,
         "problem": xr.Dataset(attrs=result.problem),
         "seconds": xr.Dataset(attrs=result.seconds),
+        "best_round": xr.Dataset(attrs=result.best_round),
         "provenance": xr.Dataset(attrs=result.provenance),
     }, name=str(result.attrs["name"]))  # fmt: skip
 

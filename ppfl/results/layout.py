@@ -6,6 +6,7 @@ Inside `<result>.h5`:
 provenance/  attributes: versions, commit, device, ranks, hosts, Slurm ids, times
 problem/     attributes: what the problem knows of itself (L, mu, …)
 seconds/     attributes: what the wall-clock seconds of the run were spent on
+best_round/  attributes: the best round by validation, where it was looked for; finished runs alone
 rounds/      dimension round: scores and costs; (round, client) where there is one number a client
 clients/     dimension client: samples, <stage>_<metric>
 arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone

@@ -16,7 +16,8 @@ from ppfl.core.gpu_memory import gpu_memory_explained
 from ppfl.core.provenance import describe_process, now
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
-from ppfl.engine.evaluate import STATISTICS, score_stages
+from ppfl.engine.evaluate import STATISTICS
+from ppfl.engine.final_stages import final_stages
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.objective import frozen_of
 from ppfl.jobs.attempt import NOBODY, Attempt
@@ -181,12 +182,19 @@ def rounds_of(
     with spent.on("writing"):
         _record(recorder, None, setup.communicator)  # the stages may take long
     if engine.status != "stopped":
-        stages = score_stages([engine])[0]
-        save_parameters(config, out, setup, engine)
-        complete(setup, engine, stages, recorder)
-        on_first_rank(communicator, attempt.deliver)
+        _finish(attempt, setup, engine, recorder, progress)
     progress.finish(engine.status, attempt.out)
     return engine.status
+
+
+def _finish(attempt: Attempt, setup: Setup, engine: Run, recorder: Recorder | None, progress: Progress) -> None:
+    """Score what a run that has ended has come to, save and deliver it. Collective."""
+    if engine.best is not None:
+        progress.tell(str(engine.best))
+    stages = final_stages(engine)
+    save_parameters(attempt.config, attempt.here, setup, engine)
+    complete(setup, engine, stages, recorder)
+    on_first_rank(setup.communicator, attempt.deliver)
 
 
 def _have_kept(checkpoints: Checkpoints, setup: Setup, num_together: int) -> None:
@@ -290,6 +298,8 @@ def complete(setup: Setup, engine: Run, stages: Stages, recorder: Recorder | Non
 
     def finish() -> None:
         if recorder is not None:
+            if engine.best is not None:
+                recorder.describe_best_round(engine.best.facts)
             recorder.finish(engine.status, clients, stages.summary, stage_names, statistics, ended, stages.cost_arrays)
 
     on_every_rank(setup.communicator, finish)
