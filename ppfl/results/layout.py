@@ -34,6 +34,8 @@ PLUG_INS = "plug_ins"
 """Attribute of the provenance of runs that used plug-ins from outside: which, and what tells them apart."""
 START = "start"
 """Attribute of the provenance of runs that started from another one, or from a file: where it was, and its digest."""
+SAMPLES = "samples"
+"""Attribute of the provenance: the same for runs that were scored on the same samples of the same clients."""
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")

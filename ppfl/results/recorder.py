@@ -16,7 +16,7 @@ import numpy as np
 from ppfl.core.errors import UserError
 from ppfl.core.files import try_to_write, write_whole
 from ppfl.results.hdf5 import NotHDF5Error
-from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
+from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING, SAMPLES
 from ppfl.results.quick_reader import attributes_of, kind_of
 from ppfl.results.result_image import Group, Variable, image_of
 from ppfl.results.seal import DamagedError
@@ -28,7 +28,7 @@ WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
 _MOST_CLIENT_BYTES = 1 << 24
 """Of arrays with a number a client that are written before the run has ended."""
-_OF_ONE_RUN = {"digest", "config", "started", "ended"}
+_OF_ONE_RUN = {"digest", "config", "started", "ended", SAMPLES}
 """Attributes that differ between the runs of a pack."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppfl.config.run import RESULTS_VERSION
+from ppfl.config.samples import samples_digest
 from ppfl.config.scope import origins_in
 from ppfl.core.agree import on_every_rank, on_first_rank
 from ppfl.core.gpu_memory import gpu_memory_explained
@@ -24,7 +25,7 @@ from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
 from ppfl.jobs.starts import refuse_missing_starts
 from ppfl.results.checkpoints import Checkpoints
-from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY, START
+from ppfl.results.layout import PLUG_INS, SAMPLES, SECONDS_SHARED_BY, START
 from ppfl.results.parameters import save_local, save_shared
 from ppfl.results.recorder import Recorder
 from ppfl.runs.assemble import Began, build, build_problem
@@ -239,6 +240,7 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         "device": describe_device(setup.device),
         "kernels": setup.kernels,
         "client_state": describe_states(setup),
+        SAMPLES: samples_digest(config),
     }
     if origins := origins_in(config):
         told = (f"{key} ({' '.join(origin.identity.values())})" for key, origin in sorted(origins.items()))
