@@ -18,12 +18,14 @@ from ppfl.engine.evaluate import mean_over_clients
 from ppfl.engine.lockstep import Lockstep
 from ppfl.engine.synchronous import Synchronous
 from ppfl.results import recorder
+from ppfl.results.client_scores import worst_tenth
 from ppfl.results.reader import open_result
 from ppfl.runs.assemble import build
 from ppfl.runs.experiment import run as run_experiment
 from ppfl.runs.progress import Silent
 from tests.engine.build import config, ffgg
 from tests.engine.each_run import scores_of_each
+from tests.grids import ppfl as command
 from tests.supervised_problems import CONFIG
 
 QUADRATIC = {"name": "quadratic", "generator": "comparison", "clients": 4, "rows": 20}
@@ -96,6 +98,24 @@ def test_they_are_in_the_file_and_large_ones_once_the_run_has_ended(
         found = open_result(out).rounds
         assert found["client_test_loss"].dims == ("round", "client")
         np.testing.assert_array_equal(found["client_test_loss"].mean("client"), found["test_loss"])
+
+
+def test_the_best_round_and_the_worst_clients_are_shown(tmp_path: Path) -> None:
+    evaluate = {"every": 1, "history": True, "best_round": {"metric": "accuracy", "patience": 9}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"name": "shown", **NETWORK, "rounds": 2, "evaluate": evaluate}))
+    run_experiment(load(tmp_path / "run.yaml"), tmp_path / "r.h5", Silent())
+    lines = command("show", tmp_path / "r.h5").stdout.splitlines()
+    best = open_result(tmp_path / "r.h5").best_round
+    assert best["metric"] == "validation_accuracy"
+    assert best["last_round"] == 2
+    (title,) = [number for number, line in enumerate(lines) if line.startswith("Best round")]
+    for name, value in best.items():
+        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        assert any(f"│ {name} " in line and f" {shown} " in line for line in lines[title : title + 6])
+    values = open_result(tmp_path / "r.h5").rounds["client_test_loss"].to_numpy()
+    (title,) = [number for number, line in enumerate(lines) if line.startswith("Worst 10 % of clients")]
+    row = next(line for line in lines[title:] if "test_loss" in line)
+    assert all(f" {worst_tenth('test_loss', values[at]).mean:.6g} " in row for at in (0, -1))
 
 
 def test_the_face_for_python_yields_them() -> None:
