@@ -22,6 +22,7 @@ from ppfl.engine.ledger import Scored
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.best_round import BestRound
 from ppfl.runs.assemble import build
+from ppfl.submit.memory import memory_mb
 from tests.engine.build import config, ffgg
 from tests.engine.interrupted import go_on, merged
 from tests.ranks import on_ranks
@@ -229,6 +230,18 @@ def test_a_task_without_accuracy_is_refused_before_training() -> None:
     scored = Scored(0, {"loss": 1.0, "validation_loss": 1.0, "validation_r2": 0.5}, {})
     with pytest.raises(SharedUserError, match=r"^evaluate.best_round.metric: the task has no validation_accuracy"):
         engine.best.judge(engine, scored)
+
+
+def test_a_job_asks_for_the_memory_of_both_states() -> None:
+    wide = {**CONFIG, "model": {"name": "mlp", "hidden": [60_000]}, "split": {"local": ["*"]}}
+    plain, asked = (config(**{**document(problem=wide), "evaluate": evaluate}) for evaluate in ({}, {"best_round": {}}))
+    needed = [memory_mb([one], 1, gpus=False) for one in (plain, asked)]
+    # 6 clients with 75 weights a unit in float64
+    megabytes = 6 * 75 * 60_000 * 8 / 2**20
+    assert needed[0] is not None
+    assert needed[1] is not None
+    # estimates are rounded
+    assert needed[1] - needed[0] > megabytes - 100
 
 
 def test_without_the_keys_a_run_is_the_one_that_it_was() -> None:
