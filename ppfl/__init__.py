@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ppfl.api import aggregate, load, open_result, register, rounds, run
+    from ppfl.api import aggregate, hurt, load, open_result, register, rounds, run
 
 # MKL picks its kernel by the alignment of an array unless told otherwise, so the same sum could have other bits on
 # another number of ranks. It reads this once, when torch loads, hence here.
@@ -16,7 +16,7 @@ os.environ.setdefault("MKL_CBWR", "AVX2")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 __version__ = "0.1.0"
-__all__ = ["aggregate", "load", "open_result", "register", "rounds", "run"]
+__all__ = ["aggregate", "hurt", "load", "open_result", "register", "rounds", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,8 @@ from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.jobs.launcher import open_communicator
 from ppfl.outside.cells import register as register_class
+from ppfl.results.hurt import Hurt
+from ppfl.results.hurt import hurt as who_is_hurt
 from ppfl.results.reader import open_result as read_result
 from ppfl.rows.client_matrix import ClientMatrix
 from ppfl.runs.assemble import build
@@ -105,8 +107,8 @@ def open_result(path: Path | str) -> xr.DataTree:
     """Return a result, also an unfinished one, as a tree: groups rounds, clients, summary, stages, arrivals.
 
     Its attributes are those of the file (digest, name, status, config as text, …); those of the groups `problem`,
-    `seconds` and `provenance` are what the problem knew of itself, what time was spent on, and where the result comes
-    from.
+    `seconds`, `best_round` and `provenance` are what the problem knew of itself, what time was spent on, which round
+    was the best by validation, and where the result comes from.
 
     Raises UserError for a file that is no result, is not as it was written, or that a newer version has written.
     """
@@ -119,8 +121,28 @@ def open_result(path: Path | str) -> xr.DataTree:
         **groups,
         "problem": xr.Dataset(attrs=result.problem),
         "seconds": xr.Dataset(attrs=result.seconds),
+        "best_round": xr.Dataset(attrs=result.best_round),
         "provenance": xr.Dataset(attrs=result.provenance),
     }, name=str(result.attrs["name"]))  # fmt: skip
+
+
+def hurt(
+    result: Path | str,
+    than: Path | str | Sequence[Path | str],
+    *,
+    metric: str = "test_accuracy",
+    stage: str = "personal",
+    than_stage: str = "",
+) -> Hurt:
+    """Compare the clients of a finished result with the same clients in others, as `ppfl hurt` does.
+
+    `others` of what is returned has `num_hurt`, `share_hurt`, `num_tied` and the `scores` of each, beside `scores` and
+    the names `clients` of those that were compared. than_stage: that of the others, where it is another one.
+
+    Raises UserError for what is no finished result, has no such score, or was scored on other samples.
+    """
+    others = [than] if isinstance(than, Path | str) else than
+    return who_is_hurt(Path(result), [Path(other) for other in others], metric, stage, than_stage)
 
 
 def register(kind: Registered) -> Registered:

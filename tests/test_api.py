@@ -102,9 +102,10 @@ def test_a_result_is_a_tree(folder: Path) -> None:
     assert (tree.name, tree.attrs) == ("face", result.attrs)
     groups = ("rounds", "clients", "summary", "stages", "arrivals")
     assert all(tree[name].to_dataset().identical(getattr(result, name)) for name in groups)
-    assert set(tree.children) == {*groups, "problem", "seconds", "provenance"}
+    assert set(tree.children) == {*groups, "problem", "seconds", "best_round", "provenance"}
     assert tree["seconds"].attrs == result.seconds
     assert tree["problem"].attrs == result.problem
+    assert tree["best_round"].attrs == result.best_round == {}
     assert tree["provenance"].attrs == result.provenance
     with pytest.raises(UserError, match=r"run.yaml: .*give the .h5 file that a run wrote"):
         ppfl.open_result("run.yaml")

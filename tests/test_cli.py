@@ -77,8 +77,11 @@ SURFACE = {
         "--out": "FILE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--clients": "", "--help": "",
     },
     "table [OPTIONS] SOURCE": {
-        "--metric": "NAME", "--at": "WHEN", "--seeds": "", "--format": "", "--out": "FILE", "--where": "KEY=VALUE",
-        "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
+        "--metric": "NAME", "--at": "WHEN", "--statistic": "NAME", "--seeds": "", "--format": "", "--out": "FILE",
+        "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
+    },
+    "hurt [OPTIONS] RESULT": {
+        "--than": "OTHER", "--metric": "NAME", "--stage": "STAGE", "--than-stage": "STAGE", "--help": "",
     },
     "plot [OPTIONS] SOURCE": {
         "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",

@@ -88,6 +88,31 @@ def test_best_is_the_lowest_norm_and_the_highest_accuracy(make_result: MakeResul
     (row,) = csv.DictReader(io.StringIO(table(path, "--at", "last", "--metric", "test_accuracy", "--format", "csv")))
     assert row["test_accuracy"] == "0.5"
     assert "test accuracy tuned" in table(path)
+    for name, wanted in {
+        "test_hit_rate_at_5": "0.75",
+        "test_accuracy_with_special_tokens": "0.75",
+        "x_norm": "0.25",
+    }.items():
+        path = make_result(name, settings, {"loss": [3.0, 1.0, 2.0], name: [0.25, 0.75, 0.5]})
+        (row,) = csv.DictReader(io.StringIO(table(path, "--at", "best", "--metric", name, "--format", "csv")))
+        assert row[name] == wanted
+
+
+def test_other_statistics_over_clients(make_result: MakeResult, tmp_path: Path) -> None:
+    path = make_result("00", {"name": "one", "seed": 0}, {"loss": [3.0, 1.0]})
+    chosen = ("--metric", "test_accuracy", "--format", "csv", "--statistic")
+    (row,) = csv.DictReader(io.StringIO(table(path, *chosen, "q10")))
+    assert row["test_accuracy personal q10"] == "0.75"
+    assert table(path, *chosen, "mean") == table(path, *chosen[:-1])
+    refused = ppfl("table", path, *chosen, "q20")
+    assert (
+        refused.stderr
+        == "ppfl: error: --statistic q20: no such statistic; allowed: mean, weighted_mean, q10, q50, q90\n"
+    )
+    refused = ppfl("table", path, "--metric", "loss", "--statistic", "q10")
+    assert (
+        refused.stderr == "ppfl: error: --statistic q10: of loss there is a mean at each round alone; allowed: mean\n"
+    )
 
 
 def test_incomplete_runs_are_counted_and_not_averaged(make_result: MakeResult, tmp_path: Path) -> None:

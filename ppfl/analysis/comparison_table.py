@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 
 import numpy as np
@@ -15,8 +15,10 @@ from ppfl.analysis.factors import find_factors, is_seed
 from ppfl.analysis.shared_seconds import SHARED, check_seconds
 from ppfl.analysis.sources import Source
 from ppfl.core.errors import UserError
+from ppfl.results.client_scores import larger_is_better
 
 LAST, BEST = "last", "best"
+MEAN = "mean"
 _STAGED = "test_accuracy"
 
 
@@ -32,15 +34,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Metric:
-    """A column: a series at some round, or a final metric in one stage (mean over clients)."""
+    """A column: a series at some round, or a final metric in one stage, as a statistic over clients."""
 
     name: str
     stage: str | None
+    statistic: str = MEAN
 
     @property
     def title(self) -> str:
         """Heading of the column."""
-        return f"{self.name} {self.stage}" if self.stage else self.name
+        words = [self.name, self.stage or "", "" if self.statistic == MEAN else self.statistic]
+        return " ".join(filter(None, words))
 
 
 @dataclass(frozen=True)
@@ -56,15 +60,18 @@ class ComparisonTable:
 
 
 def compare(
-    source: Source, metrics: Sequence[str] = (), at: str | None = None, *, seeds: bool = False
+    source: Source, metrics: Sequence[str] = (), at: str | None = None, *, seeds: bool = False, statistic: str = MEAN
 ) -> ComparisonTable:
     """Tabulate the runs of a source.
 
-    `at` is last, best (lowest, of accuracies highest) or a round; None takes metrics by stage where they have stages,
-    else the last round. Only complete runs are in scores. `seeds` gives each run a row. Raises UserError when a metric
-    or a round is not there.
+    `at` is last, best (lowest, of accuracies and what else is better then highest) or a round; None takes metrics by
+    stage where they have stages, else the last round. Only complete runs are in scores. `seeds` gives each run a row;
+    `statistic` is what of final metrics over clients is shown, such as q10. Raises UserError when a metric, a round or
+    a statistic is not there.
     """
     columns = _columns(source, metrics, at)
+    if statistic != MEAN:
+        columns = [_of_statistic(source, column, statistic) for column in columns]
     seconds = next((column.name for column in columns if column.name in SHARED), "")
     notes = check_seconds(source, [seconds], f"--metric {seconds}")
     factors = find_factors(source.settings, with_seeds=seeds)
@@ -108,6 +115,18 @@ def _columns(source: Source, metrics: Sequence[str], at: str | None) -> list[Met
     return columns
 
 
+def _of_statistic(source: Source, column: Metric, statistic: str) -> Metric:
+    """Return the column of another statistic than the mean."""
+    known = list(dict.fromkeys(name for run in source.outlines for name in run.statistics))
+    if column.stage is None:
+        raise UserError(
+            f"--statistic {statistic}: of {column.name} there is a mean at each round alone; allowed: {MEAN}"
+        )
+    if statistic not in known:
+        raise UserError(f"--statistic {statistic}: no such statistic; allowed: {', '.join(known)}")
+    return replace(column, statistic=statistic)
+
+
 def _scores(source: Source, run: int, columns: Sequence[Metric], at: str) -> list[float]:
     """Return one number a column; nan for a run that is not complete."""
     if source.outlines[run].status != "complete":
@@ -115,13 +134,14 @@ def _scores(source: Source, run: int, columns: Sequence[Metric], at: str) -> lis
     names = {column.name for column in columns}
     series, final = source.read(run, {"round", *names}, names)
     stages = list(source.outlines[run].stages)
-    statistic = list(source.outlines[run].statistics).index("mean") if stages else 0
+    statistics = list(source.outlines[run].statistics)
     found = []
     for column in columns:
         if column.stage is None:
             found.append(_at(series["round"], series[column.name], column.name, at))
         elif column.name in final and column.stage in stages:
-            found.append(float(final[column.name][stages.index(column.stage), statistic]))
+            place = stages.index(column.stage), statistics.index(column.statistic)
+            found.append(float(final[column.name][place]))
         else:
             found.append(nan)
     return found
@@ -131,7 +151,7 @@ def _at(rounds: np.ndarray, values: np.ndarray, name: str, at: str) -> float:
     if at == LAST:
         return float(values[-1])
     if at == BEST:
-        return float(np.nanmax(values) if name.endswith("accuracy") else np.nanmin(values))
+        return float(np.nanmax(values) if larger_is_better(name) else np.nanmin(values))
     place = np.flatnonzero(rounds == int(at))
     return float(values[place[0]]) if place.size else nan
 

@@ -16,6 +16,7 @@ from ppfl.cli.doctor import doctor
 from ppfl.cli.ended import ended
 from ppfl.cli.grid import grid
 from ppfl.cli.group import Commands
+from ppfl.cli.hurt import hurt
 from ppfl.cli.log import log
 from ppfl.cli.pack import pack
 from ppfl.cli.plot import plot
@@ -58,6 +59,7 @@ for _command in (
     show,
     collect,
     table,
+    hurt,
     plot,
     diagnose,
     data,

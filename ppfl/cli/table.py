@@ -16,6 +16,13 @@ from ppfl.config.deferred import defer_torch
 @click.option(
     "--at", metavar="WHEN", help="last, best, or a round. Default: by stage where there are stages, else last."
 )
+@click.option(
+    "--statistic",
+    default="mean",
+    show_default=True,
+    metavar="NAME",
+    help="Over clients, of metrics by stage: mean, weighted_mean, q10, q50 or q90.",
+)
 @click.option("--seeds", is_flag=True, help="One row a run, instead of the median [lowest, highest] over seeds.")
 @click.option(
     "--format",
@@ -35,6 +42,7 @@ def table(
     source: Path,
     metrics: tuple[str, ...],
     at: str | None,
+    statistic: str,
     seeds: bool,
     format_name: str,
     out: Path | None,
@@ -58,7 +66,7 @@ def table(
     if at not in (None, "last", "best") and whole_number(str(at)) is None:
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
     found = open_source(source, results, overrides).where(where)
-    compared = compare(found, metrics, at, seeds=seeds)
+    compared = compare(found, metrics, at, seeds=seeds, statistic=statistic)
     text = FORMATS[format_name](compared)
     for line in [*found.warnings(), *compared.notes]:
         click.echo(f"ppfl: {line}", err=True)

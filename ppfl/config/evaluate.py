@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ppfl.core.plugins import ChosenFrom, Settings, refusal
+from ppfl.interfaces.best_round import BestRound
 from ppfl.interfaces.method import FineTuner
 
 _Part = Literal["train", "validation", "test"]
@@ -34,7 +35,7 @@ class Tuned(Settings):
 class Evaluate(Settings):
     """When and how to score."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({*_SELECTING, "reports"})
+    silent: ClassVar[frozenset[str]] = frozenset({*_SELECTING, "reports", "best_round", "history"})
     every: Annotated[int, Field(ge=1)] = 10
     """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
     parts: Annotated[tuple[_Part, ...], Field(min_length=1)] = Field(default=("validation", "test"), strict=False)
@@ -48,12 +49,23 @@ class Evaluate(Settings):
     reports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(default=(), strict=False)
     """What clients tell, such as local_gradients, to be kept for each of them with the scores: what it told last since
     the scores before."""
+    best_round: BestRound | None = None
+    """Rounds are judged on validation samples: the best one is scored beside the last one, and the run may end early;
+    null: it is not looked for."""
+    history: bool = False
+    """Whether the scores of every single client are kept, of every evaluation, beside their means."""
 
     @field_validator("parts")
     @classmethod
     def _in_one_order(cls, parts: tuple[_Part, ...]) -> tuple[_Part, ...]:
         # the same parts in another order are the same run
         return tuple(part for part in get_args(_Part) if part in parts)
+
+    @model_validator(mode="after")
+    def _has_what_judges(self) -> Evaluate:
+        if self.best_round is not None and "validation" not in self.parts:
+            raise refusal("parts", "validation among them, on which `best_round` judges rounds")
+        return self
 
     @property
     def selected(self) -> tuple[str, ...]:

@@ -174,6 +174,9 @@ class Config(Settings):
         if evaluate.selected and not isinstance(self.problem, ModelProblemSettings):
             where = f"evaluate.{evaluate.selected[0]}"
             raise refusal(where, f"nothing, since problem {self.problem.name!r} has no samples to choose from")
+        if evaluate.best_round is not None and not isinstance(self.problem, ModelProblemSettings):
+            reason = f"null, since problem {self.problem.name!r} has no validation samples to judge rounds by"
+            raise refusal("evaluate.best_round", reason)
         if evaluate.clients is not None and known is not None and evaluate.clients > known:
             raise refusal("evaluate.clients", f"at most {known}, the clients of the partition")
         return self

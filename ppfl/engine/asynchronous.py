@@ -13,7 +13,7 @@ from ppfl.core.communicator import LocalParameterError
 from ppfl.core.params import add_scaled, map_params, num_bytes
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
-from ppfl.engine.checkpoint import Checkpointer, StatesOf, name_params, name_state, read_params, read_state
+from ppfl.engine.checkpoint import Checkpointer, name_params, read_params
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.participants import Downlink
 from ppfl.engine.run import Run
@@ -99,23 +99,20 @@ class AsynchronousEngine(Run, ABC):
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot of this run, on any number of ranks."""
+        super().restore(snapshot)
         numbers, tensors, device = snapshot.numbers, snapshot.tensors, self.setup.device
         self._done = snapshot.round
-        self.ledger.restore(numbers)
-        self.ledger.told.restore(tensors)
         self.version, self.num_dropped = numbers["version"], numbers["num_dropped"]
         self._num_buffered, self._largest_delay = numbers["num_buffered"], numbers["largest_delay"]
         self._dispatcher.restore(numbers["dispatcher"])
-        self.server = read_state(tensors, "server", self.server, device)
         self._total = read_params(tensors, "total", device) if self._num_buffered else None
         self.arrivals.restore(read_params(tensors, "arrivals", torch.device("cpu")))
-        self.group.restore(snapshot.states)
 
     def _snapshot(self, done: int, numbers: dict[str, Any], messages: Params) -> Snapshot:
         """Return the state of this rank: `numbers` of the engine, messages to clients at work, the rest. Collective."""
         communicator = self.setup.communicator
         common = {
-            **self.ledger.numbers(),
+            **self._numbers(),
             "version": self.version,
             "num_dropped": self.num_dropped,
             "num_buffered": self._num_buffered,
@@ -126,9 +123,9 @@ class AsynchronousEngine(Run, ABC):
         if communicator.rank == 0:
             tensors |= told
             log = {name: torch.from_numpy(values) for name, values in self.arrivals.arrays().items()}
-            tensors |= name_state("server", self.server) | name_params("total", self._total or {})
+            tensors |= self._server_tensors() | name_params("total", self._total or {})
             tensors |= name_params("arrivals", log)
-        return Snapshot(done, self.group.clients, common | numbers, tensors, StatesOf(self.group))
+        return Snapshot(done, self.group.clients, common | numbers, tensors, self._states())
 
     def _message(self, client: int) -> Params:
         """Return what a client is sent now."""
@@ -211,7 +208,7 @@ class AsynchronousEngine(Run, ABC):
     def _score(self, num_arrivals: int, finite: bool = True) -> Scored:
         """Score the state and set the status. Collective."""
         (metrics,) = score_rounds([self], num_arrivals)
-        scored = self.ledger.scored(num_arrivals, metrics, self._more_costs(), is_finite=finite)
+        scored = self.scored(num_arrivals, metrics, self._more_costs(), is_finite=finite)
         if num_arrivals == self.setup.num_rounds and self.status == "running":
             self.ledger.status = "complete"
         return scored

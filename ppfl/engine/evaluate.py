@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 import torch
 
+from ppfl.engine.history import kept_of_clients
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned_servers import stacked
 from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL
@@ -88,7 +89,9 @@ def _score_rounds(runs: Sequence[Run], round: int, together: Together | None) ->
         alone = [_score_alone(run, round) for run in runs]
         return {name: np.array([of_run[name] for of_run in alone]) for name in alone[0]}
     of_clients, of_shared = found
-    columns = {name: means_over_clients(setups, name, values.numpy()) for name, values in of_clients.items()}
+    single = {name: values.numpy() for name, values in of_clients.items()}
+    columns = {name: means_over_clients(setups, name, values) for name, values in single.items()}
+    columns |= kept_of_clients(setups[0], round, single)
     scalars = {name: values.to(torch.float64) for name, values in of_shared.items() if values.ndim == 1}
     arrays = {name: values for name, values in of_shared.items() if values.ndim > 1}
     return {**columns, **{name: values.numpy() for name, values in (scalars | arrays).items()}}
@@ -101,6 +104,7 @@ def _score_alone(run: Run, round: int) -> dict[str, float | np.ndarray]:
     scores: dict[str, float | np.ndarray] = {
         name: mean_over_clients(setup, name, values) for name, values in of_clients.items()
     }
+    scores.update(kept_of_clients(setup, round, of_clients))
     for name, value in of_shared.items():
         scores[name] = float(value) if value.ndim == 0 else value.cpu().numpy().copy()
     return scores

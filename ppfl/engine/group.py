@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.snapshot import ClientStates
     from ppfl.core.types import Params, State
+    from ppfl.engine.client_store import ClientStore
     from ppfl.engine.mapping.mapping import AnyUplink, Mapping, Uplink
     from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
@@ -47,6 +48,7 @@ class ClientGroup:
         self._initial_shared = shared
         self.store = open_store(setup.client_state, self._initial, setup.device)
         self._device = setup.device
+        self._changed_chunks: set[int] = set()
         self._names_by_address: dict[int, str] = {}
         self._keep_one_chunk()
 
@@ -54,7 +56,11 @@ class ClientGroup:
         """Return the state of one client of this rank, each tensor in memory of its own."""
         if client not in self.clients:
             raise KeyError(client)
-        return self.store.member(*divmod(client - self.clients.start, self._clients_per_chunk))
+        return self.store.member(*self.place(client))
+
+    def place(self, client: int) -> tuple[int, int]:
+        """Return the chunk of a client of this rank, and its row there."""
+        return divmod(client - self.clients.start, self._clients_per_chunk)
 
     def like(self, client: int) -> State:
         """Return shapes and number types of the state of a client of this rank, on the device "meta"."""
@@ -84,11 +90,26 @@ class ClientGroup:
         """Replace the states of clients of this rank; those of all others are the initial ones."""
         self.store.forget()
         self._names_by_address.clear()  # memory of the states before will be that of something else
+        for index, chunk in self.stacked(states):
+            self._keep(index, chunk)
+        self._keep_one_chunk()
+
+    def stacked(self, states: ClientStates) -> Iterator[tuple[int, State]]:
+        """Yield the chunks of this rank that have some of the states, as they are kept, one at a time."""
         given = {client for client in states.clients if client in self.clients}
         for index in sorted({self._chunk_of(client) for client in given}):
             chunk = [self._restored(client, states if client in given else None) for client in self._chunk(index)]
-            self._keep(index, stack_states(chunk))
-        self._keep_one_chunk()
+            yield index, stack_states(chunk)
+
+    def empty_store(self) -> ClientStore:
+        """Return a store for states of these clients, where theirs are, in which all of them are the initial ones."""
+        return open_store(self.store.kind, self._initial, self._device)
+
+    def changed_chunks(self) -> list[int]:
+        """Return the chunks that were replaced since this was asked before, ascending."""
+        changed = sorted(self._changed_chunks)
+        self._changed_chunks.clear()
+        return changed
 
     def _keep_one_chunk(self) -> None:
         """Where all clients are one chunk, have it made once: whoever asks for one of them needs all."""
@@ -139,7 +160,7 @@ class ClientGroup:
         self.store.prefetch({self._chunk_of(client) for client in cohort if client in self.clients})
 
     def _chunk_of(self, client: int) -> int:
-        return (client - self.clients.start) // self._clients_per_chunk
+        return self.place(client)[0]
 
     def _chunk(self, index: int) -> range:
         first = self.clients.start + index * self._clients_per_chunk
@@ -152,6 +173,7 @@ class ClientGroup:
         return stack_states([self._initial_of(client) for client in self._chunk(index)])
 
     def _keep(self, index: int, states: State) -> None:
+        self._changed_chunks.add(index)
         if isinstance(self.store, MemoryStore):
             if self.store.has(index):
                 for _, value in _tensors(self.store.kept(index)):

@@ -33,6 +33,7 @@ def fits(setup: Setup) -> bool:
         and setup.byzantine is None
         and setup.compute_times is None
         and setup.tuned_problem is setup.problem
+        and setup.best_round is None
         and not setup.algorithm.branches_on_server
         and Laned.can(setup)
     )
@@ -51,7 +52,7 @@ def kind_of(setup: Setup) -> Hashable:
     types = (type(problem.objective), type(problem.scores))
     names = (problem.objective.parameter_names, problem.local_names)
     lengths = (problem.client_data.num_clients, setup.num_rounds, setup.evaluate_every, setup.tuned_epochs)
-    others = (content(setup.server_optimizer), content(setup.tuned_fine_tuner), setup.reports)
+    others = (content(setup.server_optimizer), content(setup.tuned_fine_tuner), setup.reports, setup.history)
     return types, settings, kinds, names, lengths, *others
 
 

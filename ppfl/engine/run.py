@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppfl.core.params import all_finite
+from ppfl.engine.best_round import Best, states_of_now
+from ppfl.engine.checkpoint import StatesOf, name_state, read_state
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
 from ppfl.engine.participants import Downlink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    import numpy as np
+
+    from ppfl.core.snapshot import ClientStates, Snapshot
     from ppfl.core.types import Params, State
+    from ppfl.engine.ledger import Scored
     from ppfl.engine.mapping.laned import Laned
     from ppfl.engine.mapping.mapping import AnyUplink
     from ppfl.engine.setup import Setup
@@ -32,12 +38,49 @@ class Run:
         self.ledger = Ledger(setup)
         self.advanced: dict[int, AdvancedClient] = {}
         """Clients of this rank as the last scores of the rounds have left them, for the final stages."""
+        self.best = None if setup.best_round is None else Best(setup, setup.best_round, self.group)
+        """The best round by validation, where it is wanted."""
         setup.communicator.protect(self.group)
 
     @property
     def status(self) -> Status:
         """How far it is, and how it ended."""
         return self.ledger.status
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of this run, on any number of ranks."""
+        self.ledger.restore(snapshot.numbers)
+        self.ledger.told.restore(snapshot.tensors)
+        self.server = read_state(snapshot.tensors, "server", self.server, self.setup.device)
+        self.group.restore(states_of_now(snapshot.states))
+        if self.best is not None:
+            self.best.restore(snapshot, self.server)
+
+    def scored(
+        self,
+        round: int,
+        metrics: dict[str, float | np.ndarray],
+        more_costs: Mapping[str, float],
+        *,
+        is_finite: bool = True,
+    ) -> Scored:
+        """Return a row of the result; decide on divergence, and on the best round and an early end. Collective."""
+        found = self.ledger.scored(round, metrics, more_costs, is_finite=is_finite)
+        if self.best is not None:
+            self.best.judge(self, found)
+        return found
+
+    def _numbers(self) -> dict[str, Any]:
+        """Return what a snapshot needs to know beside tensors. Collective."""
+        return self.ledger.numbers() | ({} if self.best is None else {"best": self.best.numbers()})
+
+    def _server_tensors(self) -> Params:
+        """Return the server's state as tensors of a snapshot."""
+        return name_state("server", self.server) | ({} if self.best is None else self.best.tensors())
+
+    def _states(self) -> ClientStates:
+        """Return the states of this rank's clients for a snapshot."""
+        return StatesOf(self.group) if self.best is None else self.best.states
 
 
 def play_round(run: Run, round: int) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ppfl.engine.participants import CohortSampler, Roles
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.asynchronous import Asynchronous
+    from ppfl.interfaces.best_round import BestRound
     from ppfl.interfaces.byzantine import Byzantine
     from ppfl.interfaces.compute_times import ComputeTimes
     from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
@@ -68,6 +69,10 @@ class Setup:
     """Of the virtual clock; None when nothing asks for virtual seconds."""
     reports: tuple[str, ...] = ()
     """What clients tell that is kept with the scores."""
+    best_round: BestRound | None = None
+    """How rounds are judged on validation samples; None: they are not."""
+    history: bool = False
+    """Whether the scores of single clients are kept with their means."""
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
     start_files: tuple[Path, ...] = ()

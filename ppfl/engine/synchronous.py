@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ppfl.core.snapshot import Snapshot
-from ppfl.engine.checkpoint import Checkpointer, StatesOf, agree, name_state, read_state
+from ppfl.engine.checkpoint import Checkpointer, agree
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.run import Run, play_round
 from ppfl.interfaces.aggregator import is_sum
@@ -42,7 +42,7 @@ class Synchronous(Run):
             done = round + 1
             if done % self.setup.evaluate_every == 0 or done == self.setup.num_rounds or not finite:
                 yield self._score(done, is_finite=finite)
-                if self.status == "diverged":
+                if self.status != "running":
                     return
             if done < self.setup.num_rounds and self._stops_after(done):
                 self.ledger.status = "stopped"
@@ -51,18 +51,15 @@ class Synchronous(Run):
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot of this run, on any number of ranks."""
+        super().restore(snapshot)
         self._done = snapshot.round
-        self.ledger.restore(snapshot.numbers)
-        self.ledger.told.restore(snapshot.tensors)
-        self.server = read_state(snapshot.tensors, "server", self.server, self.setup.device)
-        self.group.restore(snapshot.states)
 
     def _snapshot(self, done: int) -> Snapshot:
         """Return the state of this rank. Collective."""
-        numbers = self.ledger.numbers()
+        numbers = self._numbers()
         told = self.ledger.told.tensors()
-        of_all = {**name_state("server", self.server), **told} if self.setup.communicator.rank == 0 else {}
-        return Snapshot(done, self.group.clients, numbers, of_all, StatesOf(self.group))
+        of_all = {**self._server_tensors(), **told} if self.setup.communicator.rank == 0 else {}
+        return Snapshot(done, self.group.clients, numbers, of_all, self._states())
 
     def _stops_after(self, done: int) -> bool:
         """Do what all ranks agree on: save, stop. Collective."""
@@ -73,7 +70,7 @@ class Synchronous(Run):
         return due.stop
 
     def _score(self, round: int, *, is_finite: bool = True) -> Scored:
-        return self.ledger.scored(round, score_rounds([self], round)[0], self._more_costs(), is_finite=is_finite)
+        return self.scored(round, score_rounds([self], round)[0], self._more_costs(), is_finite=is_finite)
 
     def _more_costs(self) -> dict[str, float]:
         """Return the costs that only some runs have."""

@@ -6,6 +6,7 @@ Inside `<result>.h5`:
 provenance/  attributes: versions, commit, device, ranks, hosts, Slurm ids, times
 problem/     attributes: what the problem knows of itself (L, mu, …)
 seconds/     attributes: what the wall-clock seconds of the run were spent on
+best_round/  attributes: the best round by validation, where it was looked for; finished runs alone
 rounds/      dimension round: scores and costs; (round, client) where there is one number a client
 clients/     dimension client: samples, <stage>_<metric>
 arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone
@@ -33,6 +34,8 @@ PLUG_INS = "plug_ins"
 """Attribute of the provenance of runs that used plug-ins from outside: which, and what tells them apart."""
 START = "start"
 """Attribute of the provenance of runs that started from another one, or from a file: where it was, and its digest."""
+SAMPLES = "samples"
+"""Attribute of the provenance: the same for runs that were scored on the same samples of the same clients."""
 FILE_KIND = "ppfl result"
 RUNNING = "running"
 FINISHED = ("complete", "diverged")

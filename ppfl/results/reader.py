@@ -35,6 +35,8 @@ class Result:
     """What the problem knew of itself, e.g. L and mu."""
     seconds: dict[str, float]
     """What the run has spent its time on; empty in files that do not say."""
+    best_round: dict[str, Any]
+    """Number, score and metric of the best round by validation; empty where it was not looked for."""
     rounds: xr.Dataset
     clients: xr.Dataset
     summary: xr.Dataset
@@ -64,6 +66,7 @@ def open_result(path: Path) -> Result:
             provenance = _attributes(file["provenance"]) if "provenance" in file else {}
             problem = _attributes(file["problem"]) if "problem" in file else {}
             seconds = _attributes(file["seconds"]) if "seconds" in file else {}
+            best_round = _attributes(file["best_round"]) if "best_round" in file else {}
         datasets = {name: _dataset(content, name if name in groups else None) for name in _GROUPS}
         config = stored_config(attributes["config"], path)
     except FileNotFoundError as error:
@@ -74,7 +77,7 @@ def open_result(path: Path) -> Result:
         reason = "is a folder" if path.is_dir() else getattr(error, "strerror", None)
         reason = reason or f"cannot be read as HDF5 ({' '.join(str(error).split())})"
         raise UserError(f"{path}: {reason}; give the .h5 file that a run wrote") from error
-    return Result(path, attributes, config, provenance, problem, seconds, **datasets)
+    return Result(path, attributes, config, provenance, problem, seconds, best_round, **datasets)
 
 
 def _attributes(group: h5py.Group) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from ppfl.core.errors import UserError
 from ppfl.core.files import try_to_write, write_whole
 from ppfl.results.hdf5 import NotHDF5Error
-from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING
+from ppfl.results.layout import FILE_KIND, FINISHED, RUNNING, SAMPLES
 from ppfl.results.quick_reader import attributes_of, kind_of
 from ppfl.results.result_image import Group, Variable, image_of
 from ppfl.results.seal import DamagedError
@@ -28,7 +28,7 @@ WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
 _MOST_CLIENT_BYTES = 1 << 24
 """Of arrays with a number a client that are written before the run has ended."""
-_OF_ONE_RUN = {"digest", "config", "started", "ended"}
+_OF_ONE_RUN = {"digest", "config", "started", "ended", SAMPLES}
 """Attributes that differ between the runs of a pack."""
 
 
@@ -104,6 +104,7 @@ class Recorder:
         self._attributes = attributes
         self._provenance = dict(provenance)
         self._facts: Mapping[str, Any] | None = None
+        self._best_round: Mapping[str, Any] | None = None
         self._earlier: Mapping[str, np.ndarray] = {}
         """Rows, as `rows` returns them, before those of the two below."""
         self._rounds: list[int] = []
@@ -123,6 +124,10 @@ class Recorder:
         """Store what is known before the first round; `clients` has arrays (M, …), names under "client"."""
         self._facts = facts
         self._clients.update(clients)
+
+    def describe_best_round(self, facts: Mapping[str, Any]) -> None:
+        """Store what is known of the best round when a run has ended."""
+        self._best_round = facts
 
     def follow_arrivals(self, arrivals: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Store with every write what `arrivals` returns then: arrays (arrival,)."""
@@ -211,8 +216,13 @@ class Recorder:
             yield Group("problem", {}, self._facts)
         if self._seconds is not None:
             yield Group("seconds", {}, self._seconds())
+        if self._best_round is not None:
+            yield Group("best_round", {}, self._best_round)
         names = self._clients.get("client")
         series = self.rows
+        # as below: histories of many clients would make every write take seconds
+        if self._status not in FINISHED and _bytes_of_clients(series) > _MOST_CLIENT_BYTES:
+            series = {name: values for name, values in series.items() if values.ndim == 1}
         yield _group("rounds", {"round": series.pop("round")}, series, names)
         # facts that never change, of a million clients say, would make every write take seconds
         if self._status in FINISHED or sum(values.nbytes for values in self._clients.values()) <= _MOST_CLIENT_BYTES:
@@ -226,6 +236,10 @@ class Recorder:
             labels = {"stage": np.array(stages, dtype=object), "statistic": np.array(statistics, dtype=object)}
             yield _group("summary", labels, self._summary)
             yield _group("stages", {"stage": labels["stage"]}, self._stage_costs)
+
+
+def _bytes_of_clients(series: Mapping[str, np.ndarray]) -> int:
+    return sum(values.nbytes for values in series.values() if values.ndim > 1)
 
 
 def _described(group: str, attributes: Mapping[str, Any]) -> Group:

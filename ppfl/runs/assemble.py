@@ -106,6 +106,8 @@ def build(
         asynchronous=config.asynchronous,
         compute_times=config.compute_times,
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
+        best_round=config.evaluate.best_round,
+        history=config.evaluate.history,
         replay=_read_replay(config, communicator),
         start_files=start_files,
     )
@@ -250,7 +252,8 @@ def _place_states(
     bytes_a_client = state_bytes(initial)
     # the free memory of a host is shared by its ranks; the host with most of them decides for all
     sharers = ranks_of_host(communicator)
-    needed = bytes_a_client * len(clients)
+    # those of the best round are kept beside those of now
+    needed = bytes_a_client * len(clients) * (1 if config.evaluate.best_round is None else 2)
     saving = saving_bytes(bytes_a_client, clients_per_chunk)
     mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, sharers))
     # all ranks alike: a rank whose states are elsewhere would hold up the others in every round

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppfl.config.run import RESULTS_VERSION
+from ppfl.config.samples import samples_digest
 from ppfl.config.scope import origins_in
 from ppfl.core.agree import on_every_rank, on_first_rank
 from ppfl.core.gpu_memory import gpu_memory_explained
 from ppfl.core.provenance import describe_process, now
 from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
-from ppfl.engine.evaluate import STATISTICS, score_stages
+from ppfl.engine.evaluate import STATISTICS
+from ppfl.engine.final_stages import final_stages
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.objective import frozen_of
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
 from ppfl.jobs.starts import refuse_missing_starts
 from ppfl.results.checkpoints import Checkpoints
-from ppfl.results.layout import PLUG_INS, SECONDS_SHARED_BY, START
+from ppfl.results.layout import PLUG_INS, SAMPLES, SECONDS_SHARED_BY, START
 from ppfl.results.parameters import save_local, save_shared
 from ppfl.results.recorder import Recorder
 from ppfl.runs.assemble import Began, build, build_problem
@@ -181,12 +183,19 @@ def rounds_of(
     with spent.on("writing"):
         _record(recorder, None, setup.communicator)  # the stages may take long
     if engine.status != "stopped":
-        stages = score_stages([engine])[0]
-        save_parameters(config, out, setup, engine)
-        complete(setup, engine, stages, recorder)
-        on_first_rank(communicator, attempt.deliver)
+        _finish(attempt, setup, engine, recorder, progress)
     progress.finish(engine.status, attempt.out)
     return engine.status
+
+
+def _finish(attempt: Attempt, setup: Setup, engine: Run, recorder: Recorder | None, progress: Progress) -> None:
+    """Score what a run that has ended has come to, save and deliver it. Collective."""
+    if engine.best is not None:
+        progress.tell(str(engine.best))
+    stages = final_stages(engine)
+    save_parameters(attempt.config, attempt.here, setup, engine)
+    complete(setup, engine, stages, recorder)
+    on_first_rank(setup.communicator, attempt.deliver)
 
 
 def _have_kept(checkpoints: Checkpoints, setup: Setup, num_together: int) -> None:
@@ -231,6 +240,7 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         "device": describe_device(setup.device),
         "kernels": setup.kernels,
         "client_state": describe_states(setup),
+        SAMPLES: samples_digest(config),
     }
     if origins := origins_in(config):
         told = (f"{key} ({' '.join(origin.identity.values())})" for key, origin in sorted(origins.items()))
@@ -290,6 +300,8 @@ def complete(setup: Setup, engine: Run, stages: Stages, recorder: Recorder | Non
 
     def finish() -> None:
         if recorder is not None:
+            if engine.best is not None:
+                recorder.describe_best_round(engine.best.facts)
             recorder.finish(engine.status, clients, stages.summary, stage_names, statistics, ended, stages.cost_arrays)
 
     on_every_rank(setup.communicator, finish)

@@ -205,7 +205,8 @@ def _demands(setup: Setup, of_parameters: int, sharers: int) -> Iterator[_Demand
 def _states_bytes(setup: Setup) -> int:
     """Return what the states of this rank's clients come to: of those that take part, at the most."""
     most = setup.num_rounds * _clients_of_round(setup)
-    return min(len(setup.problem.client_data.clients), most) * setup.bytes_a_client
+    once = min(len(setup.problem.client_data.clients), most) * setup.bytes_a_client
+    return once if setup.best_round is None else 2 * once
 
 
 def _parameter_bytes(engine: AnyEngine) -> int:

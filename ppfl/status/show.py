@@ -9,13 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ppfl.config.errors import show_value
+from ppfl.results.client_scores import worst_tenth
 from ppfl.results.reader import open_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
+    import numpy as np
     from rich.console import RenderableType
 
     from ppfl.results.reader import Result
@@ -26,6 +28,9 @@ _STATUS = {
     "running": "unfinished: still running, or stopped before its end",
 }
 _PIPE_WIDTH = 160
+_WORST = "worst 10 %"
+"""Mean over the tenth of clients that fares worst; q10, or of losses q90, is where it ends."""
+_HISTORY = "client_"
 
 
 def wide_console() -> Console:
@@ -50,7 +55,11 @@ def render(result: Result) -> RenderableType:
     parts: list[RenderableType] = [_pairs("Result", head), _pairs("Configuration", dict(_flat(result.config)))]
     if result.problem:
         parts.append(_pairs("Problem", result.problem))
+    if result.best_round:
+        parts.append(_pairs("Best round", result.best_round))
     parts.append(_last_round(result))
+    if history := _of_clients(result):
+        parts.append(_history(result, history))
     if result.summary.data_vars:
         parts.append(_summary(result))
     if result.stages.data_vars:
@@ -109,10 +118,39 @@ def _stage_costs(result: Result) -> Table:
 def _summary(result: Result) -> Table:
     table = Table(title="Final metrics over all clients", title_justify="left")
     statistics = [str(value) for value in result.summary["statistic"].to_numpy()]
-    for heading in ("metric", "stage", *statistics):
-        table.add_column(heading, justify="right" if heading in statistics else "left")
+    for heading in ("metric", "stage", *statistics, _WORST):
+        table.add_column(heading, justify="left" if heading in ("metric", "stage") else "right")
     for metric, values in result.summary.data_vars.items():
         for stage in result.summary["stage"].to_numpy():
             numbers = [f"{float(values.sel(stage=stage, statistic=statistic)):.6g}" for statistic in statistics]
-            table.add_row(str(metric), str(stage), *numbers)
+            name = f"{stage}_{metric}"
+            worst = _worst(result, str(metric), result.clients[name].to_numpy()) if name in result.clients else ""
+            table.add_row(str(metric), str(stage), *numbers, worst)
     return table
+
+
+def _of_clients(result: Result) -> list[str]:
+    """Return the scores whose histories of single clients were kept."""
+    names = (str(name) for name in result.rounds.data_vars)
+    return [name for name in names if name.startswith(_HISTORY) and name.removeprefix(_HISTORY) in result.rounds]
+
+
+def _history(result: Result, names: Sequence[str]) -> Table:
+    rounds = result.rounds["round"].to_numpy()
+    table = Table(title="Worst 10 % of clients", title_justify="left")
+    for heading in ("", f"round {rounds[0]}", f"round {rounds[-1]}"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name in names:
+        metric, values = name.removeprefix(_HISTORY), result.rounds[name].to_numpy()
+        table.add_row(metric, *(_worst(result, metric, values[row]) for row in (0, -1)))
+    return table
+
+
+def _worst(result: Result, metric: str, values: np.ndarray) -> str:
+    """Return the mean over the worst tenth of honest clients with a score."""
+    import numpy as np
+
+    counted = ~np.isnan(values)
+    if "byzantine" in result.clients:
+        counted &= result.clients["byzantine"].to_numpy() == 0
+    return f"{worst_tenth(metric, values[counted]).mean:.6g}"

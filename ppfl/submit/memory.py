@@ -95,7 +95,8 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     # a method with a state of its own may keep a vector as long as all that is trained for every client
     keeps_more = type(config.algorithm).init_client is not Algorithm.init_client
     of_client = 0 if config.engine.client_state == "file" else trained if keeps_more else local
-    states = _STATES * math.ceil(sizes.clients / ranks) * of_client * number
+    kept = _STATES if config.evaluate.best_round is None else _STATES + 1
+    states = kept * math.ceil(sizes.clients / ranks) * of_client * number
     # what a client trains on in every round is kept as it is computed with, else as it is stored
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
     rows = max(_LOGITS_SCORED * CPU.rows, _LOGITS * _most_rows(config, sizes))

@@ -115,6 +115,12 @@ CASES: dict[str, dict[str, object]] = {
         "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),
         "evaluate": {"every": 2, "tuned": {"epochs": 2}},
     },
+    "digits-best-round": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(1.0, {**GD, "lr": 1.0}),
+        "rounds": 30,
+        "evaluate": {"every": 1, "history": True, "best_round": {"patience": 2}},
+    },
     "digits-one-client-a-round": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),

@@ -168,6 +168,20 @@ def test_a_run_that_diverges_or_fails_does_so_by_itself(
     assert checkpoint_path(runs[2].out).exists()
 
 
+@pytest.mark.usefixtures("device")
+def test_runs_that_end_early_leave_the_others(tmp_path: Path, rounds_together: list[tuple[int, int]]) -> None:
+    """Each with its best round: the others are what they are with or without them."""
+    evaluate = {"every": 1, "history": True, "best_round": {"patience": 1}, "tuned": None}
+    grid = {"algorithm.lr": [0.05, 0.8, 1.0, 0.02]}
+    runs = runs_of(grid_of(tmp_path, rounds=12, evaluate=evaluate, grid=grid), tmp_path / "together")
+    assert run_together(runs, LastProblem(), never) == ["complete"] * 4
+    assert_as_alone(runs, tmp_path)
+    last = [open_result(one.out).best_round["last_round"] for one in runs]
+    first = min(last)
+    assert first < max(last)
+    assert {(round < first, number < 4) for round, number in rounds_together} == {(True, False), (False, True)}
+
+
 class Killed(BaseException):
     """Stands for a signal that nobody can handle."""
 

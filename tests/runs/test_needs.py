@@ -15,6 +15,7 @@ import yaml
 
 from benchmarks import flops as by_hand
 from ppfl.core.plugins import discover
+from ppfl.interfaces.best_round import BestRound
 from ppfl.interfaces.counting import SampleFlops, count_flops
 from ppfl.networks.flops import flops_of_sample
 from ppfl.networks.losses import CrossEntropy
@@ -192,7 +193,7 @@ def test_with_a_card_states_are_where_they_are_kept(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     setup: Any = SimpleNamespace(
         device=torch.device("cuda", 0), client_state=kind, clients_per_chunk=3, num_rounds=9, asynchronous=None,
-        cohort=SimpleNamespace(size=2), bytes_a_client=10,
+        best_round=None, cohort=SimpleNamespace(size=2), bytes_a_client=10,
         problem=SimpleNamespace(client_data=SimpleNamespace(clients=range(6))),
     )  # fmt: skip
     found = {(one.what, one.num_bytes): one.free_bytes for one in needs._demands(setup, 5, 4)}
@@ -202,3 +203,6 @@ def test_with_a_card_states_are_where_they_are_kept(
         assert found[(f"engine.client_state: {kind}", 60)] == {"host": 100.0, "card": 50.0}[what]
     else:
         assert found[("engine.client_state: file", 60)] == 1e15 / 4
+    # those of the best round beside them
+    setup.best_round = BestRound()
+    assert (f"engine.client_state: {kind}", 120) in {(one.what, one.num_bytes) for one in needs._demands(setup, 5, 4)}
