@@ -107,7 +107,8 @@ def _stage_costs(result: Result) -> Table:
 
 
 def _summary(result: Result) -> Table:
-    table = Table(title="Final metrics over all clients", title_justify="left")
+    held_out = " that train, and over newcomers after some steps" if result.newcomers.sizes else ""
+    table = Table(title=f"Final metrics over all clients{held_out}", title_justify="left")
     statistics = [str(value) for value in result.summary["statistic"].to_numpy()]
     for heading in ("metric", "stage", *statistics):
         table.add_column(heading, justify="right" if heading in statistics else "left")
