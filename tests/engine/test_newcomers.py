@@ -3,6 +3,7 @@ by other hands."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ppfl.interfaces.selection import Selection
 from ppfl.results.parameters import load_shared
 from ppfl.results.reader import Result, open_result
 from ppfl.runs.assemble import build
+from ppfl.runs.assemble import build_problem as plain
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from tests import examples
@@ -337,6 +339,14 @@ def test_texts_hold_clients_out_too() -> None:
     facts = data.client_facts()
     assert facts["num_test_tokens"].shape == (data.num_clients,)
     assert np.isfinite(stages.newcomers["test_perplexity"]).any()
+
+
+def test_a_problem_of_ones_own_that_holds_nobody_out_is_told(folder: Path) -> None:
+    def build_problem(*arguments: Any) -> Any:
+        return replace(plain(*arguments), newcomers=None)
+
+    with pytest.raises(UserError, match=r"^evaluate.newcomers: problem 'supervised' holds nobody out; leave it out$"):
+        build(config(**document(folder)), SoloCommunicator(), build_problem)
 
 
 def test_a_name_that_nobody_has_is_told_before_training(folder: Path) -> None:
