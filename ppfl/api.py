@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Vectors = TypeVar("Vectors", np.ndarray, torch.Tensor)
 Registered = TypeVar("Registered", bound=type[PlugIn])
+_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals", "newcomers")
 Configuration = Config | Mapping[str, Any] | Path | str
 """A configuration, or what `load` makes one of."""
 
@@ -104,7 +105,8 @@ def rounds(config: Configuration) -> Iterator[Scored]:
 
 
 def open_result(path: Path | str) -> xr.DataTree:
-    """Return a result, also an unfinished one, as a tree: groups rounds, clients, summary, stages, arrivals.
+    """Return a result, also an unfinished one, as a tree: groups rounds, clients, summary, stages, arrivals,
+    newcomers.
 
     Its attributes are those of the file (digest, name, status, config as text, …); those of the groups `problem`,
     `seconds`, `best_round` and `provenance` are what the problem knew of itself, what time was spent on, which round
@@ -115,7 +117,7 @@ def open_result(path: Path | str) -> xr.DataTree:
     import xarray as xr
 
     result = read_result(Path(path))
-    groups = {name: getattr(result, name) for name in ("rounds", "clients", "summary", "stages", "arrivals")}
+    groups = {name: getattr(result, name) for name in _GROUPS}
     return xr.DataTree.from_dict({
         "/": xr.Dataset(attrs=result.attrs),
         **groups,

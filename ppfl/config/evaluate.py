@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from ppfl.core.plugins import ChosenFrom, Settings, refusal
 from ppfl.interfaces.best_round import BestRound
+from ppfl.interfaces.cohort_size import cohort_size
 from ppfl.interfaces.method import FineTuner
 
 _Part = Literal["train", "validation", "test"]
 _SELECTING = ("parts", "samples", "clients")
 """Keys that say what is scored."""
+
+
+def _unscheduled(tuner: FineTuner | None) -> FineTuner | None:
+    if tuner is not None and tuner.schedules():
+        raise refusal("lr_schedule", "nothing: this stage has no rounds, and takes full steps")
+    return tuner
 
 
 class Tuned(Settings):
@@ -27,15 +34,52 @@ class Tuned(Settings):
     @field_validator("fine_tuner")
     @classmethod
     def _has_no_rounds(cls, tuner: FineTuner | None) -> FineTuner | None:
-        if tuner is not None and tuner.schedules():
-            raise refusal("lr_schedule", "nothing: this stage has no rounds, and takes full steps")
-        return tuner
+        return _unscheduled(tuner)
+
+
+def _as_section(given: Any) -> Any:
+    is_short = isinstance(given, int | float | list | tuple) and not isinstance(given, bool)
+    return {"clients": given} if is_short else given
+
+
+_Clients = Annotated[float, Field(gt=0, lt=1)] | Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+
+class Newcomers(Settings):
+    """Clients that are held out of training: no mean, weight, attack or score of the others knows of them. In the end
+    they get θ, and w as a client has it before its first round, and tune w, or whole models where nothing is local.
+    """
+
+    clients: _Clients
+    """A fraction of the clients with training samples, drawn by problem.seed, or the names of clients."""
+    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(default=(1, 5), strict=False)
+    """After so many steps they are scored, and before the first; a step is one call of the fine-tuner, with all the
+    steps or epochs that its own settings say, on the next batch of problem.batch_size."""
+    fine_tuner: Annotated[FineTuner, ChosenFrom("ppfl.fine_tuners")] | None = None
+    """What to tune with; null takes that of `tuned`, or else the algorithm's own."""
+    in_rounds: bool = False
+    """Whether they are scored with the rounds, too, and not in the end alone."""
+
+    @field_validator("clients", "steps")
+    @classmethod
+    def _in_one_order(cls, given: Any) -> Any:
+        # the same ones in another order are the same run
+        return tuple(sorted(set(given))) if isinstance(given, tuple) else given
+
+    @field_validator("fine_tuner")
+    @classmethod
+    def _has_no_rounds(cls, tuner: FineTuner | None) -> FineTuner | None:
+        return _unscheduled(tuner)
+
+    def number_of(self, known: int) -> int:
+        """Return how many of so many clients, all of them with training samples, are held out."""
+        return len(self.clients) if isinstance(self.clients, tuple) else cohort_size(self.clients, known)
 
 
 class Evaluate(Settings):
     """When and how to score."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({*_SELECTING, "reports", "best_round", "history"})
+    silent: ClassVar[frozenset[str]] = frozenset({*_SELECTING, "reports", "best_round", "history", "newcomers"})
     every: Annotated[int, Field(ge=1)] = 10
     """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
     parts: Annotated[tuple[_Part, ...], Field(min_length=1)] = Field(default=("validation", "test"), strict=False)
@@ -54,6 +98,11 @@ class Evaluate(Settings):
     null: it is not looked for."""
     history: bool = False
     """Whether the scores of every single client are kept, of every evaluation, beside their means."""
+    newcomers: (
+        Annotated[Newcomers, BeforeValidator(_as_section, json_schema_input_type=_Clients | Newcomers)] | None
+    ) = None
+    """Clients that are held out of training, and scored in the end; a fraction or a list of names stands for a section
+    with these `clients`. null: nobody is."""
 
     @field_validator("parts")
     @classmethod
@@ -71,6 +120,12 @@ class Evaluate(Settings):
     def selected(self) -> tuple[str, ...]:
         """Names of the keys that say what is scored and are not at their defaults."""
         return tuple(key for key in _SELECTING if getattr(self, key) != type(self).model_fields[key].default)
+
+    @property
+    def fine_tuner_of_newcomers(self) -> FineTuner | None:
+        """The one that is named for them, or for the stage `tuned`."""
+        named = self.newcomers.fine_tuner if self.newcomers is not None else None
+        return named if named is not None or self.tuned is None else self.tuned.fine_tuner
 
     def of_everything(self) -> Evaluate:
         """Return the same, with the validation and test samples of all clients scored."""

@@ -156,7 +156,8 @@ class Config(Settings):
         if getattr(training, "clip_norm", None) is None:
             return self
         tuned = self.evaluate.tuned.fine_tuner if self.evaluate.tuned else None
-        for what in (self.algorithm, self.algorithm.fine_tuner_of_clients, tuned):
+        of_newcomers = self.evaluate.fine_tuner_of_newcomers if self.evaluate.newcomers else None
+        for what in (self.algorithm, self.algorithm.fine_tuner_of_clients, tuned, of_newcomers):
             if what is not None and what.needs_whole_gradients:
                 reason = f"nothing, since {what.name!r} takes whole gradients: {what.needs_whole_gradients}"
                 raise refusal("problem.training.clip_norm", reason)
@@ -170,7 +171,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _has_what_is_scored(self) -> Config:
-        evaluate, known = self.evaluate, self.problem.known_clients
+        evaluate, known = self.evaluate, self.known_clients
         if evaluate.selected and not isinstance(self.problem, ModelProblemSettings):
             where = f"evaluate.{evaluate.selected[0]}"
             raise refusal(where, f"nothing, since problem {self.problem.name!r} has no samples to choose from")
@@ -178,7 +179,26 @@ class Config(Settings):
             reason = f"null, since problem {self.problem.name!r} has no validation samples to judge rounds by"
             raise refusal("evaluate.best_round", reason)
         if evaluate.clients is not None and known is not None and evaluate.clients > known:
-            raise refusal("evaluate.clients", f"at most {known}, the clients of the partition")
+            what = "that train" if evaluate.newcomers is not None else "of the partition"
+            raise refusal("evaluate.clients", f"at most {known}, the clients {what}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_newcomers(self) -> Config:
+        evaluate = self.evaluate
+        if evaluate.newcomers is None:
+            return self
+        if not isinstance(self.problem, ModelProblemSettings):
+            what = "θ*, ‖F‖ and legal steps are of all clients, and w*(θ) needs no training"
+            raise refusal("evaluate.newcomers", f"nothing, since of problem {self.problem.name!r} {what}")
+        if self.known_clients is not None and self.known_clients < 1:
+            raise refusal("evaluate.newcomers.clients", "fewer of them, so that a client is left to train")
+        if (evaluate.fine_tuner_of_newcomers or self.algorithm.fine_tuner_of_clients) is None:
+            raise refusal(
+                "evaluate.newcomers.fine_tuner",
+                f"a section such as {{name: gradient_descent, steps: 1, lr: 0.1}}, since {self.algorithm.name!r} has "
+                f"no fine-tuner of its own and evaluate.tuned names none",
+            )
         return self
 
     @model_validator(mode="after")
@@ -203,6 +223,12 @@ class Config(Settings):
             if (found := schedule.unfit(steps)) is not None:
                 raise refusal(f"{key}.{found[0]}", found[1])
         return self
+
+    @property
+    def known_clients(self) -> int | None:
+        """Number of clients that train, when the settings say it; None when data do."""
+        known, newcomers = self.problem.known_clients, self.evaluate.newcomers
+        return known if known is None or newcomers is None else known - newcomers.number_of(known)
 
     @property
     def device(self) -> Literal["auto", "cpu", "cuda"]:
@@ -236,6 +262,10 @@ class Config(Settings):
         # null and the method's own fine-tuner written out are the same run
         if tuned is not None and tuned["fine_tuner"] is None:
             tuned["fine_tuner"] = _unscheduled(content["algorithm"].get("fine_tuner"))
+        newcomers = content["evaluate"].get("newcomers")
+        if newcomers is not None and newcomers["fine_tuner"] is None:
+            of_method = _unscheduled(content["algorithm"].get("fine_tuner"))
+            newcomers["fine_tuner"] = of_method if tuned is None else tuned["fine_tuner"]
         if origins := origins_in(self):
             content["plugins"] = {key: origin.identity for key, origin in origins.items()}
         return content
@@ -304,7 +334,7 @@ def validate(document: Mapping[str, Any], folder: Path, source: str, scope: Scop
 
 
 def _unfit_for_clients(config: Config) -> Finding | None:
-    clients = config.problem.known_clients
+    clients = config.known_clients
     if clients is None:
         return None
     wanted, key = config.cohort, "cohort"

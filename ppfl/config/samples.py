@@ -35,8 +35,11 @@ def settings_of_samples(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _selected(evaluate: Mapping[str, Any], seed: Any) -> dict[str, Any]:
     chosen = {key: evaluate[key] for key in _SELECTING if evaluate.get(key) is not None}
-    # the seed of the run draws them; that of the problem stands there
-    return {"evaluate": chosen, "seed": seed} if chosen else {}
+    # the seed of the run draws them; that of the problem, which draws newcomers, stands there
+    selected: dict[str, Any] = {"evaluate": chosen, "seed": seed} if chosen else {}
+    if newcomers := evaluate.get("newcomers"):
+        selected["newcomers"] = newcomers["clients"]
+    return selected
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Any:

@@ -161,7 +161,7 @@ def _packed(
     of_test = None if test is None else test.rows_of(names)
     if of_test is not None:
         sizes[:, 2] = of_test[1]
-    dealt = placement.deal(sizes[:, 0], clients_per_chunk, train.input_shape)
+    dealt = placement.deal(names, sizes[:, 0], clients_per_chunk, train.input_shape)
     mine = dealt.clients
     here = slice(mine.start, mine.stop)
     num_rows = int(totals[here].sum()) + (int(of_test[1][here].sum()) if of_test is not None else 0)

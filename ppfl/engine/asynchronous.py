@@ -15,6 +15,7 @@ from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
 from ppfl.engine.checkpoint import Checkpointer, name_params, read_params
 from ppfl.engine.evaluate import score_rounds
+from ppfl.engine.newcomers import series_of_newcomers
 from ppfl.engine.participants import Downlink
 from ppfl.engine.run import Run
 
@@ -207,7 +208,7 @@ class AsynchronousEngine(Run, ABC):
 
     def _score(self, num_arrivals: int, finite: bool = True) -> Scored:
         """Score the state and set the status. Collective."""
-        (metrics,) = score_rounds([self], num_arrivals)
+        metrics = score_rounds([self], num_arrivals)[0] | series_of_newcomers(self)
         scored = self.scored(num_arrivals, metrics, self._more_costs(), is_finite=finite)
         if num_arrivals == self.setup.num_rounds and self.status == "running":
             self.ledger.status = "complete"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -15,12 +15,11 @@ from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned_servers import stacked
 from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL
 from ppfl.engine.spent import shared
+from ppfl.engine.tuning import applications
 from ppfl.interfaces.advanced_client import KEPT_BYTES
-from ppfl.interfaces.client_data import join, num_samples
-from ppfl.interfaces.method import ExactFineTuner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ppfl.core.types import Params, State
     from ppfl.engine.mapping.laned_scores import LanedScores
@@ -42,6 +41,8 @@ class Stages:
     costs: dict[str, StageCosts]
     summary: dict[str, np.ndarray]
     """{metric: (stage, statistic)}, see STATISTICS."""
+    newcomers: dict[str, np.ndarray] = field(default_factory=dict)
+    """{metric: (M, steps)} of the clients that are held out, none where nobody is."""
 
     @property
     def cost_arrays(self) -> dict[str, np.ndarray]:
@@ -99,7 +100,7 @@ def _score_rounds(runs: Sequence[Run], round: int, together: Together | None) ->
 
 def _score_alone(run: Run, round: int) -> dict[str, float | np.ndarray]:
     setup = run.setup
-    of_clients = _gather(setup, _client_scores(run, round))
+    of_clients = gather(setup, _client_scores(run, round))
     of_shared = setup.problem.scores.shared_metrics(run.server["shared"])
     scores: dict[str, float | np.ndarray] = {
         name: mean_over_clients(setup, name, values) for name, values in of_clients.items()
@@ -146,7 +147,7 @@ def _one_by_one(run: Run, round: int) -> dict[str, torch.Tensor]:
             run.advanced[client] = advanced
         return found
 
-    return _columns(run.group.clients, _of_each(run, of_client))
+    return columns_of(run.group.clients, _of_each(run, of_client))
 
 
 def _fits(run: Run, advanced: AdvancedClient) -> bool:
@@ -188,7 +189,7 @@ def _stages_one_by_one(run: Run) -> tuple[dict[str, dict[str, torch.Tensor]], di
     tuning = StageCosts()
     of_clients = _of_each(run, lambda client: _stages_of(run, client, tuning))
     scores = {
-        stage: _columns(run.group.clients, {client: found[stage] for client, found in of_clients.items()})
+        stage: columns_of(run.group.clients, {client: found[stage] for client, found in of_clients.items()})
         for stage in next(iter(of_clients.values()))
     }
     return scores, {stage: tuning if stage == "tuned" else StageCosts() for stage in scores}
@@ -241,9 +242,13 @@ def summarize(setup: Setup, metric: str, values: np.ndarray) -> dict[str, np.nda
     Weights are the samples that the metric was computed on; clients without such samples, and Byzantine ones, are
     left out.
     """
-    known, weight = _known(setup, metric, values)
+    return statistics(*_known(setup, metric, values))
+
+
+def statistics(known: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the same of the values that count, (…, counted), and their weights, (counted,)."""
     if not len(weight):
-        return dict.fromkeys(STATISTICS, np.full(values.shape[:-1], math.nan))
+        return dict.fromkeys(STATISTICS, np.full(known.shape[:-1], math.nan))
     with np.errstate(invalid="ignore"):  # inf − inf in a run that diverged
         q10, q50, q90 = np.quantile(known, [0.1, 0.5, 0.9], axis=-1)
     weighted = (known * weight).sum(axis=-1) / weight.sum()
@@ -287,11 +292,12 @@ def _over_ranks(
     setup: Setup, scores: Mapping[str, Mapping[str, torch.Tensor]], costs: Mapping[str, StageCosts]
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, StageCosts]]:
     """Gather what every rank scored; add up what it counted. The seconds are those of the slowest. Collective."""
-    of_all = {stage: _gather(setup, of_stage) for stage, of_stage in scores.items()}
-    return of_all, {stage: _total(setup, cost) if stage == "tuned" else cost for stage, cost in costs.items()}
+    of_all = {stage: gather(setup, of_stage) for stage, of_stage in scores.items()}
+    return of_all, {stage: total_costs(setup, cost) if stage == "tuned" else cost for stage, cost in costs.items()}
 
 
-def _total(setup: Setup, mine: StageCosts) -> StageCosts:
+def total_costs(setup: Setup, mine: StageCosts) -> StageCosts:
+    """Add up what ranks have counted; the seconds are those of the slowest. Collective."""
     if setup.communicator.size == 1:
         return replace(mine)
     counts = torch.tensor([mine.shared_gradients, mine.local_gradients], dtype=torch.float64)
@@ -305,44 +311,37 @@ def _tuned(
 ) -> tuple[Params, Params]:
     """`tuned_epochs` times: the fine-tuner applied to every batch of the client's training samples in turn.
 
-    An exact one is applied to all of them at once, since it keeps nothing of the batches before. Adds to `costs`.
+    Adds to `costs`.
     """
     started = time.perf_counter()
     tuner, problem = setup.tuned_fine_tuner, setup.tuned_problem
-    objective = problem.objective
     assert tuner is not None
     if problem is not setup.problem:
         whole = {**shared, **local}
         shared, local = {}, {name: whole[name] for name in problem.local_names}
-    applications = 0
-    for epoch in range(setup.tuned_epochs):
-        batches = advanced.epoch(shared, epoch)
-        if isinstance(tuner, ExactFineTuner):
-            every = list(batches)
-            batches = iter([join(every)] if every else [])
-        for data in batches:
-            draws = tuner.draws(objective, advanced.client, setup.num_rounds + applications, num_samples(data))
-            start = tuner.begin(local, draws) if applications == 0 else local
-            local, num_gradients = tuner.tune(objective, shared, start, data, draws)
-            applications += 1
-            costs.count(setup, num_gradients)
+    epochs = range(setup.tuned_epochs)
+    for tuned in applications(tuner, problem, shared, local, advanced, epochs, setup.num_rounds):
+        local = tuned.local
+        costs.count(setup, tuned.num_gradients)
     if setup.device.type == "cuda":
         torch.cuda.synchronize(setup.device)
     costs.seconds += time.perf_counter() - started
     return shared, local
 
 
-def _columns(clients: range, rows: Mapping[int, Mapping[str, float]]) -> dict[str, torch.Tensor]:
-    """Return {metric: (C,)} of some of the clients, with NaN for the others."""
+def columns_of(
+    clients: range, rows: Mapping[int, Mapping[str, float]], names: Iterable[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """Return {metric: (C,)} of some of the clients, with NaN for the others. names: where there may be no row."""
     columns = {}
-    where = torch.tensor(list(rows)) - clients.start
-    for name in next(iter(rows.values())):
+    where = torch.tensor(list(rows), dtype=torch.int64) - clients.start
+    for name in next(iter(rows.values())) if names is None else names:
         columns[name] = torch.full((len(clients),), math.nan, dtype=torch.float64)
         columns[name][where] = torch.tensor([row[name] for row in rows.values()], dtype=torch.float64)
     return columns
 
 
-def _gather(setup: Setup, mine: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+def gather(setup: Setup, mine: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """From {metric: (C,)} on every rank to {metric: (M,)} in client order. Collective."""
     if setup.communicator.size == 1:
         return {name: values.numpy() for name, values in mine.items()}

@@ -34,6 +34,7 @@ def fits(setup: Setup) -> bool:
         and setup.compute_times is None
         and setup.tuned_problem is setup.problem
         and setup.best_round is None
+        and setup.newcomers is None
         and not setup.algorithm.branches_on_server
         and Laned.can(setup)
     )

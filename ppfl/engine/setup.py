@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.communicator import GuardedCommunicator
     from ppfl.engine.client_store import Kind
+    from ppfl.engine.newcomers import Newcomers
     from ppfl.engine.participants import CohortSampler, Roles
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.asynchronous import Asynchronous
@@ -75,6 +76,8 @@ class Setup:
     """Whether the scores of single clients are kept with their means."""
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
+    newcomers: Newcomers | None = None
+    """Clients that are held out of training; `problem` knows nothing of them."""
     start_files: tuple[Path, ...] = ()
     """Of the run that it starts from: a run that goes on begins at them again."""
 

@@ -247,7 +247,7 @@ def deal(
     client of all ranks. others: fields of the samples that are not at their defaults.
     """
     of_all = np.array(sizes, dtype=np.int64).reshape(-1, 3)
-    dealt = placement.deal(of_all[:, 0], clients_per_chunk, input_shape, others.get("vocabulary_size"))
+    dealt = placement.deal(client_names, of_all[:, 0], clients_per_chunk, input_shape, others.get("vocabulary_size"))
     mine = dealt.clients
     label_shape = others.get("label_shape", ())
     parts = PackedParts.of(map(of_client, mine), of_all[mine.start : mine.stop], input_shape, label_shape)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.communicator import Communicator
     from ppfl.interfaces.byzantine import Byzantine
+    from ppfl.interfaces.held_out import HeldOut
 
 MAX_MEMBERS = 4096
 """Clients that are ever computed together: kernels of so many are bound by arithmetic, and exact sums make no room
@@ -74,6 +75,8 @@ class Placement:
     chunk_memory: ChunkMemory | None = None
     """What clients computed together may take; None: clients are computed one by one where nobody says otherwise."""
 
+    held_out: HeldOut | None = None
+    """Clients that do not train; None: all do."""
     bytes_of_client: Callable[[tuple[int, ...], int, int | None], int] | None = None
     """(shape of a sample, S of a round, size of a vocabulary or None) -> what a client takes of that memory; a problem
     fills it in."""
@@ -99,14 +102,27 @@ class Placement:
 
     def deal(
         self,
+        client_names: Sequence[str],
         num_samples: Sequence[int] | np.ndarray,
         wanted: int | None,
         input_shape: tuple[int, ...],
         vocabulary_size: int | None = None,
     ) -> Dealt:
-        """Return the clients of this rank and K; arguments are those of `chunk_size`."""
-        chunk = self.chunk_size(wanted, num_samples, input_shape, vocabulary_size)
-        return Dealt(self.clients_of_rank(num_samples, chunk), chunk)
+        """Return the clients of this rank and K; arguments are those of `chunk_size`, for all M clients.
+
+        Where some are held out, the others are dealt as if there were no more, in whole chunks of those that train.
+        """
+        if self.held_out is None:
+            chunk = self.chunk_size(wanted, num_samples, input_shape, vocabulary_size)
+            return Dealt(self.clients_of_rank(num_samples, chunk), chunk)
+        all_clients, numbers = np.arange(len(num_samples)), np.asarray(num_samples)
+        trained = np.setdiff1d(all_clients, self.held_out.members(client_names, numbers))
+        chunk = self.chunk_size(wanted, numbers[trained], input_shape, vocabulary_size)
+        mine = self.clients_of_rank(numbers[trained], chunk)
+        # who is held out goes with those that train before it, the very first ones with rank 0
+        bounds = [0, *trained[1:].tolist(), len(numbers)]
+        first, last = (bounds[min(bound, len(trained))] for bound in (mine.start, mine.stop))
+        return Dealt(range(first, last), chunk)
 
     def byzantine_clients(self, client_names: Sequence[str], num_train_samples: Sequence[int]) -> frozenset[int]:
         """Return the clients that are Byzantine: scores and theory leave them out, the engine lets them attack."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from ppfl.core.plugins import PlugIn, Seed
@@ -59,6 +59,8 @@ class Problem:
     client_data: ClientData
     scores: Scores
     theory: Theory
+    newcomers: Problem | None = field(default=None, kw_only=True)
+    """Clients that are held out of training, numbered by themselves: the same objective on their data, and scores."""
 
     @property
     def local_names(self) -> tuple[str, ...]:

@@ -78,6 +78,10 @@ class Scores(ABC):
         """Return `round_metrics`, and leave behind what is advanced where scores can."""
         return self.round_metrics(shared, local, client.client, round)
 
+    def of_nobody(self) -> dict[str, float]:
+        """Return `client_metrics` of a client that is not scored: its names, and NaN."""
+        raise NotImplementedError(f"{type(self).__name__} scores every client")
+
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
         """Scores of θ over all clients: scalars (), or (M,) with one number a client. Collective."""
         return {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+import copy
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ class SupervisedData(LabelledData):
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
         self.clients_per_chunk = samples.clients_per_chunk
+        self._numbers: Sequence[int] | np.ndarray = range(len(samples.client_names))
+        """Of the clients in the data set."""
+        self._first = samples.clients.start
         self.labels = _agree_on_labels(samples, placement)
         """What all ranks know of them."""
         self.num_classes = task.num_outputs(self.labels)
@@ -64,6 +68,20 @@ class SupervisedData(LabelledData):
         self._training = TrainingSamples(self._seed, augmentation, has_keys)
         self.changes_training = self._training.does_something
         self.fixed_data = self._batch_size == "all" and not self.changes_training
+
+    def of_some(self, chosen: np.ndarray) -> Self:
+        """Return some of the clients, ascending numbers of all ranks, as if there were no others: they are numbered
+        anew, draws included, and hold the same samples. Labels, and the outputs that they need, stay those of all."""
+        some = copy.copy(self)
+        some._numbers = chosen
+        some.clients = range(*np.searchsorted(chosen, [self.clients.start, self.clients.stop]).tolist())
+        some.client_names = tuple(self.client_names[client] for client in chosen.tolist())
+        for sizes in ("num_train_samples", "num_validation_samples", "num_test_samples"):
+            setattr(some, sizes, tuple(np.array(getattr(self, sizes))[chosen].tolist()))
+        if self.label_histogram is not None:
+            some.label_histogram = self.label_histogram[chosen]
+        some._num_tokens = {name: of_all[chosen] for name, of_all in self._num_tokens.items()}
+        return some
 
     def data(self, client: int, round: int) -> Data:
         """Draw min(B, S) of the S training samples without replacement, keyed (seed, round, client).
@@ -148,7 +166,8 @@ class SupervisedData(LabelledData):
 
     def _rows(self, part: Part, client: int) -> slice | np.ndarray:
         """Return where a part of a client's samples lies in its pack."""
-        return self._parts[part].rows(client, client - self.clients.start)
+        number = int(self._numbers[client])
+        return self._parts[part].rows(number, number - self._first)
 
     def _batch(self, client: int, round: int) -> slice | np.ndarray:
         """Return the rows of the pack that a client computes on in a round."""

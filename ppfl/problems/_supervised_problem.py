@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.errors import UserError
@@ -66,6 +68,7 @@ class SupervisedProblem(Problem):
     objective: Supervised
     client_data: SupervisedData
     scores: SupervisedScores
+    newcomers: SupervisedProblem | None = field(default=None, kw_only=True)
 
     def all_local(self) -> SupervisedProblem:
         """Return the same f_m on the same samples with all parameters of the model local."""
@@ -75,7 +78,9 @@ class SupervisedProblem(Problem):
     def scored_on(self, selection: Selection) -> SupervisedProblem:
         """Return the same problem, scored on some of the samples."""
         scores = type(self.scores)(self.objective, self.client_data, self.scores.task, selection)
-        return replace(self, scores=scores)
+        # who is held out is scored whoever else is
+        newcomers = self.newcomers and self.newcomers.scored_on(replace(selection, clients=None))
+        return replace(self, scores=scores, newcomers=newcomers)
 
 
 def put_together(
@@ -126,7 +131,13 @@ def build_supervised(
     augmentation = _augmentation(settings, samples.input_shape)
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
     made = Made(stages, parts, data.num_classes, settings.training)
-    return put_together(make(made, placement), data, scores, task)
+    objective = make(made, placement)
+    if placement.held_out is None:
+        return put_together(objective, data, scores, task)
+    held_out = placement.held_out.members(data.client_names, data.num_train_samples)
+    others = np.setdiff1d(np.arange(data.num_clients), held_out)
+    problem = put_together(objective, data.of_some(others), scores, task)
+    return replace(problem, newcomers=put_together(objective, data.of_some(held_out), scores, task))
 
 
 def _augmentation(settings: ModelProblemSettings, input_shape: tuple[int, ...]) -> Augmentation | None:

@@ -15,7 +15,7 @@ from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Supervised
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Part
@@ -72,6 +72,13 @@ class SupervisedScores(Scores):
                     for part, rows in spans:
                         found = self.task.totals(logits[rows], data["y"][rows])
                         totals[part] = totals[part] + found if part in totals else found
+        return self._of_totals(totals)
+
+    def of_nobody(self) -> dict[str, float]:
+        """Return the names of scores, and NaN."""
+        return self._of_totals({})
+
+    def _of_totals(self, totals: Mapping[Part, torch.Tensor]) -> dict[str, float]:
         scores: dict[str, float] = {}
         for part in self.selection.parts:
             # where a part has no samples, as of a client that is not scored

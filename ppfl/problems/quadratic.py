@@ -158,4 +158,5 @@ def _deal(placement: Placement, layout: Layout, clients_per_chunk: int | None) -
     """Return the clients of this rank; each takes its matrix, as it is kept and as it is computed on."""
     length = layout.shared_dimension + layout.local_dimension
     placement = replace(placement, bytes_of_client=lambda *_: 2 * placement.dtype.itemsize * length**2)
-    return placement.deal((1,) * len(layout.client_names), clients_per_chunk, (length,))
+    names = layout.client_names
+    return placement.deal(names, (1,) * len(names), clients_per_chunk, (length,))

@@ -9,6 +9,7 @@ seconds/     attributes: what the wall-clock seconds of the run were spent on
 best_round/  attributes: the best round by validation, where it was looked for; finished runs alone
 rounds/      dimension round: scores and costs; (round, client) where there is one number a client
 clients/     dimension client: samples, <stage>_<metric>
+newcomers/   dimensions client, steps: samples, <metric>; of runs that hold clients out alone
 arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone
 summary/     dimensions stage, statistic: one variable a metric
 stages/      dimension stage: what the training of a stage has cost; not in files of version 3

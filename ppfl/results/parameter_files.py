@@ -55,6 +55,11 @@ class ParameterFiles:
         """Open a file from outside, {parameter: tensor}."""
         return cls(path, path)
 
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """Clients that trained there; none of a file from outside."""
+        return client_names_of(self._result) if self._result is not None else ()
+
     def follow(self, client_names: Sequence[str]) -> None:
         """Find out which clients these are there. Raises UserError for one that is not there, or has nothing there."""
         assert self._result is not None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import h5py
     import xarray as xr
 
-_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals")
+_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals", "newcomers")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Result:
     """What the training of each stage has cost; empty while a run is running, and in files of version 3."""
     arrivals: xr.Dataset
     """The log of an asynchronous run; empty for others."""
+    newcomers: xr.Dataset
+    """Clients that were held out of training; empty where none were."""
 
 
 def open_result(path: Path) -> Result:

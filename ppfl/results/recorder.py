@@ -22,7 +22,7 @@ from ppfl.results.result_image import Group, Variable, image_of
 from ppfl.results.seal import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 WRITE_INTERVAL_SECONDS = 2.0
 LONGEST_INTERVAL_SECONDS = 4.0
@@ -110,6 +110,8 @@ class Recorder:
         self._rounds: list[int] = []
         self._series: dict[str, list[float | np.ndarray]] = {}
         self._clients: dict[str, np.ndarray] = {}
+        self._newcomers: dict[str, np.ndarray] = {}
+        self._newcomer_labels: dict[str, np.ndarray] = {}
         self._summary: dict[str, np.ndarray] = {}
         self._stage_costs: dict[str, np.ndarray] = {}
         self._arrivals: Callable[[], Mapping[str, np.ndarray]] | None = None
@@ -128,6 +130,15 @@ class Recorder:
     def describe_best_round(self, facts: Mapping[str, Any]) -> None:
         """Store what is known of the best round when a run has ended."""
         self._best_round = facts
+
+    def describe_newcomers(self, names: Sequence[str], steps: Sequence[int], facts: Mapping[str, np.ndarray]) -> None:
+        """Store who is held out, after how many steps they are scored, and facts about them, (M,)."""
+        self._newcomer_labels = {"client": np.array(names, dtype=object), "steps": np.array(steps)}
+        self._newcomers.update(facts)
+
+    def add_of_newcomers(self, scores: Mapping[str, np.ndarray]) -> None:
+        """Add what they scored, (M, steps), to be written with the final state."""
+        self._newcomers.update(scores)
 
     def follow_arrivals(self, arrivals: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Store with every write what `arrivals` returns then: arrays (arrival,)."""
@@ -227,6 +238,8 @@ class Recorder:
         # facts that never change, of a million clients say, would make every write take seconds
         if self._status in FINISHED or sum(values.nbytes for values in self._clients.values()) <= _MOST_CLIENT_BYTES:
             yield _group("clients", {"client": names} if names is not None else {}, self._clients)
+        if self._newcomer_labels:
+            yield _group("newcomers", self._newcomer_labels, self._newcomers)
         if self._arrivals is not None:
             columns = self._arrivals()
             numbers = np.arange(len(next(iter(columns.values()))))

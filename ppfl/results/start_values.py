@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ppfl.config.start import Start
     from ppfl.core.types import Params
+    from ppfl.interfaces.started import Beginning
     from ppfl.results.parameter_files import ParameterFiles
     from ppfl.results.tensor_file import TensorFile
 
@@ -73,6 +74,19 @@ class StartValues:
                 found[name] = self._of_theta(name, value)
         return found
 
+    @property
+    def of_newcomers(self) -> Beginning:
+        """The same for clients that the other run did not train: they have no w of their own there."""
+        return _OfNewcomers(self)
+
+    def without_own(self, drawn: Params) -> Params:
+        """Return what a local parameter begins at where it is θ's there, and `drawn` elsewhere."""
+        theirs = self.files.shared.names
+        return {
+            name: self._of_theta(name, value) if self._sources.get(name, "") in theirs else value
+            for name, value in drawn.items()
+        }
+
     def _of_theta(self, name: str, drawn: torch.Tensor) -> torch.Tensor:
         if name not in self._sources:
             return drawn
@@ -126,6 +140,19 @@ class StartValues:
         if not torch.isfinite(value).all():
             raise UserError(f"{self._where}: {source} has NaN or inf in {like.dtype}; allowed: finite numbers")
         return value
+
+
+class _OfNewcomers:
+    """θ as for all others (`ppfl.interfaces.started.Beginning`)."""
+
+    def __init__(self, values: StartValues) -> None:
+        self._values = values
+
+    def shared(self, drawn: Params) -> Params:
+        return self._values.shared(drawn)
+
+    def local(self, client: int, drawn: Params) -> Params:
+        return self._values.without_own(drawn)
 
 
 def _matches(names: Sequence[str], globs: Sequence[str]) -> list[str]:

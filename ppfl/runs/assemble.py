@@ -12,10 +12,12 @@ from ppfl.core.communicator import GuardedCommunicator, ranks_of_host
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.exchange.attackers import check_cohort
+from ppfl.engine.newcomers import Newcomers
 from ppfl.engine.participants import CohortSampler, Roles
 from ppfl.engine.setup import Setup, adds_up
 from ppfl.interfaces.arrival_log import read_arrivals
 from ppfl.interfaces.client_data import Statistics
+from ppfl.interfaces.held_out import HeldOut
 from ppfl.interfaces.placement import ChunkMemory, Placement
 from ppfl.interfaces.selection import ORDER_OF_SCORES, Selection, draw_clients
 from ppfl.interfaces.split import refuse_split
@@ -108,6 +110,7 @@ def build(
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         best_round=config.evaluate.best_round,
         history=config.evaluate.history,
+        newcomers=_newcomers(config, problem, algorithm),
         replay=_read_replay(config, communicator),
         start_files=start_files,
     )
@@ -137,10 +140,11 @@ def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communic
 def _placement(config: Config, communicator: Communicator, device: torch.device, kernels: str) -> Placement:
     data_seed = config.seed if config.problem.seed is None else config.problem.seed
     body_dtype = torch.bfloat16 if config.precision == "bfloat16" else None
-    dtype = _DTYPES[config.precision]
+    dtype, newcomers = _DTYPES[config.precision], config.evaluate.newcomers
     return Placement(
         communicator, data_seed, config.seed, dtype, device, config.byzantine, body_dtype, kernels=kernels,
         chunk_memory=_chunk_memory(config, device),
+        held_out=HeldOut(newcomers.clients, data_seed) if newcomers is not None else None,
     )  # fmt: skip
 
 
@@ -194,6 +198,21 @@ def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tup
         return algorithm.fine_tuner_of_clients, problem
     tuned_problem = problem.all_local() if whole_models else problem
     return _named("evaluate.tuned.", lambda: tuner.resolve(tuned_problem)), tuned_problem
+
+
+def _newcomers(config: Config, problem: Problem, algorithm: Algorithm) -> Newcomers | None:
+    """Return the clients that are held out, and how they are tuned."""
+    wanted, theirs = config.evaluate.newcomers, problem.newcomers
+    if wanted is None:
+        return None
+    if theirs is None:
+        raise SharedUserError(f"evaluate.newcomers: problem {config.problem.name!r} holds nobody out; leave it out")
+    tuned_problem = theirs if theirs.local_names else theirs.all_local()
+    named = config.evaluate.fine_tuner_of_newcomers
+    where = "evaluate.newcomers." if wanted.fine_tuner is not None else "evaluate.tuned."
+    tuner = algorithm.fine_tuner_of_clients if named is None else _named(where, lambda: named.resolve(tuned_problem))
+    assert tuner is not None
+    return Newcomers(theirs, tuned_problem, tuner, (0, *wanted.steps), wanted.in_rounds)
 
 
 def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:

@@ -19,6 +19,7 @@ from ppfl.engine.choose import open_engine
 from ppfl.engine.client_store import describe
 from ppfl.engine.evaluate import STATISTICS
 from ppfl.engine.final_stages import final_stages
+from ppfl.engine.newcomers import with_newcomers
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.objective import frozen_of
 from ppfl.jobs.attempt import NOBODY, Attempt
@@ -192,7 +193,7 @@ def _finish(attempt: Attempt, setup: Setup, engine: Run, recorder: Recorder | No
     """Score what a run that has ended has come to, save and deliver it. Collective."""
     if engine.best is not None:
         progress.tell(str(engine.best))
-    stages = final_stages(engine)
+    stages = with_newcomers(engine, final_stages(engine))
     save_parameters(attempt.config, attempt.here, setup, engine)
     complete(setup, engine, stages, recorder)
     on_first_rank(setup.communicator, attempt.deliver)
@@ -259,6 +260,12 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
     if config.byzantine is not None:
         clients["byzantine"] = np.isin(np.arange(data.num_clients), list(byzantine)).astype(np.int64)
         facts = {**facts, "num_byzantine": float(len(byzantine) + config.byzantine.num_beside)}
+    if setup.newcomers is not None:
+        theirs = setup.newcomers.problem.client_data
+        # without what there is a number of for each label: their second dimension is that of steps
+        of_newcomers = {name: values for name, values in theirs.client_facts().items() if values.ndim == 1}
+        recorder.describe_newcomers(theirs.client_names, setup.newcomers.steps, of_newcomers)
+        facts = {**facts, "num_newcomers": float(theirs.num_clients)}
     recorder.describe_problem(facts, clients)
     return recorder
 
@@ -296,12 +303,13 @@ def complete(setup: Setup, engine: Run, stages: Stages, recorder: Recorder | Non
     """Complete the result with the scores and costs of its stages. Collective."""
     of_stages = stages.scores
     clients = {f"{stage}_{metric}": values for stage, scores in of_stages.items() for metric, values in scores.items()}
-    stage_names, statistics, ended = list(of_stages), list(STATISTICS), {"ended": now()}
+    stage_names, statistics, ended = list(stages.costs), list(STATISTICS), {"ended": now()}
 
     def finish() -> None:
         if recorder is not None:
             if engine.best is not None:
                 recorder.describe_best_round(engine.best.facts)
+            recorder.add_of_newcomers(stages.newcomers)
             recorder.finish(engine.status, clients, stages.summary, stage_names, statistics, ended, stages.cost_arrays)
 
     on_every_rank(setup.communicator, finish)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ppfl.core.agree import on_every_rank
@@ -13,11 +15,14 @@ from ppfl.results.parameter_files import ParameterFiles
 from ppfl.results.start_values import StartValues
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ppfl.config.run import Config
     from ppfl.core.communicator import Communicator
     from ppfl.interfaces.problem import Problem
+
+logger = logging.getLogger(__name__)
 
 
 def begun(
@@ -51,7 +56,21 @@ def begun(
         return values
 
     values = on_every_rank(communicator, read)
+    if problem.newcomers is not None:
+        if communicator.rank == 0:
+            _tell_known(problem.newcomers.client_data.client_names, values.files)
+        problem = replace(problem, newcomers=started(problem.newcomers, values.of_newcomers))
     return started(problem, values), values.files.of_the_run
+
+
+def _tell_known(newcomers: Sequence[str], files: ParameterFiles) -> None:
+    """Warn where the other run has trained on those that are held out of this one."""
+    if known := sorted(set(newcomers) & set(files.client_names)):
+        more = f" and {len(known) - 1} others" if len(known) > 1 else ""
+        logger.warning(
+            "evaluate.newcomers: client %s%s trained in the run that this one starts from, %s: no newcomers to its "
+            "parameters", known[0], more, files.where,
+        )  # fmt: skip
 
 
 def _refuse_proximal(config: Config, own: list[str]) -> None:

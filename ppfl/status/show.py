@@ -116,7 +116,8 @@ def _stage_costs(result: Result) -> Table:
 
 
 def _summary(result: Result) -> Table:
-    table = Table(title="Final metrics over all clients", title_justify="left")
+    held_out = " that train, and over newcomers after some steps" if result.newcomers.sizes else ""
+    table = Table(title=f"Final metrics over all clients{held_out}", title_justify="left")
     statistics = [str(value) for value in result.summary["statistic"].to_numpy()]
     for heading in ("metric", "stage", *statistics, _WORST):
         table.add_column(heading, justify="left" if heading in ("metric", "stage") else "right")

@@ -127,7 +127,7 @@ def _variable(option: str) -> str:
 def _check_ranks(ranks: int, configs: Sequence[Config]) -> None:
     """Refuse ranks that would have no client, where the configuration says how many clients there are."""
     for config in configs:
-        clients = config.problem.known_clients
+        clients = config.known_clients
         if clients is None:
             continue
         chunks = -(-clients // (config.engine.clients_per_chunk or 1))

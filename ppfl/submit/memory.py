@@ -107,7 +107,8 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
 def _most_rows(config: Config, sizes: _Sizes) -> int:
     """Return how many samples are trained on at a time, at the most."""
     of: list[Any] = [config.problem, config.algorithm]
-    of += [getattr(one, "fine_tuner", None) for one in (config.algorithm, config.evaluate.tuned)]
+    tuned, newcomers = config.evaluate.tuned, config.evaluate.newcomers
+    of += [getattr(one, "fine_tuner", None) for one in (config.algorithm, tuned, newcomers)]
     batches = [getattr(one, "batch_size", None) or 1 for one in of]
     return max(sizes.most_to_train_on if batch == "all" else batch for batch in batches)
 

@@ -84,6 +84,10 @@ CASES: dict[str, dict[str, Any]] = {
         },
     ),
     "ranking": run(WORDS, TRANSFORMER, ["*norm*"], problem={"task": {"name": "ranking", "padding": 0, "at": [1, 3]}}),
+    "newcomers": run(
+        CHARACTERS, {"name": "lstm", "embedding": 3, "hidden": 5}, ["head.*"],
+        problem=NEXT, evaluate={"every": 1, "newcomers": {"clients": 0.2, "in_rounds": True}},
+    ),
     "regression": run(
         {"name": "federated_hdf5", "train": "numbers.h5"}, {"name": "mlp", "hidden": [4]}, ["head.*"],
         problem={"task": {"name": "regression"}},
