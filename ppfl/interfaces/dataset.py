@@ -97,6 +97,8 @@ class FederatedSamples:
     """Of the label of one sample."""
     labels_from: str = "problem.dataset"
     """Which file and field labels come from; how messages about them begin."""
+    test_from: str = "problem.dataset"
+    """Which file samples to test on come from; how messages about them begin."""
     special_ids: Mapping[str, int] = field(default_factory=dict)
     """Of tokens: what padding, out_of_vocabulary, begin and end are called by, as far as there are such."""
 
