@@ -85,6 +85,8 @@ class TextHDF5(Dataset):
         if self.alphabet is not None and len(set(self.alphabet)) < len(self.alphabet):
             twice = next(one for one in self.alphabet if self.alphabet.count(one) > 1)
             raise refusal("alphabet", f"every character once; {twice!r} stands there again")
+        if self.normalize is not None:
+            raise refusal("normalize", "nothing, since samples are tokens")
         return self
 
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ppfl.core.plugins import ChosenFrom, PlugIn, refusal
 from ppfl.core.rng import Streams, generator
+from ppfl.interfaces.normalization import Normalization
 from ppfl.interfaces.packed_samples import PackedParts
 
 if TYPE_CHECKING:
@@ -282,6 +283,11 @@ class Dataset(PlugIn):
     >>> samples.clients, [len(part) for part in samples.samples[1]]
     (range(0, 2), [5, 0, 5])
     """
+
+    normalize: Normalization | None = None
+    """What is subtracted from samples, and what they are divided by, channel by channel; null: nothing."""
+
+    silent: ClassVar[frozenset[str]] = frozenset({"normalize"})
 
     @abstractmethod
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:

@@ -121,7 +121,9 @@ def build_supervised(
     samples = settings.dataset.load(placement, clients_per_chunk)
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")
-    data = SupervisedData(samples, settings.batch_size, placement, task)
+    if (normalization := settings.dataset.normalize) is not None:
+        on_every_rank(placement.communicator, lambda: normalization.check(samples.input_shape, samples.vocabulary_size))
+    data = SupervisedData(samples, settings.batch_size, placement, task, normalization)
     stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, samples, data, task))
     augmentation = _augmentation(settings, samples.input_shape)
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))

@@ -294,12 +294,12 @@ def test_digests_are_older_than_the_section_and_tell_rules_apart(tmp_path: Path)
         return ppfl.load(document).digest
 
     plain = digest()
-    assert digest(clients=None, label="label") == plain
+    assert digest(clients=None, label="label", normalize=None) == plain
     others = [
         digest(clients={"first": 1}), digest(clients={"draw": 1}), digest(clients={"names": ["a"]}),
-        digest(label="coarse_label"),
+        digest(label="coarse_label"), digest(normalize={"mean": [0.5], "std": [1]}),
     ]  # fmt: skip
-    assert len({plain, *others}) == 5
+    assert len({plain, *others}) == 6
     for name, text in (("one", "a\n"), ("other", "a\n"), ("third", "b\n")):
         (tmp_path / name).write_text(text)
     of_files = [digest(clients={"names": str(tmp_path / name)}) for name in ("one", "other", "third")]
