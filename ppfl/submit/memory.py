@@ -146,8 +146,13 @@ def _texts(dataset: Any) -> _Sizes:
 def _file(dataset: Any) -> _Sizes:
     train = _look_at(dataset.train.path, dataset.label)
     test = None if isinstance(dataset.test, float) else _look_at(dataset.test.path, dataset.label)
-    clients = dataset.clients.at_most(train.clients) if dataset.clients else train.clients
-    numbers = (train.numbers + (test.numbers if test else 0)) * clients / train.clients
+    numbers, clients = train.numbers + (test.numbers if test else 0), train.clients
+    if (chosen := dataset.clients) is not None:
+        clients = chosen.at_most(train.clients)
+        numbers *= clients / train.clients
+        if chosen.max_samples is not None:
+            of_client = (2 if test else 1) * chosen.max_samples * math.prod(train.input_shape)
+            numbers = min(numbers, clients * of_client)
     return _Sizes(clients, train.input_shape, train.num_classes, numbers, train.bytes_a_number)
 
 
