@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
@@ -24,13 +24,15 @@ class Normalization(Settings):
 
     mean: tuple[float, ...] = Field(strict=False, min_length=1)
     """One number a channel; a feature vector has a channel a feature."""
-    std: tuple[Annotated[float, Field(ge=_MIN_STD)], ...] = Field(strict=False, min_length=1)
-    """As many."""
+    std: tuple[float, ...] = Field(strict=False, min_length=1)
+    """As many, none below 1e-6."""
 
     @model_validator(mode="after")
     def _as_many(self) -> Self:
         if len(self.std) != len(self.mean):
             raise refusal("std", f"{len(self.mean)} numbers, as many as `mean` has")
+        if min(self.std) < _MIN_STD:
+            raise refusal("std", f"numbers of at least {_MIN_STD:g}")
         return self
 
     def check(self, input_shape: tuple[int, ...], vocabulary_size: int | None) -> None:
