@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_lowercase
 
 import h5py
 import numpy as np
@@ -99,8 +100,11 @@ def _texts(dtype: np.dtype, libver: str = "earliest", **stored: object) -> Calla
 
 
 def _named(folder: Path) -> Path:
-    _federated("earliest")(folder)
-    (folder / "names.txt").write_text('"test_ids"\n"ada"\n"cyd"\n')
+    """Clients of one letter: a letter for another is somebody else."""
+    with h5py.File(folder / "data.h5", "w") as file:
+        for name in ascii_lowercase:
+            file[f"examples/{name}/pixels"], file[f"examples/{name}/label"] = np.ones((4, 3, 2)), [0, 1, 2, 0]
+    (folder / "names.txt").write_text('test_ids\nf\n"u"\nz\nz\ne\nd\n')
     return _described(folder, _NAMED, "names.txt")
 
 
