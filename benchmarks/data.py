@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-NUM_FEMNIST_CLIENTS = 50
+NUM_FEMNIST_CLIENTS, NUM_WRITERS = 50, 3400
 NUM_FEMNIST_CLASSES = 62
 _FEWEST_OF_STUDY = 100
 MNIST20_CLIENTS = 20
@@ -127,6 +127,19 @@ def _femnist_sizes() -> tuple[list[int], str]:
     known, source = _known_sizes(1)
     chosen = np.linspace(0, len(known) - 1, NUM_FEMNIST_CLIENTS).round().astype(int)
     return [known[index] for index in chosen], source
+
+
+def writers() -> tuple[dict[str, int], str]:
+    """Return how many samples each writer of federated EMNIST has to train on, by name, and where that comes from."""
+    path = data_folder() / "emnist_client_sizes_train.csv"
+    if path.exists():
+        with path.open() as lines:
+            return {
+                name: int(size) for name, size in list(csv.reader(lines))[1:]
+            }, "sizes of federated EMNIST's writers"
+    drawn = np.random.default_rng(0).lognormal(*_LOG_NORMAL, NUM_WRITERS)
+    sizes = {f"f{number:04d}": max(1, int(size)) for number, size in enumerate(drawn)}
+    return sizes, f"log-normal sizes, μ and σ {_LOG_NORMAL}"
 
 
 def _known_sizes(fewest: int) -> tuple[list[int], str]:

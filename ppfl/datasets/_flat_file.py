@@ -7,7 +7,7 @@ are of whole arrays, and samples are read in blocks of rows, whoever's they are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -16,12 +16,12 @@ import numpy as np
 
 from ppfl.core.errors import UserError
 from ppfl.datasets._row_spans import RowSpans
-from ppfl.datasets._sample_file import LABEL, SampleFile, check_labels, check_samples
+from ppfl.datasets._sample_file import LABEL, ClientsOfFile, SampleFile, check_labels, check_samples
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
 from ppfl.interfaces.packed_samples import Pack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -36,12 +36,13 @@ BLOCK_BYTES = 1 << 23
 
 
 @dataclass(frozen=True)
-class FlatFile(SampleFile):
+class FlatFile(SampleFile, ClientsOfFile):
     """A file whose samples are read in blocks of rows."""
 
     path: Path
     where: str
     field: str
+    label: str
     x: DataArray
     y: DataArray
     sample_shape: tuple[int, ...]
@@ -54,12 +55,12 @@ class FlatFile(SampleFile):
     """(M,) int64, samples of each."""
 
     @classmethod
-    def look_at(cls, root: DataGroup, path: Path, where: str) -> FlatFile:
+    def of(cls, root: DataGroup, path: Path, where: str, label: str = LABEL) -> FlatFile:
         """Check the layout, offsets and names, without reading samples."""
         held = root.names()
         field = next((name for name in SAMPLE_FIELDS if name in held), SAMPLE_FIELDS[0])
-        x, y, offsets, client = (_array(root, name, where) for name in (field, LABEL, OFFSETS, CLIENT))
-        check_samples(x, y, field, where)
+        x, y, offsets, client = (_array(root, name, where) for name in (field, label, OFFSETS, CLIENT))
+        check_samples(x, y, (field, label), where)
         bounds = _bounds(offsets, x.shape[0], field)
         if client.shape != (len(bounds) - 1,):
             raise UserError(
@@ -72,7 +73,21 @@ class FlatFile(SampleFile):
         if names != sorted(names):
             order = sorted(range(len(names)), key=names.__getitem__)
             names, starts, num_rows = [names[row] for row in order], starts[order], num_rows[order]
-        return cls(path, where, field, x, y, x.shape[1:], x.dtype, names, starts, num_rows)
+        return cls(path, where, field, label, x, y, x.shape[1:], x.dtype, names, starts, num_rows)
+
+    def count(self, name: str) -> int:
+        """Return how many samples a client has."""
+        index = self._index.get(name)
+        return 0 if index is None else int(self.num_rows[index])
+
+    def look_at(self, names: Collection[str], most: int | None) -> FlatFile:
+        """Return the same with these clients alone, and at most so many samples of each: its layout is known."""
+        found = self
+        if names != self.names:
+            kept = [name for name in names if name in self._index]
+            rows = np.array([self._index[name] for name in kept], dtype=np.int64)
+            found = replace(self, names=kept, starts=self.starts[rows], num_rows=self.num_rows[rows])
+        return found if most is None else replace(found, num_rows=np.minimum(found.num_rows, most))
 
     def sizes(self) -> Mapping[str, int]:
         """Return the number of samples of every client."""
@@ -84,7 +99,7 @@ class FlatFile(SampleFile):
             return self.nothing()
         first, last = int(self.starts[index]), int(self.starts[index] + self.num_rows[index])
         x, y = self.x.read_rows(first, last), self.y.read_rows(first, last)
-        check_labels(y, f"{self.where}, client {name!r}")
+        check_labels(y, self.label, f"{self.where}, client {name!r}")
         return Samples(np.ascontiguousarray(self.as_input(x)), y.astype(np.int64))
 
     def rows_of(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +107,8 @@ class FlatFile(SampleFile):
         if names == self.names:
             return self.starts, self.num_rows
         index = np.array([self._index.get(name, -1) for name in names], dtype=np.int64)
+        if not self.names:
+            return np.zeros_like(index), np.zeros_like(index)
         return np.where(index < 0, 0, self.starts[index]), np.where(index < 0, 0, self.num_rows[index])
 
     def pack(
@@ -130,7 +147,7 @@ class FlatFile(SampleFile):
         """Return the first row that no run can use, and what is wrong with it."""
         if not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
             row = int(np.flatnonzero((y < 0) | (y >= MAX_NUM_CLASSES))[0])
-            return row, f"a label is {y[row]}; allowed are 0 to {MAX_NUM_CLASSES - 1}"
+            return row, f"a {self.label} is {y[row]}; allowed are 0 to {MAX_NUM_CLASSES - 1}"
         # extremes are found without memory for |x|, and are NaN where there is one
         if not (x.min() >= -largest and x.max() <= largest):
             row = int(np.flatnonzero(~(np.abs(x) <= largest).reshape(len(x), -1).all(axis=1))[0])

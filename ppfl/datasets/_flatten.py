@@ -12,13 +12,15 @@ import numpy as np
 from ppfl.core.errors import UserError
 from ppfl.core.files import whole_path
 from ppfl.datasets._flat_file import BLOCK_BYTES, CLIENT, OFFSETS
-from ppfl.datasets._grouped_file import GROUPED_LAYOUT, GroupedFile
+from ppfl.datasets._grouped_file import GROUPED_LAYOUT, GroupedClients
 from ppfl.datasets._sample_file import LABEL
 from ppfl.interfaces.data_hdf5 import open_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ppfl.datasets._grouped_file import GroupedFile
 
 KIND = "ppfl flat samples"
 _LABEL_TYPE = np.dtype("<i8")
@@ -36,7 +38,8 @@ def flatten(source: Path, out: Path) -> tuple[int, int]:
         examples = root.group("examples", f"{source}, examples")
         if examples is None:
             raise UserError(f"{source} has no clients; {GROUPED_LAYOUT}")
-        grouped = GroupedFile.look_at(examples, str(source))
+        clients = GroupedClients.of(examples, str(source))
+        grouped = clients.look_at(clients.names)
         if grouped.has_numbers:
             raise UserError(f"{source}: {LABEL} is floating point; the flat layout is for classes alone")
         try:

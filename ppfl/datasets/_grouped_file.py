@@ -1,23 +1,57 @@
-"""Files with a group a client: examples/<client>/{pixels or image, label}."""
+"""Files with a group a client: examples/<client>/{pixels or image, label}; what else a group has is left alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppfl.core.errors import UserError
-from ppfl.datasets._sample_file import LABEL, SampleFile, check_labels, check_samples
+from ppfl.datasets._sample_file import LABEL, ClientsOfFile, SampleFile, check_labels, check_samples
 from ppfl.interfaces.dataset import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from ppfl.interfaces.data_hdf5 import DataArray, DataGroup
 
 SAMPLE_FIELDS = ("pixels", "image")
 GROUPED_LAYOUT = "the layout is examples/<client>/pixels (or image) and examples/<client>/label"
+
+
+@dataclass(frozen=True)
+class GroupedClients(ClientsOfFile):
+    """The clients of such a file."""
+
+    examples: DataGroup
+    where: str
+    names: Sequence[str]
+    label: str
+
+    @classmethod
+    def of(cls, examples: DataGroup, where: str, label: str = LABEL) -> GroupedClients:
+        """Look who they are. Raises UserError where there is none."""
+        if not (names := examples.names()):
+            raise UserError(f"{where} has no clients; {GROUPED_LAYOUT}")
+        return cls(examples, where, names, label)
+
+    def count(self, name: str) -> int:
+        """Return how many labels a client has, all else unseen."""
+        if name not in self._known:
+            return 0
+        labels = _array(self.examples, name, self.label, self.where)
+        return labels.shape[0] if labels.shape else 0
+
+    def look_at(self, names: Collection[str], most: int | None = None) -> GroupedFile:
+        """Check the layout of these of its clients, one by one; of the first one where they are none of them."""
+        found = [name for name in names if name in self._known]
+        return GroupedFile.look_at(self.examples, self.where, found or self.names[:1], self.label).cut(found, most)
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
 
 
 @dataclass(frozen=True)
@@ -27,6 +61,7 @@ class GroupedFile(SampleFile):
     examples: DataGroup
     where: str
     field: str
+    label: str
     num_samples: dict[str, int]
     """By name of the client."""
     sample_shape: tuple[int, ...]
@@ -35,16 +70,13 @@ class GroupedFile(SampleFile):
     has_numbers: bool = False
 
     @classmethod
-    def look_at(cls, examples: DataGroup, where: str) -> GroupedFile:
-        """Check the layout of all clients without reading samples."""
-        names = examples.names()
-        if not names:
-            raise UserError(f"{where} has no clients; {GROUPED_LAYOUT}")
+    def look_at(cls, examples: DataGroup, where: str, names: Sequence[str], label: str = LABEL) -> GroupedFile:
+        """Check the layout of some clients without reading samples."""
         field = _sample_field(examples, names[0], where)
         shape, dtype, sizes = None, None, {}
         of_labels: tuple[tuple[int, ...], bool] = ((), False)
         for name in names:  # one at a time: an open data set takes 17 kB
-            x, y = _fields(examples, name, field, where)
+            x, y = _fields(examples, name, (field, label), where)
             looks = y.shape[1:], y.dtype.kind == "f"
             if shape is None:
                 shape, dtype, of_labels = x.shape[1:], x.dtype, looks
@@ -54,11 +86,18 @@ class GroupedFile(SampleFile):
                     f"{names[0]!r} are {dtype} of shape {shape}; they must agree"
                 )
             elif looks != of_labels:
-                raise UserError(f"{where}, client {name!r}: {LABEL} looks otherwise than that of client {names[0]!r}")
+                raise UserError(f"{where}, client {name!r}: {label} looks otherwise than that of client {names[0]!r}")
             sizes[name] = y.shape[0]
         assert shape is not None
         assert dtype is not None
-        return cls(examples, where, field, sizes, shape, dtype, *of_labels)
+        return cls(examples, where, field, label, sizes, shape, dtype, *of_labels)
+
+    def cut(self, names: Sequence[str], most: int | None) -> GroupedFile:
+        """Return the same with these clients alone, and at most so many samples of each."""
+        if most is None and len(names) == len(self.num_samples):
+            return self
+        sizes = {name: self.num_samples[name] for name in names}
+        return replace(self, num_samples={name: min(size, most or size) for name, size in sizes.items()})
 
     def sizes(self) -> Mapping[str, int]:
         """Return the number of samples of every client."""
@@ -73,8 +112,9 @@ class GroupedFile(SampleFile):
 
     def read_stored(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Read samples and labels of one client as they are stored. Raises UserError for broken labels."""
-        x, y = (array.read() for array in _fields(self.examples, name, self.field, self.where))
-        check_labels(y, f"{self.where}, client {name!r}")
+        size, of_client = self.num_samples[name], _fields(self.examples, name, (self.field, self.label), self.where)
+        x, y = (array.read() if array.shape[0] == size else array.read_rows(0, size) for array in of_client)
+        check_labels(y, self.label, f"{self.where}, client {name!r}")
         return x, y
 
 
@@ -85,12 +125,27 @@ def _sample_field(examples: DataGroup, client: str, where: str) -> str:
     return next((name for name in SAMPLE_FIELDS if name in held), SAMPLE_FIELDS[0])
 
 
-def _fields(examples: DataGroup, client: str, field: str, where: str) -> tuple[DataArray, DataArray]:
+def _fields(examples: DataGroup, client: str, fields: tuple[str, str], where: str) -> tuple[DataArray, DataArray]:
     """Return the samples and labels of one client, checked but not read."""
     where = f"{where}, client {client!r}"
     group = examples.group(client, where)
-    x, y = (None if group is None else group.array(name, f"{where}, {name}") for name in (field, LABEL))
+    x, y = (None if group is None else group.array(name, f"{where}, {name}") for name in fields)
     if x is None or y is None:
-        raise UserError(f"{where}: no {field if x is None else LABEL}; {GROUPED_LAYOUT}")
-    check_samples(x, y, field, where, takes_numbers=True)
+        raise UserError(f"{where}: no {fields[x is not None]}; {_layout(fields[1])}")
+    check_samples(x, y, fields, where, takes_numbers=True)
     return x, y
+
+
+def _array(examples: DataGroup, client: str, field: str, where: str) -> DataArray:
+    """Return one array of a client."""
+    where = f"{where}, client {client!r}"
+    group = examples.group(client, where)
+    found = None if group is None else group.array(field, f"{where}, {field}")
+    if found is None:
+        raise UserError(f"{where}: no {field}; {_layout(field)}")
+    return found
+
+
+def _layout(label: str) -> str:
+    """Say how files of this kind look."""
+    return GROUPED_LAYOUT if label == LABEL else f"{GROUPED_LAYOUT}, where `label` names another field for it"

@@ -11,14 +11,32 @@ from ppfl.core.errors import UserError
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     import torch
 
     from ppfl.interfaces.data_hdf5 import DataArray
 
 LABEL = "label"
+"""What labels are called in files unless a run says otherwise."""
 _BYTE_LEVELS = 255.0
+
+
+class ClientsOfFile(ABC):
+    """One open file of which only the names of clients are known."""
+
+    where: str
+    """How messages begin."""
+    names: Sequence[str]
+    """Of its clients, sorted."""
+
+    @abstractmethod
+    def count(self, name: str) -> int:
+        """Return how many samples a client has; 0 when this file does not name it. Raises UserError for damage."""
+
+    @abstractmethod
+    def look_at(self, names: Collection[str], most: int | None) -> SampleFile:
+        """Check the layout of some clients, of whose samples at most so many count, without reading samples."""
 
 
 class SampleFile(ABC):
@@ -28,6 +46,8 @@ class SampleFile(ABC):
     """How messages begin."""
     field: str
     """What samples are called in this file."""
+    label: str
+    """What labels are."""
     sample_shape: tuple[int, ...]
     """As it is stored."""
     sample_dtype: np.dtype
@@ -78,8 +98,9 @@ class SampleFile(ABC):
 
     def check_numbers(self, x: np.ndarray, whose: str, what: str, largest: float) -> None:
         """Raise UserError for NaN, inf and numbers beyond the largest in samples (S, …) of a client."""
-        good = np.abs(x) <= largest  # NaN is not
-        if not good.all():
+        # extremes are found without memory for |x|, and are NaN where there is one
+        if x.dtype != np.uint8 and x.size and not (x.min() >= -largest and x.max() <= largest):
+            good = np.abs(x) <= largest
             wrong = int((~good.reshape(len(x), -1).all(axis=1)).sum())
             raise UserError(
                 f"{self.where}, {whose}: {wrong} of its {len(x)} {what} have NaN, inf or a number beyond "
@@ -110,11 +131,14 @@ class SampleFile(ABC):
         return min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
 
 
-def check_samples(x: DataArray, y: DataArray, field: str, where: str, *, takes_numbers: bool = False) -> None:
+def check_samples(
+    x: DataArray, y: DataArray, fields: tuple[str, str], where: str, *, takes_numbers: bool = False
+) -> None:
     """Raise UserError unless x are samples and y is a label of each, by their shapes and number types.
 
-    takes_numbers: labels may be floating point, one or several a sample.
+    fields: what both are called. takes_numbers: labels may be floating point, one or several a sample.
     """
+    field, label = fields
     if len(x.shape) not in (2, 3, 4):
         raise UserError(
             f"{where}: {field} have shape {x.shape}; allowed are (samples, height, width), (samples, height, width, "
@@ -127,12 +151,12 @@ def check_samples(x: DataArray, y: DataArray, field: str, where: str, *, takes_n
     are_numbers = takes_numbers and y.dtype.kind == "f" and len(y.shape) in (1, 2) and 0 not in y.shape[1:]
     if not are_numbers and (len(y.shape) != 1 or y.dtype.kind not in "iu"):
         others = ", or floating-point numbers" if takes_numbers else ""
-        raise UserError(f"{where}: {LABEL} is {y.dtype} of shape {y.shape}; it must hold one integer a sample{others}")
+        raise UserError(f"{where}: {label} is {y.dtype} of shape {y.shape}; it must hold one integer a sample{others}")
     if x.shape[0] != y.shape[0]:
         raise UserError(f"{where}: {x.shape[0]} {field} but {y.shape[0]} labels; their numbers must agree")
 
 
-def check_labels(y: np.ndarray, where: str) -> None:
-    """Raise UserError for labels that are none."""
+def check_labels(y: np.ndarray, label: str, where: str) -> None:
+    """Raise UserError for labels, which go by this name, that are none."""
     if y.dtype.kind != "f" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
-        raise UserError(f"{where}: labels range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}")
+        raise UserError(f"{where}: {label}s range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PADDING = 0
 NUM_SPECIAL = 4
 """Padding, out of vocabulary, begin and end."""
+_MAX_COUNTS_BYTES = 1 << 30
+"""Of a file of counts, which is read as a whole."""
 _LINE = re.compile(r"(?P<word>\S.*?)[,\t ] *(?P<count>\d{1,18})")
 _HEAD = re.compile(r"word[,\t ] *count")
 
@@ -115,6 +117,10 @@ def words_of(text: str) -> list[str]:
 
 def _counts(path: Path, where: str) -> dict[str, int]:
     try:
+        if path.stat().st_size > _MAX_COUNTS_BYTES:
+            raise UserError(
+                f"{where}: is longer than {_MAX_COUNTS_BYTES >> 20} MiB; allowed are words and their counts"
+            )
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: is no text in UTF-8") from error

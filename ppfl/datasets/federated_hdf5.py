@@ -13,8 +13,9 @@ from ppfl.core.agree import on_every_rank
 from ppfl.core.data_file import DataFile
 from ppfl.core.errors import UserError
 from ppfl.core.host_memory import free_host_bytes
+from ppfl.datasets._chosen_clients import Clients, Sizes, chosen, most_samples
 from ppfl.datasets._flat_file import FLAT_LAYOUT, OFFSETS, FlatFile
-from ppfl.datasets._grouped_file import GROUPED_LAYOUT, GroupedFile
+from ppfl.datasets._grouped_file import GROUPED_LAYOUT, GroupedClients
 from ppfl.datasets._sample_file import LABEL
 from ppfl.interfaces.dataset import (
     ClientSamples,
@@ -28,8 +29,10 @@ from ppfl.interfaces.dataset import (
 from ppfl.interfaces.packed_samples import PackedPart, PackedParts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.core.plugins import Example
-    from ppfl.datasets._sample_file import SampleFile
+    from ppfl.datasets._sample_file import ClientsOfFile, SampleFile
     from ppfl.interfaces.placement import Placement
 
 _USABLE = 0.5
@@ -42,8 +45,9 @@ def _file_or_fraction(value: object) -> str:
 
 class FederatedHDF5(Dataset):
     """Images or feature vectors of clients, in the order of their names, in one of two layouts that files tell by
-    themselves: examples/<client>/{pixels or image, label}; or flat, with the samples of all clients in `samples` or
-    `pixels` and `label`, those of client n in rows offsets[n] to offsets[n + 1] − 1, and its name at client[n].
+    themselves: examples/<client>/{pixels or image, label}, where other fields are left alone; or flat, with the samples
+    of all clients in `samples` or `pixels` and `label`, those of client n in rows offsets[n] to offsets[n + 1] − 1, and
+    its name at client[n].
 
     Samples are (S, height, width), (S, height, width, channels) or (S, features), uint8 (scaled to [0, 1]) or floating
     point (used as they are), in any byte order, and finite in the precision of the run. A client that only one of the
@@ -54,6 +58,7 @@ class FederatedHDF5(Dataset):
 
     name: Literal["federated_hdf5"]
     example: ClassVar[Example] = {"train": "train.h5", "test": "test.h5"}
+    silent: ClassVar[frozenset[str]] = frozenset({"label", "clients"})
     train: DataFile
     """File of the samples to train on, from which validation samples are taken."""
     test: Annotated[
@@ -63,6 +68,10 @@ class FederatedHDF5(Dataset):
     """File of the samples to test on; or, without one, the fraction of each client's samples, rounded down."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of each client's samples in `train` kept for choosing hyperparameters, rounded down."""
+    label: Annotated[str, Field(min_length=1, pattern=r"^[^/]+$")] = LABEL
+    """What labels are called in the files, `coarse_label` for the 20 superclasses of CIFAR-100."""
+    clients: Clients | None = None
+    """Who takes part; null: all clients of the files."""
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> FederatedHDF5:
@@ -80,11 +89,10 @@ class FederatedHDF5(Dataset):
 
     def _read(self, placement: Placement, clients_per_chunk: int | None, usable_bytes: float) -> FederatedSamples:
         with ExitStack() as stack:
-            train = _open(self.train, "train", stack)
-            test = _open(self.test, "test", stack) if isinstance(self.test, DataFile) else None
+            parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+            train, test = self._look_at(stack, parts, placement.data_seed)
             if test is not None:
                 train.check_agrees(test)
-            parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
             if isinstance(train, FlatFile) and isinstance(test, FlatFile | None):
                 found = _packed(train, test, parts, placement, clients_per_chunk, usable_bytes)
                 if any(not isinstance(pack.x, np.ndarray) for pack in found.parts.packs):
@@ -92,6 +100,23 @@ class FederatedHDF5(Dataset):
                     finalize(found.parts.train.pack.x, stack.pop_all().close)
                 return found
             return _client_by_client(train, test, parts, placement, clients_per_chunk)
+
+    def _look_at(self, stack: ExitStack, parts: Parts, seed: int) -> tuple[SampleFile, SampleFile | None]:
+        """Open the files until the stack unwinds, and check the layout of the clients that take part."""
+        train = _open(self.train, "train", self.label, stack)
+        test = _open(self.test, "test", self.label, stack) if isinstance(self.test, DataFile) else None
+
+        def sizes_of(name: str) -> Sizes:
+            if test is not None:
+                return Sizes(train.count(name), test.count(name))
+            num_train, num_validation, num_test = parts.num_samples(train.count(name))
+            return Sizes(num_train + num_validation, num_test)
+
+        names: Sequence[str] = train.names
+        if test is not None and test.names != names:
+            names = sorted({*names, *test.names})
+        names, most = chosen(self.clients, names, sizes_of, seed), most_samples(self.clients)
+        return train.look_at(names, most), None if test is None else test.look_at(names, most)
 
 
 def _usable_bytes(placement: Placement) -> float:
@@ -108,18 +133,18 @@ def _usable_bytes(placement: Placement) -> float:
     return _USABLE * free / sharers
 
 
-def _open(data_file: DataFile, key: str, stack: ExitStack) -> SampleFile:
-    """Open a file until the stack unwinds, in the layout that it has, and check that."""
+def _open(data_file: DataFile, key: str, label: str, stack: ExitStack) -> ClientsOfFile:
+    """Open a file until the stack unwinds, in the layout that it has."""
     from ppfl.interfaces.data_hdf5 import open_data
 
     where = f"problem.dataset.{key}: {data_file.path}"
     root = stack.enter_context(open_data(data_file.path, where))
     examples = root.group("examples", f"{where}, examples")
     if examples is not None:
-        return GroupedFile.look_at(examples, where)
+        return GroupedClients.of(examples, where, label)
     if OFFSETS not in root.names():
         raise UserError(f"{where} has no clients; {GROUPED_LAYOUT}; {FLAT_LAYOUT}")
-    return FlatFile.look_at(root, data_file.path, where)
+    return FlatFile.of(root, data_file.path, where, label)
 
 
 def _client_by_client(
@@ -142,7 +167,8 @@ def _client_by_client(
 
     return deal(
         placement, clients_per_chunk, names, sizes, of_client, train.input_shape, train.divisor,
-        label_shape=train.label_shape, labels_from=f"{train.where}, {LABEL}",
+        label_shape=train.label_shape, labels_from=f"{train.where}, {train.label}",
+        test_from=(test or train).where,
     )  # fmt: skip
 
 
@@ -173,5 +199,8 @@ def _packed(
         rows, number = of_test
         test_pack = test.pack(names[here], rows[here], number[here], placement.dtype, hold=hold)
         in_parts = in_parts._replace(test=PackedPart(test_pack))
-    labels_from = f"{train.where}, {LABEL}"
-    return FederatedSamples.of(names, sizes, dealt, in_parts, train.input_shape, train.divisor, labels_from=labels_from)
+    labels_from = f"{train.where}, {train.label}"
+    return FederatedSamples.of(
+        names, sizes, dealt, in_parts, train.input_shape, train.divisor, labels_from=labels_from,
+        test_from=(test or train).where,
+    )  # fmt: skip

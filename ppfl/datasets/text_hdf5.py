@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.data_file import DataFile
 from ppfl.core.plugins import refusal
+from ppfl.datasets._chosen_clients import Clients, Sizes, chosen, most_samples
 from ppfl.datasets._text_file import TextFile
 from ppfl.datasets._vocabulary import NUM_SPECIAL, Vocabulary, num_pieces, pieces, sentence, words_of
 from ppfl.interfaces.dataset import ClientSamples, Dataset, FederatedSamples, Parts, Samples, deal, refuse_parts
@@ -44,6 +45,7 @@ class TextHDF5(Dataset):
     example: ClassVar[Example] = {
         "train": "train.h5", "test": "test.h5", "unit": "characters", "length": 6,
     }  # fmt: skip
+    silent: ClassVar[frozenset[str]] = frozenset({"clients"})
     train: DataFile
     """File of the texts to train on, from which validation samples are taken."""
     test: Annotated[
@@ -65,6 +67,8 @@ class TextHDF5(Dataset):
     """W, words of the vocabulary at most: the most frequent ones."""
     counts: DataFile | None = None
     """How often words occur, as JSON {word: count} or in lines `word,count`; null: counted in `train`."""
+    clients: Clients | None = None
+    """Who takes part; null: all clients of the files. A vocabulary that is made of texts is made of theirs."""
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> TextHDF5:
@@ -81,33 +85,33 @@ class TextHDF5(Dataset):
         if self.alphabet is not None and len(set(self.alphabet)) < len(self.alphabet):
             twice = next(one for one in self.alphabet if self.alphabet.count(one) > 1)
             raise refusal("alphabet", f"every character once; {twice!r} stands there again")
+        if self.normalize is not None:
+            raise refusal("normalize", "nothing, since samples are tokens")
         return self
 
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         """Read the vocabulary, and the texts of this rank's own clients. Collective.
 
-        Raises UserError for files without this layout, bytes that are no text, clients without one, and a test file
-        none of whose tokens is in the vocabulary.
+        Raises UserError for files without this layout, bytes that are no text, clients without one, and a file none
+        of whose tokens is in the vocabulary.
         """
         import torch
 
-        found, tested = on_every_rank(placement.communicator, lambda: self._read(placement, clients_per_chunk))
-        num_known, number = placement.communicator.allreduce(torch.tensor(tested), "sum").tolist()
-        if number and not num_known:
-            assert isinstance(self.test, DataFile)
-            raise SharedUserError(
-                f"problem.dataset.test: {self.test.path}, {self._field}: none of its {number} {self.unit} is in the "
-                f"vocabulary of {found.vocabulary_size} ids"
-            )
+        found, known = on_every_rank(placement.communicator, lambda: self._read(placement, clients_per_chunk))
+        of_all = placement.communicator.allreduce(torch.from_numpy(known), "sum").tolist()
+        for key, (num_known, number) in zip(("train", "test"), of_all, strict=True):
+            if number and not num_known:
+                where = f"problem.dataset.{key}: {getattr(self, key).path}, {self._field}"
+                size = found.vocabulary_size
+                raise SharedUserError(f"{where}: none of its {number} {self.unit} is in the vocabulary of {size} ids")
         return found
 
-    def _read(self, placement: Placement, clients_per_chunk: int | None) -> tuple[FederatedSamples, list[int]]:
-        """Return also how many units of the test file are known, and how many there are."""
+    def _read(self, placement: Placement, clients_per_chunk: int | None) -> tuple[FederatedSamples, np.ndarray]:
+        """Return also, (2, 2), how many units of either file are known, and how many there are."""
         with ExitStack() as stack:
-            train = self._open(self.train, "train", stack)
-            test = self._open(self.test, "test", stack) if isinstance(self.test, DataFile) else None
+            train, test = self._look_at(stack, placement.data_seed)
             vocabulary = self._vocabulary(train, train.names)
-            cutter = _Cutter(vocabulary, self.unit, self._length)
+            cutter = _Cutter(vocabulary, self.unit, self._length, most_samples(self.clients))
             num_train = cutter.sizes(train, train.names)
             num_test = cutter.sizes(test, test.names) if test is not None else {}
             names = sorted({*num_train, *num_test})
@@ -115,23 +119,42 @@ class TextHDF5(Dataset):
             sizes = [parts.num_samples(num_train.get(name, 0)) for name in names]
             if test is not None:
                 sizes = [(*size[:2], num_test.get(name, 0)) for size, name in zip(sizes, names, strict=True)]
-            tested = np.zeros(2, dtype=np.int64)
+            known = np.zeros((2, 2), dtype=np.int64)
 
             def of_client(client: int) -> ClientSamples:
                 name = names[client]
-                cut = parts.cut(cutter.samples(train, name), placement.data_seed, client)
+                of_train = cutter.samples(train, name)
+                known[0] += cutter.num_known(of_train)
+                cut = parts.cut(of_train, placement.data_seed, client)
                 if test is None:
                     return cut
                 of_test = cutter.samples(test, name)
-                tested[:] += cutter.num_known(of_test)
+                known[1] += cutter.num_known(of_test)
                 return cut._replace(test=of_test)
 
             found = deal(
                 placement, clients_per_chunk, names, sizes, of_client, (self._length,), 1.0,
                 vocabulary_size=vocabulary.size, label_shape=(self._length,), special_ids=vocabulary.special_ids,
-                labels_from=f"{train.where}, {self._field}",
+                labels_from=f"{train.where}, {self._field}", test_from=(test or train).where,
             )  # fmt: skip
-            return found, tested.tolist()
+            return found, known
+
+    def _look_at(self, stack: ExitStack, seed: int) -> tuple[TextFile, TextFile | None]:
+        """Open the files until the stack unwinds, with the clients that take part."""
+        train = self._open(self.train, "train", stack)
+        test = self._open(self.test, "test", stack) if isinstance(self.test, DataFile) else None
+        if self.clients is None:
+            return train, test
+
+        def sizes_of(name: str) -> Sizes:
+            in_train = _num_samples(train, name, self.unit, self._length)
+            if test is not None:
+                return Sizes(in_train, _num_samples(test, name, self.unit, self._length))
+            num_train, num_validation, num_test = self._parts.num_samples(in_train)
+            return Sizes(num_train + num_validation, num_test)
+
+        names = chosen(self.clients, sorted({*train.names, *(test.names if test else ())}), sizes_of, seed)
+        return train.of_these(names), test and test.of_these(names)
 
     def outline(self, most: int) -> TextOutline:
         """Return what it has by a look at so many clients, at the most; raises UserError as `load` does."""
@@ -143,11 +166,15 @@ class TextHDF5(Dataset):
             # words go on, others' characters are much the same
             goes_on = self.unit == "words" and self.counts is None and len(seen) < len(train.names)
             num_ids = self.words + NUM_SPECIAL if goes_on else vocabulary.size
-            cutter, parts = _Cutter(vocabulary, self.unit, self._length), self._parts
+            max_samples = most_samples(self.clients)
+            cutter, parts = _Cutter(vocabulary, self.unit, self._length, max_samples), self._parts
             sizes = [list(cutter.sizes(file, file.names[:most]).values()) for file in files]
+            num_clients = len({*files[0].names, *files[-1].names})
+            taking_part = self.clients.at_most(num_clients) if self.clients else num_clients
+            num_samples = sum(sum(seen) / len(seen) * len(file.names) for seen, file in zip(sizes, files, strict=True))
             return TextOutline(
-                len({*files[0].names, *files[-1].names}),
-                sum(sum(seen) / len(seen) * len(file.names) for seen, file in zip(sizes, files, strict=True)),
+                taking_part,
+                num_samples * taking_part / num_clients,
                 parts.num_samples(max(sizes[0]))[0],
                 self._length,
                 num_ids,
@@ -197,6 +224,12 @@ class TextOutline:
     """Of the vocabulary."""
 
 
+def _num_samples(file: TextFile, name: str, unit: str, length: int) -> int:
+    """Return how many samples a client has in a file, which may not name it."""
+    number = file.count(name)
+    return number if unit == "words" or not number else sum(num_pieces(text, length) for text in file.read(name))
+
+
 @dataclass(frozen=True)
 class _Cutter:
     """Makes samples of texts."""
@@ -204,17 +237,22 @@ class _Cutter:
     vocabulary: Vocabulary
     unit: str
     length: int
+    most: int | None
+    """Samples of a client in a file."""
 
     def sizes(self, file: TextFile, names: Sequence[str]) -> dict[str, int]:
         """Return how many samples clients have, by name."""
         if self.unit == "words":
-            return {name: file.num_texts(name) for name in names}
-        return {name: sum(num_pieces(text, self.length) for text in file.read(name)) for name in names}
+            found = {name: file.num_texts(name) for name in names}
+        else:
+            found = {name: sum(num_pieces(text, self.length) for text in file.read(name)) for name in names}
+        return {name: min(size, self.most or size) for name, size in found.items()}
 
     def samples(self, file: TextFile, name: str) -> Samples:
         """Return the samples of a client; none when this file does not name it."""
-        found = list(self._cut(file.read(name))) if name in file else []
-        ids = np.concatenate([np.empty((0, self.length + 1), np.int64), *found])
+        # a text is one sample at least
+        found = list(self._cut(file.read(name, self.most))) if name in file else []
+        ids = np.concatenate([np.empty((0, self.length + 1), np.int64), *found])[: self.most]
         # x waits in memory as it is here until it is drawn, at half the size; torch takes labels as int64 alone
         return Samples(ids[:, :-1].astype(np.int32), ids[:, 1:].copy())
 

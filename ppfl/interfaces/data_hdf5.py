@@ -152,13 +152,17 @@ class DataArray:
             chosen.select_hyperslab((first, *(0 for _ in shape[1:])), shape)
             return self._read(h5py.h5s.create_simple(shape), chosen, shape)
 
-    def read_texts(self) -> list[str]:
-        """Return all entries of an array (R,) of texts. Raises UserError for other entries, and as `read` does."""
+    def read_texts(self, most: int | None = None) -> list[str]:
+        """Return the entries of an array (R,) of texts, or the first of them.
+
+        Raises UserError for other entries, and as `read` does.
+        """
         if h5py.check_string_dtype(self._id.dtype) is None or len(self.shape) != 1:
             raise UserError(f"{self.where}: is {self.dtype} of shape {self.shape}; it must hold one text an entry")
         with _told(self.where):
+            last = self.shape[0] if most is None else min(most, self.shape[0])
             is_variable = self.dtype.hasobject
-            stored = self._file.texts(self._descriptors()) if is_variable else self.read().tolist()
+            stored = self._file.texts(self._descriptors()[:last]) if is_variable else self.read_rows(0, last).tolist()
         try:
             return [text.decode() for text in stored]
         except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ppfl.core.plugins import ChosenFrom, PlugIn, refusal
 from ppfl.core.rng import Streams, generator
+from ppfl.interfaces.normalization import Normalization
 from ppfl.interfaces.packed_samples import PackedParts
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class FederatedSamples:
     """Of the label of one sample."""
     labels_from: str = "problem.dataset"
     """Which file and field labels come from; how messages about them begin."""
+    test_from: str = "problem.dataset"
+    """Which file samples to test on come from; how messages about them begin."""
     special_ids: Mapping[str, int] = field(default_factory=dict)
     """Of tokens: what padding, out_of_vocabulary, begin and end are called by, as far as there are such."""
 
@@ -280,6 +283,11 @@ class Dataset(PlugIn):
     >>> samples.clients, [len(part) for part in samples.samples[1]]
     (range(0, 2), [5, 0, 5])
     """
+
+    normalize: Normalization | None = None
+    """What is subtracted from samples, and what they are divided by, channel by channel; null: nothing."""
+
+    silent: ClassVar[frozenset[str]] = frozenset({"normalize"})
 
     @abstractmethod
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:

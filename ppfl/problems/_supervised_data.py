@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Data
     from ppfl.interfaces.dataset import FederatedSamples
+    from ppfl.interfaces.normalization import Normalization
     from ppfl.interfaces.packed_samples import PackedPart
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.task import Task
@@ -31,7 +32,12 @@ class SupervisedData(LabelledData):
     """A batch of every client in every round, of B samples, or all that it has. Building is collective."""
 
     def __init__(
-        self, samples: FederatedSamples, batch_size: int | Literal["all"], placement: Placement, task: Task
+        self,
+        samples: FederatedSamples,
+        batch_size: int | Literal["all"],
+        placement: Placement,
+        task: Task,
+        normalization: Normalization | None = None,
     ) -> None:
         self.client_names = samples.client_names
         self.num_train_samples = samples.num_train_samples
@@ -51,6 +57,7 @@ class SupervisedData(LabelledData):
         self._seed = placement.seed
         self._dtype, self._device = placement.dtype, placement.device
         self._divisor, self._are_tokens = samples.divisor, samples.vocabulary_size is not None
+        self._normalization = normalization
         self._batch_size = batch_size
         self.train_with(None, has_keys=False)
         self._batches = Streams(placement.seed, "batch")
@@ -188,7 +195,8 @@ class SupervisedData(LabelledData):
         if self._are_tokens:
             return {"x": x.to(torch.int64, copy=True), "y": y}
         # division makes fresh memory, so that neither alignment nor the next use depends on where the rows lie
-        return {"x": x.to(self._dtype) / self._divisor, "y": y}
+        x = x.to(self._dtype) / self._divisor
+        return {"x": x if self._normalization is None else self._normalization.applied(x), "y": y}
 
 
 def _agree_on_labels(samples: FederatedSamples, placement: Placement) -> Labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from ppfl.networks.training import Augmentation
 
     MakeObjective = Callable[[Made, Placement], Supervised]
+
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 3
 
 
 class SupervisedTheory(Theory):
@@ -126,7 +132,10 @@ def build_supervised(
     samples = settings.dataset.load(placement, clients_per_chunk)
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")
-    data = SupervisedData(samples, settings.batch_size, placement, task)
+    if (normalization := settings.dataset.normalize) is not None:
+        on_every_rank(placement.communicator, lambda: normalization.check(samples.input_shape, samples.vocabulary_size))
+    _tell_who_is_not_tested(samples)
+    data = SupervisedData(samples, settings.batch_size, placement, task, normalization)
     stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, samples, data, task))
     augmentation = _augmentation(settings, samples.input_shape)
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
@@ -138,6 +147,20 @@ def build_supervised(
     others = np.setdiff1d(np.arange(data.num_clients), held_out)
     problem = put_together(objective, data.of_some(others), scores, task)
     return replace(problem, newcomers=put_together(objective, data.of_some(held_out), scores, task))
+
+
+def _tell_who_is_not_tested(samples: FederatedSamples) -> None:
+    """Log which clients that train have nothing to be tested on, where others have."""
+    trains, is_tested = (np.array(of) > 0 for of in (samples.num_train_samples, samples.num_test_samples))
+    lacking = np.flatnonzero(trains & ~is_tested)
+    if not len(lacking) or not is_tested.any():
+        return
+    shown = ", ".join(repr(samples.client_names[client]) for client in lacking[:_SHOWN])
+    if not (trains & is_tested).any():
+        logger.warning("%s: has no client in common with training, whose are %s, …", samples.test_from, shown)
+        return
+    who = f"{len(lacking):,} of {int(trains.sum()):,} clients that train have no test samples: {shown}"
+    logger.info("%s: %s%s", samples.test_from, who, ", …" if len(lacking) > _SHOWN else "")
 
 
 def _augmentation(settings: ModelProblemSettings, input_shape: tuple[int, ...]) -> Augmentation | None:

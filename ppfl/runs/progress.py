@@ -224,18 +224,19 @@ def choose_progress(rank: int, stream: TextIO | None = None) -> Silent | Lines |
 
 
 class _Warnings(logging.Handler):
-    """Writes warnings of the library to standard error as it is now, so that they do not tear a bar apart."""
+    """Writes notices and warnings to standard error as it is now, so that they do not tear a bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(_line(record))
 
 
 def _line(record: logging.LogRecord) -> str:
-    return f"ppfl: {record.levelname.lower()}: {' '.join(record.getMessage().split())}\n"
+    level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+    return f"ppfl: {level}{' '.join(record.getMessage().split())}\n"
 
 
 class WarningsTo(logging.Handler):
-    """Writes warnings of the library to a stream, too, while it is entered."""
+    """Writes notices and warnings of the library to a stream, too, while it is entered."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__()
@@ -253,7 +254,8 @@ class WarningsTo(logging.Handler):
 
 
 def show_warnings(rank: int) -> None:
-    """Show the warnings of the library on rank 0, each once."""
+    """Show the notices and warnings of the library on rank 0, each once."""
     logger = logging.getLogger("ppfl")
+    logger.setLevel(logging.INFO)
     logger.handlers = [_Warnings() if rank == 0 else logging.NullHandler()]
     logger.propagate = False

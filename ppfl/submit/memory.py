@@ -85,7 +85,7 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
         raise KeyError  # only its author could tell
     if problem.model.parameter_names() is None:
         raise KeyError  # nor are functions run here that somebody wrote
-    sizes = _SIZES.get(problem.dataset.name, _file)(problem.dataset)
+    sizes = _SIZES[problem.dataset.name](problem.dataset)
     number = 8 if config.precision == "float64" else 4
     stages = problem.stages(sizes.input_shape, sizes.num_classes)
     parameters = {name: math.prod(parameter.shape) for stage in stages for name, parameter in stage.parameters.items()}
@@ -145,38 +145,44 @@ def _texts(dataset: Any) -> _Sizes:
     return _Sizes(found.num_clients, (found.length,), found.num_ids, numbers, 4, 0, logits, found.most_to_train_on)
 
 
-_SIZES = {"digits": _digits, "text_hdf5": _texts}
-"""What a data set has, by its name; of others the file is looked at."""
-
-
 def _file(dataset: Any) -> _Sizes:
-    train = _look_at(dataset.train.path)
-    test = None if isinstance(dataset.test, float) else _look_at(dataset.test.path)
-    numbers = train.numbers + (test.numbers if test else 0)
-    return _Sizes(train.clients, train.input_shape, train.num_classes, numbers, train.bytes_a_number)
+    train = _look_at(dataset.train.path, dataset.label)
+    test = None if isinstance(dataset.test, float) else _look_at(dataset.test.path, dataset.label)
+    numbers, clients = train.numbers + (test.numbers if test else 0), train.clients
+    if (chosen := dataset.clients) is not None:
+        clients = chosen.at_most(train.clients)
+        numbers *= clients / train.clients
+        if chosen.max_samples is not None:
+            of_client = (2 if test else 1) * chosen.max_samples * math.prod(train.input_shape)
+            numbers = min(numbers, clients * of_client)
+    return _Sizes(clients, train.input_shape, train.num_classes, numbers, train.bytes_a_number)
+
+
+_SIZES = {"digits": _digits, "federated_hdf5": _file, "text_hdf5": _texts}
+"""What a data set has, by its name; of others nothing is known."""
 
 
 @cache
-def _look_at(path: Path) -> _Sizes:
+def _look_at(path: Path, label: str) -> _Sizes:
     from ppfl.interfaces.data_hdf5 import open_data
 
     where = str(path)
     with open_data(path, where) as file:
         if (clients := file.group("examples", where)) is None:
-            return _flat(file, where)
+            return _flat(file, label, where)
         names = clients.names()
         # an estimate must not take as long as the job: a file may have a million clients
         seen = [_there(clients.group(name, where)) for name in names[:_LOOK_AT]]
         samples = [_there(client.array("pixels", where) or client.array("image", where)) for client in seen]
-        labels = [_there(client.array("label", where)).read() for client in seen]
+        labels = [_there(client.array(label, where)).read() for client in seen]
     numbers = sum(math.prod(one.shape) for one in samples) * len(names) / len(seen)
     classes = 1 + max(int(of_client.max()) for of_client in labels if of_client.size)
     return _sizes(len(names), samples[0], numbers, classes)
 
 
-def _flat(file: DataGroup, where: str) -> _Sizes:
+def _flat(file: DataGroup, label: str, where: str) -> _Sizes:
     """Return the sizes of a file in the flat layout."""
-    samples, labels = _there(file.array("samples", where) or file.array("pixels", where)), file.array("label", where)
+    samples, labels = _there(file.array("samples", where) or file.array("pixels", where)), file.array(label, where)
     seen = _there(labels).read_rows(0, min(_LOOK_AT_LABELS, samples.shape[0]))
     clients = _there(file.array("client", where)).shape[0]
     return _sizes(clients, samples, math.prod(samples.shape), 1 + int(seen.max()))

@@ -134,6 +134,12 @@ def test_other_workloads_run(run: Run, workload: str) -> None:
         assert [row["imports_torch"] for row in rows] == ["no", "no", "no", "yes"]
     if workload == "scaling":
         assert set(document["models"]) == {"quadratic", "cnn", "mlp"}
+    if workload == "data":
+        assert [row["variant"].partition(",")[0] for row in rows] == ["a group a client"] * 2 + ["flat"]
+        of_bytes, of_floats, flat = (sum(row["held_bytes_of_ranks"]) for row in rows)
+        # to train and to test on; bytes stay bytes
+        assert of_bytes == flat == of_floats // 4 > 28 * 28 * document["num_samples"]
+        assert all(row["slowest_opening_seconds"] >= row["opening_seconds"] > row["hashing_seconds"] for row in rows)
     if workload == "million":
         sizes = [(row["clients"], row["cohort"], row["scored"]) for row in rows]
         assert sizes == [(20, 2, 2), (200, 20, 20), (2000, 100, 200)]

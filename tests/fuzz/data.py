@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_lowercase
 
 import h5py
 import numpy as np
@@ -45,6 +46,10 @@ problem:
   batch_size: all
 algorithm: {{name: ffgg, lr: 0.1, fine_tuner: {{name: sgd, lr: 0.1, batch_size: all}}}}
 """
+_NAMED = _SUPERVISED.replace("train: data.h5", "train: data.h5, test: data.h5, clients: {names: names.txt}")
+_COUNTED = _TEXTS.replace("train: data.h5, unit: characters", "train: data.h5, test: data.h5, unit: words").replace(
+    "length: 8", "field: snippets, length: 4, counts: counts.txt"
+)
 _FFGG = "algorithm: {name: ffgg, lr: 0.01, fine_tuner: {name: gradient_descent, lr: 0.01, steps: 1}}\n"
 _QUADRATIC = f"name: fuzz\nrounds: 4\nproblem: {{name: quadratic, file: data.h5}}\n{_FFGG}"
 _ARRIVALS = f"""\
@@ -94,6 +99,21 @@ def _texts(dtype: np.dtype, libver: str = "earliest", **stored: object) -> Calla
     return make
 
 
+def _named(folder: Path) -> Path:
+    """Clients of one letter: a letter for another is somebody else."""
+    with h5py.File(folder / "data.h5", "w") as file:
+        for name in ascii_lowercase:
+            file[f"examples/{name}/pixels"], file[f"examples/{name}/label"] = np.ones((4, 3, 2)), [0, 1, 2, 0]
+    (folder / "names.txt").write_text('test_ids\nf\n"u"\nz\nz\ne\nd\n')
+    return _described(folder, _NAMED, "names.txt")
+
+
+def _counted(folder: Path) -> Path:
+    _texts(h5py.string_dtype())(folder)
+    (folder / "counts.txt").write_text("is 9\nhere 7\nso 7\nada 1\n")
+    return _described(folder, _COUNTED, "counts.txt")
+
+
 def _quadratic(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     with h5py.File(folder / "data.h5", "w") as file:
@@ -112,11 +132,11 @@ def _recorded(text: str) -> Callable[[Path], Path]:
     return make
 
 
-def _described(folder: Path, text: str) -> Path:
+def _described(folder: Path, text: str, name: str = "data.h5") -> Path:
     """Write the configuration, and the digest that it has as long as nothing is damaged; return the data file."""
     (folder / _CONFIG).write_text(text)
     (folder / _DIGEST).write_text(load(folder / _CONFIG).digest)
-    return folder / "data.h5"
+    return folder / name
 
 
 def _configuration(folder: Path) -> Path:
@@ -152,6 +172,8 @@ KINDS = (
     Kind("texts, chunks", _texts(h5py.string_dtype(), compression="gzip"), _check_data, _DATA),
     Kind("texts, latest", _texts(h5py.string_dtype(), "latest", chunks=(2,), shuffle=True), _check_data, _DATA),
     Kind("texts of fixed length", _texts(h5py.string_dtype(length=12), compression="gzip"), _check_data, _DATA),
+    Kind("names of clients", _named, _check_data, _DATA),
+    Kind("counts of words", _counted, _check_data, _DATA),
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),

@@ -15,15 +15,24 @@ from ppfl.interfaces.data_hdf5 import open_data
 from ppfl.results.reader import open_result
 from tests.fuzz.data import KINDS
 
-READERS = {kind.name: kind for kind in KINDS if kind.name in ("federated", "texts", "quadratic", "trace", "replay")}
 PLACES = {
     # top group, client, array
     "federated": ("examples", "examples/bob", "examples/bob/label"),
+    "federated, flat": ("offsets", "client", "label"),
     "texts": ("examples", "examples/bob", "examples/bob/snippets"),
     "quadratic": ("clients", "clients/bob", "clients/bob/A"),
     "trace": ("arrivals", "arrivals", "arrivals/client"),
     "replay": ("arrivals", "arrivals", "arrivals/version"),
 }
+READERS = {kind.name: kind for kind in KINDS if kind.name in PLACES}
+STORED_OTHERWISE = {
+    "federated, chunks",
+    "federated, flat, chunks",
+    "texts, chunks",
+    "texts, latest",
+    "texts of fixed length",
+}
+"""Kinds of files that readers of others read."""
 Damage = Callable[[h5py.File, str], None]
 
 
@@ -152,6 +161,17 @@ def refusal(folder: Path, reader: str, place: str, damage: Damage) -> str:
     assert "\n" not in said
     assert path.name in said
     return said
+
+
+def test_every_reader_of_hdf5_is_here(tmp_path: Path) -> None:
+    """Those whose files the fuzz damages, which are all that there are."""
+    found = set()
+    for number, kind in enumerate(KINDS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        if h5py.is_hdf5(kind.make(folder)):
+            found.add(kind.name)
+    assert found - STORED_OTHERWISE == set(READERS)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -172,6 +172,14 @@ def test_what_is_refused_of_counts(tmp_path: Path, content: bytes, said: str) ->
     assert said in found
 
 
+def test_counts_without_an_end_are_not_read_into_memory(tmp_path: Path) -> None:
+    write(tmp_path / "train.h5", {"a": ["a b"]}, "tokens")
+    with (tmp_path / "counts").open("wb") as file:
+        file.truncate((1 << 30) + 1)
+    said = refused(tmp_path, train="train.h5", counts="counts", unit="words")
+    assert "counts: is longer than 1024 MiB" in said
+
+
 @pytest.mark.parametrize(
     "keys",
     [{"alphabet": "aba"}, {"words": 5}, {"counts": "good.h5"}, {"unit": "words", "alphabet": "ab"}, {"field": "a/b"},
