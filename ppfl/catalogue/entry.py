@@ -87,7 +87,7 @@ class DataSet:
     downloads: tuple[Download, ...]
     published: tuple[Published, ...]
     section: str
-    """The section `dataset` of a configuration that reads it."""
+    """The section `dataset` of a configuration that reads it; the partition of a centralized one is an example."""
     write_tiny: Callable[[Path], object]
     """Write made-up files with the same names and fields into a folder."""
     rules: tuple[Rule, ...] = ()

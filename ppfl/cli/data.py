@@ -68,8 +68,7 @@ def fetch(name: str, folder: Path | None, origin: str | None) -> int:
     click.echo(f"{name}: {place / name}")
     if data_set.afterwards:
         click.echo(f"{name}: {data_set.afterwards}")
-    if data_set.section:
-        click.echo(f"{name}: PPFL_DATA={place / name}, dataset: {data_set.section}")
+    click.echo(f"{name}: PPFL_DATA={place / name}, dataset: {data_set.section}")
     return 0
 
 

@@ -9,11 +9,15 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from ppfl.catalogue.count_files import images_of_users
+from ppfl.catalogue.count_hdf5 import samples
 from ppfl.catalogue.entry import DataSet
 from ppfl.catalogue.index import default_folder, find, names
 from ppfl.catalogue.tiny import make_tiny
 from ppfl.core.errors import UserError
 from tests.grids import ppfl
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(params=names())
@@ -51,7 +55,8 @@ def test_tiny_ones_have_the_files_and_fields_of_the_published(name: str, tmp_pat
         looks = {fact: value for fact, value in file.facts.items() if isinstance(value, str)}
         assert looks.items() <= found.facts.items()
         for fact in ("features", "classes"):
-            if fact in file.facts and data_set.section == "":  # others have a few classes, and the last one
+            # those of federated sets have a few classes, and the last one
+            if fact in file.facts and file.count not in (samples, images_of_users):
                 assert found.facts[fact] == file.facts[fact]
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 5_000_000
 
@@ -64,11 +69,10 @@ def test_tiny_ones_are_the_same_every_time(name: str, tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-READ = [name for name in names() if find(name).section]
-
-
-@pytest.mark.parametrize("name", READ)
 def test_sections_that_fetch_tells_can_be_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = yaml.safe_load(find(name).section)
+    if not (ROOT / "ppfl" / "datasets" / f"{section['name']}.py").exists():
+        pytest.skip(f"there is no reader {section['name']}")
     make_tiny(name, tmp_path)
     monkeypatch.setenv("PPFL_DATA", str(tmp_path / name))
     monkeypatch.chdir(tmp_path)

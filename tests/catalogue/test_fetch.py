@@ -299,7 +299,7 @@ def test_the_command_takes_another_address_and_tells_what_to_do_without_pooch(
         monkeypatch.delitem(sys.modules, "pooch")
         done = ppfl(*arguments)
     assert done.exit_code == 0, done.stderr
-    assert done.stdout == f"a9a: {tmp_path / 'a9a'}\n"
+    assert done.stdout.splitlines()[0] == f"a9a: {tmp_path / 'a9a'}"
     assert (tmp_path / "a9a" / "a9a.t").read_bytes() == b"-1 1:1\n"
 
 

@@ -22,6 +22,6 @@ DATA_SET = DataSet(
         # features are counted by the largest index that occurs, and this file need not have it
         Published("a9a.t", libsvm, {"samples": 16_281, "classes": 2}, _COUNTS),
     ),
-    section="",
+    section="{name: libsvm, train: a9a, test: a9a.t, features: 123, partition: {name: iid, clients: 10}}",
     write_tiny=partial(tiny_plain.write_libsvm, files={"a9a": 120, "a9a.t": 40}, num_features=123),
 )

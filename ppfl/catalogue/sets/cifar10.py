@@ -33,6 +33,7 @@ DATA_SET = DataSet(
         Published(name, count_files.cifar10, {"samples": 10_000, "classes": 10}, _COUNTS)
         for name in _FILES
     ),
-    section="",
+    section="{name: cifar_binary, classes: 10, train: [data_batch_1.bin, data_batch_2.bin, data_batch_3.bin, "
+    "data_batch_4.bin, data_batch_5.bin], test: test_batch.bin, partition: {name: iid, clients: 10}}",
     write_tiny=partial(tiny_plain.write_cifar, files=dict.fromkeys(_FILES, 20), num_classes=10),
 )

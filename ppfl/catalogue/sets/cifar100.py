@@ -32,7 +32,8 @@ DATA_SET = DataSet(
         Published("train.bin", count_files.cifar100, _CLASSES | {"samples": 50_000}, _COUNTS),
         Published("test.bin", count_files.cifar100, _CLASSES | {"samples": 10_000}, _COUNTS),
     ),
-    section="",
+    section="{name: cifar_binary, classes: 100, train: [train.bin], test: test.bin, "
+    "partition: {name: iid, clients: 10}}",
     write_tiny=partial(
         tiny_plain.write_cifar, files={"train.bin": 200, "test.bin": 100}, num_classes=100, num_coarse=20
     ),

@@ -39,6 +39,8 @@ DATA_SET = DataSet(
         Published("t10k-images-idx3-ubyte.gz", idx_images, {"samples": 10_000, "images": "uint8 28 × 28"}, _COUNTS),
         Published("t10k-labels-idx1-ubyte.gz", idx_labels, {"samples": 10_000, "classes": 10}, _COUNTS),
     ),
-    section="",
+    section="{name: idx, train: {images: train-images-idx3-ubyte.gz, labels: train-labels-idx1-ubyte.gz}, "
+    "test: {images: t10k-images-idx3-ubyte.gz, labels: t10k-labels-idx1-ubyte.gz}, "
+    "partition: {name: iid, clients: 10}}",
     write_tiny=partial(tiny_plain.write_idx, files=_TINY, num_classes=10),
 )

@@ -19,6 +19,6 @@ DATA_SET = DataSet(
         # features are counted by the largest index that occurs, and this file need not have it
         Published("w8a.t", libsvm, {"samples": 14_951, "classes": 2}, _SOURCE),
     ),
-    section="",
+    section="{name: libsvm, train: w8a, test: w8a.t, features: 300, partition: {name: iid, clients: 10}}",
     write_tiny=partial(tiny_plain.write_libsvm, files={"w8a": 120, "w8a.t": 40}, num_features=300),
 )
