@@ -8,7 +8,7 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ppfl.core.errors import UserError
 from ppfl.core.files import write_whole
@@ -24,8 +24,7 @@ _WAIT_SECONDS = 1.0
 """Before the second try; twice as long before each later one."""
 _TIMEOUT_SECONDS = (30, 60)
 """To connect, and between pieces."""
-_PIECE_BYTES = 1 << 14
-"""Of which the last one is lost when a connection breaks."""
+_PIECE_BYTES = 1 << 16
 _RANGE_NOT_SATISFIABLE = 416
 _PARTIAL_CONTENT = 206
 _SERVER_ERRORS = 500
@@ -55,8 +54,6 @@ class ResumingDownloader:
         """
         import requests
 
-        # a connection that breaks off early can be any of these, urllib3's own among them
-        broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
         in_vain = 0
         while True:
             before = self.size
@@ -66,7 +63,7 @@ class ResumingDownloader:
             except requests.HTTPError as error:
                 if _status(error) < _SERVER_ERRORS or in_vain + 1 >= _TRIES:
                     raise
-            except broken:
+            except (requests.ConnectionError, requests.Timeout):
                 in_vain = 0 if self.size > before else in_vain
                 if in_vain + 1 >= _TRIES:
                     raise
@@ -84,31 +81,48 @@ class ResumingDownloader:
             headers |= wanted
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as response:
             if response.status_code == _RANGE_NOT_SATISFIABLE:
-                self.part.unlink()
-                raise requests.ConnectionError("what has come is longer than the file")
+                if response.headers.get("Content-Range") == f"bytes */{begun}":
+                    return  # all of it had come
+                self._begin_anew("what has come is longer than the file")
             response.raise_for_status()
             if response.status_code != _PARTIAL_CONTENT:
                 begun = 0
             elif _first_byte(response) != begun:
-                self.part.unlink()
-                raise requests.ConnectionError("another part of the file comes than was asked for")
+                self._begin_anew("another part of the file comes than was asked for")
+            # not every server heeds If-Range
+            elif headers.get("If-Range", _validator(response)) != _validator(response):
+                self._begin_anew("the file at the address is another one by now")
             length = response.headers.get("Content-Length", "")
             total = begun + int(length) if length.isdecimal() else self._num_bytes
             self._check_room(total, begun)
-            self._keep_validator(url, response)
+            self._keep_validator(url, _validator(response))
             self._receive(response, begun, total)
         if total is not None and self.size != total:
             raise requests.ConnectionError(f"{self.size:,} of {total:,} bytes came")
 
+    def _begin_anew(self, why: str) -> NoReturn:
+        import requests
+
+        self.part.unlink()
+        raise requests.ConnectionError(why)
+
     def _receive(self, response: Response, begun: int, total: int | None) -> None:
+        import requests
+        import urllib3
+
         with self.part.open("r+b" if begun else "wb") as file:
             file.seek(begun)
-            for piece in response.iter_content(_PIECE_BYTES):
-                begun += len(piece)
-                if total is not None and begun > total:
-                    raise UserError(f"{self._name}: is longer than the {total:,} bytes that it should have")
-                file.write(piece)
-                self._told.update(self._name, begun, total, "bytes")
+            file.truncate()
+            try:
+                # as they are: of files in gzip some servers say that it is an encoding, which requests would undo
+                for piece in response.raw.stream(_PIECE_BYTES, decode_content=False):
+                    begun += len(piece)
+                    if total is not None and begun > total:
+                        raise UserError(f"{self._name}: is longer than the {total:,} bytes that it should have")
+                    file.write(piece)
+                    self._told.update(self._name, begun, total, "bytes")
+            except urllib3.exceptions.HTTPError as error:
+                raise requests.ConnectionError(error) from error
 
     @property
     def size(self) -> int:
@@ -126,10 +140,7 @@ class ResumingDownloader:
                 return {**wanted, "If-Range": kept["validator"]}
         return wanted if self._is_hash_known else {}
 
-    def _keep_validator(self, url: str, response: Response) -> None:
-        tag = response.headers.get("ETag", "")
-        # a weak tag says that two files mean the same, not that their bytes are
-        validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
+    def _keep_validator(self, url: str, validator: str) -> None:
         if validator:
             write_whole(self._validators, json.dumps({"address": url, "validator": validator}).encode())
         else:
@@ -147,6 +158,13 @@ class ResumingDownloader:
 
 def _status(error: HTTPError) -> int:
     return error.response.status_code if error.response is not None else 0
+
+
+def _validator(response: Response) -> str:
+    """Return what tells whether a file is still the same, or nothing."""
+    tag = response.headers.get("ETag", "")
+    # a weak tag says that two files mean the same, not that their bytes are
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
 def _first_byte(response: Response) -> int | None:

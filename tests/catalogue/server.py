@@ -24,6 +24,9 @@ class Site:
     etag: str | None = '"first"'
     says_length: bool = True
     wrong_range: bool = False
+    heeds_if_range: bool = True
+    encoding: str | None = None
+    """That the server says a file has."""
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Path, or address where it is asked as a proxy, and headers."""
 
@@ -46,7 +49,9 @@ def served(files: dict[str, bytes], **how: Any) -> Iterator[Site]:
                 return
             first, whole = _wanted(site, self.headers), len(content)
             if first is not None and first >= whole:
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{whole}")
+                self.end_headers()
                 return
             self.send_response(200 if first is None else 206)
             if first is not None:
@@ -54,6 +59,8 @@ def served(files: dict[str, bytes], **how: Any) -> Iterator[Site]:
                 self.send_header("Content-Range", f"bytes {shown}-{whole - 1}/{whole}")
             if site.etag:
                 self.send_header("ETag", site.etag)
+            if site.encoding:
+                self.send_header("Content-Encoding", site.encoding)
             rest = content[first or 0 :]
             if site.says_length:
                 self.send_header("Content-Length", str(len(rest)))
@@ -80,6 +87,6 @@ def _wanted(site: Site, headers: Any) -> int | None:
     """The first byte, of a request for the rest of the file that is still the same."""
     if not site.has_ranges or "Range" not in headers:
         return None
-    if "If-Range" in headers and headers["If-Range"] != site.etag:
+    if site.heeds_if_range and "If-Range" in headers and headers["If-Range"] != site.etag:
         return None
     return int(headers["Range"].removeprefix("bytes=").removesuffix("-"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
 import os
 import subprocess
@@ -76,10 +77,7 @@ def test_a_download_that_breaks_off_goes_on(
     site.cut, site.etag = 300_001, etag
     offered(monkeypatch, Download(f"{site.address}/data.bin", SOURCE, hashed))
     assert get(tmp_path) == CONTENT
-    begun = [int(part.removeprefix("bytes=").removesuffix("-")) for part in site.ranges()[1:] if part]
-    assert site.ranges()[0] is None
-    assert len(begun) == 3
-    assert all(300_001 * number - 100_000 < first <= 300_001 * number for number, first in enumerate(begun, start=1))
+    assert site.ranges() == [None, "bytes=300001-", "bytes=600002-", "bytes=900003-"]
     assert names(tmp_path) == ["SHA256SUMS", "data.bin"]
 
 
@@ -92,20 +90,21 @@ def test_what_came_is_kept_for_the_next_time(site: Site, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(resuming.time, "sleep", broken)
     with pytest.raises(
-        UserError, match=r"the server says 503.*294,912 bytes came and are kept.*put into .*made_up: data"
+        UserError, match=r"the server says 503.*300,001 bytes came and are kept.*put into .*made_up: data"
     ):
         get(tmp_path)
     assert names(tmp_path) == ["data.bin.part", "data.bin.part.json"]
     site.status, site.cut = 200, None
     assert get(tmp_path) == CONTENT
-    assert site.ranges()[-1] == "bytes=294912-"
+    assert site.ranges()[-1] == "bytes=300001-"
 
 
+@pytest.mark.parametrize("heeds_if_range", [True, False])
 @pytest.mark.parametrize("etag", ['"second"', None, 'W/"first"'])
 def test_pieces_of_two_files_are_never_put_together(
-    site: Site, etag: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site, etag: str | None, heeds_if_range: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.cut = 300_001
+    site.cut, site.heeds_if_range = 300_001, heeds_if_range
     if etag != '"second"':
         site.etag = etag
     offered(monkeypatch, Download(f"{site.address}/data.bin", SOURCE))
@@ -127,6 +126,22 @@ def test_servers_that_give_no_rest_begin_anew(
     part.write_bytes(CONTENT[:1000] if how != "shorter" else CONTENT + b"more")
     site.has_ranges, site.wrong_range = how != "without ranges", how == "another range"
     assert get(tmp_path) == CONTENT
+
+
+def test_all_that_had_come_is_not_asked_for_again(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered(monkeypatch, Download(f"{site.address}/data.bin", SOURCE, SHA256))
+    part = tmp_path / "made_up" / "data.bin.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT)
+    assert get(tmp_path) == CONTENT
+    assert site.ranges() == [f"bytes={len(CONTENT)}-"]
+
+
+def test_files_in_gzip_stay_as_they_are(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = gzip.compress(CONTENT, mtime=0)
+    site.files["data.bin"], site.encoding = packed, "gzip"
+    offered(monkeypatch, Download(f"{site.address}/data.bin", SOURCE))
+    assert get(tmp_path) == packed
 
 
 def test_an_altered_file_at_the_address_is_refused_and_not_kept(
