@@ -47,7 +47,8 @@ def unpack(archive: Path, members: Mapping[str, str], folder: Path, told: Told) 
     """Write the members of an archive (tar.bz2, tar.gz or zip) to a folder, each under the name that it is to have.
 
     Raises UserError for damaged archives, members that are missing or no plain files, and bombs; what is written is
-    whole. Source of the hazards: the section on extraction filters of Python's documentation of tarfile.
+    whole. That the archive is the published one has been made sure of by its hash: what gzip says at its end is not
+    waited for. Source of the hazards: the section on extraction filters of Python's documentation of tarfile.
     """
     left = dict(members)
     most = _SPARE_BYTES + _MAX_RATIO * archive.stat().st_size

@@ -39,6 +39,7 @@ def test_facts_have_sources(name: str) -> None:
     for download in data_set.downloads:
         assert urlsplit(download.address).scheme in ("http", "https")
         lengths = {"sha256": 64, "md5": 32}
+        assert download.hashed is not None or not download.members  # `unpack` relies on it
         if download.hashed is not None:
             algorithm, _, digits = download.hashed.partition(":")
             assert re.fullmatch(f"[0-9a-f]{{{lengths[algorithm]}}}", digits)
