@@ -22,7 +22,7 @@ _name_argument = click.argument("name", metavar="NAME")
 def data() -> None:
     """Fetch, check, make up and convert data sets.
 
-    docs/datasets.md tells what there is, and how one's own data are used.
+    docs/datasets.md tells what there is.
     """
 
 

@@ -26,9 +26,11 @@ class Transfer:
     def __enter__(self) -> Transfer:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import Progress
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-            self._bar = Progress(console=Console(stderr=True), transient=True)
+            # names of files are no markup
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn()
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
             self._bar.start()
         return self
 
@@ -40,7 +42,10 @@ class Transfer:
 
     def tell(self, text: str) -> None:
         """Write a line."""
-        (self._bar.console.print if self._bar is not None else lambda line: click.echo(line, err=True))(f"ppfl: {text}")
+        if self._bar is None:
+            click.echo(f"ppfl: {text}", err=True)
+        else:
+            self._bar.console.print(f"ppfl: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def update(self, what: str, done: int, total: int | None, unit: str) -> None:
         """Move the bar, or write a line unless the last one is too recent."""
