@@ -54,8 +54,8 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_hdf5_is_written_in_results_alone(path: Path) -> None:
-    # which tries whether a folder takes file locks, and which converts files of samples
-    if path.parent.name == "results" or path.name in ("doctor.py", "_flatten.py"):
+    # which tries whether a folder takes file locks, converts files of samples, and makes some up
+    if path.parent.name == "results" or path.name in ("doctor.py", "_flatten.py", "tiny_hdf5.py"):
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "h5py.File":

@@ -17,13 +17,13 @@ from ppfl.datasets._sample_file import LABEL
 from ppfl.interfaces.data_hdf5 import open_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from ppfl.datasets._grouped_file import GroupedFile
 
 KIND = "ppfl flat samples"
-_LABEL_TYPE = np.dtype("<i8")
+LABEL_TYPE = np.dtype("<i8")
 
 
 def flatten(source: Path, out: Path) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def flatten(source: Path, out: Path) -> tuple[int, int]:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             with whole_path(out) as partial:
-                offsets = _create(partial, grouped)
+                offsets = create_flat(partial, grouped.num_samples, grouped.sample_shape, grouped.sample_dtype)
                 with partial.open("r+b") as file:
                     _fill(file, grouped, offsets)
         except OSError as error:
@@ -53,19 +53,21 @@ def flatten(source: Path, out: Path) -> tuple[int, int]:
     return len(grouped.num_samples), sum(grouped.num_samples.values())
 
 
-def _create(path: Path, grouped: GroupedFile) -> tuple[int, int]:
-    """Write everything but samples and labels; return where in the file the two have their room."""
-    names = [name.encode() for name in grouped.num_samples]
-    total, field = sum(grouped.num_samples.values()), "samples" if len(grouped.sample_shape) == 1 else "pixels"
+def create_flat(
+    path: Path, num_samples: Mapping[str, int], sample_shape: tuple[int, ...], sample_dtype: np.dtype[Any]
+) -> tuple[int, int]:
+    """Write everything but samples and labels (int64) of clients with so many each; return where these two belong."""
+    names = [name.encode() for name in num_samples]
+    total, field = sum(num_samples.values()), "samples" if len(sample_shape) == 1 else "pixels"
     with h5py.File(path, "x", locking=False) as file:
         file.attrs["kind"] = KIND
         file.attrs["layout"] = f"row s of {field} and {LABEL} is client n's where {OFFSETS}[n] <= s < {OFFSETS}[n + 1]"
-        file[OFFSETS] = np.array([0, *accumulate(grouped.num_samples.values())], np.int64)
+        file[OFFSETS] = np.array([0, *accumulate(num_samples.values())], np.int64)
         texts = h5py.string_dtype("utf-8", max(map(len, names)))
         file.create_dataset(CLIENT, data=np.array(names, texts))
         return (
-            _reserve(file, field, (total, *grouped.sample_shape), grouped.sample_dtype),
-            _reserve(file, LABEL, (total,), _LABEL_TYPE),
+            _reserve(file, field, (total, *sample_shape), sample_dtype),
+            _reserve(file, LABEL, (total,), LABEL_TYPE),
         )
 
 
@@ -98,7 +100,7 @@ def _blocks(grouped: GroupedFile) -> Iterator[tuple[bytes, bytes]]:
             largest = float(np.finfo(samples.dtype).max)
             grouped.check_numbers(samples, f"client {name!r}", "samples", largest)
         x += np.ascontiguousarray(samples, grouped.sample_dtype).tobytes()
-        y += labels.astype(_LABEL_TYPE).tobytes()
+        y += labels.astype(LABEL_TYPE).tobytes()
         if len(x) >= BLOCK_BYTES:
             yield bytes(x), bytes(y)
             x, y = bytearray(), bytearray()
