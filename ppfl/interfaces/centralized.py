@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.interfaces.placement import Placement
+
+_BYTE_LEVELS = 255.0
 
 
 class PooledDataset(Dataset):
@@ -90,9 +92,8 @@ class PooledDataset(Dataset):
         field: what `Pool.field` is to have. Raises UserError for files that cannot be used, and have no such field.
         """
 
-    @property
-    def divided_by(self) -> float:
-        """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
+    def divided_by(self, stored: np.dtype) -> float:
+        """Return what x of this type are divided by to lie in [0, 1]; 1 when they are used as they are."""
         return 1.0
 
     def fitted(self, pool: Pool, tests: Pool | None, in_training: np.ndarray) -> tuple[Pool, Pool | None]:
@@ -126,7 +127,8 @@ class PooledDataset(Dataset):
             raise UserError(f"problem.dataset.partition: {error}") from error
         if self.is_fitted:
             pool, tests = self.fitted(pool, tests, _in_training(hands, parts, len(pool.samples), seed))
-        samples, sizes = pool.samples, [parts.num_samples(len(of_client)) for of_client in hands.rows]
+        samples, divisor = pool.samples, self.divided_by(pool.samples.x.dtype)
+        sizes = [parts.num_samples(len(of_client)) for of_client in hands.rows]
         if hands.test_rows is not None:
             of_test = [len(of_client) for of_client in hands.test_rows]
             sizes = [(*size[:2], number) for size, number in zip(sizes, of_test, strict=True)]
@@ -138,7 +140,7 @@ class PooledDataset(Dataset):
             return cut
 
         return deal(
-            placement, clients_per_chunk, hands.names, sizes, of_client, samples.x.shape[1:], self.divided_by,
+            placement, clients_per_chunk, hands.names, sizes, of_client, samples.x.shape[1:], divisor,
             label_shape=samples.y.shape[1:], labels_from=pool.where,
         )  # fmt: skip
 
@@ -191,15 +193,50 @@ class CentralizedDataset(PooledDataset):
         """As the fractions say."""
         return Parts(self.test, self.validation)
 
-    @property
-    def divided_by(self) -> float:
-        """`divisor`."""
+    def divided_by(self, stored: np.dtype) -> float:
+        """Return `divisor`."""
         return self.divisor
 
     def pools(self, field: str | None) -> tuple[Pool, Pool | None]:
         """Return all samples, which have no fields beside their labels."""
         refuse_field(field, f"the data set {self.name}", ())
         return Pool(self.read(), "problem.dataset"), None
+
+
+class FilesDataset(PooledDataset):
+    """Samples of published files without clients: `train`, and `test`, which are files of the same kind or a fraction.
+
+    A reader declares both; test: Annotated[Annotated[…, Tag("file")] | Fraction, Discriminator(file_or_fraction)].
+    """
+
+    test: Any = 0.2
+    """Samples to test on; or, without them, the fraction of each client's samples, rounded down."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of each client's samples to train on kept for choosing hyperparameters, rounded down."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        if isinstance(self.test, float):
+            refuse_parts(self.test, self.validation)
+        return self
+
+    @property
+    def parts(self) -> Parts:
+        """Nothing for testing where there is a file for that."""
+        return Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+
+    def divided_by(self, stored: np.dtype) -> float:
+        """Return 255 for bytes."""
+        return _BYTE_LEVELS if stored == np.uint8 else 1.0
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1), Tag("fraction")]
+"""Of samples that are kept for testing."""
+
+
+def file_or_fraction(value: object) -> str:
+    """Say which of the two a setting is."""
+    return "fraction" if isinstance(value, int | float) else "file"
 
 
 def refuse_field(field: str | None, where: str, known: tuple[str, ...]) -> None:
@@ -225,10 +262,12 @@ def _refuse_unusable(pool: Pool, precision: torch.dtype) -> None:
     x, y = pool.samples.x, pool.samples.y
     if not len(y):
         raise UserError(f"{pool.where}: has no samples; one is needed at least")
-    largest = torch.finfo(precision).max
     for what, numbers in (("a number", x), ("a label", y)):
+        if numbers.dtype.kind != "f":
+            continue
+        largest = min(torch.finfo(precision).max, float(np.finfo(numbers.dtype).max))
         # extremes are found without memory for |x|, and are NaN where there is one
-        if numbers.dtype.kind == "f" and not (numbers.min() >= -largest and numbers.max() <= largest):
+        if not (numbers.min() >= -largest and numbers.max() <= largest):
             row = int(np.flatnonzero(~(np.abs(numbers) <= largest).reshape(len(numbers), -1).all(axis=1))[0])
             raise UserError(
                 f"{pool.where}: sample {row} has {what} that is NaN, inf or beyond {largest:.3g}; all must be finite "
