@@ -206,7 +206,35 @@ class CentralizedDataset(PooledDataset):
 class FilesDataset(PooledDataset):
     """Samples of published files without clients: `train`, and `test`, which are files of the same kind or a fraction.
 
-    A reader declares both; test: Annotated[Annotated[…, Tag("file")] | Fraction, Discriminator(file_or_fraction)].
+    A reader declares both, and reads them:
+
+    >>> from typing import Annotated, Literal
+    >>> import numpy as np
+    >>> import torch
+    >>> from pydantic import Discriminator, Tag
+    >>> import ppfl
+    >>> from ppfl.comm.solo import SoloCommunicator
+    >>> from ppfl.core.data_file import DataFile
+    >>> from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
+    >>> from ppfl.interfaces.dataset import Samples
+    >>> from ppfl.interfaces.partition import Pool
+    >>> from ppfl.interfaces.placement import Placement
+    >>> class Letters(FilesDataset):
+    ...     name: Literal["letters"]
+    ...     train: DataFile
+    ...     test: Annotated[Annotated[DataFile, Tag("file")] | Fraction, Discriminator(file_or_fraction)] = 0.2
+    ...
+    ...     def pools(self, field):
+    ...         return self.pool(self.train), None if isinstance(self.test, float) else self.pool(self.test)
+    ...
+    ...     def pool(self, file):
+    ...         x = np.frombuffer(file.path.read_bytes(), np.uint8)[:, None]
+    ...         return Pool(Samples(x, (x[:, 0] >= 97).astype(np.int64)), f"problem.dataset: {file.path}")
+    >>> section = {"name": "letters", "train": ppfl.__file__, "partition": {"name": "iid", "clients": 2}}
+    >>> here = Placement(SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"))
+    >>> samples = Letters.model_validate(section).load(here, clients_per_chunk=1)
+    >>> samples.client_names, samples.divisor, samples.samples[0].test.x.dtype
+    (('0', '1'), 255.0, dtype('uint8'))
     """
 
     test: Any = 0.2
