@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ppfl.interfaces.dataset import CentralizedDataset, Samples
+from ppfl.interfaces.centralized import CentralizedDataset
+from ppfl.interfaces.dataset import Samples
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

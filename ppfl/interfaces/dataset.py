@@ -1,4 +1,4 @@
-"""Interfaces of data sets and of partitions over clients, the samples that they hand over, and how these are dealt."""
+"""The interface of data sets, the samples that they hand over, and how these are dealt."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ppfl.core.plugins import ChosenFrom, PlugIn, refusal
 from ppfl.core.rng import Streams, generator
 from ppfl.interfaces.normalization import Normalization
 from ppfl.interfaces.packed_samples import PackedParts
+from ppfl.interfaces.shift import Shift
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAX_NUM_CLASSES = 65_536
 """A label beyond this is taken for damage rather than for a class."""
-_CUT = "validation"
+CUT = "validation"
 """Purpose of the draws that cut a client's samples into parts."""
 _MOST_KEPT = 1 << 22
 """Row numbers that are remembered: 32 MiB."""
@@ -102,6 +102,8 @@ class FederatedSamples:
     """Which file samples to test on come from; how messages about them begin."""
     special_ids: Mapping[str, int] = field(default_factory=dict)
     """Of tokens: what padding, out_of_vocabulary, begin and end are called by, as far as there are such."""
+    clusters: tuple[int, ...] | None = None
+    """Of all M clients, where a shift makes some."""
 
     @classmethod
     def of(
@@ -127,51 +129,6 @@ class FederatedSamples:
         return _OfClients(self.clients, self.parts)
 
 
-class Partition(PlugIn):
-    """A way to give the samples of a centralized data set to clients.
-
-    It sees labels and a seed:
-
-    >>> from typing import Literal
-    >>> import numpy as np
-    >>> from ppfl.interfaces.dataset import Partition
-    >>> class InTurn(Partition):
-    ...     name: Literal["in_turn"]
-    ...
-    ...     def assign(self, labels, seed):
-    ...         self.check(len(labels))
-    ...         return [np.arange(client, len(labels), self.clients) for client in range(self.clients)]
-    >>> InTurn(name="in_turn", clients=2).assign(np.array([7, 8, 9]), seed=0)
-    [array([0, 2]), array([1])]
-    >>> InTurn(name="in_turn", clients=4).assign(np.array([7, 8, 9]), seed=0)
-    Traceback (most recent call last):
-    ValueError: the partition in_turn with 4 clients needs at least 4 samples, there are 3; take fewer clients
-    """
-
-    clients: PositiveInt
-    """Number of clients, M."""
-
-    @property
-    def num_samples_needed(self) -> int:
-        """Fewest samples that a data set must have so that no client ends up empty."""
-        return self.clients
-
-    @abstractmethod
-    def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
-        """Return for each client the ascending indices of its samples: every sample once, no client empty.
-
-        Always terminates. Raises ValueError with fewer than `num_samples_needed` labels.
-        """
-
-    def check(self, num_samples: int) -> None:
-        """Raise ValueError when a data set of this size would leave a client empty."""
-        if num_samples < self.num_samples_needed:
-            raise ValueError(
-                f"the partition {self.name} with {self.clients} clients needs at least {self.num_samples_needed} "
-                f"samples, there are {num_samples}; take fewer clients"
-            )
-
-
 @dataclass(frozen=True)
 class Parts:
     """How the samples of one client are cut: ⌊S·test⌋ for testing, ⌊S·validation⌋ for validation, the rest to train."""
@@ -194,7 +151,7 @@ class Parts:
 
     def cut(self, samples: Samples, seed: int, client: int) -> ClientSamples:
         """Choose the parts by (seed, client); each keeps the order of the samples."""
-        rows = self.rows(len(samples), generator(seed, _CUT, client=client))
+        rows = self.rows(len(samples), generator(seed, CUT, client=client))
         return ClientSamples(*(samples.take(of_part) for of_part in rows))
 
     def rows(self, total: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -213,7 +170,7 @@ class LazyParts:
     def __init__(self, parts: Parts, seed: int, num_samples: np.ndarray) -> None:
         self._parts = parts
         self._num_samples = num_samples
-        self._draws = Streams(seed, _CUT)
+        self._draws = Streams(seed, CUT)
         self._known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self._num_kept = 0
 
@@ -284,85 +241,15 @@ class Dataset(PlugIn):
     (range(0, 2), [5, 0, 5])
     """
 
+    silent: ClassVar[frozenset[str]] = frozenset({"normalize", "shift"})
     normalize: Normalization | None = None
     """What is subtracted from samples, and what they are divided by, channel by channel; null: nothing."""
-
-    silent: ClassVar[frozenset[str]] = frozenset({"normalize"})
+    shift: Annotated[Shift, ChosenFrom("ppfl.shifts")] | None = None
+    """What makes the clients of one cluster differ from those of another."""
 
     @abstractmethod
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         """Read what this rank holds. Raises UserError, on every rank, for data that cannot be used."""
-
-
-class CentralizedDataset(Dataset):
-    """A data set without clients, whose samples a partition gives to some.
-
-    It says how many samples it has, and reads them; every rank reads all of them and keeps those of its clients:
-
-    >>> from typing import ClassVar, Literal
-    >>> import numpy as np
-    >>> import torch
-    >>> from ppfl.comm.solo import SoloCommunicator
-    >>> from ppfl.interfaces.dataset import CentralizedDataset, Samples
-    >>> from ppfl.interfaces.placement import Placement
-    >>> class Steps(CentralizedDataset):
-    ...     name: Literal["steps"]
-    ...     num_samples: ClassVar[int] = 100
-    ...
-    ...     def read(self):
-    ...         x = np.arange(100.0)[:, None]
-    ...         return Samples(x, (x[:, 0] >= 50).astype(np.int64))
-    >>> section = {"name": "steps", "partition": {"name": "iid", "clients": 4}, "test": 0.2, "validation": 0.0}
-    >>> here = Placement(SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"))
-    >>> samples = Steps.model_validate(section).load(here, clients_per_chunk=1)
-    >>> samples.client_names, samples.num_train_samples, samples.input_shape
-    (('0', '1', '2', '3'), (20, 20, 20, 20), (1,))
-    """
-
-    num_samples: ClassVar[int]
-    """S; known before anything is read, so that a partition that does not fit is refused at once."""
-    divisor: ClassVar[float] = 1.0
-    """What the stored x are divided by to lie in [0, 1]; 1 when they are used as they are."""
-
-    partition: Annotated[Partition, ChosenFrom("ppfl.partitions")]
-    """Which client gets which samples."""
-    test: float = Field(default=0.2, ge=0, lt=1)
-    """Fraction of each client's samples kept for testing, rounded down."""
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    """Fraction of each client's samples kept for choosing hyperparameters, rounded down."""
-
-    @field_validator("partition")
-    @classmethod
-    def _partition_fits(cls, partition: Partition) -> Partition:
-        try:
-            partition.check(cls.num_samples)
-        except ValueError as error:
-            raise refusal("clients", f"few enough clients; {error}") from error
-        return partition
-
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> Self:
-        refuse_parts(self.test, self.validation)
-        return self
-
-    @abstractmethod
-    def read(self) -> Samples:
-        """Return all samples: x as the model is to see it, or uint8 to be divided by `divisor`; y int64."""
-
-    def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
-        """Read all samples on every rank, and keep those of its own clients; clients are named by their numbers."""
-        everything, parts = self.read(), Parts(self.test, self.validation)
-        hands = self.partition.assign(everything.y, placement.data_seed)
-        digits = len(str(len(hands) - 1))
-        return deal(
-            placement,
-            clients_per_chunk,
-            [f"{client:0{digits}d}" for client in range(len(hands))],
-            [parts.num_samples(len(hand)) for hand in hands],
-            lambda client: parts.cut(everything.take(hands[client]), placement.data_seed, client),
-            everything.x.shape[1:],
-            self.divisor,
-        )
 
 
 def refuse_parts(test: float, validation: float) -> None:

@@ -8,7 +8,8 @@ from pydantic import PositiveInt, ValidationInfo, field_validator
 
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import ChosenFrom, refusal
-from ppfl.interfaces.dataset import Dataset, Partition
+from ppfl.interfaces.dataset import Dataset
+from ppfl.interfaces.partition import Partition
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.split import ModelSplit, Parts
 from ppfl.interfaces.task import Task
@@ -78,9 +79,9 @@ class ModelProblemSettings(ProblemSettings):
 
     @property
     def known_clients(self) -> int | None:
-        """Number of clients of a partition, which leaves none of them without training samples."""
+        """Number of clients of a partition, which leaves none of them without training samples; None: its data tell."""
         partition = getattr(self.dataset, "partition", None)
-        return partition.clients if isinstance(partition, Partition) else None
+        return partition.clients or None if isinstance(partition, Partition) else None
 
     @property
     def split_model(self) -> Model:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.attack import Attack
 from ppfl.interfaces.compute_times import ComputeTimes
-from ppfl.interfaces.dataset import Dataset, Partition
+from ppfl.interfaces.dataset import Dataset
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.interfaces.partition import Partition
 from ppfl.interfaces.pre_aggregator import PreAggregator
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.schedule import Schedule
+from ppfl.interfaces.shift import Shift
 from ppfl.interfaces.task import Task
 from ppfl.networks.model import Model
 
@@ -36,6 +38,7 @@ ROOMS: dict[str, type[PlugIn]] = {
     "problems": ProblemSettings,
     "schedules": Schedule,
     "server_optimizers": ServerOptimizer,
+    "shifts": Shift,
     "tasks": Task,
 }
 """What the plug-ins of a folder are."""

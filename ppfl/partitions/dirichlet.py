@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from ppfl.core.rng import generator
-from ppfl.interfaces.dataset import Partition
+from ppfl.interfaces.partition import Partition, fill_up, refuse_numbers
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example
@@ -37,6 +37,7 @@ class Dirichlet(Partition):
     def assign(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
         """Return for each client the ascending indices of its samples."""
         self.check(len(labels))
+        refuse_numbers(labels, self.name)
         random = generator(seed, "partition")
         hands: list[list[int]] = [[] for _ in range(self.clients)]
         for label in np.unique(labels):
@@ -46,13 +47,5 @@ class Dirichlet(Partition):
             cuts = np.rint(np.cumsum(proportions)[:-1] * len(members)).astype(np.int64)
             for hand, piece in zip(hands, np.split(members, cuts), strict=True):
                 hand.extend(piece.tolist())
-        self._fill_up(hands)
+        fill_up(hands, self.min_samples)
         return [np.sort(np.array(hand, dtype=np.int64)) for hand in hands]
-
-    def _fill_up(self, hands: list[list[int]]) -> None:
-        sizes = np.array([len(hand) for hand in hands])
-        while sizes.min() < self.min_samples:
-            taker, giver = int(sizes.argmin()), int(sizes.argmax())
-            hands[taker].append(hands[giver].pop())
-            sizes[taker] += 1
-            sizes[giver] -= 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from ppfl.core.rng import generator
-from ppfl.interfaces.dataset import Partition
+from ppfl.interfaces.partition import Partition
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

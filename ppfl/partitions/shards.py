@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from ppfl.core.rng import generator
-from ppfl.interfaces.dataset import Partition
+from ppfl.interfaces.partition import Partition
 
 if TYPE_CHECKING:
     from ppfl.core.plugins import Example

@@ -44,6 +44,7 @@ class SupervisedData(LabelledData):
         self.num_validation_samples = samples.num_validation_samples
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
+        self._clusters = samples.clusters
         self.clients_per_chunk = samples.clients_per_chunk
         self._numbers: Sequence[int] | np.ndarray = range(len(samples.client_names))
         """Of the clients in the data set."""
@@ -122,11 +123,12 @@ class SupervisedData(LabelledData):
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Return the sizes of the parts, (M,), and over all three parts the label histogram, (M, classes), where labels
-        are classes; of tokens how many of each part are labels that count, (M,)."""
+        are classes; of tokens how many of each part are labels that count, (M,); and the clusters of a shift, (M,)."""
         histogram = {} if self.label_histogram is None else {"label_histogram": self.label_histogram}
         return {
             **histogram,
             **self._num_tokens,
+            **({} if self._clusters is None else {"cluster": np.array(self._clusters, dtype=np.int64)}),
             "num_train_samples": np.array(self.num_train_samples, dtype=np.int64),
             "num_validation_samples": np.array(self.num_validation_samples, dtype=np.int64),
             "num_test_samples": np.array(self.num_test_samples, dtype=np.int64),

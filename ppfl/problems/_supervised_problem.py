@@ -12,6 +12,7 @@ import numpy as np
 from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.errors import UserError
 from ppfl.interfaces.problem import Problem
+from ppfl.interfaces.shift import shifted
 from ppfl.interfaces.theory import Theory
 from ppfl.networks.memory import bytes_of_client, logits_shape
 from ppfl.networks.module_checks import refuse_unvectorized
@@ -130,6 +131,8 @@ def build_supervised(
         placement = replace(placement, samples_a_round=settings.batch_size)
     placement = replace(placement, bytes_of_client=_bytes_of_client(settings, placement))
     samples = settings.dataset.load(placement, clients_per_chunk)
+    if settings.dataset.shift is not None:
+        samples = shifted(samples, settings.dataset.shift, placement)
     if not any(samples.num_train_samples):
         raise SharedUserError("problem.dataset: no client has a training sample")
     if (normalization := settings.dataset.normalize) is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppfl.config.scope import origins_in
 from ppfl.core.errors import UserError
+from ppfl.interfaces.centralized import FilesDataset
 from ppfl.interfaces.method import Algorithm
 from ppfl.networks.pieces import CPU
 from ppfl.runs.needs import VECTORS
@@ -85,6 +86,8 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
         raise KeyError  # only its author could tell
     if problem.model.parameter_names() is None:
         raise KeyError  # nor are functions run here that somebody wrote
+    if isinstance(problem.dataset, FilesDataset):
+        raise KeyError  # nor are tables and archives read twice
     sizes = _SIZES[problem.dataset.name](problem.dataset)
     number = 8 if config.precision == "float64" else 4
     stages = problem.stages(sizes.input_shape, sizes.num_classes)

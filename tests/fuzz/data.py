@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from string import ascii_lowercase
 
 import h5py
 import numpy as np
+import yaml
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.run import Config, load
@@ -18,6 +21,7 @@ from ppfl.core.errors import UserError
 from ppfl.runs.assemble import build
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
+from tests import examples
 from tests.fuzz.harness import Kind, main
 
 _CONFIG = "config.yaml"
@@ -50,6 +54,17 @@ _NAMED = _SUPERVISED.replace("train: data.h5", "train: data.h5, test: data.h5, c
 _COUNTED = _TEXTS.replace("train: data.h5, unit: characters", "train: data.h5, test: data.h5, unit: words").replace(
     "length: 8", "field: snippets, length: 4, counts: counts.txt"
 )
+_READER = """\
+name: fuzz
+rounds: 4
+problem:
+  name: supervised
+  dataset: DATASET
+  model: {name: logistic_regression}
+  split: {local: ["head.bias"]}
+  batch_size: all
+algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: sgd, lr: 0.1, batch_size: all}}
+"""
 _FFGG = "algorithm: {name: ffgg, lr: 0.01, fine_tuner: {name: gradient_descent, lr: 0.01, steps: 1}}\n"
 _QUADRATIC = f"name: fuzz\nrounds: 4\nproblem: {{name: quadratic, file: data.h5}}\n{_FFGG}"
 _ARRIVALS = f"""\
@@ -123,6 +138,36 @@ def _quadratic(folder: Path) -> Path:
     return _described(folder, _QUADRATIC)
 
 
+def _example(name: str, file: str) -> Callable[[Path], Path]:
+    """Make what the example of a data set names, and return one of its files."""
+
+    def make(folder: Path) -> Path:
+        shutil.copytree(examples.files("datasets", name), folder, dirs_exist_ok=True)
+        section = examples.section("datasets", name)
+        template = _TEXTS if section.get("unit") else _READER
+        document = yaml.safe_load(template.replace("DATASET", "{}"))
+        document["problem"]["dataset"] = {key: _plain(value) for key, value in section.items()}
+        return _described(folder, yaml.safe_dump(document)).with_name(file)
+
+    return make
+
+
+def _parquet(folder: Path) -> Path:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    words, labels = rng.choice(["clerk", "farmer"], 40), rng.integers(0, 3, 40)
+    table = pa.table({"age": rng.random(40), "work": words, "label": labels})
+    parquet.write_table(table, folder / "data.h5", compression="gzip")
+    dataset = "{name: table, train: data.h5, label: label, categorical: [work], partition: {name: iid, clients: 3}}"
+    return _described(folder, _READER.replace("DATASET", dataset))
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _recorded(text: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         (folder / _CONFIG).write_text(_ARRIVALS + _RECORDED)
@@ -174,6 +219,13 @@ KINDS = (
     Kind("texts of fixed length", _texts(h5py.string_dtype(length=12), compression="gzip"), _check_data, _DATA),
     Kind("names of clients", _named, _check_data, _DATA),
     Kind("counts of words", _counted, _check_data, _DATA),
+    # whatever reads samples, by its example: one kind for each file that it names
+    *(
+        Kind(f"{name}, {file.name}", _example(name, file.name), _check_data, _DATA)
+        for name in examples.names("datasets")
+        for file in sorted(examples.files("datasets", name).iterdir())
+    ),
+    *([Kind("table, Parquet", _parquet, _check_data, _DATA)] if find_spec("pyarrow") else []),
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),
