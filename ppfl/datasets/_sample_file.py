@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,10 +15,22 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ppfl.interfaces.data_hdf5 import DataArray
-
 LABEL = "label"
 _BYTE_LEVELS = 255.0
+
+
+class Looks(Protocol):
+    """An array of a file, or one in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all of it."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its numbers."""
+        ...
 
 
 class SampleFile(ABC):
@@ -110,7 +122,7 @@ class SampleFile(ABC):
         return min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
 
 
-def check_samples(x: DataArray, y: DataArray, field: str, where: str, *, takes_numbers: bool = False) -> None:
+def check_samples(x: Looks, y: Looks, field: str, where: str, *, takes_numbers: bool = False) -> None:
     """Raise UserError unless x are samples and y is a label of each, by their shapes and number types.
 
     takes_numbers: labels may be floating point, one or several a sample.
