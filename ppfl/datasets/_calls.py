@@ -63,10 +63,9 @@ def expect(function: SourceFunction, arguments: Mapping[str, Any], sha256: str |
 
 
 def _call(key: Key, function: SourceFunction, arguments: Mapping[str, Any]) -> ReturnedSamples:
-    call = function.bind(arguments, {})
     # what a command prints may be read by another one
     with redirect_stdout(sys.stderr):
-        returned = call()
+        returned = function.bind(arguments, {})()
     where = f"{function.files.path}, {function.name}"
     found = ReturnedSamples.look_at(returned, where)
     if _hashes.setdefault(key, found.sha256) != found.sha256:

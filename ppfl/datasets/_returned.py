@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
@@ -50,7 +51,7 @@ class ReturnedSamples(SampleFile):
             shape = f"x have shape {x.shape}; allowed: samples along the first axis, each of at least one number"
             raise UserError(f"{_place(where, name, part)}: {shape}")
         has_numbers = y.dtype.kind == "f"
-        looks = cls(where, x.shape[1:], x.dtype, y.shape[1:], has_numbers, tuple(clients))
+        looks = cls(where, x.shape[1:], _native(x.dtype), y.shape[1:], has_numbers, tuple(clients))
         packs = {part: looks._pack(part, [of_client[part] for of_client in clients.values()]) for part in parts}
         return replace(looks, packs=packs, sha256=_sha256(looks.names, packs))
 
@@ -92,10 +93,15 @@ class ReturnedSamples(SampleFile):
             check_samples(
                 np.broadcast_to(x.dtype.type(0), (len(x), *self.sample_shape)), y, "x", self.where, takes_numbers=True
             )
-        elif not are_ids or len(self.sample_shape) != 1 or self.label_shape not in ((), self.sample_shape):
+        elif not are_ids or len(self.sample_shape) != 1:
             raise UserError(
-                f"{self.where}: x are {self.sample_dtype} of shape {self.sample_shape} a sample, and {LABEL} of shape "
-                f"{self.label_shape}; with `vocabulary` x are ids, (samples, tokens), {LABEL} one a sample or a token"
+                f"{self.where}: x are {self.sample_dtype} of shape {self.sample_shape} a sample; with `vocabulary` "
+                "they are integers, (samples, tokens)"
+            )
+        elif self.has_numbers or self.label_shape not in ((), self.sample_shape):
+            raise UserError(
+                f"{self.where}: {LABEL} is {self.kept_dtype.__name__} of shape {self.label_shape} a sample; with "
+                "`vocabulary` it is an integer a sample or a token"
             )
         for part, pack in self.packs.items():
             x, y = _arrays(pack)
@@ -119,7 +125,8 @@ class ReturnedSamples(SampleFile):
         """Copy the arrays of a part, one client after another. Raises UserError for those that look otherwise."""
         sizes = np.array([len(y) for _, y in pairs], dtype=np.int64)
         ends = np.cumsum(sizes)
-        row_bytes = np.dtype((self.sample_dtype, self.sample_shape)).itemsize
+        kinds = (self.sample_dtype, self.sample_shape), (np.dtype(self.kept_dtype), self.label_shape)
+        row_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in kinds)
         if (needed := int(ends[-1]) * row_bytes) > (free := free_host_bytes()):
             gib = 2.0**30
             raise UserError(f"{self.where}: {part} samples take {needed / gib:.1f} GiB; {free / gib:.1f} GiB are free")
@@ -129,18 +136,23 @@ class ReturnedSamples(SampleFile):
             of_x, of_y = pairs[client]
             if not len(of_y):
                 continue
-            for what, array, shape, dtype in (
-                ("x are", of_x, self.sample_shape, self.sample_dtype),
-                (f"{LABEL} is", of_y, self.label_shape, y.dtype),
-            ):
-                if (array.shape[1:], array.dtype) != (shape, dtype):
-                    raise UserError(
-                        f"{_place(self.where, self.names[client], part)}: {what} {array.dtype} of shape "
-                        f"{array.shape[1:]} a sample, elsewhere {dtype} of shape {shape}; they must agree"
-                    )
+            self._check_looks(of_x, of_y, self.names[client], part)
             rows = slice(end - len(of_y), end)
             x[rows], y[rows] = self.as_input(of_x), of_y
         return Pack(x, y, ends - sizes, sizes)
+
+    def _check_looks(self, x: np.ndarray, y: np.ndarray, client: str, part: PartName) -> None:
+        kind = "floating point" if self.has_numbers else "integers"
+        x_kind, y_kind = _native(x.dtype), "floating point" if y.dtype.kind == "f" else "integers"
+        for what, found, wanted in (
+            ("x are", (x_kind, x.shape[1:]), (self.sample_dtype, self.sample_shape)),
+            ("labels are", (y_kind, y.shape[1:]), (kind, self.label_shape)),
+        ):
+            if found != wanted:
+                raise UserError(
+                    f"{_place(self.where, client, part)}: {what} {found[0]} of shape {found[1]} a sample, elsewhere "
+                    f"{wanted[0]} of shape {wanted[1]}; they must agree"
+                )
 
 
 def _clients(returned: object, where: str) -> dict[str, dict[PartName, _Pair]]:
@@ -171,13 +183,13 @@ def _of_client(given: object, where: str, name: str) -> dict[PartName, _Pair]:
 
 
 def _pair(given: object, where: str) -> _Pair:
-    """Return x, and y int64 or float64."""
+    """Return x and y, neither of them copied."""
     if not isinstance(given, list | tuple) or len(given) != 2:
         raise UserError(f"{where}: is {_kind(given)}; allowed: (x, y)")
     x, y = (_array(one, name, where) for one, name in zip(given, ("x", LABEL), strict=True))
     if len(x) != len(y):
         raise UserError(f"{where}: {len(x)} x but {len(y)} labels; their numbers must agree")
-    return x, y.astype(np.float64 if y.dtype.kind == "f" else np.int64, copy=False)
+    return x, y
 
 
 def _array(given: object, name: str, where: str) -> np.ndarray:
@@ -191,9 +203,12 @@ def _array(given: object, name: str, where: str) -> np.ndarray:
     if found.dtype.kind not in "iuf" or found.ndim == 0:
         allowed = "integers or floating-point numbers, samples along the first axis"
         raise UserError(f"{where}: {name} is {found.dtype} of shape {found.shape}; allowed: {allowed}")
-    if found.dtype.kind == "f" and found.dtype.itemsize > 8:
-        return found.astype(np.float64)
-    return found.astype(found.dtype.newbyteorder("="), copy=False)
+    return found
+
+
+def _native(dtype: np.dtype) -> np.dtype:
+    """Return what numbers are kept as: in the order of bytes of this machine, and no long double."""
+    return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
 
 
 def _parts(clients: Mapping[str, Mapping[PartName, _Pair]], where: str) -> tuple[PartName, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import ConfigDict, Field, JsonValue, PositiveInt, SerializationInfo, model_serializer, model_validator
@@ -15,6 +15,8 @@ from ppfl.interfaces.dataset import Dataset, FederatedSamples, LazyParts, Parts,
 from ppfl.interfaces.packed_samples import PackedPart, PackedParts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import SerializerFunctionWrapHandler
 
     from ppfl.core.communicator import Communicator
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ppfl.datasets._returned import ReturnedSamples
     from ppfl.interfaces.dataset import Samples
     from ppfl.interfaces.placement import Placement
+
+Result = TypeVar("Result")
 
 _TEST, _VALIDATION = 0.2, 0.1
 _COLUMNS = {"train": 0, "validation": 1, "test": 2}
@@ -101,9 +105,10 @@ class Function(Dataset):
         Raises UserError where it fails, returns other arrays than on another rank or in another process, or numbers
         that are not finite in the precision of the run.
         """
-        returned = on_every_rank(placement.communicator, self._returned)
-        _refuse_other_arrays(returned, placement.communicator)
-        return on_every_rank(placement.communicator, lambda: self._deal(returned, placement, clients_per_chunk))
+        communicator = placement.communicator
+        returned = on_every_rank(communicator, lambda: _named(self._returned))
+        _refuse_other_arrays(returned, communicator)
+        return on_every_rank(communicator, lambda: _named(lambda: self._deal(returned, placement, clients_per_chunk)))
 
     def _deal(self, returned: ReturnedSamples, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         train, parts = returned.packs["train"], self._parts(returned)
@@ -140,6 +145,14 @@ class Function(Dataset):
         from ppfl.datasets._calls import returned_by
 
         return returned_by(self.function, self.arguments)
+
+
+def _named(action: Callable[[], Result]) -> Result:
+    """Turn an error about what the function returns into one that names the key."""
+    try:
+        return action()
+    except UserError as error:
+        raise UserError(f"{_FROM}{error}") from error
 
 
 def _refuse_other_arrays(returned: ReturnedSamples, communicator: Communicator) -> None:

@@ -83,8 +83,8 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     problem: Any = config.problem
     if any(key.startswith(("problems/", "datasets/")) for key in origins_in(problem)):
         raise KeyError  # only its author could tell
-    if problem.model.parameter_names() is None:
-        raise KeyError  # nor are functions run here that somebody wrote
+    if problem.model.parameter_names() is None or problem.dataset.name == "function":
+        raise KeyError  # nor what a function takes that somebody wrote
     sizes = _SIZES.get(problem.dataset.name, _file)(problem.dataset)
     number = 8 if config.precision == "float64" else 4
     stages = problem.stages(sizes.input_shape, sizes.num_classes)

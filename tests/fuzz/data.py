@@ -94,6 +94,22 @@ def _texts(dtype: np.dtype, libver: str = "earliest", **stored: object) -> Calla
     return make
 
 
+_RETURNED = _SUPERVISED.replace("federated_hdf5, train: data.h5", 'function, from: "data:build"')
+_FUNCTION = """\
+import numpy as np
+
+
+def build():
+    draw = np.random.default_rng(0)
+    return {name: (draw.random((6, 3, 2)), draw.integers(0, 3, 6)) for name in ("ada", "bob", "cyd")}
+"""
+
+
+def _function(folder: Path) -> Path:
+    (folder / "data.py").write_text(_FUNCTION, encoding="utf-8")
+    return _described(folder, _RETURNED).with_name("data.py")
+
+
 def _quadratic(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     with h5py.File(folder / "data.h5", "w") as file:
@@ -152,6 +168,7 @@ KINDS = (
     Kind("texts, chunks", _texts(h5py.string_dtype(), compression="gzip"), _check_data, _DATA),
     Kind("texts, latest", _texts(h5py.string_dtype(), "latest", chunks=(2,), shuffle=True), _check_data, _DATA),
     Kind("texts of fixed length", _texts(h5py.string_dtype(length=12), compression="gzip"), _check_data, _DATA),
+    Kind("function", _function, _check_data, _DATA),
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),
