@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_KEPT_BYTES = 1 << 30
 """Arrays of all calls together that are kept; those of the last call are, however large."""
+ALWAYS_THE_SAME = "allowed: the same for the same arguments, with a seed for what is random"
 Key = tuple[str, str, str]
 
 _hashes: dict[Key, str] = {}
@@ -71,9 +72,6 @@ def _call(key: Key, function: SourceFunction, arguments: Mapping[str, Any]) -> R
     if _hashes.setdefault(key, found.sha256) != found.sha256:
         raise UserError(f"{where}: returns other arrays than when it was called before; {ALWAYS_THE_SAME}")
     return found
-
-
-ALWAYS_THE_SAME = "allowed: the same for the same arguments, with a seed for what is random"
 
 
 def _key(function: SourceFunction, arguments: Mapping[str, Any]) -> Key:

@@ -38,8 +38,8 @@ class ReturnedSamples(SampleFile):
     packs: Mapping[PartName, Pack] = field(default_factory=dict)
     """As the function names them; train alone where it names none."""
     sha256: str = ""
-    field: str = "x"
     """Of names, parts and arrays, 64 hexadecimal digits."""
+    field: str = "x"
 
     @classmethod
     def look_at(cls, returned: object, where: str) -> ReturnedSamples:

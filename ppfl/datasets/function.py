@@ -157,12 +157,12 @@ def _named(action: Callable[[], Result]) -> Result:
 
 def _refuse_other_arrays(returned: ReturnedSamples, communicator: Communicator) -> None:
     """Raise SharedUserError where ranks have different ones. Collective."""
+    from ppfl.datasets._calls import ALWAYS_THE_SAME
+
     mine = torch.tensor([list(bytes.fromhex(returned.sha256))], dtype=torch.uint8)
     of_ranks = communicator.allgather_rows(mine).tolist()
     if other := [str(rank) for rank, one in enumerate(of_ranks) if one != of_ranks[0]]:
         ranks = f"rank{'s' if len(other) > 1 else ''} {', '.join(other)}"
-        from ppfl.datasets._calls import ALWAYS_THE_SAME
-
         raise SharedUserError(
             f"{_FROM}{returned.where}: returns other arrays on {ranks} than on rank 0; {ALWAYS_THE_SAME}"
         )
