@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,14 @@ from ppfl.core.plugins import refusal
 from ppfl.core.source_files import SourceFiles, read_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
     from pydantic.json_schema import JsonSchemaValue
+
+
+class UnfitArgumentsError(UserError):
+    """Arguments that a function does not take, or some that it needs are missing."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,31 @@ class SourceFunction:
         if not callable(found):
             raise UserError(f"{self.files.path}: {self.name} is no function")
         return found  # type: ignore[no-any-return]
+
+    def bind(self, arguments: Mapping[str, Any], offered: Mapping[str, Any]) -> Callable[[], Any]:
+        """Import the file and return the call with these arguments by name, and with those that are offered as far as
+        the function asks for them.
+
+        Raises UnfitArgumentsError where they do not suit, UserError as `load` does; the call raises UserError, with the
+        line, for whatever goes wrong inside of the function.
+        """
+        function = self.load()
+        try:
+            asked = inspect.signature(function).parameters
+            known = {**{name: value for name, value in offered.items() if name in asked}, **arguments}
+            # before the call, in which the same TypeError could come from inside of the function
+            inspect.signature(function).bind(**known)
+        except (TypeError, ValueError) as error:
+            raise UnfitArgumentsError(f"{self.name}: {error}") from error
+
+        def call() -> Any:
+            try:
+                return function(**known)
+            except (Exception, SystemExit) as error:
+                why = str(error).split("\n", 1)[0]
+                raise UserError(f"{self.files.where(error)}: {type(error).__name__}: {why}") from error
+
+        return call
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     import torch
-
-    from ppfl.interfaces.data_hdf5 import DataArray
 
 LABEL = "label"
 """What labels are called in files unless a run says otherwise."""
@@ -37,6 +35,20 @@ class ClientsOfFile(ABC):
     @abstractmethod
     def look_at(self, names: Collection[str], most: int | None) -> SampleFile:
         """Check the layout of some clients, of whose samples at most so many count, without reading samples."""
+
+
+class Looks(Protocol):
+    """An array of a file, or one in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all of it."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its numbers."""
+        ...
 
 
 class SampleFile(ABC):
@@ -131,9 +143,7 @@ class SampleFile(ABC):
         return min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
 
 
-def check_samples(
-    x: DataArray, y: DataArray, fields: tuple[str, str], where: str, *, takes_numbers: bool = False
-) -> None:
+def check_samples(x: Looks, y: Looks, fields: tuple[str, str], where: str, *, takes_numbers: bool = False) -> None:
     """Raise UserError unless x are samples and y is a label of each, by their shapes and number types.
 
     fields: what both are called. takes_numbers: labels may be floating point, one or several a sample.

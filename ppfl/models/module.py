@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
 from ppfl.core.errors import UserError
-from ppfl.core.source_function import SourceFunction
+from ppfl.core.source_function import SourceFunction, UnfitArgumentsError
 from ppfl.networks.model import Model, Stage, Takes
 
 if TYPE_CHECKING:
@@ -55,21 +54,15 @@ class Module(Model):
         return stages_of(self._builder(input_shape, num_classes), input_shape, self.samples, self.buffers)
 
     def _builder(self, input_shape: tuple[int, ...], num_classes: int) -> Callable[[], Any]:
-        function = self.function.load()
-        known = {"input_shape": input_shape, "num_classes": num_classes}
         try:
-            asked = inspect.signature(function).parameters
-            arguments = {**{name: value for name, value in known.items() if name in asked}, **self.arguments}
-            # before the call, in which the same TypeError could come from inside of the function
-            inspect.signature(function).bind(**arguments)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"problem.model.arguments: {self.function.name}: {error}") from error
+            call = self.function.bind(self.arguments, {"input_shape": input_shape, "num_classes": num_classes})
+        except UnfitArgumentsError as error:
+            raise UserError(f"problem.model.arguments: {error}") from error
 
         def build() -> Any:
             try:
-                return function(**arguments)
-            except (Exception, SystemExit) as error:
-                where, why = self.function.files.where(error), str(error).split("\n", 1)[0]
-                raise UserError(f"problem.model.from: {where}: {type(error).__name__}: {why}") from error
+                return call()
+            except UserError as error:
+                raise UserError(f"problem.model.from: {error}") from error
 
         return build

@@ -84,8 +84,8 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     problem: Any = config.problem
     if any(key.startswith(("problems/", "datasets/")) for key in origins_in(problem)):
         raise KeyError  # only its author could tell
-    if problem.model.parameter_names() is None:
-        raise KeyError  # nor are functions run here that somebody wrote
+    if problem.model.parameter_names() is None or problem.dataset.name == "function":
+        raise KeyError  # nor what a function takes that somebody wrote
     if isinstance(problem.dataset, FilesDataset):
         raise KeyError  # nor are tables and archives read twice
     sizes = _SIZES[problem.dataset.name](problem.dataset)

@@ -129,6 +129,22 @@ def _counted(folder: Path) -> Path:
     return _described(folder, _COUNTED, "counts.txt")
 
 
+_RETURNED = _SUPERVISED.replace("federated_hdf5, train: data.h5", 'function, from: "data:build"')
+_FUNCTION = """\
+import numpy as np
+
+
+def build():
+    draw = np.random.default_rng(0)
+    return {name: (draw.random((6, 3, 2)), draw.integers(0, 3, 6)) for name in ("ada", "bob", "cyd")}
+"""
+
+
+def _function(folder: Path) -> Path:
+    (folder / "data.py").write_text(_FUNCTION, encoding="utf-8")
+    return _described(folder, _RETURNED).with_name("data.py")
+
+
 def _quadratic(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     with h5py.File(folder / "data.h5", "w") as file:
@@ -226,6 +242,7 @@ KINDS = (
         for file in sorted(examples.files("datasets", name).iterdir())
     ),
     *([Kind("table, Parquet", _parquet, _check_data, _DATA)] if find_spec("pyarrow") else []),
+    Kind("function", _function, _check_data, _DATA),
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),
