@@ -212,7 +212,6 @@ class FilesDataset(PooledDataset):
     >>> import numpy as np
     >>> import torch
     >>> from pydantic import Discriminator, Tag
-    >>> import ppfl
     >>> from ppfl.comm.solo import SoloCommunicator
     >>> from ppfl.core.data_file import DataFile
     >>> from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
@@ -230,7 +229,7 @@ class FilesDataset(PooledDataset):
     ...     def pool(self, file):
     ...         x = np.frombuffer(file.path.read_bytes(), np.uint8)[:, None]
     ...         return Pool(Samples(x, (x[:, 0] >= 97).astype(np.int64)), f"problem.dataset: {file.path}")
-    >>> section = {"name": "letters", "train": ppfl.__file__, "partition": {"name": "iid", "clients": 2}}
+    >>> section = {"name": "letters", "train": np.__file__, "partition": {"name": "iid", "clients": 2}}
     >>> here = Placement(SoloCommunicator(), 0, 0, torch.float32, torch.device("cpu"))
     >>> samples = Letters.model_validate(section).load(here, clients_per_chunk=1)
     >>> samples.client_names, samples.divisor, samples.samples[0].test.x.dtype
