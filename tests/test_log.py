@@ -91,7 +91,7 @@ def test_a_failure_stands_in_the_log(config: Config, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise RuntimeError("something broke")
 
-    monkeypatch.setattr("ppfl.runs.experiment.score_stages", fail)
+    monkeypatch.setattr("ppfl.runs.experiment.final_stages", fail)
     with pytest.raises(RuntimeError):
         compute(config, config.default_out())
     done = ppfl("log", "tiny.yaml")

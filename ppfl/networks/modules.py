@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ppfl.networks.model import Takes
 
 Built: TypeAlias = "nn.Module | Mapping[str, nn.Module]"
+_SEEDED = RLock()
+"""Torch has one generator a process, and threads may build at once."""
 
 
 def stages_of(
@@ -123,7 +126,7 @@ class _Law:
 
     def parts(self, seed: int) -> dict[str, nn.Module]:
         """Build, and return what becomes a stage each, by name."""
-        with torch.random.fork_rng(devices=[]):
+        with _SEEDED, torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             built = self._build()
         if isinstance(built, nn.Sequential) and len(built) > 1:

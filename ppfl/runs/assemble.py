@@ -74,9 +74,7 @@ def build(
     guarded, kernels = GuardedCommunicator(communicator), began.kernels or _choose_kernels(config, communicator)
     wanted = began.clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
     placement = _placement(config, guarded, device, kernels)
-    problem = build_problem(config.problem, placement, wanted)
-    clients_per_chunk = wanted or problem.client_data.clients_per_chunk
-    _check_ranks(problem.client_data, communicator, clients_per_chunk)
+    problem, clients_per_chunk = _build(config, placement, wanted, build_problem)
     roles, cohort = Roles.of(placement, problem.client_data), _sample(config, problem.client_data)
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
     _check_clients(config, roles, cohort, communicator)
@@ -114,6 +112,16 @@ def build(
         replay=_read_replay(config, communicator),
         start_files=start_files,
     )
+
+
+def _build(
+    config: Config, placement: Placement, wanted: int | None, build_problem: BuildProblem
+) -> tuple[Problem, int]:
+    """Return the problem and K. Collective."""
+    problem = build_problem(config.problem, placement, wanted)
+    clients_per_chunk = wanted or problem.client_data.clients_per_chunk
+    _check_ranks(problem.client_data, placement.communicator, clients_per_chunk)
+    return problem, clients_per_chunk
 
 
 def _choose_device(config: Config, communicator: Communicator) -> torch.device:

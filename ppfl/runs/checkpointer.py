@@ -17,7 +17,7 @@ from ppfl.engine.checkpoint import NOTHING_DUE, Due, name_params, read_params
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ppfl.config.run import Checkpoint
+    from ppfl.config.computing import Checkpoint
     from ppfl.core.snapshot import Snapshot
     from ppfl.engine.choose import AnyEngine
     from ppfl.results.checkpoints import Checkpoints

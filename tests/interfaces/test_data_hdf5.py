@@ -31,6 +31,7 @@ STORED_OTHERWISE = {
     "texts, chunks",
     "texts, latest",
     "texts of fixed length",
+    *(f"{reader}, {part}.h5" for reader in ("federated_hdf5", "text_hdf5") for part in ("train", "test")),
 }
 """Kinds of files that readers of others read."""
 Damage = Callable[[h5py.File, str], None]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ppfl.config.run import Engine
+from ppfl.config.computing import Engine
 from ppfl.core.errors import UserError
 from ppfl.networks import kernels, processor
 from ppfl.networks.convolution_forms import FORMS
