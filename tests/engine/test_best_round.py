@@ -192,6 +192,19 @@ def test_a_run_that_diverges_keeps_its_best_round() -> None:
     assert not np.isfinite(scores["personal"]["validation_loss"]).all()
 
 
+def test_a_start_without_a_number_is_the_best_until_there_is_one() -> None:
+    """As of a run that starts from parameters of one that diverged: there is always something to score at the end."""
+    engine = open_engine(build(config(**document(patience=2)), SoloCommunicator()))
+    assert engine.best is not None
+    engine.best.judge(engine, Scored(0, {"validation_loss": math.nan}, {}))
+    assert (engine.best.round, engine.best.numbers()["value"]) == (0, None)
+    assert engine.best.server is engine.server
+    engine.best.judge(engine, Scored(2, {"validation_loss": math.nan}, {}))
+    assert (engine.best.round, engine.status) == (0, "running")
+    engine.best.judge(engine, Scored(4, {"validation_loss": 9.0}, {}))
+    assert (engine.best.round, engine.best.value) == (4, 9.0)
+
+
 def test_nan_is_never_better_and_ties_are_not() -> None:
     rule = BestRound()
     assert not rule.is_better(math.nan, math.nan)

@@ -70,4 +70,4 @@ def test_notices_stand_on_standard_error_and_in_the_log(tmp_path: Path, monkeypa
         lines = text.splitlines()
         assert "ppfl: problem.dataset.clients: 2 of 3 clients take part" in lines
         (notice,) = [line for line in lines if "no test samples" in line]
-        assert notice.startswith(f"ppfl: problem.dataset.test: {tmp_path / 'test.h5'}: 1 of 2 clients with training samples have no")
+        assert notice.startswith(f"ppfl: problem.dataset.test: {tmp_path / 'test.h5'}: 1 of 2 clients with ")

@@ -56,10 +56,10 @@ THEIRS = [0.4, 0.5, 0.6, 0.7, 0.1, np.nan, 0.5, np.nan]
 
 def test_clients_are_compared_by_name(tmp_path: Path) -> None:
     """b is tied, c, d and g are hurt, a, e and h are not, and f has no samples: in whatever order they stand."""
-    ours = result(tmp_path / "ours.h5", OURS)
+    ours = result(tmp_path / "ours.h5", OURS, sizes=list(range(8)))
     order = [3, 1, 7, 0, 2, 6, 5, 4]
     names = tuple(NAMES[place] for place in order)
-    theirs = result(tmp_path / "theirs.h5", [THEIRS[place] for place in order], names)
+    theirs = result(tmp_path / "theirs.h5", [THEIRS[place] for place in order], names, sizes=order)
     found = hurt(ours, [theirs])
     assert found.clients == ("a", "b", "c", "d", "e", "g", "h")
     (other,) = found.others
@@ -91,6 +91,12 @@ def test_attackers_are_left_out(tmp_path: Path) -> None:
     for found in (hurt(ours, [theirs]), hurt(theirs, [ours])):
         assert found.clients == ("b", "c")
         assert found.num_byzantine == 1
+
+
+def test_attackers_are_not_among_the_worst_that_are_shown(tmp_path: Path) -> None:
+    path = result(tmp_path / "r.h5", [0.125, 0.5, 0.75], ("a", "b", "c"), byzantine=np.array([1, 0, 0]))
+    row = next(line for line in command("show", path).stdout.splitlines() if "personal" in line)
+    assert row.split("│")[-2].strip() == "0.5"
 
 
 @pytest.mark.parametrize("size", [1, 10, 11, 37])
@@ -157,10 +163,13 @@ def test_unfinished_runs_and_unknown_stages_are_refused(tmp_path: Path) -> None:
         hurt(ours, [])
 
 
-def test_results_of_older_versions_are_compared_by_their_settings() -> None:
+def test_results_of_older_versions_are_compared_by_their_settings(tmp_path: Path) -> None:
     old = Path(__file__).parents[1] / "kept" / "version-6" / "digits.h5"
     assert "samples" not in open_result(old).provenance
     assert hurt(old, [old]).others[0].num_tied == len(hurt(old, [old]).clients) > 0
+    ours, other = result(tmp_path / "ours.h5", OURS), result(tmp_path / "other.h5", THEIRS, config=OTHER_SEED)
+    with pytest.raises(UserError, match=r"problem.seed is 1 and not 0; compare runs on the same samples$"):
+        hurt(ours, [other])
 
 
 DIGITS: dict[str, Any] = {
