@@ -224,11 +224,15 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
         (folder / "r.yaml").write_text(yaml.safe_dump(document))
         digests.append(samples_digest(load(folder / "r.yaml")))
         digests.append(samples_digest(load(folder / "r.yaml", ["problem.batch_size=3", "algorithm.lr=0.1"])))
+        digests.append(samples_digest(load(folder / "r.yaml", ["problem.seed=0", "seed=1"])))
     assert len(set(digests)) == 1
     with (folder / section["train"]).open("ab") as file:
         file.write(b"0")
     assert samples_digest(load(folder / "r.yaml")) != digests[0]
-    assert samples_digest(load(folder / "r.yaml", ["evaluate.clients=2"])) != digests[0]
+    selected = [["evaluate.clients=2"], ["evaluate.clients=2", "problem.seed=0", "seed=1"], ["evaluate.newcomers=0.2"]]
+    found = {samples_digest(load(folder / "r.yaml", overrides)) for overrides in [[], *selected]}
+    # the seed of the run draws what is scored, where that is not everything
+    assert len(found) == 4
 
 
 PARTITION = '''\
