@@ -362,3 +362,12 @@ def test_a_name_that_nobody_has_is_told_before_training(folder: Path) -> None:
     evaluate = {**EVALUATE, "newcomers": {"clients": ["b", "z"], "fine_tuner": GD}}
     with pytest.raises(UserError, match=r"^evaluate.newcomers.clients: no client is called z; they are a, b, c"):
         build(config(**document(folder, evaluate=evaluate)), SoloCommunicator())
+
+
+@pytest.mark.parametrize("of", ["newcomers", "tuned"])
+def test_what_their_fine_tuner_cannot_do_is_told_where_it_is_named(folder: Path, of: str) -> None:
+    theory = {**GD, "lr": "theory"}
+    evaluate = newcomers(fine_tuner=theory) if of == "newcomers" else {**newcomers(), "tuned": {"fine_tuner": theory}}
+    algorithm = {**FEDREP, "fine_tuner": GD}
+    with pytest.raises(UserError, match=rf"^evaluate.{of}.fine_tuner.lr: 'theory' needs"):
+        build(config(**document(folder, algorithm=algorithm, problem=HEAD, evaluate=evaluate)), SoloCommunicator())
