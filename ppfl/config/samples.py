@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from ppfl.config.scope import origins_in
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,11 +20,15 @@ _SELECTING = ("samples", "clients")
 
 def samples_digest(config: Config) -> str:
     """Return 16 hexadecimal digits, the same for runs that are scored on the same samples of the same clients in the
-    same way: files count by their content."""
+    same way: files, and plug-ins from outside, count by their content."""
     problem = config.problem
     left_out = {**problem.silent_keys(), **dict.fromkeys(_HOW_TRAINED, True)}
     content: dict[str, Any] = {"problem": problem.model_dump(exclude=left_out)}
     content |= _selected(config.evaluate.model_dump(), config.seed)
+    # a model decides what is made of samples, other classes from outside which ones they are, and how they are scored
+    origins = {key: origin for key, origin in origins_in(problem).items() if not key.startswith("models/")}
+    if origins:
+        content["plugins"] = {key: origin.identity for key, origin in origins.items()}
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

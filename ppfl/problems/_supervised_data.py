@@ -89,6 +89,8 @@ class SupervisedData(LabelledData):
         if self.label_histogram is not None:
             some.label_histogram = self.label_histogram[chosen]
         some._num_tokens = {name: of_all[chosen] for name, of_all in self._num_tokens.items()}
+        if self._clusters is not None:
+            some._clusters = tuple(np.array(self._clusters)[chosen].tolist())
         return some
 
     def data(self, client: int, round: int) -> Data:

@@ -153,7 +153,7 @@ def build_supervised(
 
 
 def _tell_who_is_not_tested(samples: FederatedSamples) -> None:
-    """Log which clients that train have nothing to be tested on, where others have."""
+    """Log which clients with training samples have nothing to be tested on, where others have."""
     trains, is_tested = (np.array(of) > 0 for of in (samples.num_train_samples, samples.num_test_samples))
     lacking = np.flatnonzero(trains & ~is_tested)
     if not len(lacking) or not is_tested.any():
@@ -162,7 +162,7 @@ def _tell_who_is_not_tested(samples: FederatedSamples) -> None:
     if not (trains & is_tested).any():
         logger.warning("%s: has no client in common with training, whose are %s, …", samples.test_from, shown)
         return
-    who = f"{len(lacking):,} of {int(trains.sum()):,} clients that train have no test samples: {shown}"
+    who = f"{len(lacking):,} of {int(trains.sum()):,} clients with training samples have no test samples: {shown}"
     logger.info("%s: %s%s", samples.test_from, who, ", …" if len(lacking) > _SHOWN else "")
 
 

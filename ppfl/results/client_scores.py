@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-_LARGER_IS_BETTER = ("accuracy", "hit_rate", "ndcg", "r2")
-_PARTS = ("train_", "validation_", "test_", "client_")
+_LARGER_IS_BETTER = re.compile(r"(^|_)(accuracy|hit_rate|ndcg|r2)(_|$)")
 _WORST = 0.1
 
 
@@ -23,16 +23,14 @@ class Worst(NamedTuple):
 
 
 def larger_is_better(metric: str) -> bool:
-    """Say which way a score is better, such as `test_accuracy`; losses, errors, norms and costs are where they are
-    lower.
+    """Say which way a score is better, such as `test_accuracy`, whatever it is of; losses, errors, norms and costs are
+    where they are lower.
 
     >>> from ppfl.results.client_scores import larger_is_better
-    >>> [larger_is_better(name) for name in ("test_accuracy_with_special_tokens", "test_hit_rate_at_5", "test_loss")]
+    >>> [larger_is_better(name) for name in ("newcomers_5_test_accuracy", "test_hit_rate_at_5", "test_loss")]
     [True, True, False]
     """
-    for part in _PARTS:
-        metric = metric.removeprefix(part)
-    return metric.startswith(_LARGER_IS_BETTER)
+    return _LARGER_IS_BETTER.search(metric) is not None
 
 
 def worst_tenth(metric: str, values: npt.NDArray[np.float64]) -> Worst:

@@ -109,6 +109,8 @@ def _scores(result: Result, metric: str, stage: str) -> Scores:
     stages = [str(name) for name in result.summary["stage"].to_numpy()] if "stage" in result.summary else []
     if not stages:
         raise UserError(f"{result.path}: has no final scores yet (status {result.attrs['status']}); wait for its end")
+    # newcomers are stages of the summary, and none of the clients that are compared
+    stages = [name for name in stages if any(f"{name}_{metric}" in result.clients for metric in result.summary)]
     if stage not in stages:
         raise UserError(f"--stage {stage}: {result.path} has no such stage; allowed: {', '.join(stages)}")
     name = f"{stage}_{metric}"
@@ -141,7 +143,9 @@ def _refuse_other_samples(one: Result, other: Result) -> None:
             if mine != theirs:
                 raise UserError(f"{where}: {key} is {theirs} and not {mine}; compare runs on the same samples")
     if digests[0] != digests[1] and None not in digests:
-        raise UserError(f"{where}: files that it names had another content; compare runs on the same samples")
+        raise UserError(
+            f"{where}: files or plug-ins that it names had another content; compare runs on the same samples"
+        )
     names = [{str(name) for name in result.clients["client"].to_numpy()} for result in (one, other)]
     if names[0] != names[1]:
         odd = sorted(names[0] ^ names[1])

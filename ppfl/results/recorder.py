@@ -276,6 +276,8 @@ def _group(
             extra, along = _further_dimension(name, array, client_names)
             found.setdefault(extra, Variable(extra, along, (extra,)))
             dimensions += (extra,)
+        # a file with other lengths can be written, and reads as numbers of the wrong clients
+        assert array.shape == tuple(len(found[along].values) for along in dimensions), f"{name}/{key}: {array.shape}"
         found[key] = Variable(key, array, dimensions)
     return Group(name, {}, {}, tuple(found.values()))
 

@@ -181,13 +181,28 @@ def test_messages_find_what_their_replay_finds() -> None:
 
 
 def test_a_run_that_diverges_keeps_its_best_round() -> None:
-    engine, scored = run(config(**document(algorithm=ffgg({**STEPS, "lr": 1e9}, 1e9), precision="float32")))
+    diverging = ffgg({**STEPS, "lr": 1e9}, 1e9)
+    # and it has diverged, though there was no better round for as long as it takes to end
+    engine, scored = run(config(**document(patience=1, algorithm=diverging, precision="float32")))
     assert engine.status == "diverged"
     assert engine.best is not None
     assert engine.best.round < scored[-1].round
     scores = final_stages(engine).scores
     assert np.isfinite(scores["best_personal"]["validation_loss"]).all()
     assert not np.isfinite(scores["personal"]["validation_loss"]).all()
+
+
+def test_a_start_without_a_number_is_the_best_until_there_is_one() -> None:
+    """As of a run that starts from parameters of one that diverged: there is always something to score at the end."""
+    engine = open_engine(build(config(**document(patience=2)), SoloCommunicator()))
+    assert engine.best is not None
+    engine.best.judge(engine, Scored(0, {"validation_loss": math.nan}, {}))
+    assert (engine.best.round, engine.best.numbers()["value"]) == (0, None)
+    assert engine.best.server is engine.server
+    engine.best.judge(engine, Scored(2, {"validation_loss": math.nan}, {}))
+    assert (engine.best.round, engine.status) == (0, "running")
+    engine.best.judge(engine, Scored(4, {"validation_loss": 9.0}, {}))
+    assert (engine.best.round, engine.best.value) == (4, 9.0)
 
 
 def test_nan_is_never_better_and_ties_are_not() -> None:

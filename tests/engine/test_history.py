@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ppfl.config.run import load
 from ppfl.core.agree import SharedUserError
 from ppfl.engine import history
 from ppfl.engine.evaluate import mean_over_clients
-from ppfl.engine.lockstep import Lockstep
+from ppfl.engine.lockstep import Lockstep, kind_of
 from ppfl.engine.synchronous import Synchronous
 from ppfl.results import recorder
 from ppfl.results.client_scores import worst_tenth
@@ -62,6 +63,11 @@ def test_runs_together_have_those_of_runs_alone() -> None:
         assert [scored.metrics["client_loss"].tobytes() for scored in one] == [  # type: ignore[union-attr]
             np.asarray(scored.metrics["client_loss"]).tobytes() for scored in other
         ]
+
+
+def test_runs_with_and_without_it_are_not_computed_together() -> None:
+    made = setup(problem=QUADRATIC)
+    assert kind_of(made) == kind_of(setup(problem=QUADRATIC, seed=1)) != kind_of(replace(made, history=False))
 
 
 def test_too_much_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

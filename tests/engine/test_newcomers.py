@@ -221,6 +221,15 @@ def test_methods_with_whole_models_give_a_newcomer_theta(folder: Path, name: str
     assert (cost.shared_gradients, cost.local_gradients) == (15.0, 0.0)
 
 
+def test_a_newcomer_of_ditto_is_one_of_fedavg(folder: Path) -> None:
+    """θ takes FedAvg's steps, whatever penalty ties the clients' own models to it."""
+    ditto = {**FEDAVG, "name": "ditto", "penalty": 0.7}
+    one, other = (ended(config(**document(folder, algorithm=algorithm)))[1] for algorithm in (FEDAVG, ditto))
+    assert not np.array_equal(one.scores["personal"]["test_loss"], other.scores["personal"]["test_loss"])
+    for name, values in one.newcomers.items():
+        np.testing.assert_array_equal(values, other.newcomers[name])
+
+
 def test_without_federation_a_newcomer_begins_at_the_initial_model(folder: Path) -> None:
     engine, stages = ended(config(**document(folder, algorithm={**FEDAVG, "name": "local_only"})))
     problem = engine.setup.newcomers.problem
@@ -353,3 +362,12 @@ def test_a_name_that_nobody_has_is_told_before_training(folder: Path) -> None:
     evaluate = {**EVALUATE, "newcomers": {"clients": ["b", "z"], "fine_tuner": GD}}
     with pytest.raises(UserError, match=r"^evaluate.newcomers.clients: no client is called z; they are a, b, c"):
         build(config(**document(folder, evaluate=evaluate)), SoloCommunicator())
+
+
+@pytest.mark.parametrize("of", ["newcomers", "tuned"])
+def test_what_their_fine_tuner_cannot_do_is_told_where_it_is_named(folder: Path, of: str) -> None:
+    theory = {**GD, "lr": "theory"}
+    evaluate = newcomers(fine_tuner=theory) if of == "newcomers" else {**newcomers(), "tuned": {"fine_tuner": theory}}
+    algorithm = {**FEDREP, "fine_tuner": GD}
+    with pytest.raises(UserError, match=rf"^evaluate.{of}.fine_tuner.lr: 'theory' needs"):
+        build(config(**document(folder, algorithm=algorithm, problem=HEAD, evaluate=evaluate)), SoloCommunicator())

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.agree import SharedUserError
 from ppfl.interfaces.held_out import HeldOut
-from ppfl.interfaces.placement import Placement
+from ppfl.interfaces.placement import ChunkMemory, Placement
 from tests.ranks import ThreadCommunicator, on_ranks
 
 NAMES = tuple(f"c{number:02d}" for number in range(20))
@@ -72,3 +73,12 @@ def test_the_others_are_dealt_as_if_there_were_no_more(clients: float | tuple[st
     assert [client for mine, _ in found for client in mine] == list(range(20))
     for mine, of_others in found:
         assert [client for client in trained if client in mine] == trained[of_others.start : of_others.stop].tolist()
+
+
+def test_chunks_are_as_large_as_those_that_train_allow() -> None:
+    """However many samples somebody has who is held out."""
+    placement = Placement(
+        SoloCommunicator(), 0, 0, torch.float64, torch.device("cpu"), held_out=HeldOut(("d",), 0),
+        chunk_memory=ChunkMemory(40), bytes_of_client=lambda _shape, samples, _vocabulary: samples,
+    )  # fmt: skip
+    assert placement.deal(tuple("abcde"), (4, 20, 4, 40, 4), None, (2,)).clients_per_chunk == 2

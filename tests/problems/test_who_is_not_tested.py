@@ -41,10 +41,10 @@ def told(caplog: pytest.LogCaptureFixture, dataset: dict[str, Any]) -> list[tupl
 def test_who_has_no_test_samples(tmp_path: Path, caplog: pytest.LogCaptureFixture, writer: Any) -> None:
     train = writer(tmp_path / "train.h5", {name: images(6) for name in "abcde"} | {"z": images(0)})
     test = writer(tmp_path / "test.h5", {"a": images(2), "c": images(0), "new": images(2)})
-    line = f"problem.dataset.test: {test}: 4 of 5 clients that train have no test samples: 'b', 'c', 'd', …"
+    line = f"problem.dataset.test: {test}: 4 of 5 clients with training samples have no test samples: 'b', 'c', 'd', …"
     assert told(caplog, {"train": train, "test": test}) == [(logging.INFO, line)]
     few = writer(tmp_path / "few.h5", {"a": images(40), "b": images(3), "c": images(40)})
-    line = f"problem.dataset.train: {few}: 1 of 3 clients that train have no test samples: 'b'"
+    line = f"problem.dataset.train: {few}: 1 of 3 clients with training samples have no test samples: 'b'"
     assert told(caplog, {"train": few}) == [(logging.INFO, line)]
     assert told(caplog, {"train": few, "test": few}) == []
     assert told(caplog, {"train": few, "test": 0}) == []
@@ -70,4 +70,4 @@ def test_notices_stand_on_standard_error_and_in_the_log(tmp_path: Path, monkeypa
         lines = text.splitlines()
         assert "ppfl: problem.dataset.clients: 2 of 3 clients take part" in lines
         (notice,) = [line for line in lines if "no test samples" in line]
-        assert notice.startswith(f"ppfl: problem.dataset.test: {tmp_path / 'test.h5'}: 1 of 2 clients that train")
+        assert notice.startswith(f"ppfl: problem.dataset.test: {tmp_path / 'test.h5'}: 1 of 2 clients with ")

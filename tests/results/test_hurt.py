@@ -22,6 +22,7 @@ from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from tests import examples
 from tests.grids import ppfl as command
+from tests.outside.sources import rule_called, write
 
 NAMES = tuple("abcdefgh")
 CONFIG: dict[str, Any] = {
@@ -55,10 +56,10 @@ THEIRS = [0.4, 0.5, 0.6, 0.7, 0.1, np.nan, 0.5, np.nan]
 
 def test_clients_are_compared_by_name(tmp_path: Path) -> None:
     """b is tied, c, d and g are hurt, a, e and h are not, and f has no samples: in whatever order they stand."""
-    ours = result(tmp_path / "ours.h5", OURS)
+    ours = result(tmp_path / "ours.h5", OURS, sizes=list(range(8)))
     order = [3, 1, 7, 0, 2, 6, 5, 4]
     names = tuple(NAMES[place] for place in order)
-    theirs = result(tmp_path / "theirs.h5", [THEIRS[place] for place in order], names)
+    theirs = result(tmp_path / "theirs.h5", [THEIRS[place] for place in order], names, sizes=order)
     found = hurt(ours, [theirs])
     assert found.clients == ("a", "b", "c", "d", "e", "g", "h")
     (other,) = found.others
@@ -92,6 +93,12 @@ def test_attackers_are_left_out(tmp_path: Path) -> None:
         assert found.num_byzantine == 1
 
 
+def test_attackers_are_not_among_the_worst_that_are_shown(tmp_path: Path) -> None:
+    path = result(tmp_path / "r.h5", [0.125, 0.5, 0.75], ("a", "b", "c"), byzantine=np.array([1, 0, 0]))
+    row = next(line for line in command("show", path).stdout.splitlines() if "personal" in line)
+    assert row.split("│")[-2].strip() == "0.5"
+
+
 @pytest.mark.parametrize("size", [1, 10, 11, 37])
 def test_the_worst_tenth_is_that_of_its_definition(size: int) -> None:
     values = np.random.default_rng(size).normal(size=size)
@@ -108,6 +115,8 @@ def test_every_score_of_a_task_has_its_way() -> None:
     worse = ("loss", "perplexity", "mean_squared_error", "mean_absolute_error")
     assert all(larger_is_better(f"{part}_{name}") for part in ("train", "validation", "test") for name in better)
     assert not any(larger_is_better(f"{part}_{name}") for part in ("train", "validation", "test") for name in worse)
+    assert all(map(larger_is_better, ("newcomers_5_test_accuracy", "client_test_ndcg_at_20", "balanced_accuracy")))
+    assert not any(map(larger_is_better, ("newcomers_0_test_loss", "rank_r20", "inaccuracy")))
     assert not any(map(larger_is_better, ("loss", "operator_norm", "distance", "client_gradient_norm")))
 
 
@@ -123,7 +132,7 @@ OTHER_SET = {"problem": {**CONFIG["problem"], "dataset": {"name": "digits", "tes
         ({"config": {"evaluate": {"samples": 3}}}, r"evaluate.samples is 3 and not None; "),
         ({"names": tuple("abcdefgz")}, r"client h is in one of them alone \(2 are\)"),
         ({"sizes": [5, 5, 4, 5, 5, 5, 5, 5]}, r"client c has 4 and not 5 as num_test_samples"),
-        ({"provenance": {"samples": "0" * 16}}, r"files that it names had another content"),
+        ({"provenance": {"samples": "0" * 16}}, r"files or plug-ins that it names had another content"),
         ({"metric": "test_loss"}, r"^--metric test_accuracy: \S+other.h5 has no such final score; allowed: test_loss$"),
     ],
 )
@@ -154,10 +163,13 @@ def test_unfinished_runs_and_unknown_stages_are_refused(tmp_path: Path) -> None:
         hurt(ours, [])
 
 
-def test_results_of_older_versions_are_compared_by_their_settings() -> None:
+def test_results_of_older_versions_are_compared_by_their_settings(tmp_path: Path) -> None:
     old = Path(__file__).parents[1] / "kept" / "version-6" / "digits.h5"
     assert "samples" not in open_result(old).provenance
     assert hurt(old, [old]).others[0].num_tied == len(hurt(old, [old]).clients) > 0
+    ours, other = result(tmp_path / "ours.h5", OURS), result(tmp_path / "other.h5", THEIRS, config=OTHER_SEED)
+    with pytest.raises(UserError, match=r"problem.seed is 1 and not 0; compare runs on the same samples$"):
+        hurt(ours, [other])
 
 
 DIGITS: dict[str, Any] = {
@@ -212,8 +224,56 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
         (folder / "r.yaml").write_text(yaml.safe_dump(document))
         digests.append(samples_digest(load(folder / "r.yaml")))
         digests.append(samples_digest(load(folder / "r.yaml", ["problem.batch_size=3", "algorithm.lr=0.1"])))
+        digests.append(samples_digest(load(folder / "r.yaml", ["problem.seed=0", "seed=1"])))
     assert len(set(digests)) == 1
     with (folder / section["train"]).open("ab") as file:
         file.write(b"0")
     assert samples_digest(load(folder / "r.yaml")) != digests[0]
-    assert samples_digest(load(folder / "r.yaml", ["evaluate.clients=2"])) != digests[0]
+    selected = [["evaluate.clients=2"], ["evaluate.clients=2", "problem.seed=0", "seed=1"], ["evaluate.newcomers=0.2"]]
+    found = {samples_digest(load(folder / "r.yaml", overrides)) for overrides in [[], *selected]}
+    # the seed of the run draws what is scored, where that is not everything
+    assert len(found) == 4
+
+
+PARTITION = '''\
+from typing import Literal
+
+import numpy as np
+
+from ppfl.interfaces.partition import Partition
+
+
+class Strided(Partition):
+    """Every M-th sample."""
+
+    name: Literal["strided"]
+
+    def assign(self, labels, seed):
+        """Return for each client the ascending indices of its samples."""
+        return [np.arange(start, len(labels), self.clients) for start in range(self.clients)]
+'''
+
+
+def test_a_plug_in_counts_by_its_content_where_it_decides_about_samples(tmp_path: Path) -> None:
+    """One that deals other samples under the same name is another one; methods may be what they like."""
+    dataset = {"name": "digits", "partition": {"name": "strided", "clients": 12}}
+    document = {**DIGITS, "problem": {**DIGITS["problem"], "dataset": dataset}, "plugins": ["mine"]}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(document))
+
+    def digest(text: str, rule: str = "return matrix.combine(matrix.norms() * 0)") -> str:
+        write(tmp_path / "mine", {"partitions/strided.py": text, "aggregators/few.py": rule_called("few", rule)})
+        return samples_digest(load(tmp_path / "r.yaml", ["aggregator={name: few}"]))
+
+    first = digest(PARTITION)
+    assert digest(PARTITION, "return matrix.combine(matrix.norms())") == first
+    assert digest(PARTITION.replace("start, len", "self.clients - start - 1, len")) != first
+
+
+def test_newcomers_are_no_stage_of_those_that_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = {**DIGITS, "rounds": 1, "evaluate": {"tuned": None, "newcomers": 0.25, "best_round": {}}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(document))
+    run(load("r.yaml"), tmp_path / "r.h5", Silent())
+    with pytest.raises(UserError, match=r"^--stage newcomers_5: .* allowed: global, personal, best_global, best_pers"):
+        hurt(Path("r.h5"), [Path("r.h5")], stage="newcomers_5")
+    assert len(hurt(Path("r.h5"), [Path("r.h5")], stage="best_personal").clients) == 9
