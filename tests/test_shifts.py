@@ -135,6 +135,17 @@ def test_the_parts_of_a_pack_are_changed_once(tmp_path: Path) -> None:
         assert np.array_equal(mine.x, np.rot90(others.x, axes=(2, 3)))
 
 
+@pytest.mark.parametrize("data_set", examples.names("datasets"))
+def test_data_that_are_loaded_again_are_shifted_once(data_set: str) -> None:
+    """What a data set keeps for the next run, such as what a function returned, is not what a shift changes."""
+    for name in NAMES:
+        settings = examples.make("datasets", data_set, shift={"name": name, "clusters": 2})
+        if settings.shift.unsuited(settings.load(placement(), 1)):
+            continue
+        found = [bits(shifted(settings.load(placement(), 1), settings.shift, placement())) for _ in range(2)]
+        assert found[0] == found[1]
+
+
 def with_shape(*shape: int, y: np.ndarray | None = None) -> FederatedSamples:
     samples = load(DIGITS)
     packs = {id(pack): replace(pack, y=pack.y if y is None else y) for pack in samples.parts.packs}

@@ -70,16 +70,17 @@ class ReturnedSamples(SampleFile):
 
     def part(self, part: PartName, client: int) -> Samples:
         """Return a part of the samples of a client; nothing is copied."""
-        pack = self.some(part, range(client, client + 1))
+        pack = self.some(part, range(client, client + 1), copy=False)
         return Samples(*_arrays(pack))
 
-    def some(self, part: PartName, clients: range) -> Pack:
-        """Return a part of the samples of neighbouring clients; nothing is copied."""
+    def some(self, part: PartName, clients: range, *, copy: bool) -> Pack:
+        """Return a part of the samples of neighbouring clients; without a copy, nobody may change it."""
         (x, y), of_all = _arrays(self.packs[part]), self.packs[part]
         starts, sizes = (numbers[clients.start : clients.stop] for numbers in (of_all.starts, of_all.sizes))
         first = int(starts[0]) if len(starts) else 0
         rows = slice(first, first + int(sizes.sum()))
-        return Pack(x[rows], y[rows], starts - first, sizes)
+        x, y = (array[rows].copy() if copy else array[rows] for array in (x, y))
+        return Pack(x, y, starts - first, sizes)
 
     def check_kind(self, vocabulary: int | None) -> None:
         """Raise UserError unless x are numbers and labels classes or numbers; with a vocabulary, unless all are ids."""

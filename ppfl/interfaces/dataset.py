@@ -249,7 +249,10 @@ class Dataset(PlugIn):
 
     @abstractmethod
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
-        """Read what this rank holds. Raises UserError, on every rank, for data that cannot be used."""
+        """Read what this rank holds, into arrays that are the caller's: a shift changes them in place.
+
+        Raises UserError, on every rank, for data that cannot be used.
+        """
 
 
 def refuse_parts(test: float, validation: float) -> None:
