@@ -62,12 +62,16 @@ class Classes:
         """Return the number of each label, (S,) int64. Raises UserError for a label that training does not have."""
         places = np.minimum(np.searchsorted(self.values, labels), len(self.values) - 1)
         if len(unknown := np.flatnonzero(self.values[places] != labels)):
-            known = ", ".join(_text(value) for value in self.values[:_SHOWN])
-            raise UserError(
-                f"{where}: the label of sample {unknown[0]} is {_text(labels[unknown[0]])}; the samples to train on "
-                f"have {known}{', …' if len(self.values) > _SHOWN else ''}"
-            )
+            raise self.refusal(int(unknown[0]), labels[unknown[0]], where)
         return places.astype(np.int64)
+
+    def refusal(self, sample: int, label: object, where: str) -> UserError:
+        """Return what to say of a label that is none of them."""
+        known = ", ".join(_text(value) for value in self.values[:_SHOWN])
+        return UserError(
+            f"{where}: the label of sample {sample} is {_text(label)}; the samples to train on have {known}"
+            f"{', …' if len(self.values) > _SHOWN else ''}"
+        )
 
 
 def _text(value: object) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from ppfl.core.errors import UserError
 from ppfl.datasets._row_spans import RowSpans
 from ppfl.datasets._sample_file import LABEL, ClientsOfFile, SampleFile, check_labels, check_samples
+from ppfl.interfaces.client_names import refuse_names
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
 from ppfl.interfaces.packed_samples import Pack
 
@@ -206,10 +207,7 @@ def _bounds(offsets: DataArray, num_rows: int, field: str) -> np.ndarray:
 
 
 def _check_names(names: list[str], where: str) -> None:
-    # results hold names as texts of HDF5, which end at a zero
-    if "" in names or "\0" in "".join(names):
-        bad = next(name for name in names if not name or "\0" in name)
-        raise UserError(f"{where}: has {bad!r}; a name must have a character, and none that is zero")
+    refuse_names(names, where)
     if len(set(names)) < len(names):
         twice = next(one for one, other in pairwise(sorted(names)) if one == other)
         raise UserError(f"{where}: names {twice!r} more than once; a name is one client's")

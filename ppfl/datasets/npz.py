@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from ppfl.core.plugins import Example
 
+_SURROGATES = range(0xD800, 0xE000)
+"""Halves of characters of another encoding."""
 _WAYS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 # what zipfile and numpy raise for damage; a name of a compression that is not there is a NotImplementedError
 _DAMAGE = (
@@ -92,12 +95,18 @@ def _pool(arrays: NPZArrays, key: str, field: str | None) -> Pool:
             f"{where}, {field}: is {who.dtype} of shape {who.shape}; it must hold an integer or a text for each of the "
             f"{len(x)} samples"
         )
-    return Pool(samples, f"{where}, {arrays.y}", _texts(who))
+    return Pool(samples, f"{where}, {arrays.y}", _texts(who, f"{where}, {field}"))
 
 
-def _texts(who: np.ndarray) -> np.ndarray:
-    """Return integers as texts of one width, so that texts have their order."""
+def _texts(who: np.ndarray, where: str) -> np.ndarray:
+    """Return integers as texts of one width, so that texts have the order of those that are not negative.
+
+    Raises UserError for texts of numbers that are no characters.
+    """
     if who.dtype.kind == "U":
+        letters = who.view(np.uint32)
+        if ((letters > sys.maxunicode) | ((letters >= _SURROGATES.start) & (letters < _SURROGATES.stop))).any():
+            raise UserError(f"{where}: has texts that are none in Unicode")
         return who
     width = max((len(str(number)) for number in np.unique(who).tolist()), default=1)
     return np.array([f"{number:0{width}d}" for number in who.tolist()])

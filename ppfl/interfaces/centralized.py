@@ -118,15 +118,15 @@ class PooledDataset(Dataset):
     def _deal(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         seed, parts = placement.data_seed, self.parts
         pool, tests = self.pools(self.partition.field_needed)
-        for one in (pool, tests):
-            if one is not None:
-                _refuse_unusable(one, placement.dtype)
+        _refuse_unusable(pool, tests, placement.dtype)
         try:
             hands = self.partition.deal(pool, tests, seed)
         except ValueError as error:
             raise UserError(f"problem.dataset.partition: {error}") from error
+        labels_from = pool.where
         if self.is_fitted:
             pool, tests = self.fitted(pool, tests, _in_training(hands, parts, len(pool.samples), seed))
+            _refuse_unusable(pool, tests, placement.dtype)
         samples, divisor = pool.samples, self.divided_by(pool.samples.x.dtype)
         sizes = [parts.num_samples(len(of_client)) for of_client in hands.rows]
         if hands.test_rows is not None:
@@ -141,7 +141,7 @@ class PooledDataset(Dataset):
 
         return deal(
             placement, clients_per_chunk, hands.names, sizes, of_client, samples.x.shape[1:], divisor,
-            label_shape=samples.y.shape[1:], labels_from=pool.where,
+            label_shape=samples.y.shape[1:], labels_from=labels_from,
         )  # fmt: skip
 
 
@@ -282,8 +282,14 @@ def _in_training(hands: Hands, parts: Parts, num_samples: int, seed: int) -> np.
     return found
 
 
-def _refuse_unusable(pool: Pool, precision: torch.dtype) -> None:
+def _refuse_unusable(pool: Pool, tests: Pool | None, precision: torch.dtype) -> None:
     """Raise UserError for NaN, inf and what is beyond the numbers of the run, and for classes that are none."""
+    for one in (pool, tests):
+        if one is not None:
+            _refuse_numbers(one, precision)
+
+
+def _refuse_numbers(pool: Pool, precision: torch.dtype) -> None:
     import torch
 
     x, y = pool.samples.x, pool.samples.y
