@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from ppfl.core import host_memory
 from ppfl.core.agree import SharedUserError
 from ppfl.core.errors import UserError
 from ppfl.datasets import _data_bytes
@@ -310,6 +311,25 @@ def test_more_than_memory_holds_is_refused_before_it_is_taken(tmp_path: Path, mo
     refused({"name": "libsvm", "train": libsvm(tmp_path / "a.svm.gz", text)}, "more text than the free memory holds")
     text = CSV + "1,clerk,Rome,high\n" * 200
     refused(table(tmp_path / "t.csv", text, categorical=["work", "city"]), "more text than the free memory holds")
+
+
+def test_ranks_of_a_host_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads all samples: what one rank may take, each of two may not."""
+    (tmp_path / "meminfo").write_text("MemAvailable: 4000 kB\n")
+    monkeypatch.setattr(host_memory, "_PROC", tmp_path)
+    (tmp_path / "x").write_bytes(idx(np.zeros((6, 500, 500), np.uint8)))
+    (tmp_path / "y").write_bytes(idx(Y))
+    files = {"images": str(tmp_path / "x"), "labels": str(tmp_path / "y")}
+    keys = {**ALL, "name": "idx", "train": files}
+    assert load(keys).num_train_samples == (6,)
+
+    def on_rank(communicator: Any) -> bool:
+        with pytest.raises(SharedUserError, match="needs 1,500,000 bytes; 1,024,000 of the free memory may be used"):
+            load(keys, placement(communicator))
+        return True
+
+    assert on_ranks(2, on_rank) == [True, True]
+    assert host_memory.free_host_bytes() == 4000 * 1024
 
 
 def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

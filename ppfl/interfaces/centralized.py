@@ -10,6 +10,7 @@ from pydantic import Field, Tag, field_validator, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.core.host_memory import shared_by
 from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.core.rng import generator
 from ppfl.interfaces.dataset import (
@@ -113,7 +114,11 @@ class PooledDataset(Dataset):
 
         Raises UserError for files that cannot be used, for NaN, and where the partition does not suit the samples.
         """
-        return on_every_rank(placement.communicator, lambda: self._deal(placement, clients_per_chunk))
+        from ppfl.core.communicator import ranks_of_host
+
+        # each of the ranks of a host reads everything, at the same time
+        with shared_by(ranks_of_host(placement.communicator)):
+            return on_every_rank(placement.communicator, lambda: self._deal(placement, clients_per_chunk))
 
     def _deal(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         seed, parts = placement.data_seed, self.parts
