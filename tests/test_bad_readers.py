@@ -60,7 +60,7 @@ HUGE = bytes([0, 0, 8, 3]) + struct.pack(">3I", 1 << 20, 1 << 12, 1 << 12)
         (gzip.compress(idx(X))[:-9], idx(Y), "cannot be read: "),
         (gzip.compress(idx(X))[:-8] + bytes(8), idx(Y), "cannot be read: CRC check failed"),
         (idx(X), idx(Y[:5]), "6 samples but 5 labels"),
-        (idx(X), idx(X), r"labels are uint8 of shape \(6, 3, 3\)"),
+        (idx(X), idx(X), r"label is uint8 of shape \(6, 3, 3\)"),
         (idx(X[:0]), idx(Y[:0]), "has no samples"),
         (idx(Y), idx(Y), r"samples have shape \(6,\)"),
         (

@@ -15,6 +15,7 @@ from ppfl.core.host_memory import free_host_bytes
 from ppfl.datasets._sample_file import LABEL, SampleFile, check_samples
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
 from ppfl.interfaces.packed_samples import Pack
+from ppfl.interfaces.usable_numbers import impossible_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,13 +117,13 @@ class ReturnedSamples(SampleFile):
                 self._check_range(part, "a label", y, vocabulary or MAX_NUM_CLASSES)
 
     def _check_range(self, part: PartName, what: str, values: np.ndarray, end: int) -> None:
-        if not values.size or 0 <= int(values.min()) <= int(values.max()) < end:
+        rows = impossible_rows(values, end)
+        if not len(rows):
             return
-        wrong = (values < 0) | (values >= end)
-        row = int(np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))[0])
+        row = int(rows[0])
         # those without samples begin where the next one does, and of all that begin there the last one has it
         client = int(np.searchsorted(self.packs[part].starts, row, side="right")) - 1
-        value = values[row][wrong[row]].flat[0]
+        value = next(value for value in values[row].reshape(-1).tolist() if not 0 <= value < end)
         place = _place(self.where, self.names[client], part)
         raise UserError(f"{place}: {what} is {value}; allowed are 0 to {end - 1}")
 

@@ -14,7 +14,7 @@ from ppfl.core.data_file import DataFile
 from ppfl.core.errors import UserError
 from ppfl.core.files import open_plain
 from ppfl.core.plugins import Settings
-from ppfl.datasets._arrays import images, refuse_unlike, with_labels
+from ppfl.datasets._arrays import refuse_unlike, samples_of
 from ppfl.datasets._data_bytes import DataBytes, most_bytes, refuse_size, told
 from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
@@ -86,7 +86,7 @@ def _pool(arrays: NPZArrays, key: str, field: str | None) -> Pool:
     where = f"problem.dataset.{key}.file: {arrays.file.path}"
     names = [arrays.x, arrays.y, *([field] if field is not None else [])]
     x, y, *of_field = _read(arrays.file, names, where)
-    samples = with_labels(images(x, f"{where}, {arrays.x}"), y, f"{where}, {arrays.y}")
+    samples = samples_of(x, y, f"{where}, {arrays.x}", f"{where}, {arrays.y}")
     if field is None:
         return Pool(samples, f"{where}, {arrays.y}")
     (who,) = of_field

@@ -25,13 +25,12 @@ from ppfl.interfaces.dataset import (
     refuse_parts,
 )  # fmt: skip
 from ppfl.interfaces.partition import Hands, Partition, Pool
+from ppfl.interfaces.usable_numbers import divisor_of, impossible_rows, largest_number, unusable_rows
 
 if TYPE_CHECKING:
     import torch
 
     from ppfl.interfaces.placement import Placement
-
-_BYTE_LEVELS = 255.0
 
 
 class PooledDataset(Dataset):
@@ -259,7 +258,7 @@ class FilesDataset(PooledDataset):
 
     def divided_by(self, stored: np.dtype) -> float:
         """Return 255 for bytes."""
-        return _BYTE_LEVELS if stored == np.uint8 else 1.0
+        return divisor_of(stored)
 
 
 Fraction = Annotated[float, Field(ge=0, lt=1), Tag("fraction")]
@@ -295,23 +294,17 @@ def _refuse_unusable(pool: Pool, tests: Pool | None, precision: torch.dtype) -> 
 
 
 def _refuse_numbers(pool: Pool, precision: torch.dtype) -> None:
-    import torch
-
     x, y = pool.samples.x, pool.samples.y
     if not len(y):
         raise UserError(f"{pool.where}: has no samples; one is needed at least")
     for what, numbers in (("a number", x), ("a label", y)):
-        if numbers.dtype.kind != "f":
-            continue
-        largest = min(torch.finfo(precision).max, float(np.finfo(numbers.dtype).max))
-        # extremes are found without memory for |x|, and are NaN where there is one
-        if not (numbers.min() >= -largest and numbers.max() <= largest):
-            row = int(np.flatnonzero(~(np.abs(numbers) <= largest).reshape(len(numbers), -1).all(axis=1))[0])
+        largest = largest_number(numbers.dtype, precision)
+        if len(rows := unusable_rows(numbers, largest)):
             raise UserError(
-                f"{pool.where}: sample {row} has {what} that is NaN, inf or beyond {largest:.3g}; all must be finite "
-                f"in the precision of the run"
+                f"{pool.where}: sample {rows[0]} has {what} that is NaN, inf or beyond {largest:.3g}; all must be "
+                f"finite in the precision of the run"
             )
-    if y.dtype.kind != "f" and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
+    if y.dtype.kind != "f" and len(impossible_rows(y, MAX_NUM_CLASSES)):
         raise UserError(
             f"{pool.where}: labels range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}"
         )
