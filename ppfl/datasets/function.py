@@ -74,8 +74,7 @@ class Function(Dataset):
         for part in ("test", "validation"):
             if part in returned.packs and getattr(self, part) is not None:
                 raise refusal(part, f"null, since {self.function.name} returns {part} samples")
-        parts = self._parts(returned)
-        refuse_parts(parts.test, parts.validation)
+        refuse_parts(self._parts(returned))
         return self
 
     @model_serializer(mode="wrap")

@@ -12,7 +12,8 @@ from ppfl.core.errors import UserError
 from ppfl.core.plugins import Settings
 from ppfl.datasets._arrays import refuse_unlike, samples_of
 from ppfl.datasets._data_bytes import open_bytes
-from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction, refuse_field
+from ppfl.interfaces.centralized import FilesDataset, refuse_field
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from ppfl.core.files import open_plain
 from ppfl.core.plugins import Settings
 from ppfl.datasets._arrays import refuse_unlike, samples_of
 from ppfl.datasets._data_bytes import DataBytes, most_bytes, refuse_size, told
-from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
+from ppfl.interfaces.centralized import FilesDataset
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from ppfl.core.plugins import refusal
 from ppfl.datasets._arrays import Classes
 from ppfl.datasets._data_bytes import refuse_size
 from ppfl.datasets._table_file import Words, as_number, open_table
-from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
+from ppfl.interfaces.centralized import FilesDataset
 from ppfl.interfaces.dataset import Samples
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
@@ -24,6 +24,7 @@ from ppfl.interfaces.dataset import (
     deal,
     refuse_parts,
 )  # fmt: skip
+from ppfl.interfaces.file_or_fraction import parts_beside
 from ppfl.interfaces.partition import Hands, Partition, Pool
 from ppfl.interfaces.usable_numbers import divisor_of, impossible_rows, largest_number, unusable_rows
 
@@ -185,7 +186,7 @@ class CentralizedDataset(PooledDataset):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Self:
-        refuse_parts(self.test, self.validation)
+        refuse_parts(self.parts)
         return self
 
     @abstractmethod
@@ -218,8 +219,9 @@ class FilesDataset(PooledDataset):
     >>> from pydantic import Discriminator, Tag
     >>> from ppfl.comm.solo import SoloCommunicator
     >>> from ppfl.core.data_file import DataFile
-    >>> from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
+    >>> from ppfl.interfaces.centralized import FilesDataset
     >>> from ppfl.interfaces.dataset import Samples
+    >>> from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
     >>> from ppfl.interfaces.partition import Pool
     >>> from ppfl.interfaces.placement import Placement
     >>> class Letters(FilesDataset):
@@ -247,27 +249,17 @@ class FilesDataset(PooledDataset):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Self:
-        if isinstance(self.test, float):
-            refuse_parts(self.test, self.validation)
+        refuse_parts(self.parts)
         return self
 
     @property
     def parts(self) -> Parts:
         """Nothing for testing where there is a file for that."""
-        return Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+        return parts_beside(self.test, self.validation)
 
     def divided_by(self, stored: np.dtype) -> float:
         """Return 255 for bytes."""
         return divisor_of(stored)
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1), Tag("fraction")]
-"""Of samples that are kept for testing."""
-
-
-def file_or_fraction(value: object) -> str:
-    """Say which of the two a setting is."""
-    return "fraction" if isinstance(value, int | float) else "file"
 
 
 def refuse_field(field: str | None, where: str, known: tuple[str, ...]) -> None:

@@ -255,7 +255,7 @@ class Dataset(PlugIn):
         """
 
 
-def refuse_parts(test: float, validation: float) -> None:
+def refuse_parts(parts: Parts) -> None:
     """Raise pydantic's error for fractions that leave nothing to train on."""
-    if test + validation >= 1:
-        raise refusal("validation", f"less than 1 − test = {1 - test:g}")
+    if parts.test + parts.validation >= 1:
+        raise refusal("validation", f"less than 1 − test = {1 - parts.test:g}")
