@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from array import array
 from contextlib import contextmanager
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -105,7 +104,7 @@ class _CSV(TableFile):
 
     def __init__(self, file: DataBytes, delimiter: str) -> None:
         self.where = file.where
-        self._rows = csv.reader(self._text(file), delimiter=delimiter, strict=True)
+        self._rows = csv.reader(file.texts(), delimiter=delimiter, strict=True)
         header = self._next()
         if not header:
             raise UserError(f"{self.where}: is empty; the first line of a table has the names of its columns")
@@ -152,16 +151,6 @@ class _CSV(TableFile):
             return next(self._rows, None)
         except csv.Error as error:
             raise self._error(f"is no line of a table: {error}") from error
-
-    @staticmethod
-    def _text(file: DataBytes) -> Iterator[str]:
-        lines = file.lines()
-        first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # with which some programs begin UTF-8
-        for number, line in enumerate(chain([first], lines), start=1):
-            try:
-                yield line.decode()
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file.where}, line {number}: is no text in UTF-8") from error
 
 
 class _Parquet(TableFile):
