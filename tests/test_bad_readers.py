@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from ppfl.core import host_memory
 from ppfl.core.agree import SharedUserError
 from ppfl.core.errors import UserError
 from ppfl.datasets import _data_bytes
@@ -59,7 +60,7 @@ HUGE = bytes([0, 0, 8, 3]) + struct.pack(">3I", 1 << 20, 1 << 12, 1 << 12)
         (gzip.compress(idx(X))[:-9], idx(Y), "cannot be read: "),
         (gzip.compress(idx(X))[:-8] + bytes(8), idx(Y), "cannot be read: CRC check failed"),
         (idx(X), idx(Y[:5]), "6 samples but 5 labels"),
-        (idx(X), idx(X), r"labels are uint8 of shape \(6, 3, 3\)"),
+        (idx(X), idx(X), r"label is uint8 of shape \(6, 3, 3\)"),
         (idx(X[:0]), idx(Y[:0]), "has no samples"),
         (idx(Y), idx(Y), r"samples have shape \(6,\)"),
         (
@@ -158,6 +159,21 @@ def test_npz_that_is_none(tmp_path: Path) -> None:
     refused({**with_clients, "partition": {"name": "by_field", "field": "whom"}}, "whom: is no array of this file")
 
 
+@pytest.mark.parametrize(
+    ("who", "message"),
+    [
+        (np.array(["", "a", "b", "c"]), "has ''; a name must have a character"),
+        (np.array(["a\0b", "a", "b", "c"]), "has 'a.x00b'; a name must have a character, and none that is zero"),
+        (np.array(["\ud800", "a", "b", "c"]), "who: has texts that are none in Unicode"),
+        (np.array([0x110000, 97, 98, 99], "<u4").view("<U1"), "who: has texts that are none in Unicode"),
+    ],
+    ids=["empty", "zero", "half a character", "no character"],
+)
+def test_npz_with_names_that_no_result_can_hold(tmp_path: Path, who: np.ndarray, message: str) -> None:
+    keys = npz(tmp_path / "data.npz", {"x": FEATURES, "y": LABELS, "who": npy(who)})
+    refused({**keys, "partition": {"name": "by_field", "field": "who"}}, message)
+
+
 def test_an_object_is_never_made(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -178,6 +194,7 @@ def test_an_object_is_never_made(tmp_path: Path) -> None:
         (CSV.replace("41.5", "1_0"), {}, "line 3, column 'age': is '1_0'; a finite number"),
         (CSV.replace("farmer", ""), {}, "line 3, column 'work': has no value"),
         (CSV.replace(",low", ","), {}, "line 3, column 'income': has no value"),
+        (CSV.replace("farmer", "far\0mer"), {}, "line 3, column 'work': has a character that is zero"),
         (CSV.replace(",low", ""), {}, "line 3: has 3 cells; the table has 4 columns"),
         (CSV.replace("work", "age"), {}, "the name 'age' of a column is empty or there twice"),
         (CSV.replace("Rome", '"Rome'), {}, "is no line of a table"),
@@ -207,9 +224,34 @@ def test_a_test_table_that_does_not_match(tmp_path: Path) -> None:
     for text, message in (
         (CSV.replace("farmer", "smith"), "column 'work': has 'smith'; the samples to train on have clerk, farmer"),
         (CSV.replace("low", "lower"), "the label of sample 1 is 'lower'; the samples to train on have 'high', 'low'"),
+        (CSV.replace("low", "7"), "the label of sample 1 is '7'; the samples to train on have 'high', 'low'"),
         (CSV.replace("age", "years"), "the features are years, work, city, those in .* are age, work, city"),
     ):
         refused({**keys, "test": table(tmp_path / "u.csv", text)["train"]}, message)
+
+
+def test_a_test_table_whose_labels_are_no_numbers(tmp_path: Path) -> None:
+    train = CSV.replace("high", "1").replace("low", "2")
+    keys = table(tmp_path / "t.csv", train, categorical=["work", "city"])
+    for other, said in (("low", "'low'"), ("nan", "'nan'"), ("3", "3")):
+        test = table(tmp_path / "u.csv", CSV.replace("high", "1.0").replace("low", other))["train"]
+        refused({**keys, "test": test}, f"the label of sample 1 is {said}; the samples to train on have 1, 2")
+
+
+def test_what_standardizing_makes_of_numbers_is_finite_too(tmp_path: Path) -> None:
+    keys = table(tmp_path / "t.csv", "age,income\n" + "1e308,1\n" * 5 + "-1e308,0\n", categorical=[])
+    refused({**keys, "standardize": True}, "t.csv, standardized: sample 0 has a number that is NaN, inf")
+
+
+def test_a_long_text_among_many_is_refused_before_all_are_as_wide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = CSV + "1,clerk,Rome,high\n" * 200 + f"1,{'w' * 500},Rome,high\n"
+    monkeypatch.setattr(_data_bytes, "free_host_bytes", lambda: 200_000.0)
+    refused(
+        table(tmp_path / "t.csv", text, categorical=["work", "city"]),
+        "column 'work', as wide as its longest text: needs 408,000 bytes",
+    )
 
 
 def test_parquet_with_missing_values_and_other_types(tmp_path: Path) -> None:
@@ -221,7 +263,8 @@ def test_parquet_with_missing_values_and_other_types(tmp_path: Path) -> None:
         ({"age": [1.0, 2.0], "income": ["a", None]}, "row 1, column 'income': has no value"),
         ({"age": [1.0, float("nan")], "income": ["a", "b"]}, "row 1, column 'age': is nan; a finite number"),
         ({"age": ["x", "y"], "income": ["a", "b"]}, "column 'age': is string; a column of numbers is needed"),
-        ({"age": [1, 2], "income": [0.5, 1.5]}, "row 0, column 'income': is '0.5'; a text or an integer"),
+        ({"age": [1, 2], "income": [0.5, 1.5]}, "row 0, column 'income': is '0.5'; a text .*or an integer"),
+        ({"age": [1, 2], "income": ["a", "b\0c"]}, "row 1, column 'income': is 'b.x00c'; a text without characters"),
     ):
         parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
         refused({"name": "table", "train": str(tmp_path / "t.parquet"), "label": "income"}, message)
@@ -268,6 +311,25 @@ def test_more_than_memory_holds_is_refused_before_it_is_taken(tmp_path: Path, mo
     refused({"name": "libsvm", "train": libsvm(tmp_path / "a.svm.gz", text)}, "more text than the free memory holds")
     text = CSV + "1,clerk,Rome,high\n" * 200
     refused(table(tmp_path / "t.csv", text, categorical=["work", "city"]), "more text than the free memory holds")
+
+
+def test_ranks_of_a_host_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads all samples: what one rank may take, each of two may not."""
+    (tmp_path / "meminfo").write_text("MemAvailable: 4000 kB\n")
+    monkeypatch.setattr(host_memory, "_PROC", tmp_path)
+    (tmp_path / "x").write_bytes(idx(np.zeros((6, 500, 500), np.uint8)))
+    (tmp_path / "y").write_bytes(idx(Y))
+    files = {"images": str(tmp_path / "x"), "labels": str(tmp_path / "y")}
+    keys = {**ALL, "name": "idx", "train": files}
+    assert load(keys).num_train_samples == (6,)
+
+    def on_rank(communicator: Any) -> bool:
+        with pytest.raises(SharedUserError, match="needs 1,500,000 bytes; 1,024,000 of the free memory may be used"):
+            load(keys, placement(communicator))
+        return True
+
+    assert on_ranks(2, on_rank) == [True, True]
+    assert host_memory.free_host_bytes() == 4000 * 1024
 
 
 def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,24 @@ def test_a_table_in_csv(tmp_path: Path, encoding: str) -> None:
     assert everything(other)[1].tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "classes"),
+    [
+        (["10", "9", "10"], ["9.0", "10"], [0, 1]),
+        (["10", "9", "x"], ["9", "10"], [1, 0]),
+        (["1_0", "10", "9"], ["9", "1_0", "10"], [2, 1, 0]),
+        (["nan", "1", "inf"], ["inf", "nan"], [1, 2]),
+    ],
+    ids=["numbers", "one text", "no number for all", "not finite"],
+)
+def test_classes_are_numbered_as_numbers_where_all_to_train_on_are(
+    tmp_path: Path, train: list[str], test: list[str], classes: list[int]
+) -> None:
+    keys = table(tmp_path / "t.csv", "\n".join(["age,income", *(f"1,{label}" for label in train)]), categorical=[])
+    of_test = table(tmp_path / "u.csv", "\n".join(["age,income", *(f"1,{label}" for label in test)]))["train"]
+    assert load({**ALL, **keys, "test": of_test}).samples[0].test.y.tolist() == classes
+
+
 def test_parquet_and_csv_are_the_same_samples(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow", reason="Parquet NOT TESTED: install pyarrow")
     from pyarrow import parquet
@@ -206,6 +224,17 @@ def test_standardized_by_what_is_trained_on(tmp_path: Path) -> None:
     for part in on_ranks(3, lambda communicator: load({**keys, "standardize": True}, placement(communicator))):
         for client, parts in part.samples.items():
             assert parts.train.x.tobytes() == scaled.samples[client].train.x.tobytes()
+
+
+def test_columns_that_do_not_vary_are_zeros_when_they_are_standardized(tmp_path: Path) -> None:
+    """The mean of 0.1, 0.1, 0.1 is another number than 0.1; squares of 1e-300 are no numbers."""
+    text = "\n".join(["same,small,income", *(f"0.1,{number}e-300,1" for number in (1, 2, 3))])
+    keys = table(tmp_path / "t.csv", text, categorical=[], standardize=True)
+    other = table(tmp_path / "u.csv", "same,small,income\n2.1,0,1\n")["train"]
+    data = load({**ALL, **keys, "test": other})
+    assert not data.samples[0].train.x[:, 0].any()
+    assert np.isfinite(data.samples[0].train.x).all()
+    assert data.samples[0].test.x[0, 0] == 2.1 - 0.1
 
 
 @pytest.mark.parametrize(

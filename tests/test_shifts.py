@@ -71,12 +71,12 @@ def test_ranks_have_the_same_bits(name: str, num_ranks: int) -> None:
 
 def test_images_are_turned_counter_clockwise() -> None:
     plain = digits(None)
-    for degrees in (90, 180, 270):
-        found = digits(make("rotation", clusters=4, degrees=degrees))
-        assert found.clusters == tuple(client % 4 for client in range(9))
+    for degrees, clusters in ((90, 4), (180, 2), (270, 4)):
+        found = digits(make("rotation", clusters=clusters, degrees=degrees))
+        assert found.clusters == tuple(client % clusters for client in range(9))
         for client, parts in found.samples.items():
             for mine, others in zip(parts, plain.samples[client], strict=True):
-                turns = client % 4 * degrees // 90
+                turns = client % clusters * degrees // 90
                 for image, original in zip(mine.x, others.x, strict=True):
                     assert np.array_equal(image[0], np.rot90(original[0], turns))
                 assert np.array_equal(mine.y, others.y)
@@ -135,6 +135,51 @@ def test_the_parts_of_a_pack_are_changed_once(tmp_path: Path) -> None:
         assert np.array_equal(mine.x, np.rot90(others.x, axes=(2, 3)))
 
 
+@pytest.mark.parametrize("data_set", examples.names("datasets"))
+def test_data_that_are_loaded_again_are_shifted_once(data_set: str) -> None:
+    """What a data set keeps for the next run, such as what a function returned, is not what a shift changes."""
+    for name in NAMES:
+        settings = examples.make("datasets", data_set, shift={"name": name, "clusters": 2})
+        if settings.shift.unsuited(settings.load(placement(), 1)):
+            continue
+        found = [bits(shifted(settings.load(placement(), 1), settings.shift, placement())) for _ in range(2)]
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("shift", "most"),
+    [
+        ({"name": "rotation"}, 4),
+        ({"name": "rotation", "degrees": 180}, 2),
+        ({"name": "rotation", "degrees": 270}, 4),
+        ({"name": "label_permutation"}, 10),
+    ],
+    ids=str,
+)
+def test_no_two_clusters_are_alike(shift: dict[str, Any], most: int) -> None:
+    """Of more clusters than there are turns and permutations some would be, and say otherwise in the results."""
+    dataset = {**DIGITS, "partition": {"name": "iid", "clients": 12}}
+
+    def of(clusters: int, communicator: Communicator | None = None) -> FederatedSamples:
+        here = placement(communicator)
+        return shifted(load(dataset, here), make(**shift, clusters=clusters), here)
+
+    plain = load(dataset)
+    x, y = plain.samples[0].train.x, plain.samples[0].train.y
+    made = make(**shift, clusters=most)
+    looks = {(made.moved(x, one).tobytes(), made.relabelled(y, one, 10, 0).tobytes()) for one in range(most)}
+    assert len(looks) == most
+    assert of(most).clusters is not None
+
+    def refused(communicator: Communicator) -> str:
+        with pytest.raises(UserError) as told:
+            of(most + 1, communicator)
+        return str(told.value)
+
+    for said in on_ranks(2, refused):
+        assert f"has {most + 1} clusters; allowed: at most {most}, since others would be as some of these" in said
+
+
 def with_shape(*shape: int, y: np.ndarray | None = None) -> FederatedSamples:
     samples = load(DIGITS)
     packs = {id(pack): replace(pack, y=pack.y if y is None else y) for pack in samples.parts.packs}
@@ -147,7 +192,7 @@ def with_shape(*shape: int, y: np.ndarray | None = None) -> FederatedSamples:
     [
         (("rotation", {"clusters": 2}), with_shape(64), r"rotation is for images \(channels, height, width\)"),
         (("rotation", {"clusters": 2}), with_shape(1, 4, 8), "rotation is for square images, with degrees: 180"),
-        (("rotation", {"clusters": 10}), with_shape(1, 8, 8), "has 10 clusters; allowed: at most 9"),
+        (("rotation", {"clusters": 10}), with_shape(1, 8, 8), "has 10 clusters; allowed: at most 9, as many as"),
         (("label_permutation", {"clusters": 2}), with_shape(1, y=np.zeros(2)), "labels that are classes"),
         (("label_permutation", {"clusters": 2}), replace(with_shape(6), label_shape=(6,)), "labels that are classes"),
     ],

@@ -5,9 +5,9 @@ Not by the readers of data sets, of which it is an independent check.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
-import io
 import struct
 import zlib
 from collections import Counter
@@ -110,14 +110,20 @@ def _cifar(path: Path, labels: tuple[str, ...]) -> Counted:
     return Counted({"samples": num_samples} | dict(zip(labels, map(len, seen), strict=True)))
 
 
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Yield lines with what ends them. Raises UserError for one that is too long to be any."""
+    for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES), b""), start=1):
+        if len(line) == _MAX_LINE_BYTES:
+            raise UserError(f"{path}, line {number}: is longer than {_MAX_LINE_BYTES:,} bytes")
+        yield line
+
+
 def libsvm(path: Path) -> Counted:
     """Count lines `label index:value …`, features by the largest index, and different labels."""
     num_samples, num_features = 0, 0
     classes: set[float] = set()
     with _opened(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES), b""), start=1):
-            if len(line) == _MAX_LINE_BYTES:
-                raise UserError(f"{path}, line {number}: is longer than {_MAX_LINE_BYTES:,} bytes")
+        for number, line in enumerate(_lines(file, path), start=1):
             words = line.partition(b"#")[0].split()
             if not words:
                 continue
@@ -134,9 +140,13 @@ def images_of_users(path: Path) -> Counted:
     """Count the lines user_id, image_id, class of a mapping of GLDv2."""
     clients: Counter[str] = Counter()
     classes: set[str] = set()
-    with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+    with _opened(path) as file:
+        table = csv.DictReader(codecs.iterdecode(_lines(file, path), "utf-8-sig"))
         try:
-            for user, _, label in (itemgetter("user_id", "image_id", "class")(row) for row in csv.DictReader(text)):
+            for row in table:
+                user, image, label = itemgetter("user_id", "image_id", "class")(row)
+                if None in (user, image, label):
+                    raise UserError(f"{path}, line {table.line_num}: has fewer columns than the first line")
                 clients[user] += 1
                 classes.add(label)
         except (KeyError, UnicodeDecodeError, csv.Error) as error:

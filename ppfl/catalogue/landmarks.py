@@ -17,6 +17,7 @@ import numpy as np
 
 from ppfl.core.errors import UserError
 from ppfl.core.files import open_plain, whole_path
+from ppfl.datasets._data_bytes import open_bytes
 from ppfl.datasets._flatten import LABEL_TYPE, create_flat
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES
 
@@ -106,16 +107,16 @@ def _read(mapping: Path, images: Path) -> dict[str, list[_Image]]:
 
 def _rows(mapping: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
     try:
-        with open_plain(mapping) as plain:
-            table = csv.DictReader(line.decode() for line in plain)
+        with open_bytes(mapping, str(mapping)) as file:
+            table = csv.DictReader(file.texts())
             columns = table.fieldnames or ()
             if not {*_COLUMNS} <= {*columns}:
                 raise UserError(f"{mapping}: has the columns {', '.join(columns)}; it must have {', '.join(_COLUMNS)}")
             for row in table:
                 user, image, label = (row[column] or "" for column in _COLUMNS)
                 yield table.line_num, (user, image, label)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{mapping}: cannot be read as a table in UTF-8: {error}") from error
+    except csv.Error as error:
+        raise UserError(f"{mapping}: cannot be read as a table: {error}") from error
 
 
 def _path(images: Path, image: str) -> Path | None:

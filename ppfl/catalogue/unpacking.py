@@ -98,6 +98,10 @@ def _of_zip(archive: Path, file: IO[bytes], wanted: Mapping[str, str], most: int
                 continue
             if info.is_dir():
                 raise UserError(f"{archive}, {info.filename}: is no plain file")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(
+                    f"{archive}, {info.filename}: is compressed in another way than zip archives usually are"
+                )
             _check_size(archive, info.filename, info.file_size, most)
             with opened.open(info) as content:
                 yield info.filename, info.file_size, content

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MAX_BYTES = 1 << 16
 """Of a text of the kernel's; what it tells of a host's memory and of a process's groups takes 2 kB."""
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+_SHARERS: ContextVar[int] = ContextVar("processes that take memory alike", default=1)
+
+
+@contextmanager
+def shared_by(num_processes: int) -> Iterator[None]:
+    """Have `free_host_bytes` tell within the block what is free for one of so many processes that take it alike."""
+    token = _SHARERS.set(num_processes)
+    try:
+        yield
+    finally:
+        _SHARERS.reset(token)
 
 
 def free_host_bytes() -> float:
@@ -17,7 +36,7 @@ def free_host_bytes() -> float:
     for line in _text(f"{_PROC}/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024
-    return min([free, *_granted()])
+    return min([free, *_granted()]) / _SHARERS.get()
 
 
 def resident_bytes() -> float:

@@ -7,43 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppfl.core.errors import UserError
-from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
+from ppfl.datasets._sample_file import LABEL, as_input, check_labels, check_numbers_agree, check_x, check_y
+from ppfl.interfaces.dataset import Samples
 
 _SHOWN = 20
 """Classes that an error lists, at the most."""
 
 
-def images(x: np.ndarray, where: str) -> np.ndarray:
-    """Return samples as models see them: (S, height, width) -> (S, 1, height, width), channels first, or as they are.
+def samples_of(x: np.ndarray, y: np.ndarray, where: str, where_labels: str) -> Samples:
+    """Return stored samples as models see them, with a label each: an integer, or numbers.
 
-    Raises UserError for shapes and number types that are none of samples.
+    Raises UserError for arrays that are no samples, or no labels of them.
     """
-    if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
-        raise UserError(
-            f"{where}: samples have shape {x.shape}; allowed are (samples, height, width), (samples, height, width, "
-            f"channels) and (samples, features)"
-        )
-    if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise UserError(f"{where}: samples are {x.dtype}; allowed are uint8 and floating point")
-    if x.ndim == 4:
-        return np.ascontiguousarray(np.moveaxis(x, -1, 1))
-    return x[:, None] if x.ndim == 3 else x
-
-
-def with_labels(x: np.ndarray, y: np.ndarray, where: str) -> Samples:
-    """Return samples with a label each: integers, or numbers. Raises UserError where these are no labels of them."""
-    are_numbers = y.dtype.kind == "f" and y.ndim in (1, 2) and 0 not in y.shape[1:]
-    if not are_numbers and (y.ndim != 1 or y.dtype.kind not in "iu"):
-        raise UserError(
-            f"{where}: labels are {y.dtype} of shape {y.shape}; there must be one integer a sample, or floating-point "
-            f"numbers"
-        )
-    if len(x) != len(y):
-        raise UserError(f"{where}: {len(x)} samples but {len(y)} labels; their numbers must agree")
+    check_x(x, "samples", where)
+    check_y(y, LABEL, where_labels, takes_numbers=True)
+    check_numbers_agree(x, y, "samples", where_labels)
     # as they are stored: int64 would make large ones negative
-    if not are_numbers and len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
-        raise UserError(f"{where}: labels range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}")
-    return Samples(x, y.astype(np.float64 if are_numbers else np.int64))
+    check_labels(y, LABEL, where_labels)
+    kept = np.float64 if y.dtype.kind == "f" else np.int64
+    return Samples(np.ascontiguousarray(as_input(x)), y.astype(kept))
 
 
 @dataclass(frozen=True)
@@ -62,12 +44,16 @@ class Classes:
         """Return the number of each label, (S,) int64. Raises UserError for a label that training does not have."""
         places = np.minimum(np.searchsorted(self.values, labels), len(self.values) - 1)
         if len(unknown := np.flatnonzero(self.values[places] != labels)):
-            known = ", ".join(_text(value) for value in self.values[:_SHOWN])
-            raise UserError(
-                f"{where}: the label of sample {unknown[0]} is {_text(labels[unknown[0]])}; the samples to train on "
-                f"have {known}{', …' if len(self.values) > _SHOWN else ''}"
-            )
+            raise self.refusal(int(unknown[0]), labels[unknown[0]], where)
         return places.astype(np.int64)
+
+    def refusal(self, sample: int, label: object, where: str) -> UserError:
+        """Return what to say of a label that is none of them."""
+        known = ", ".join(_text(value) for value in self.values[:_SHOWN])
+        return UserError(
+            f"{where}: the label of sample {sample} is {_text(label)}; the samples to train on have {known}"
+            f"{', …' if len(self.values) > _SHOWN else ''}"
+        )
 
 
 def _text(value: object) -> str:

@@ -7,6 +7,7 @@ import math
 import os
 import zlib
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
@@ -95,6 +96,16 @@ class DataBytes:
             if number > usable:
                 raise UserError(f"{self.where}: has more text than the free memory holds, {number:,} bytes so far")
             yield line
+
+    def texts(self) -> Iterator[str]:
+        """Yield its lines as texts. Raises UserError for what is no UTF-8, and as `lines` does."""
+        lines = self.lines()
+        first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # with which some programs begin UTF-8
+        for number, line in enumerate(chain([first], lines), start=1):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                raise UserError(f"{self.where}, line {number}: is no text in UTF-8") from error
 
 
 def most_bytes(stored: int) -> int:

@@ -17,8 +17,10 @@ import numpy as np
 from ppfl.core.errors import UserError
 from ppfl.datasets._row_spans import RowSpans
 from ppfl.datasets._sample_file import LABEL, ClientsOfFile, SampleFile, check_labels, check_samples
+from ppfl.interfaces.client_names import refuse_names
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
 from ppfl.interfaces.packed_samples import Pack
+from ppfl.interfaces.usable_numbers import impossible_rows, unusable_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -145,14 +147,11 @@ class FlatFile(SampleFile, ClientsOfFile):
 
     def _first_bad(self, x: np.ndarray, y: np.ndarray, largest: float) -> tuple[int, str] | None:
         """Return the first row that no run can use, and what is wrong with it."""
-        if not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
-            row = int(np.flatnonzero((y < 0) | (y >= MAX_NUM_CLASSES))[0])
-            return row, f"a {self.label} is {y[row]}; allowed are 0 to {MAX_NUM_CLASSES - 1}"
-        # extremes are found without memory for |x|, and are NaN where there is one
-        if not (x.min() >= -largest and x.max() <= largest):
-            row = int(np.flatnonzero(~(np.abs(x) <= largest).reshape(len(x), -1).all(axis=1))[0])
+        if len(rows := impossible_rows(y, MAX_NUM_CLASSES)):
+            return int(rows[0]), f"a {self.label} is {y[rows[0]]}; allowed are 0 to {MAX_NUM_CLASSES - 1}"
+        if len(rows := unusable_rows(x, largest)):
             what = f"NaN, inf or a number beyond {largest:.3g}"
-            return row, f"a sample has {what}; all must be finite in the precision of the run"
+            return int(rows[0]), f"a sample has {what}; all must be finite in the precision of the run"
         return None
 
 
@@ -206,10 +205,7 @@ def _bounds(offsets: DataArray, num_rows: int, field: str) -> np.ndarray:
 
 
 def _check_names(names: list[str], where: str) -> None:
-    # results hold names as texts of HDF5, which end at a zero
-    if "" in names or "\0" in "".join(names):
-        bad = next(name for name in names if not name or "\0" in name)
-        raise UserError(f"{where}: has {bad!r}; a name must have a character, and none that is zero")
+    refuse_names(names, where)
     if len(set(names)) < len(names):
         twice = next(one for one, other in pairwise(sorted(names)) if one == other)
         raise UserError(f"{where}: names {twice!r} more than once; a name is one client's")

@@ -15,6 +15,7 @@ from ppfl.core.host_memory import free_host_bytes
 from ppfl.datasets._sample_file import LABEL, SampleFile, check_samples
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
 from ppfl.interfaces.packed_samples import Pack
+from ppfl.interfaces.usable_numbers import impossible_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,16 +71,17 @@ class ReturnedSamples(SampleFile):
 
     def part(self, part: PartName, client: int) -> Samples:
         """Return a part of the samples of a client; nothing is copied."""
-        pack = self.some(part, range(client, client + 1))
+        pack = self.some(part, range(client, client + 1), copy=False)
         return Samples(*_arrays(pack))
 
-    def some(self, part: PartName, clients: range) -> Pack:
-        """Return a part of the samples of neighbouring clients; nothing is copied."""
+    def some(self, part: PartName, clients: range, *, copy: bool) -> Pack:
+        """Return a part of the samples of neighbouring clients; without a copy, nobody may change it."""
         (x, y), of_all = _arrays(self.packs[part]), self.packs[part]
         starts, sizes = (numbers[clients.start : clients.stop] for numbers in (of_all.starts, of_all.sizes))
         first = int(starts[0]) if len(starts) else 0
         rows = slice(first, first + int(sizes.sum()))
-        return Pack(x[rows], y[rows], starts - first, sizes)
+        x, y = (array[rows].copy() if copy else array[rows] for array in (x, y))
+        return Pack(x, y, starts - first, sizes)
 
     def check_kind(self, vocabulary: int | None) -> None:
         """Raise UserError unless x are numbers and labels classes or numbers; with a vocabulary, unless all are ids."""
@@ -115,13 +117,13 @@ class ReturnedSamples(SampleFile):
                 self._check_range(part, "a label", y, vocabulary or MAX_NUM_CLASSES)
 
     def _check_range(self, part: PartName, what: str, values: np.ndarray, end: int) -> None:
-        if not values.size or 0 <= int(values.min()) <= int(values.max()) < end:
+        rows = impossible_rows(values, end)
+        if not len(rows):
             return
-        wrong = (values < 0) | (values >= end)
-        row = int(np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))[0])
+        row = int(rows[0])
         # those without samples begin where the next one does, and of all that begin there the last one has it
         client = int(np.searchsorted(self.packs[part].starts, row, side="right")) - 1
-        value = values[row][wrong[row]].flat[0]
+        value = next(value for value in values[row].reshape(-1).tolist() if not 0 <= value < end)
         place = _place(self.where, self.names[client], part)
         raise UserError(f"{place}: {what} is {value}; allowed are 0 to {end - 1}")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ppfl.core.errors import UserError
 from ppfl.interfaces.dataset import MAX_NUM_CLASSES, Samples
+from ppfl.interfaces.usable_numbers import divisor_of, impossible_rows, largest_number, unusable_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 LABEL = "label"
 """What labels are called in files unless a run says otherwise."""
-_BYTE_LEVELS = 255.0
 
 
 class ClientsOfFile(ABC):
@@ -79,15 +79,12 @@ class SampleFile(ABC):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of a sample as models see it: (height, width) -> (1, height, width), and channels first."""
-        shape = self.sample_shape
-        if len(shape) == 3:
-            return (shape[2], *shape[:2])
-        return (1, *shape) if len(shape) == 2 else shape
+        return input_shape_of(self.sample_shape)
 
     @property
     def divisor(self) -> float:
         """What samples are divided by to lie in [0, 1]."""
-        return _BYTE_LEVELS if self.sample_dtype == np.uint8 else 1.0
+        return divisor_of(self.sample_dtype)
 
     def check_agrees(self, other: SampleFile) -> None:
         """Raise UserError unless samples of both files look alike."""
@@ -110,19 +107,15 @@ class SampleFile(ABC):
 
     def check_numbers(self, x: np.ndarray, whose: str, what: str, largest: float) -> None:
         """Raise UserError for NaN, inf and numbers beyond the largest in samples (S, …) of a client."""
-        # extremes are found without memory for |x|, and are NaN where there is one
-        if x.dtype != np.uint8 and x.size and not (x.min() >= -largest and x.max() <= largest):
-            good = np.abs(x) <= largest
-            wrong = int((~good.reshape(len(x), -1).all(axis=1)).sum())
+        if wrong := len(unusable_rows(x, largest)):
             raise UserError(
                 f"{self.where}, {whose}: {wrong} of its {len(x)} {what} have NaN, inf or a number beyond "
                 f"{largest:.3g}; all must be finite in the precision of the run"
             )
 
     def as_input(self, x: np.ndarray) -> np.ndarray:
-        """Return samples (S, …) as they are stored in the shape that models see; a view where that is one."""
-        channels_first = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
-        return channels_first.reshape(len(x), *self.input_shape)
+        """Return samples (S, …) as they are stored in the shape that models see; a view."""
+        return as_input(x)
 
     def nothing(self) -> Samples:
         """Return no samples, in the shape of this file's."""
@@ -135,12 +128,21 @@ class SampleFile(ABC):
         return np.float64 if self.has_numbers else np.int64
 
     def largest(self, precision: torch.dtype) -> float:
-        """Return the largest number that a sample may have: a finite float64 may be inf in the float32 of a run."""
-        import torch
+        """Return the largest number that a sample may have."""
+        return largest_number(self.sample_dtype, precision)
 
-        if self.sample_dtype == np.uint8:
-            return _BYTE_LEVELS
-        return min(torch.finfo(precision).max, float(np.finfo(self.sample_dtype).max))
+
+def input_shape_of(sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a stored sample as models see it: (height, width) -> (1, height, width), channels first."""
+    if len(sample_shape) == 3:
+        return (sample_shape[2], *sample_shape[:2])
+    return (1, *sample_shape) if len(sample_shape) == 2 else sample_shape
+
+
+def as_input(x: np.ndarray) -> np.ndarray:
+    """Return stored samples (S, …) in the shape that models see; a view."""
+    channels_first = np.moveaxis(x, -1, 1) if x.ndim == 4 else x
+    return channels_first.reshape(len(x), *input_shape_of(x.shape[1:]))
 
 
 def check_samples(x: Looks, y: Looks, fields: tuple[str, str], where: str, *, takes_numbers: bool = False) -> None:
@@ -149,6 +151,13 @@ def check_samples(x: Looks, y: Looks, fields: tuple[str, str], where: str, *, ta
     fields: what both are called. takes_numbers: labels may be floating point, one or several a sample.
     """
     field, label = fields
+    check_x(x, field, where)
+    check_y(y, label, where, takes_numbers=takes_numbers)
+    check_numbers_agree(x, y, field, where)
+
+
+def check_x(x: Looks, field: str, where: str) -> None:
+    """Raise UserError unless these are samples, by their shape and number type."""
     if len(x.shape) not in (2, 3, 4):
         raise UserError(
             f"{where}: {field} have shape {x.shape}; allowed are (samples, height, width), (samples, height, width, "
@@ -158,15 +167,23 @@ def check_samples(x: Looks, y: Looks, fields: tuple[str, str], where: str, *, ta
         raise UserError(f"{where}: {field} have shape {x.shape}; a sample needs at least one number")
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise UserError(f"{where}: {field} are {x.dtype}; allowed are uint8 and floating point")
+
+
+def check_y(y: Looks, label: str, where: str, *, takes_numbers: bool) -> None:
+    """Raise UserError unless these are labels, by their shape and number type."""
     are_numbers = takes_numbers and y.dtype.kind == "f" and len(y.shape) in (1, 2) and 0 not in y.shape[1:]
     if not are_numbers and (len(y.shape) != 1 or y.dtype.kind not in "iu"):
         others = ", or floating-point numbers" if takes_numbers else ""
         raise UserError(f"{where}: {label} is {y.dtype} of shape {y.shape}; it must hold one integer a sample{others}")
+
+
+def check_numbers_agree(x: Looks, y: Looks, field: str, where: str) -> None:
+    """Raise UserError unless there are as many labels as samples."""
     if x.shape[0] != y.shape[0]:
         raise UserError(f"{where}: {x.shape[0]} {field} but {y.shape[0]} labels; their numbers must agree")
 
 
 def check_labels(y: np.ndarray, label: str, where: str) -> None:
     """Raise UserError for labels, which go by this name, that are none."""
-    if y.dtype.kind != "f" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
+    if y.dtype.kind != "f" and len(impossible_rows(y, MAX_NUM_CLASSES)):
         raise UserError(f"{where}: {label}s range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}")

@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from array import array
 from contextlib import contextmanager
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,11 @@ if TYPE_CHECKING:
     from ppfl.datasets._data_bytes import DataBytes
 
 _PARQUET = b"PAR1"
+_ZERO = "\0"
+"""Ends a text in NumPy and HDF5."""
 _BATCH_ROWS = 1 << 14
+_BYTES_OF_A_LETTER = 4
+"""In texts of NumPy."""
 
 
 class Words(NamedTuple):
@@ -35,8 +38,10 @@ class Words(NamedTuple):
     """(R,) int64, which of them each row has."""
 
     @classmethod
-    def of(cls, numbers: dict[str, int], of_row: Sequence[int] | array[int]) -> Words:
-        """Put those in order that were numbered as they came."""
+    def of(cls, numbers: dict[str, int], of_row: Sequence[int] | array[int], where: str) -> Words:
+        """Put those in order that were numbered as they came. Raises UserError for more text than memory holds."""
+        # NumPy has all texts of an array as wide as the longest one, and those of all rows are asked for
+        refuse_size(_BYTES_OF_A_LETTER * max(map(len, numbers), default=0) * len(of_row), math.inf, where)
         values = np.array(sorted(numbers))
         ranks = {word: rank for rank, word in enumerate(sorted(numbers))}
         places = np.array([ranks[word] for word in numbers], dtype=np.int64)
@@ -72,6 +77,19 @@ def open_table(path: Path, delimiter: str, where: str) -> Iterator[TableFile]:
             yield _CSV(file, delimiter)
 
 
+def as_number(text: str) -> float:
+    """Return the number that a text is, NaN for another text."""
+    try:
+        # Python reads 1_000, too
+        return math.nan if "_" in text else float(text)
+    except ValueError:
+        return math.nan
+
+
+def _words(numbers: dict[str, int], of_row: array[int], name: str, where: str) -> Words:
+    return Words.of(numbers, of_row, f"{where}, column {name!r}, as wide as its longest text")
+
+
 def _checked(names: Sequence[str], where: str) -> tuple[str, ...]:
     if len(set(names)) < len(names) or "" in names:
         bad = next(name for name in names if not name or names.count(name) > 1)
@@ -86,7 +104,7 @@ class _CSV(TableFile):
 
     def __init__(self, file: DataBytes, delimiter: str) -> None:
         self.where = file.where
-        self._rows = csv.reader(self._text(file), delimiter=delimiter, strict=True)
+        self._rows = csv.reader(file.texts(), delimiter=delimiter, strict=True)
         header = self._next()
         if not header:
             raise UserError(f"{self.where}: is empty; the first line of a table has the names of its columns")
@@ -109,20 +127,18 @@ class _CSV(TableFile):
                 cell = row[places[name]].strip()
                 if not cell:
                     raise self._error("has no value; every row needs one", name)
+                if _ZERO in cell:
+                    raise self._error("has a character that is zero; a text must have none", name)
                 of_row[name].append(known[name].setdefault(cell, len(known[name])))
         columns: Columns = {name: np.array(values) for name, values in found.items()}
-        return {**columns, **{name: Words.of(known[name], of_row[name]) for name in words}}
+        return {**columns, **{name: _words(known[name], of_row[name], name, self.where) for name in words}}
 
     def _number(self, cell: str, name: str) -> float:
         cell = cell.strip()
         if not cell:
             raise self._error("has no value; every row needs one", name)
-        try:
-            number = float(cell)
-        except ValueError:
-            number = math.nan
-        # Python reads 1_000, too
-        if not math.isfinite(number) or "_" in cell:
+        number = as_number(cell)
+        if not math.isfinite(number):
             raise self._error(f"is {cell[:40]!r}; a finite number is needed, or the column among `categorical`", name)
         return number
 
@@ -135,16 +151,6 @@ class _CSV(TableFile):
             return next(self._rows, None)
         except csv.Error as error:
             raise self._error(f"is no line of a table: {error}") from error
-
-    @staticmethod
-    def _text(file: DataBytes) -> Iterator[str]:
-        lines = file.lines()
-        first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")  # with which some programs begin UTF-8
-        for number, line in enumerate(chain([first], lines), start=1):
-            try:
-                yield line.decode()
-            except UnicodeDecodeError as error:
-                raise UserError(f"{file.where}, line {number}: is no text in UTF-8") from error
 
 
 class _Parquet(TableFile):
@@ -178,7 +184,7 @@ class _Parquet(TableFile):
                         of_row[name].append(known[name].setdefault(cell, len(known[name])))
                 row += batch.num_rows
         columns: Columns = {name: np.concatenate(pieces) for name, pieces in found.items()}
-        return {**columns, **{name: Words.of(known[name], of_row[name]) for name in words}}
+        return {**columns, **{name: _words(known[name], of_row[name], name, self.where) for name in words}}
 
     def _numbers(self, column: Any, name: str, row: int) -> np.ndarray:
         import pyarrow as pa
@@ -204,10 +210,10 @@ class _Parquet(TableFile):
         self._refuse_missing(column, name, row)
         values = column.to_pylist()
         for number, value in enumerate(values):
-            if not isinstance(value, str | int) or value == "":
+            if not isinstance(value, str | int) or value == "" or (isinstance(value, str) and _ZERO in value):
                 raise UserError(
-                    f"{self.where}, row {row + number}, column {name!r}: is {str(value)[:40]!r}; a text or an integer "
-                    f"is needed"
+                    f"{self.where}, row {row + number}, column {name!r}: is {str(value)[:40]!r}; a text without "
+                    f"characters that are zero or an integer is needed"
                 )
         return [str(value) for value in values]
 

@@ -11,8 +11,9 @@ from ppfl.core.data_file import DataFile
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
 from ppfl.datasets._data_bytes import open_bytes
-from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction, refuse_field
+from ppfl.interfaces.centralized import FilesDataset, refuse_field
 from ppfl.interfaces.dataset import Samples
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from ppfl.interfaces.dataset import (
     deal,
     refuse_parts,
 )  # fmt: skip
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction, parts_beside
 from ppfl.interfaces.packed_samples import PackedPart, PackedParts
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
 
 _USABLE = 0.5
 """Part of the free memory that the samples of a rank may take; where they need more, they stay in their file."""
-
-
-def _file_or_fraction(value: object) -> str:
-    return "fraction" if isinstance(value, int | float) else "file"
 
 
 class FederatedHDF5(Dataset):
@@ -61,10 +58,7 @@ class FederatedHDF5(Dataset):
     silent: ClassVar[frozenset[str]] = frozenset({"label", "clients"})
     train: DataFile
     """File of the samples to train on, from which validation samples are taken."""
-    test: Annotated[
-        Annotated[DataFile, Tag("file")] | Annotated[float, Field(ge=0, lt=1), Tag("fraction")],
-        Discriminator(_file_or_fraction),
-    ] = 0.2
+    test: Annotated[Annotated[DataFile, Tag("file")] | Fraction, Discriminator(file_or_fraction)] = 0.2
     """File of the samples to test on; or, without one, the fraction of each client's samples, rounded down."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of each client's samples in `train` kept for choosing hyperparameters, rounded down."""
@@ -75,8 +69,7 @@ class FederatedHDF5(Dataset):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> FederatedHDF5:
-        if isinstance(self.test, float):
-            refuse_parts(self.test, self.validation)
+        refuse_parts(parts_beside(self.test, self.validation))
         return self
 
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
@@ -89,7 +82,7 @@ class FederatedHDF5(Dataset):
 
     def _read(self, placement: Placement, clients_per_chunk: int | None, usable_bytes: float) -> FederatedSamples:
         with ExitStack() as stack:
-            parts = Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+            parts = parts_beside(self.test, self.validation)
             train, test = self._look_at(stack, parts, placement.data_seed)
             if test is not None:
                 train.check_agrees(test)

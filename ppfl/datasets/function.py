@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -73,8 +74,7 @@ class Function(Dataset):
         for part in ("test", "validation"):
             if part in returned.packs and getattr(self, part) is not None:
                 raise refusal(part, f"null, since {self.function.name} returns {part} samples")
-        parts = self._parts(returned)
-        refuse_parts(parts.test, parts.validation)
+        refuse_parts(self._parts(returned))
         return self
 
     @model_serializer(mode="wrap")
@@ -122,9 +122,11 @@ class Function(Dataset):
                 of_client: dict[str, Samples] = {part: returned.part(part, client) for part in returned.packs}
                 returned.check_finite(returned.names[client], of_client, placement.dtype)
         cut = LazyParts(parts, placement.data_seed, train.sizes)
-        pack = returned.some("train", dealt.clients)
+        # what a shift changes in place must not be what the next run of this process is given
+        some = partial(returned.some, clients=dealt.clients, copy=self.shift is not None)
+        pack = some("train")
         in_parts = PackedParts(*(PackedPart(pack, cut.chooser(part)) for part in (0, 1, 2)))
-        in_parts = in_parts._replace(**{part: PackedPart(returned.some(part, dealt.clients)) for part in own})
+        in_parts = in_parts._replace(**{part: PackedPart(some(part)) for part in own})
         return FederatedSamples.of(
             returned.names, sizes, dealt, in_parts, returned.input_shape,
             returned.divisor if self.vocabulary is None else 1.0,

@@ -10,9 +10,10 @@ from pydantic import Discriminator, Tag
 from ppfl.core.data_file import DataFile
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import Settings
-from ppfl.datasets._arrays import images, refuse_unlike, with_labels
+from ppfl.datasets._arrays import refuse_unlike, samples_of
 from ppfl.datasets._data_bytes import open_bytes
-from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction, refuse_field
+from ppfl.interfaces.centralized import FilesDataset, refuse_field
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class IDX(FilesDataset):
             x = np.ascontiguousarray(x.swapaxes(1, 2))
         if y.dtype.kind == "f":
             raise UserError(f"{of_labels}: labels are {y.dtype}; allowed are integers")
-        return Pool(with_labels(images(x, where), y, of_labels), of_labels)
+        return Pool(samples_of(x, y, where, of_labels), of_labels)
 
 
 def _read(path: Path, where: str) -> np.ndarray:

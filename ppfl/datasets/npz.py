@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -13,9 +14,10 @@ from ppfl.core.data_file import DataFile
 from ppfl.core.errors import UserError
 from ppfl.core.files import open_plain
 from ppfl.core.plugins import Settings
-from ppfl.datasets._arrays import images, refuse_unlike, with_labels
+from ppfl.datasets._arrays import refuse_unlike, samples_of
 from ppfl.datasets._data_bytes import DataBytes, most_bytes, refuse_size, told
-from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
+from ppfl.interfaces.centralized import FilesDataset
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from ppfl.core.plugins import Example
 
+_SURROGATES = range(0xD800, 0xE000)
+"""Halves of characters of another encoding."""
 _WAYS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 # what zipfile and numpy raise for damage; a name of a compression that is not there is a NotImplementedError
 _DAMAGE = (
@@ -83,7 +87,7 @@ def _pool(arrays: NPZArrays, key: str, field: str | None) -> Pool:
     where = f"problem.dataset.{key}.file: {arrays.file.path}"
     names = [arrays.x, arrays.y, *([field] if field is not None else [])]
     x, y, *of_field = _read(arrays.file, names, where)
-    samples = with_labels(images(x, f"{where}, {arrays.x}"), y, f"{where}, {arrays.y}")
+    samples = samples_of(x, y, f"{where}, {arrays.x}", f"{where}, {arrays.y}")
     if field is None:
         return Pool(samples, f"{where}, {arrays.y}")
     (who,) = of_field
@@ -92,12 +96,18 @@ def _pool(arrays: NPZArrays, key: str, field: str | None) -> Pool:
             f"{where}, {field}: is {who.dtype} of shape {who.shape}; it must hold an integer or a text for each of the "
             f"{len(x)} samples"
         )
-    return Pool(samples, f"{where}, {arrays.y}", _texts(who))
+    return Pool(samples, f"{where}, {arrays.y}", _texts(who, f"{where}, {field}"))
 
 
-def _texts(who: np.ndarray) -> np.ndarray:
-    """Return integers as texts of one width, so that texts have their order."""
+def _texts(who: np.ndarray, where: str) -> np.ndarray:
+    """Return integers as texts of one width, so that texts have the order of those that are not negative.
+
+    Raises UserError for texts of numbers that are no characters.
+    """
     if who.dtype.kind == "U":
+        letters = who.view(np.uint32)
+        if ((letters > sys.maxunicode) | ((letters >= _SURROGATES.start) & (letters < _SURROGATES.stop))).any():
+            raise UserError(f"{where}: has texts that are none in Unicode")
         return who
     width = max((len(str(number)) for number in np.unique(who).tolist()), default=1)
     return np.array([f"{number:0{width}d}" for number in who.tolist()])

@@ -14,9 +14,10 @@ from ppfl.core.errors import UserError
 from ppfl.core.plugins import refusal
 from ppfl.datasets._arrays import Classes
 from ppfl.datasets._data_bytes import refuse_size
-from ppfl.datasets._table_file import Words, open_table
-from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
+from ppfl.datasets._table_file import Words, as_number, open_table
+from ppfl.interfaces.centralized import FilesDataset
 from ppfl.interfaces.dataset import Samples
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
 from ppfl.interfaces.partition import Pool
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Table(FilesDataset):
     def pools(self, field: str | None) -> tuple[Pool, Pool | None]:
         """Read the columns. Raises UserError for missing columns and values, and words that training does not have."""
         train = self._read(self.train, "train", field)
-        made = _Maker(train, Classes.of(_values(train.label)) if isinstance(train.label, Words) else None)
+        made = _Maker(train, _classes(train.label) if isinstance(train.label, Words) else None)
         if isinstance(self.test, float):
             return made.pool(train), None
         test = self._read(self.test, "test", field)
@@ -96,14 +97,18 @@ class Table(FilesDataset):
         """Return samples whose columns of numbers have mean 0 and standard deviation 1 over those trained on."""
         assert isinstance(pool, _TablePool)
         x = pool.samples.x[in_training]
-        mean = np.where(pool.are_numbers, x.mean(axis=0), 0.0)
-        deviation = np.where(pool.are_numbers, x.std(axis=0), 1.0)
-        deviation[deviation == 0] = 1.0
+        # by extremes: the mean of equal numbers may be another one in the last digit, and deviations from it noise
+        varies = np.array(pool.are_numbers) & (x.max(axis=0) > x.min(axis=0))
 
         def scaled(one: Pool) -> Pool:
-            return replace(one, samples=Samples((one.samples.x - mean) / deviation, one.samples.y))
+            samples = Samples((one.samples.x - mean) / deviation, one.samples.y)
+            return replace(one, samples=samples, where=f"{one.where}, standardized")
 
-        return scaled(pool), None if tests is None else scaled(tests)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is refused
+            mean = np.where(varies, x.mean(axis=0), np.where(pool.are_numbers, x[0], 0.0))
+            deviation = np.where(varies, x.std(axis=0), 1.0)
+            deviation[deviation == 0] = 1.0  # of numbers whose squares are too small to be any
+            return scaled(pool), None if tests is None else scaled(tests)
 
     def _read(self, file: DataFile, key: str, field: str | None) -> _Rows:
         where = f"problem.dataset.{key}: {file.path}"
@@ -164,11 +169,21 @@ class _Maker:
             else:
                 blocks.append(column[:, None])
             are_numbers += [not isinstance(column, Words)] * blocks[-1].shape[1]
-        x, y = np.concatenate(blocks, axis=1), _values(rows.label)
-        if self.classes is not None:
-            y = self.classes.numbers(y, rows.where)
+        x, label = np.concatenate(blocks, axis=1), rows.label
+        y = label if isinstance(label, np.ndarray) else self._class_numbers(label, rows.where)
         owners = None if rows.owners is None else _texts(rows.owners)
         return _TablePool(Samples(x, y), rows.where, owners, tuple(are_numbers))
+
+    def _class_numbers(self, label: Words, where: str) -> np.ndarray:
+        """Return the classes (R,) of labels; raises UserError for one that training does not have."""
+        assert self.classes is not None
+        if self.classes.values.dtype.kind != "f":
+            return self.classes.numbers(_texts(label), where)
+        numbers = _numbers(label)
+        if len(others := np.flatnonzero(~np.isfinite(numbers))):
+            row = int(np.flatnonzero(label.of_row == others[0])[0])
+            raise self.classes.refusal(row, label.values[others[0]], where)
+        return self.classes.numbers(numbers[label.of_row], where)
 
     def _one_for_each_word(self, name: str, column: Words, where: str) -> np.ndarray:
         """Return the columns of 0 and 1, (R, words); raises UserError for a word that training does not have."""
@@ -188,16 +203,15 @@ class _Maker:
         return found
 
 
-def _values(labels: np.ndarray | Words) -> np.ndarray:
-    """Return labels (R,): numbers, also where words are all such, or texts."""
-    if not isinstance(labels, Words):
-        return labels
-    try:
-        values = labels.values.astype(np.float64)
-    except ValueError:
-        values = labels.values
-    of_row: np.ndarray = values[labels.of_row]
-    return of_row
+def _classes(label: Words) -> Classes:
+    """Return the classes that labels are of: numbers where all of them are such, or texts."""
+    numbers = _numbers(label)
+    return Classes.of(numbers if np.isfinite(numbers).all() else label.values)
+
+
+def _numbers(label: Words) -> np.ndarray:
+    """Return the number that each different text is, NaN for others."""
+    return np.array([as_number(text) for text in label.values.tolist()])
 
 
 def _texts(owners: np.ndarray | Words) -> np.ndarray:

@@ -16,6 +16,7 @@ from ppfl.datasets._chosen_clients import Clients, Sizes, chosen, most_samples
 from ppfl.datasets._text_file import TextFile
 from ppfl.datasets._vocabulary import NUM_SPECIAL, Vocabulary, num_pieces, pieces, sentence, words_of
 from ppfl.interfaces.dataset import ClientSamples, Dataset, FederatedSamples, Parts, Samples, deal, refuse_parts
+from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction, parts_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 _FIELDS = {"characters": "snippets", "words": "tokens"}
 _LENGTHS = {"characters": 80, "words": 20}
-
-
-def _file_or_fraction(value: object) -> str:
-    return "fraction" if isinstance(value, int | float) else "file"
 
 
 class TextHDF5(Dataset):
@@ -48,10 +45,7 @@ class TextHDF5(Dataset):
     silent: ClassVar[frozenset[str]] = frozenset({"clients"})
     train: DataFile
     """File of the texts to train on, from which validation samples are taken."""
-    test: Annotated[
-        Annotated[DataFile, Tag("file")] | Annotated[float, Field(ge=0, lt=1), Tag("fraction")],
-        Discriminator(_file_or_fraction),
-    ] = 0.2
+    test: Annotated[Annotated[DataFile, Tag("file")] | Fraction, Discriminator(file_or_fraction)] = 0.2
     """File of the texts to test on; or, without one, the fraction of each client's samples, rounded down."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of each client's samples in `train` kept for choosing hyperparameters, rounded down."""
@@ -72,8 +66,7 @@ class TextHDF5(Dataset):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> TextHDF5:
-        if isinstance(self.test, float):
-            refuse_parts(self.test, self.validation)
+        refuse_parts(parts_beside(self.test, self.validation))
         return self
 
     @model_validator(mode="after")
@@ -199,7 +192,7 @@ class TextHDF5(Dataset):
 
     @property
     def _parts(self) -> Parts:
-        return Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+        return parts_beside(self.test, self.validation)
 
     @property
     def _field(self) -> str:

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.core.host_memory import shared_by
 from ppfl.core.plugins import ChosenFrom, refusal
 from ppfl.core.rng import generator
 from ppfl.interfaces.dataset import (
@@ -23,14 +24,14 @@ from ppfl.interfaces.dataset import (
     deal,
     refuse_parts,
 )  # fmt: skip
+from ppfl.interfaces.file_or_fraction import parts_beside
 from ppfl.interfaces.partition import Hands, Partition, Pool
+from ppfl.interfaces.usable_numbers import divisor_of, impossible_rows, largest_number, unusable_rows
 
 if TYPE_CHECKING:
     import torch
 
     from ppfl.interfaces.placement import Placement
-
-_BYTE_LEVELS = 255.0
 
 
 class PooledDataset(Dataset):
@@ -113,20 +114,24 @@ class PooledDataset(Dataset):
 
         Raises UserError for files that cannot be used, for NaN, and where the partition does not suit the samples.
         """
-        return on_every_rank(placement.communicator, lambda: self._deal(placement, clients_per_chunk))
+        from ppfl.core.communicator import ranks_of_host
+
+        # each of the ranks of a host reads everything, at the same time
+        with shared_by(ranks_of_host(placement.communicator)):
+            return on_every_rank(placement.communicator, lambda: self._deal(placement, clients_per_chunk))
 
     def _deal(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
         seed, parts = placement.data_seed, self.parts
         pool, tests = self.pools(self.partition.field_needed)
-        for one in (pool, tests):
-            if one is not None:
-                _refuse_unusable(one, placement.dtype)
+        _refuse_unusable(pool, tests, placement.dtype)
         try:
             hands = self.partition.deal(pool, tests, seed)
         except ValueError as error:
             raise UserError(f"problem.dataset.partition: {error}") from error
+        labels_from = pool.where
         if self.is_fitted:
             pool, tests = self.fitted(pool, tests, _in_training(hands, parts, len(pool.samples), seed))
+            _refuse_unusable(pool, tests, placement.dtype)
         samples, divisor = pool.samples, self.divided_by(pool.samples.x.dtype)
         sizes = [parts.num_samples(len(of_client)) for of_client in hands.rows]
         if hands.test_rows is not None:
@@ -141,7 +146,7 @@ class PooledDataset(Dataset):
 
         return deal(
             placement, clients_per_chunk, hands.names, sizes, of_client, samples.x.shape[1:], divisor,
-            label_shape=samples.y.shape[1:], labels_from=pool.where,
+            label_shape=samples.y.shape[1:], labels_from=labels_from,
         )  # fmt: skip
 
 
@@ -181,7 +186,7 @@ class CentralizedDataset(PooledDataset):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Self:
-        refuse_parts(self.test, self.validation)
+        refuse_parts(self.parts)
         return self
 
     @abstractmethod
@@ -214,8 +219,9 @@ class FilesDataset(PooledDataset):
     >>> from pydantic import Discriminator, Tag
     >>> from ppfl.comm.solo import SoloCommunicator
     >>> from ppfl.core.data_file import DataFile
-    >>> from ppfl.interfaces.centralized import FilesDataset, Fraction, file_or_fraction
+    >>> from ppfl.interfaces.centralized import FilesDataset
     >>> from ppfl.interfaces.dataset import Samples
+    >>> from ppfl.interfaces.file_or_fraction import Fraction, file_or_fraction
     >>> from ppfl.interfaces.partition import Pool
     >>> from ppfl.interfaces.placement import Placement
     >>> class Letters(FilesDataset):
@@ -243,27 +249,17 @@ class FilesDataset(PooledDataset):
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Self:
-        if isinstance(self.test, float):
-            refuse_parts(self.test, self.validation)
+        refuse_parts(self.parts)
         return self
 
     @property
     def parts(self) -> Parts:
         """Nothing for testing where there is a file for that."""
-        return Parts(self.test if isinstance(self.test, float) else 0.0, self.validation)
+        return parts_beside(self.test, self.validation)
 
     def divided_by(self, stored: np.dtype) -> float:
         """Return 255 for bytes."""
-        return _BYTE_LEVELS if stored == np.uint8 else 1.0
-
-
-Fraction = Annotated[float, Field(ge=0, lt=1), Tag("fraction")]
-"""Of samples that are kept for testing."""
-
-
-def file_or_fraction(value: object) -> str:
-    """Say which of the two a setting is."""
-    return "fraction" if isinstance(value, int | float) else "file"
+        return divisor_of(stored)
 
 
 def refuse_field(field: str | None, where: str, known: tuple[str, ...]) -> None:
@@ -282,25 +278,25 @@ def _in_training(hands: Hands, parts: Parts, num_samples: int, seed: int) -> np.
     return found
 
 
-def _refuse_unusable(pool: Pool, precision: torch.dtype) -> None:
+def _refuse_unusable(pool: Pool, tests: Pool | None, precision: torch.dtype) -> None:
     """Raise UserError for NaN, inf and what is beyond the numbers of the run, and for classes that are none."""
-    import torch
+    for one in (pool, tests):
+        if one is not None:
+            _refuse_numbers(one, precision)
 
+
+def _refuse_numbers(pool: Pool, precision: torch.dtype) -> None:
     x, y = pool.samples.x, pool.samples.y
     if not len(y):
         raise UserError(f"{pool.where}: has no samples; one is needed at least")
     for what, numbers in (("a number", x), ("a label", y)):
-        if numbers.dtype.kind != "f":
-            continue
-        largest = min(torch.finfo(precision).max, float(np.finfo(numbers.dtype).max))
-        # extremes are found without memory for |x|, and are NaN where there is one
-        if not (numbers.min() >= -largest and numbers.max() <= largest):
-            row = int(np.flatnonzero(~(np.abs(numbers) <= largest).reshape(len(numbers), -1).all(axis=1))[0])
+        largest = largest_number(numbers.dtype, precision)
+        if len(rows := unusable_rows(numbers, largest)):
             raise UserError(
-                f"{pool.where}: sample {row} has {what} that is NaN, inf or beyond {largest:.3g}; all must be finite "
-                f"in the precision of the run"
+                f"{pool.where}: sample {rows[0]} has {what} that is NaN, inf or beyond {largest:.3g}; all must be "
+                f"finite in the precision of the run"
             )
-    if y.dtype.kind != "f" and not 0 <= int(y.min()) <= int(y.max()) < MAX_NUM_CLASSES:
+    if y.dtype.kind != "f" and len(impossible_rows(y, MAX_NUM_CLASSES)):
         raise UserError(
             f"{pool.where}: labels range from {y.min()} to {y.max()}; allowed are 0 to {MAX_NUM_CLASSES - 1}"
         )

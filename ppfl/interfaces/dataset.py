@@ -249,10 +249,13 @@ class Dataset(PlugIn):
 
     @abstractmethod
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:
-        """Read what this rank holds. Raises UserError, on every rank, for data that cannot be used."""
+        """Read what this rank holds, into arrays that are the caller's: a shift changes them in place.
+
+        Raises UserError, on every rank, for data that cannot be used.
+        """
 
 
-def refuse_parts(test: float, validation: float) -> None:
+def refuse_parts(parts: Parts) -> None:
     """Raise pydantic's error for fractions that leave nothing to train on."""
-    if test + validation >= 1:
-        raise refusal("validation", f"less than 1 − test = {1 - test:g}")
+    if parts.test + parts.validation >= 1:
+        raise refusal("validation", f"less than 1 − test = {1 - parts.test:g}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ppfl.core.agree import on_every_rank
+from ppfl.core.agree import SharedUserError, on_every_rank
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import PlugIn
 from ppfl.core.rng import generator
@@ -43,9 +43,16 @@ class Shift(PlugIn):
     """
 
     clusters: Annotated[int, Field(ge=2)]
-    """Number of clusters, at most as many as there are clients."""
+    """Number of clusters, at most as many as there are clients, and as can differ from each other."""
     order: Literal["in_turn", "drawn"] = "in_turn"
     """Client m is in cluster m mod `clusters`; or clusters as large as these are drawn, by the seed of the data."""
+
+    def most_clusters(self, num_classes: int) -> int | None:
+        """Return how many clusters can differ from each other, None where that has no end.
+
+        num_classes: of the labels, 1 where they are no classes.
+        """
+        return None
 
     @abstractmethod
     def unsuited(self, samples: FederatedSamples) -> str:
@@ -68,12 +75,20 @@ class Shift(PlugIn):
 def shifted(samples: FederatedSamples, shift: Shift, placement: Placement) -> FederatedSamples:
     """Return the samples of this rank as a shift has them; those in memory are changed in place. Collective.
 
-    Raises UserError, on every rank, for samples that the shift is not for, and for fewer clients than clusters.
+    Raises UserError, on every rank, for samples that the shift is not for, and for more clusters than clients, or than
+    can differ.
     """
     # a rank without clients does not know what the labels of others are
     on_every_rank(placement.communicator, lambda: _refuse(samples, shift))
     num_clients = len(samples.client_names)
     seed, num_classes = placement.data_seed, _num_classes(samples, placement)
+    most = shift.most_clusters(num_classes)
+    if most is not None and shift.clusters > most:
+        # of all labels, so that every rank says so
+        raise SharedUserError(
+            f"problem.dataset.shift: {shift.name} has {shift.clusters} clusters; allowed: at most {most}, since others "
+            f"would be as some of these"
+        )
     of_all = shift.clusters_of(num_clients, seed)
     mine = of_all[samples.clients.start : samples.clients.stop]
     packs = {id(pack): _shifted_pack(pack, shift, mine, num_classes, seed) for pack in samples.parts.packs}

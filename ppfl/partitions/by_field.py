@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from ppfl.core.plugins import Resolved
+from ppfl.interfaces.client_names import refuse_names
 from ppfl.interfaces.partition import Hands, Partition, Pool
 
 if TYPE_CHECKING:
@@ -62,5 +63,6 @@ def _rows_by_value(pool: Pool) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     values, of_sample = np.unique(pool.field, return_inverse=True)
     order = np.argsort(of_sample, kind="stable")
     pieces = np.split(order, np.cumsum(np.bincount(of_sample, minlength=len(values)))[:-1])
-    names = tuple(str(value) for value in values)
+    names = tuple(values.tolist())
+    refuse_names(names, f"{pool.where}, the field of the partition")
     return names, dict(zip(names, pieces, strict=True))

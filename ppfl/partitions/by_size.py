@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,6 +13,8 @@ from ppfl.core.rng import generator
 from ppfl.interfaces.partition import Partition
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ppfl.core.plugins import Example
 
 
@@ -55,20 +58,20 @@ class BySize(Partition):
         elif self.sizes == "log_normal":
             wanted = np.exp(self.spread * random.standard_normal(self.clients))
         else:
-            # those that add up are met exactly: quotas are quotients of integers then, without a rounding
+            # without a rounding: those that add up are met exactly, and equal remainders are equal
             given = [int(size) for size in self.sizes]
-            return _apportioned([total * size / sum(given) for size in given], total)
+            return _apportioned([Fraction(total * size, sum(given)) for size in given], total)
         return _apportioned((total * (wanted / wanted.sum())).tolist(), total)
 
 
-def _apportioned(quotas: list[float], total: int) -> np.ndarray:
+def _apportioned(quotas: Sequence[Fraction | float], total: int) -> np.ndarray:
     """Round quotas, which add up to the total, to integers ≥ 1 that do: by largest remainders."""
-    numbers = np.maximum(np.floor(quotas).astype(np.int64), 1)
-    lost = np.array(quotas) - numbers
-    while numbers.sum() < total:
-        taker = int(lost.argmax())
-        numbers[taker] += 1
-        lost[taker] -= 1
-    while numbers.sum() > total:
+    numbers = np.array([max(int(quota), 1) for quota in quotas], dtype=np.int64)
+    left = total - int(numbers.sum())
+    lost = [quota - number for quota, number in zip(quotas, numbers.tolist(), strict=True)]
+    # sorting is stable
+    takers = sorted(range(len(lost)), key=lost.__getitem__, reverse=True)[: max(left, 0)]
+    numbers[takers] += 1
+    for _ in range(-left):
         numbers[int(numbers.argmax())] -= 1
     return numbers

@@ -25,6 +25,10 @@ class LabelPermutation(Shift):
     permutation: Literal["cyclic", "drawn"] = "cyclic"
     """Which permutation; cluster 0 keeps its labels either way."""
 
+    def most_clusters(self, num_classes: int) -> int | None:
+        """As many as classes where labels go round; that drawn permutations differ is likely, and not made sure of."""
+        return num_classes if self.permutation == "cyclic" else None
+
     def unsuited(self, samples: FederatedSamples) -> str:
         """Labels that are classes, one a sample."""
         labels = [pack.y for pack in samples.parts.packs]

@@ -24,6 +24,10 @@ class Rotation(Shift):
     degrees: Literal[90, 180, 270] = 90
     """Between neighbouring clusters; images that are not square can be turned by 180 alone."""
 
+    def most_clusters(self, num_classes: int) -> int:
+        """Four, or two by 180°: then images are as they were."""
+        return 2 if self.degrees == 180 else 4
+
     def unsuited(self, samples: FederatedSamples) -> str:
         """Images, (channels, height, width)."""
         shape = samples.input_shape

@@ -113,6 +113,12 @@ BAD: dict[str, tuple[Callable[[Path], Counted], bytes, str]] = {
     "text": (count_files.libsvm, b"+1 1:1\nlabel\n", "line 2: is b'label"),
     "no index": (count_files.libsvm, b"+1 a:1\n", "line 1: is b'.1 a:1"),
     "one line": (count_files.libsvm, b"1 " + b"1:1 " * 300_000, "line 1: is longer than 1,048,576 bytes"),
+    "a short line": (
+        count_files.images_of_users,
+        b"user_id,image_id,class\n1,a\n",
+        "line 2: has fewer columns than the",
+    ),
+    "no lines": (count_files.images_of_users, b"1" * 2_000_000, "line 1: is longer than 1,048,576 bytes"),
     "columns": (count_files.images_of_users, b"user_id,class\n1,2\n", "is no table in UTF-8 with the columns"),
     "bytes": (count_files.images_of_users, b"user_id,image_id,class\n\xff,a,2\n", "is no table in UTF-8 with"),
     "no HDF5": (samples, b"text", "cannot be read as HDF5"),

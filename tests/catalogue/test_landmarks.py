@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ppfl.catalogue import landmarks
+from ppfl.catalogue.count_files import images_of_users
 from ppfl.catalogue.landmarks import convert
 from ppfl.catalogue.told import Silent
 from ppfl.core.errors import UserError
@@ -106,11 +107,11 @@ def test_bad_lines_are_named(row: tuple[str, str, str], message: str, tmp_path: 
         (b"id,url\n", r"has the columns id, url; it must have user_id, image_id, class"),
         (b"", r"has the columns ; it must have user_id, image_id, class"),
         (b"user_id,image_id,class\n", r"has no line of an image"),
-        (b"user_id,image_id,class\n\xff,a,1\n", r"cannot be read as a table in UTF-8"),
+        (b"user_id,image_id,class\n\xff,a,1\n", r"line 2: is no text in UTF-8"),
         (b"user_id,image_id,class\n1,a\n", r"line 2: class is ''"),
         (
             b'user_id,image_id,class\n"' + b"a" * 200_000 + b'",b,1\n',
-            r"cannot be read as a table in UTF-8: field larger",
+            r"cannot be read as a table: field larger",
         ),
     ],
 )
@@ -118,6 +119,13 @@ def test_tables_that_are_no_mapping_are_refused(content: bytes, message: str, tm
     mapping, images = write(tmp_path, ROWS)
     mapping.write_bytes(content)
     refused(tmp_path, mapping, images, message)
+
+
+def test_a_mapping_may_begin_with_a_mark(tmp_path: Path) -> None:
+    mapping, images = write(tmp_path, ROWS)
+    mapping.write_bytes(b"\xef\xbb\xbf" + mapping.read_bytes())
+    assert convert(mapping, images, tmp_path / "out.h5", 8, Silent()) == (3, 5)
+    assert images_of_users(mapping).facts == {"clients": 3, "samples": 5, "classes": 4}
 
 
 def test_images_that_are_missing_are_counted(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_heads_without_an_end_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
     refused(tmp_path, out.getvalue(), r"the head of a member is longer than any has reason to be")
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_of_another_kind_is_refused(how: int, tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", how) as archive:
+        archive.writestr("all/second.bin", CONTENT)
+    refused(tmp_path, out.getvalue(), r"all/second\.bin: is compressed in another way")
+
+
 def test_a_zip_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
     archive = zipped(FILES)
     size = len(CONTENT).to_bytes(4, "little")

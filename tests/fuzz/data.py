@@ -26,17 +26,18 @@ from tests.fuzz.harness import Kind, main
 
 _CONFIG = "config.yaml"
 _DIGEST = "digest.txt"
-_SUPERVISED = """\
+_READER = """\
 name: fuzz
 rounds: 4
 problem:
   name: supervised
-  dataset: {name: federated_hdf5, train: data.h5}
+  dataset: DATASET
   model: {name: logistic_regression}  # weights and biases
   split: {local: ["head.bias"]}
   batch_size: all
 algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: sgd, lr: 0.1, batch_size: all}}
 """
+_SUPERVISED = _READER.replace("DATASET", "{name: federated_hdf5, train: data.h5}")
 _TEXTS = f"""\
 name: fuzz
 rounds: 4
@@ -54,17 +55,6 @@ _NAMED = _SUPERVISED.replace("train: data.h5", "train: data.h5, test: data.h5, c
 _COUNTED = _TEXTS.replace("train: data.h5, unit: characters", "train: data.h5, test: data.h5, unit: words").replace(
     "length: 8", "field: snippets, length: 4, counts: counts.txt"
 )
-_READER = """\
-name: fuzz
-rounds: 4
-problem:
-  name: supervised
-  dataset: DATASET
-  model: {name: logistic_regression}
-  split: {local: ["head.bias"]}
-  batch_size: all
-algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: sgd, lr: 0.1, batch_size: all}}
-"""
 _FFGG = "algorithm: {name: ffgg, lr: 0.01, fine_tuner: {name: gradient_descent, lr: 0.01, steps: 1}}\n"
 _QUADRATIC = f"name: fuzz\nrounds: 4\nproblem: {{name: quadratic, file: data.h5}}\n{_FFGG}"
 _ARRIVALS = f"""\
@@ -127,22 +117,6 @@ def _counted(folder: Path) -> Path:
     _texts(h5py.string_dtype())(folder)
     (folder / "counts.txt").write_text("is 9\nhere 7\nso 7\nada 1\n")
     return _described(folder, _COUNTED, "counts.txt")
-
-
-_RETURNED = _SUPERVISED.replace("federated_hdf5, train: data.h5", 'function, from: "data:build"')
-_FUNCTION = """\
-import numpy as np
-
-
-def build():
-    draw = np.random.default_rng(0)
-    return {name: (draw.random((6, 3, 2)), draw.integers(0, 3, 6)) for name in ("ada", "bob", "cyd")}
-"""
-
-
-def _function(folder: Path) -> Path:
-    (folder / "data.py").write_text(_FUNCTION, encoding="utf-8")
-    return _described(folder, _RETURNED).with_name("data.py")
 
 
 def _quadratic(folder: Path) -> Path:
@@ -242,7 +216,6 @@ KINDS = (
         for file in sorted(examples.files("datasets", name).iterdir())
     ),
     *([Kind("table, Parquet", _parquet, _check_data, _DATA)] if find_spec("pyarrow") else []),
-    Kind("function", _function, _check_data, _DATA),
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from ppfl.core.plugins import Settings
-from tests import examples
 from tests.fuzz.data import KINDS
 from tests.fuzz.harness import Report, fuzz
 
@@ -18,19 +16,6 @@ pytestmark = [pytest.mark.xdist_group("tests.fuzz.data"), pytest.mark.slow]
 def reports() -> dict[str, Report]:
     """Of one child, which loads torch once for all kinds."""
     return fuzz("tests.fuzz.data", FLIPS, seed=0)
-
-
-@pytest.mark.parametrize("name", examples.names("datasets"))
-def test_every_reader_of_files_is_damaged(name: str) -> None:
-    """Each file that an example names is a kind; a data set whose example names none has none to read."""
-    has_files = "DataFile" in str(examples.kind("datasets", name).__pydantic_fields__) or any(
-        "DataFile" in str(section.__pydantic_fields__) for section in sections_of(examples.make("datasets", name))
-    )
-    assert has_files == any(kind.name.startswith(f"{name}, ") for kind in KINDS)
-
-
-def sections_of(settings: Settings) -> list[type[Settings]]:
-    return [type(value) for value in vars(settings).values() if isinstance(value, Settings)]
 
 
 @pytest.mark.parametrize("name", [kind.name for kind in KINDS])

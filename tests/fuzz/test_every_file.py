@@ -42,10 +42,10 @@ def named(value: Any) -> Iterator[Key]:
     if isinstance(value, Settings):
         for key in type(value).__pydantic_fields__:
             inner = getattr(value, key)
-            for part in inner if isinstance(inner, tuple) else (inner,):
-                if isinstance(part, DataFile):
+            for one in inner if isinstance(inner, tuple) else (inner,):
+                if isinstance(one, DataFile):
                     yield type(value).__name__, key
-                yield from named(part)
+                yield from named(one)
 
 
 def test_every_key_that_names_a_file_is_fuzzed(tmp_path: Path) -> None:
