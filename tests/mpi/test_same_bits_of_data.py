@@ -7,17 +7,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
 import pytest
 import yaml
 
 from tests import examples
-from tests.mpi.jobs import job
+from tests.mpi.jobs import arrays
+from tests.mpi.test_same_bits import start_ranks
 
 pytestmark = [pytest.mark.mpi, pytest.mark.slow]
 
 DATA = Path(os.environ.get("PPFL_DATA", ""))
+RANK_COUNTS = (1, 2, 3)
 SGD = {"name": "sgd", "lr": 0.1, "batch_size": 8}
 LOGISTIC = {"name": "logistic_regression"}
 OWN = examples.names_of_files("datasets")
@@ -49,33 +49,38 @@ def plain(value: Any) -> Any:
     return yaml.safe_load(yaml.safe_dump(value))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_result_arrays_are_byte_identical(tmp_path: Path, case: str) -> None:
-    dataset, needs = CASES[case]
-    if needs and not (DATA / needs).is_file():
-        pytest.skip(f"{case} NOT TESTED: set PPFL_DATA to the folder of {needs}")
-    if case in OWN:
-        shutil.copytree(examples.files("datasets", case), tmp_path, dirs_exist_ok=True)
-    config = {
-        "rounds": 3, "precision": "float32", "save": {"local": False}, "server_optimizer": {"name": "sgd"},
-        "evaluate": {"every": 3, "samples": 50, "clients": 3, "tuned": None},
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the results of every case whose files are there; each number of ranks is started once."""
+    folder = tmp_path_factory.mktemp("same-bits-of-data")
+    there = [case for case, (_, needs) in CASES.items() if not needs or (DATA / needs).is_file()]
+    for case in there:
+        if case in OWN:
+            shutil.copytree(examples.files("datasets", case), folder, dirs_exist_ok=True)
+        (folder / f"{case}.yaml").write_text(yaml.safe_dump(config_of(case)))
+    for count in RANK_COUNTS:
+        start_ranks(count, folder, there)
+    return folder
+
+
+def config_of(case: str) -> dict[str, Any]:
+    return {
+        "name": "data", "seed": 3, "rounds": 3, "precision": "float32", "save": {"local": True},
+        "server_optimizer": {"name": "sgd"}, "evaluate": {"every": 3, "samples": 50, "clients": 3, "tuned": None},
         "problem": {
-            "name": "supervised", "dataset": plain(dataset), "model": LOGISTIC, "split": {"local": ["head.bias"]},
-            "batch_size": 8,
+            "name": "supervised", "dataset": plain(CASES[case][0]), "model": LOGISTIC,
+            "split": {"local": ["head.bias"]}, "batch_size": 8,
         },
         "algorithm": {"name": "ffgg", "lr": 0.1, "fine_tuner": SGD},
     }  # fmt: skip
-    arrays: list[dict[str, np.ndarray]] = []
-    for ranks in (1, 2, 3):
-        out = tmp_path / f"{ranks}.h5"
-        with job(ranks, out, config=config) as process:
-            said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-        with h5py.File(out) as file:
-            arrays.append({f"{group}/{name}": file[group][name][()] for group in file for name in file[group]})
-    assert len(arrays[0]) > 20
-    for others in arrays[1:]:
-        assert list(others) == list(arrays[0])
-        for name, values in others.items():
-            if "seconds" not in name and values.dtype != object:
-                assert values.tobytes() == arrays[0][name].tobytes(), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_result_arrays_are_byte_identical(results: Path, case: str) -> None:
+    needs = CASES[case][1]
+    if needs and not (DATA / needs).is_file():
+        pytest.skip(f"{case} NOT TESTED: set PPFL_DATA to the folder of {needs}")
+    expected, *others = (arrays(results / f"ranks-{count}" / f"{case}.h5") for count in RANK_COUNTS)
+    assert len(expected) > 20
+    for found in others:
+        assert found == expected
