@@ -11,6 +11,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import yaml
 
 from ppfl.catalogue import fetch as fetching
 from ppfl.catalogue import index, resuming
@@ -99,6 +100,18 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
         return done.exit_code, done.stdout  # a run tells on standard error how far it is
     done = ppfl(*rest)
     return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("name", ["femnist", "gldv2", "stackoverflow"])
+def test_pages_of_published_configurations_say_how_their_files_come(name: str) -> None:
+    folder = Path(__file__).parent.parent / "configs" / name
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"$ ppfl data fetch {name} --folder data\n" in text
+    assert f"$ export PPFL_DATA=data/{name}\n" in text
+    dataset = yaml.safe_load((folder / "pretrain.yaml").read_text(encoding="utf-8"))["problem"]["dataset"]
+    read = {value for value in dataset.values() if isinstance(value, str) and "." in value}
+    assert read
+    assert read <= {file.name for file in index.find(name).published}
 
 
 def test_the_table_is_that_of_the_catalogue() -> None:

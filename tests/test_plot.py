@@ -128,6 +128,19 @@ def test_what_is_incomplete_is_marked_and_what_is_absent_is_told(make_result: Ma
     assert "2 failed, 1 missing, 1 running of 6 runs" in done.stderr
 
 
+def test_of_keys_that_tell_cases_apart_the_name_of_the_method_is_shown(make_result: MakeResult) -> None:
+    cases: list[tuple[list[str], dict[str, Any]]] = [
+        ([], {"name": "fedavg"}),
+        (["head.*"], {"name": "ffgg", "fine_tuner": {"steps": 5}}),
+        (["*"], {"name": "alone"}),
+    ]
+    paths = [
+        make_result(f"{n}", {"name": "a", "problem": {"local": local}, "algorithm": method}, curve(n + 1.0))
+        for n, (local, method) in enumerate(cases)
+    ]
+    assert legend_of(draw_figure(load_curves(results_at(paths)))) == ["algorithm.name", "fedavg", "ffgg", "alone"]
+
+
 def test_cases_are_colours_of_one_panel(make_result: MakeResult) -> None:
     cases: list[dict[str, Any]] = [
         {"name": "ffgg", "steps": 1}, {"name": "ffgg", "steps": 5}, {"name": "fedper"},

@@ -39,8 +39,12 @@ class Factor:
 
 
 def of_one_key(factor: Factor, configs: Sequence[Config]) -> Factor:
-    """Return the factor of the one of its keys that most of the flat configurations have: it tells all levels apart."""
-    key = max(factor.keys, key=lambda key: sum(config.get(key) is not None for config in configs))
+    """Return the factor of the one of its keys that most of the flat configurations have: it tells all levels apart.
+
+    Of several such keys a name of a section says most.
+    """
+    held = {key: sum(config.get(key) is not None for config in configs) for key in factor.keys}
+    key = max(factor.keys, key=lambda key: (held[key], _is_name(key)))
     return _factor((key,), configs)
 
 
@@ -123,8 +127,12 @@ def _telling(keys: tuple[str, ...]) -> tuple[str, ...]:
     """Return enough of the keys that vary together: each tells all levels apart, and names of a section do so best."""
     if len(keys) <= _MAX_TOLD:
         return keys
-    names = tuple(key for key in keys if key.rsplit(".", 1)[-1] == "name")
+    names = tuple(key for key in keys if _is_name(key))
     return (names or keys)[:_MAX_TOLD]
+
+
+def _is_name(key: str) -> bool:
+    return key.rsplit(".", 1)[-1] == "name"
 
 
 def _label(row: Sequence[Any], text: Callable[[Any], str]) -> str:
