@@ -52,6 +52,7 @@ def measure(options: Options) -> Report:
     facts = {
         "data": f"images made up, {source}, one more of {_TEST_SHARE} to test on",
         "num_clients": len(sizes),
+        "num_samples": sum(sizes.values()),
         "target_seconds": TARGET_SECONDS,
     }
     return Report(rows, facts, [note])
