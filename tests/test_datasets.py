@@ -36,12 +36,12 @@ def load(keys: dict[str, Any], where: Placement | None = None, clients_per_chunk
     return loaded
 
 
-def write(path: Path, clients: Clients) -> str:
+def write(path: Path, clients: Clients, **how: Any) -> str:
     with h5py.File(path, "w") as file:
         file.create_group("examples")
         for name, fields in clients.items():
             for field, value in fields.items():
-                file[f"examples/{name}/{field}"] = value
+                file.create_dataset(f"examples/{name}/{field}", data=value, **how)
     return str(path)
 
 
@@ -232,8 +232,9 @@ def test_the_order_of_creation_does_not_matter(tmp_path: Path) -> None:
     assert all(np.array_equal(found.samples[m].train.x, wanted.samples[m].train.x) for m in range(3))
 
 
-def test_a_client_is_opened_once_for_the_layout_and_once_to_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("chunks", "times"), [(None, 1), (True, 2)], ids=["side by side", "in chunks"])
+def test_a_client_is_opened_once_for_the_layout_and_once_more_where_hdf5_is_to_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: bool | None, times: int
 ) -> None:
     """Whatever the number of clients: the cost of a start is linear in it."""
     opened: list[str] = []
@@ -242,11 +243,11 @@ def test_a_client_is_opened_once_for_the_layout_and_once_to_be_read(
         DataGroup, "_find", lambda self, name, where: opened.append(name) or original(self, name, where)
     )
     for number in (10, 40):
-        path = write(tmp_path / f"{number}.h5", {f"client{m}": images(5, m) for m in range(number)})
+        path = write(tmp_path / f"{number}.h5", {f"client{m}": images(5, m) for m in range(number)}, chunks=chunks)
         opened.clear()
         load({"name": "federated_hdf5", "train": path})
         # examples, and the client whose fields say what samples are called
-        assert len(opened) == 2 + 2 * 3 * number
+        assert len(opened) == 2 + times * 3 * number
 
 
 def test_files_that_are_not_what_they_should_be(files: dict[str, Any], tmp_path: Path) -> None:
@@ -282,25 +283,36 @@ def test_impossible_settings_are_refused(files: dict[str, Any], keys: dict[str, 
         load({**files, **keys})
 
 
+@pytest.mark.parametrize("chunks", [None, True], ids=["side by side", "in chunks"])
 @pytest.mark.parametrize(("clients_per_chunk", "expected"), [(1, {2, 3}), (4, {4, 5})])
 def test_a_rank_reads_only_its_own_clients(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients_per_chunk: int, expected: set[int]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    clients_per_chunk: int,
+    expected: set[int],
+    chunks: bool | None,
 ) -> None:
-    path = write(tmp_path / "train.h5", {f"client{m}": images(10 + m, 20 * m) for m in range(6)})
+    clients = {f"client{m}": images(10 + m, 20 * m) for m in range(6)}
+    path = write(tmp_path / "train.h5", clients, chunks=chunks)
     keys = {"name": "federated_hdf5", "train": path, "test": path}
     whole = load(keys)
     read: set[str] = set()
-    original = DataArray.read
+    by_hdf5, from_its_place = DataArray.read, DataGroup.read_at
 
     def recording(array: DataArray) -> np.ndarray:
         read.add(array.where.partition("client ")[2])
-        return original(array)
+        return by_hdf5(array)
+
+    def recording_place(group: DataGroup, place: int, shape: tuple[int, ...], dtype: Any, where: str) -> np.ndarray:
+        read.add(where.partition("client ")[2])
+        return from_its_place(group, place, shape, dtype, where)
 
     class RankOneOfThree(SoloCommunicator):
         rank = 1
         size = 3
 
     monkeypatch.setattr(DataArray, "read", recording)
+    monkeypatch.setattr(DataGroup, "read_at", recording_place)
     mine = load(keys, placement(RankOneOfThree()), clients_per_chunk)
     assert set(mine.samples) == set(mine.clients) == expected
     assert read == {f"'client{m}', {field}" for m in expected for field in ("pixels", "label")}

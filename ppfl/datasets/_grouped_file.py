@@ -66,6 +66,8 @@ class GroupedFile(SampleFile):
     """By name of the client."""
     sample_shape: tuple[int, ...]
     sample_dtype: np.dtype
+    places: Mapping[str, tuple[int, int, np.dtype]]
+    """Where samples and labels of a client are in the file, and the type of these, if both can be read from there."""
     label_shape: tuple[int, ...] = ()
     has_numbers: bool = False
 
@@ -73,7 +75,7 @@ class GroupedFile(SampleFile):
     def look_at(cls, examples: DataGroup, where: str, names: Sequence[str], label: str = LABEL) -> GroupedFile:
         """Check the layout of some clients without reading samples."""
         field = _sample_field(examples, names[0], where)
-        shape, dtype, sizes = None, None, {}
+        shape, dtype, sizes, places = None, None, {}, {}
         of_labels: tuple[tuple[int, ...], bool] = ((), False)
         for name in names:  # one at a time: an open data set takes 17 kB
             x, y = _fields(examples, name, (field, label), where)
@@ -88,9 +90,11 @@ class GroupedFile(SampleFile):
             elif looks != of_labels:
                 raise UserError(f"{where}, client {name!r}: {label} looks otherwise than that of client {names[0]!r}")
             sizes[name] = y.shape[0]
+            if x.place is not None and y.place is not None:
+                places[name] = x.place, y.place, y.dtype
         assert shape is not None
         assert dtype is not None
-        return cls(examples, where, field, label, sizes, shape, dtype, *of_labels)
+        return cls(examples, where, field, label, sizes, shape, dtype, places, *of_labels)
 
     def cut(self, names: Sequence[str], most: int | None) -> GroupedFile:
         """Return the same with these clients alone, and at most so many samples of each."""
@@ -112,9 +116,15 @@ class GroupedFile(SampleFile):
 
     def read_stored(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Read samples and labels of one client as they are stored. Raises UserError for broken labels."""
-        size, of_client = self.num_samples[name], _fields(self.examples, name, (self.field, self.label), self.where)
-        x, y = (array.read() if array.shape[0] == size else array.read_rows(0, size) for array in of_client)
-        check_labels(y, self.label, f"{self.where}, client {name!r}")
+        size, where = self.num_samples[name], f"{self.where}, client {name!r}"
+        if name in self.places:  # opening both again would take as long as to read a hundred images
+            of_x, of_y, dtype = self.places[name]
+            x = self.examples.read_at(of_x, (size, *self.sample_shape), self.sample_dtype, f"{where}, {self.field}")
+            y = self.examples.read_at(of_y, (size, *self.label_shape), dtype, f"{where}, {self.label}")
+        else:
+            of_client = _fields(self.examples, name, (self.field, self.label), self.where)
+            x, y = (array.read() if array.shape[0] == size else array.read_rows(0, size) for array in of_client)
+        check_labels(y, self.label, where)
         return x, y
 
 

@@ -94,6 +94,11 @@ class DataGroup:
         with _told(where):
             return DataArray.of(found, self._file, where)
 
+    def read_at(self, place: int, shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
+        """Return the first entries of an array whose `place` is known, which is not opened again. Raises UserError."""
+        with _told(where):
+            return self._file.numbers(place, shape, dtype)
+
     def _find(self, name: str, where: str) -> h5py.h5i.ObjectID | None:
         with _told(where):
             if not self._id.links.exists(name.encode()):
@@ -112,6 +117,8 @@ class DataArray:
     """Of what `read` returns: in the byte order of this machine; long double, which no run computes in, is float64."""
     where: str
     """How messages begin."""
+    place: int | None = None
+    """Address of its first byte, where entries lie in the file side by side and as `read` returns them."""
 
     @classmethod
     def of(cls, found: h5py.h5d.DatasetID, file: FileBytes, where: str) -> DataArray:
@@ -122,14 +129,16 @@ class DataArray:
             raise UserError(f"{where}: holds entries of variable length; allowed are numbers and texts")
         if kept.hasobject and has_fill_value(file, h5py.h5o.get_info(found).addr):
             raise UserError(f"{where}: has a fill value, which texts of variable length must not; write it without one")
+        shape = space.get_simple_extent_dims() or ()  # of an array without a shape there are none
+        num_bytes = math.prod(shape) * kept.itemsize
+        if (place := _place(found, kept, num_bytes, file)) is not None:
+            return cls(found, file, shape, kept, where, place)
         stored = found.get_create_plist()
         # HDF5 would follow both silently, wherever they lead, and the digest knows nothing of what is there
         if stored.get_layout() == h5py.h5d.VIRTUAL or stored.get_external_count():
             raise UserError(f"{where}: its numbers lie in other files; {_WHOLE}")
         if space.get_simple_extent_type() == h5py.h5s.NULL:
             raise UserError(f"{where}: is an array without a shape")
-        shape = space.get_simple_extent_dims()
-        num_bytes = math.prod(shape) * kept.itemsize
         # a few bytes can declare petabytes: before memory is taken, they are compared with what the file could hold
         if num_bytes > _most(min(found.get_storage_size(), file.num_bytes)):
             raise UserError(
@@ -140,12 +149,17 @@ class DataArray:
 
     def read(self) -> np.ndarray:
         """Return all entries. Raises UserError for damage, texts of variable length, and what memory does not hold."""
+        if self.place is not None and self.shape:
+            return self.read_rows(0, self.shape[0])
         return self._read(h5py.h5s.ALL, h5py.h5s.ALL, self.shape)
 
     def read_rows(self, first: int, last: int) -> np.ndarray:
         """Return the entries `first` to `last` − 1 along the first axis. Raises UserError as `read` does."""
         with _told(self.where):
             shape = (last - first, *self.shape[1:])
+            if self.place is not None:
+                row_bytes = math.prod(shape[1:]) * self.dtype.itemsize
+                return self._file.numbers(self.place + first * row_bytes, shape, self.dtype)
             if not math.prod(shape):  # HDF5 selects no rows of an array without any
                 return np.empty(shape, self.dtype)
             chosen = self._id.get_space()
@@ -190,6 +204,19 @@ class DataArray:
         else:
             raise ValueError("texts of variable length must be stored contiguously or in chunks")
         return np.frombuffer(content, DESCRIPTOR)
+
+
+def _place(found: h5py.h5d.DatasetID, kept: np.dtype, num_bytes: int, file: FileBytes) -> int | None:
+    """Return where the entries begin, if they lie in the file side by side and are numbers of this machine."""
+    if kept.kind not in "iuf" or kept != _native(kept) or not 0 < num_bytes <= file.num_bytes:
+        return None
+    offset = found.get_offset()
+    # for external storage HDF5 says what is undefined, and with a block of the user's before the file adds its length
+    if offset is None or offset < file.base or found.get_storage_size() != num_bytes:
+        return None
+    # of numbers with fewer bits than bytes have NumPy's type does not tell
+    is_plain = found.get_type().equal(h5py.h5t.py_create(kept))
+    return offset - file.base if is_plain else None
 
 
 def _most(stored_bytes: int) -> int:

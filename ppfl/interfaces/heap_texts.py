@@ -52,6 +52,18 @@ class FileBytes:
             raise ValueError(f"{num_bytes:,} bytes are said to lie at byte {address:,}, where the file ends before")
         return found
 
+    def numbers(self, address: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an array that lies there as it is. Raises ValueError where the file ends before."""
+        found = np.empty(shape, dtype)
+        if found.nbytes > self.num_bytes - address:
+            raise ValueError(f"{found.nbytes:,} bytes are said to lie at byte {address:,}, where the file ends before")
+        left, at = found.data.cast("B") if found.size else memoryview(b""), self.base + address
+        while left:  # one call reads 2 GiB at most
+            if not (num_read := os.preadv(self.file, [left], at)):
+                raise ValueError(f"the file ends at byte {at:,}, before its numbers do")
+            left, at = left[num_read:], at + num_read
+        return found
+
     def texts(self, descriptors: np.ndarray) -> list[bytes]:
         """Return the texts (R,) of descriptors, up to a NUL, as HDF5 ends them. Raises ValueError for damage."""
         found, num_bytes = [], 0

@@ -137,10 +137,12 @@ def test_other_workloads_run(run: Run, workload: str) -> None:
     if workload == "scaling":
         assert set(document["models"]) == {"quadratic", "cnn", "mlp"}
     if workload == "data":
-        assert [row["variant"].partition(",")[0] for row in rows] == ["a group a client"] * 2 + ["flat"]
-        of_bytes, of_floats, flat = (sum(row["held_bytes_of_ranks"]) for row in rows)
-        # to train and to test on; bytes stay bytes
-        assert of_bytes == flat == of_floats // 4 > 28 * 28 * document["num_samples"]
+        assert [row["variant"].partition(",")[0] for row in rows] == (["a group a client"] * 2 + ["flat"]) * 2
+        for some in (rows[:3], rows[3:]):
+            of_bytes, of_floats, flat = (sum(row["held_bytes_of_ranks"]) for row in some)
+            # to train and to test on; bytes stay bytes
+            assert of_bytes == flat == of_floats // 4 > 28 * 28 * some[0]["num_samples"]
+        assert 0 <= 2 * rows[0]["num_samples"] - rows[3]["num_samples"] <= document["num_clients"]
         assert all(row["slowest_opening_seconds"] >= row["opening_seconds"] > row["hashing_seconds"] for row in rows)
     if workload == "million":
         sizes = [(row["clients"], row["cohort"], row["scored"]) for row in rows]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -242,6 +244,76 @@ def test_arrays_are_converted_to_what_runs_compute_in(tmp_path: Path) -> None:
             assert np.array_equal(read[name], values.astype(dtype))
     assert read[">i4"].tolist() == [1, -2, 3]
     assert read["colours"].tolist() == [0, 1, 0]
+
+
+STORED: dict[str, dict[str, Any]] = {
+    "side by side": {},
+    "chunks": {"chunks": (2, 3)},
+    "compressed": {"chunks": (4, 3), "compression": "gzip", "shuffle": True},
+    "in the header": {"compact": True},
+    "other bytes first": {"dtype": ">i4"},
+    "fewer bits": {"dtype": "24 bits"},
+}
+
+
+def write_rows(path: Path, userblock: int, how: dict[str, Any]) -> np.ndarray:
+    """Write (7, 3) numbers, stored somehow; return them."""
+    values = np.arange(21, dtype=np.int32).reshape(7, 3)
+    how = dict(how)
+    kept, dtype = h5py.h5p.create(h5py.h5p.DATASET_CREATE), how.pop("dtype", "<i4")
+    fewer = h5py.h5t.STD_I32LE.copy()
+    fewer.set_precision(24)
+    with h5py.File(path, "w", userblock_size=userblock) as file:
+        file["before"] = np.full(100, 7)
+        if dtype == "24 bits" or how.pop("compact", False):
+            if dtype != "24 bits":
+                kept.set_layout(h5py.h5d.COMPACT)
+            kind = fewer if dtype == "24 bits" else h5py.h5t.NATIVE_INT32
+            h5py.h5d.create(file.id, b"rows", kind, h5py.h5s.create_simple((7, 3)), kept)
+            file["rows"][:] = values
+        else:
+            file.create_dataset("rows", data=values, dtype=dtype, **how)
+        file["after"] = np.full(100, 7)
+    return values
+
+
+@pytest.mark.parametrize("userblock", [0, 512])
+@pytest.mark.parametrize("stored", STORED)
+def test_numbers_are_the_same_however_they_are_stored(tmp_path: Path, stored: str, userblock: int) -> None:
+    path = tmp_path / "data.h5"
+    values = write_rows(path, userblock, STORED[stored])
+    with open_data(path, "data.h5") as root:
+        array = root.array("rows", "rows")
+        assert array is not None
+        # those that need HDF5 to be understood are not taken from the file as they are
+        assert (array.place is not None) == (stored == "side by side")
+        assert np.array_equal(array.read(), values)
+        assert np.array_equal(array.read_rows(2, 5), values[2:5])
+        assert array.read_rows(3, 3).shape == (0, 3)
+        if array.place is not None:
+            assert np.array_equal(root.read_at(array.place, (4, 3), array.dtype, "rows"), values[:4])
+
+
+def test_numbers_of_other_files_are_not_read_behind_a_block_of_the_users(tmp_path: Path) -> None:
+    """There HDF5 says of an array outside that it begins just before the file does."""
+    (tmp_path / "raw.bin").write_bytes(b"\1" * 48)
+    with h5py.File(tmp_path / "data.h5", "w", userblock_size=512) as file:
+        stored_outside(file, "rows")
+        file["others"] = np.zeros(6)
+    with open_data(tmp_path / "data.h5", "it") as root, pytest.raises(UserError, match="lie in other files"):
+        root.array("rows", "rows")
+
+
+def test_a_file_that_ends_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        file["rows"] = np.zeros(1 << 16)
+    with open_data(path, "it") as root:
+        array = root.array("rows", "it, rows")
+        assert array is not None
+        os.truncate(path, 1 << 14)
+        with pytest.raises(UserError, match=r"^it, rows: cannot be read: the file ends at byte 16,384"):
+            array.read()
 
 
 def test_a_file_that_others_have_open_is_read(tmp_path: Path) -> None:
