@@ -5,13 +5,15 @@ A run reads that file alone, so that its digest covers every pixel.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
 import re
 import shutil
 import warnings
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -30,6 +32,8 @@ _COLUMNS = ("user_id", "image_id", "class")
 _IMAGE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
 """No dots and no slashes: ids become names of files."""
 _FORMATS = ("JPEG", "PNG")
+_DEEP = ("I", "F")
+"""How modes of Pillow begin whose numbers have more than 8 bits: as bytes they would be cut off at 255."""
 
 
 class _Image(NamedTuple):
@@ -107,7 +111,7 @@ def _read(mapping: Path, images: Path) -> dict[str, list[_Image]]:
 def _rows(mapping: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
     try:
         with open_plain(mapping) as plain:
-            table = csv.DictReader(line.decode() for line in plain)
+            table = csv.DictReader(_text(plain))
             columns = table.fieldnames or ()
             if not {*_COLUMNS} <= {*columns}:
                 raise UserError(f"{mapping}: has the columns {', '.join(columns)}; it must have {', '.join(_COLUMNS)}")
@@ -116,6 +120,11 @@ def _rows(mapping: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
                 yield table.line_num, (user, image, label)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{mapping}: cannot be read as a table in UTF-8: {error}") from error
+
+
+def _text(plain: BinaryIO) -> Iterator[str]:
+    first = plain.readline().removeprefix(codecs.BOM_UTF8)  # with which some programs begin UTF-8
+    yield from (line.decode() for line in chain([first], plain))
 
 
 def _path(images: Path, image: str) -> Path | None:
@@ -131,15 +140,20 @@ def _path(images: Path, image: str) -> Path | None:
 def _decoded(path: Path, pixels: int) -> bytes:
     """Return (pixels, pixels, 3) bytes of an image, scaled as a whole, with linear weights over what a pixel covers."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise UserError("ppfl data convert needs the package Pillow: pip install 'ppfl[data]'") from error
     try:
         with open_plain(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd about an image and yet can be read
             # a small file can declare an image that no memory holds
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
+                if image.mode.startswith(_DEEP):
+                    raise ValueError(f"it has more than 8 bits a colour (mode {image.mode})")
                 return image.convert("RGB").resize((pixels, pixels), Image.Resampling.BILINEAR).tobytes()
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: is no image that can be read; allowed: {' and '.join(_FORMATS)}") from error
     # what Pillow raises for damaged files
     except (
         OSError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from pathlib import Path
 
@@ -75,6 +76,20 @@ def test_grey_images_and_others_get_three_colours(tmp_path: Path) -> None:
         assert (np.abs(file["pixels"][()].astype(int) - 90) <= 1).all()
 
 
+def test_marks_before_the_table_and_oddities_of_images_are_passed_over(tmp_path: Path) -> None:
+    mapping, images = write(tmp_path, ROWS[:1])
+    mapping.write_bytes(codecs.BOM_UTF8 + mapping.read_bytes())
+    with_palette = Image.fromarray(np.full((20, 20), 90, np.uint8)).convert("P")
+    with_palette.save(images / "aa0.jpg", format="PNG", transparency=b"\0\1\2")  # of which Pillow warns
+    assert convert(mapping, images, tmp_path / "out.h5", 8, Silent()) == (1, 1)
+
+
+def test_images_of_more_than_8_bits_are_no_white_ones(tmp_path: Path) -> None:
+    mapping, images = write(tmp_path, ROWS)
+    Image.fromarray(np.full((20, 20), 9000, np.uint16)).save(images / "bb1.jpg", format="PNG")
+    refused(tmp_path, mapping, images, r"bb1\.jpg: is no image that can be read: it has more than 8 bits a colour")
+
+
 def refused(folder: Path, mapping: Path, images: Path, message: str) -> None:
     with pytest.raises(UserError, match=message) as told:
         convert(mapping, images, folder / "out.h5", 8, Silent())
@@ -144,7 +159,7 @@ def test_images_that_cannot_be_decoded_are_named(how: str, tmp_path: Path, monke
         )
     if how == "huge":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)  # a warning beyond, an error beyond twice as many
-    refused(tmp_path, mapping, images, r"(cc2|bb1)\.jpg: is no image that can be read: ")
+    refused(tmp_path, mapping, images, r"(cc2|bb1)\.jpg: is no image that can be read")
 
 
 def test_there_must_be_room_and_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
