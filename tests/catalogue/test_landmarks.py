@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import os
+import platform
+import signal
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -175,3 +179,27 @@ def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     done = ppfl("data", "convert", "gldv2", mapping, images, out, "--pixels", "8")
     assert (done.exit_code, done.stdout) == (0, f"3 clients, 5 samples: {out}\n"), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping, images = write(tmp_path, ROWS)
+    monkeypatch.setattr(landmarks, "_decoded", lambda path, pixels: os.kill(os.getpid(), number) or bytes(192))
+    before = signal.getsignal(number)
+    done = ppfl("data", "convert", "gldv2", mapping, images, tmp_path / "new" / "out.h5", "--pixels", "8")
+    assert (done.exit_code, done.stderr.strip()) == (130, "ppfl: error: interrupted")
+    assert not [*(tmp_path / "new").iterdir()]
+    assert signal.getsignal(number) is before
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    mapping, images = write(tmp_path, ROWS)
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    for pid, kept in ((killed.pid, False), (os.getppid(), True)):
+        left = tmp_path / f".out.h5.{pid}-0123abcd@{platform.node()}.partial"
+        left.touch()
+        done = ppfl("data", "convert", "gldv2", mapping, images, tmp_path / f"{pid}.h5", "--pixels", "8")
+        assert (done.exit_code, left.exists()) == (0, kept), done.stderr
