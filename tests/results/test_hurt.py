@@ -217,3 +217,15 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
         file.write(b"0")
     assert samples_digest(load(folder / "r.yaml")) != digests[0]
     assert samples_digest(load(folder / "r.yaml", ["evaluate.clients=2"])) != digests[0]
+
+
+def test_where_nobody_is_scored_nobody_is_compared(tmp_path: Path) -> None:
+    nobody = result(tmp_path / "nobody.h5", [np.nan] * 8)
+    with pytest.raises(UserError, match=r"^--metric test_accuracy: no honest client of \S+nobody\.h5 has such a score"):
+        hurt(nobody, [nobody])
+
+
+def test_a_stage_of_the_others_is_told_by_its_own_option(tmp_path: Path) -> None:
+    ours = result(tmp_path / "ours.h5", OURS)
+    with pytest.raises(UserError, match=r"^--than-stage best: \S+ has no such stage; allowed: personal, tuned$"):
+        hurt(ours, [ours], than_stage="best")
