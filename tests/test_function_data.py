@@ -307,3 +307,31 @@ def test_settings_that_say_another_thing_than_the_function(load: Load) -> None:
     assert "build: got an unexpected keyword argument 'size'" in refusal(load, tested, arguments={"size": 3})
     with pytest.raises(ValidationError, match="Extra inputs"):
         load(tested, returned="of another function")
+
+
+def test_a_process_that_the_function_forks_is_no_second_run(load: Load) -> None:
+    found = load(
+        "import os, warnings\n"
+        "    warnings.simplefilter('ignore')  # of forks beside threads\n"
+        "    child = os.fork()\n"
+        "    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0\n"
+        "    return {'a': (np.full((9, 2), float(code)), [0, 1, 1] * 3)}"
+    )
+    assert (found.samples[0].train.x == 2).all()  # the child came back, and was ended
+
+
+def test_whatever_the_function_raises_is_told_with_its_line(load: Load) -> None:
+    body = "class Odd(BaseException):\n        pass\n    raise Odd('so')"
+    assert "line 7: Odd: so" in refusal(load, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "class Odd(dict):\n        def __getitem__(self, name): raise OSError('so')\n    return Odd(a=1)",
+        "class Odd:\n        def __array__(self, *a, **k): raise SystemExit('so')\n    return [(Odd(), [0])]",
+    ],
+)
+def test_what_is_read_only_when_it_is_looked_at_fails_with_its_line(body: str, load: Load) -> None:
+    assert "my_data.py: line 6: " in (told := refusal(load, body))
+    assert told.endswith("so")

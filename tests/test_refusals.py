@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -200,3 +201,30 @@ def test_a_collection_on_a_full_disk_is_one_short_line(
     assert (done.exit_code, done.stderr) == (2, f"ppfl: error: --out {out}: cannot write it: No space left on device\n")
     assert out.read_bytes() == before
     assert list(out.parent.iterdir()) == [out]
+
+
+LONG = "a" * 300
+DATA_COMMANDS = (
+    ("list", "--folder", LONG),
+    ("check", "a9a", "--folder", LONG),
+    ("fetch", "a9a", "--folder", LONG),
+    ("make-tiny", "a9a", LONG),
+    ("convert", "gldv2", "file", ".", LONG),
+    ("convert", "gldv2", "file", LONG, "out.h5"),
+    ("convert", "gldv2", LONG, ".", "out.h5"),
+    ("flatten", LONG, "out.h5"),
+    ("flatten", "file", LONG),
+    ("flatten", "file", "file/out.h5"),
+)
+
+
+@pytest.mark.parametrize("arguments", DATA_COMMANDS, ids=lambda words: " ".join(words).replace(LONG, "LONG"))
+def test_names_that_no_file_system_takes_are_told(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("user_id,image_id,class\n")
+    done = ppfl("data", *arguments)
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert re.search(f"File name too long|{LONG}|file", done.stderr)

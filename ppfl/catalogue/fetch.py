@@ -31,7 +31,7 @@ def fetch(name: str, folder: Path, origin: str | None, told: Told) -> DataSet:
     is none, that of the first time is kept in SHA256SUMS and must fit from then on. Raises UserError.
     """
     data_set, home = find(name), folder / name
-    if origin is not None and not _is_address(origin) and not Path(origin).is_dir():
+    if origin is not None and not _is_address(origin) and not (origin and Path(origin).is_dir()):
         raise UserError(f"--from {origin}: is neither an address, http://… or https://…, nor a folder")
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -126,11 +126,19 @@ def _copy(source: Path, target: Path) -> None:
 def _address(download: Download, origin: str | None) -> str:
     if origin is None:
         return download.address
-    return origin if origin.rsplit("/", 1)[-1] == download.name else f"{origin.rstrip('/')}/{download.name}"
+    place = urlsplit(origin)
+    if place.path.rsplit("/", 1)[-1] == download.name:
+        return origin
+    # what comes after a question mark, such as a token, belongs behind the name
+    return place._replace(path=f"{place.path.rstrip('/')}/{download.name}").geturl()
 
 
 def _is_address(origin: str) -> bool:
-    return urlsplit(origin).scheme in ("http", "https")
+    try:
+        place = urlsplit(origin)
+        return place.scheme in ("http", "https") and place.hostname is not None
+    except ValueError:  # brackets that hold no address
+        return False
 
 
 def _pooch() -> Any:

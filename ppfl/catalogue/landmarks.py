@@ -31,6 +31,8 @@ _COLUMNS = ("user_id", "image_id", "class")
 _IMAGE_ID = re.compile(r"[0-9A-Za-z_-]{1,100}")
 """No dots and no slashes: ids become names of files."""
 _FORMATS = ("JPEG", "PNG")
+_DEEP = ("I", "F")
+"""How modes of Pillow begin whose numbers have more than 8 bits: as bytes they would be cut off at 255."""
 
 
 class _Image(NamedTuple):
@@ -132,15 +134,20 @@ def _path(images: Path, image: str) -> Path | None:
 def _decoded(path: Path, pixels: int) -> bytes:
     """Return (pixels, pixels, 3) bytes of an image, scaled as a whole, with linear weights over what a pixel covers."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise UserError("ppfl data convert needs the package Pillow: pip install 'ppfl[data]'") from error
     try:
         with open_plain(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd about an image and yet can be read
             # a small file can declare an image that no memory holds
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as image:
+                if image.mode.startswith(_DEEP):
+                    raise ValueError(f"it has more than 8 bits a colour (mode {image.mode})")
                 return image.convert("RGB").resize((pixels, pixels), Image.Resampling.BILINEAR).tobytes()
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: is no image that can be read; allowed: {' and '.join(_FORMATS)}") from error
     # what Pillow raises for damaged files
     except (
         OSError,

@@ -11,6 +11,7 @@ import numpy as np
 
 from ppfl.catalogue.landmarks import convert
 from ppfl.catalogue.told import Silent
+from ppfl.core.errors import UserError
 
 _LANDMARK_CLASSES = 2028
 _FEATURES_A_CLASS = 3
@@ -66,8 +67,10 @@ def write_landmarks(
 ) -> Path:
     """Write a mapping user_id, image_id, class, folders of JPEG images, and the one file that `ppfl data convert` makes
     of them; of a few classes and the last one, so that outputs are as many as in the published set."""
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UserError("photographs need the package Pillow: pip install 'ppfl[data]'") from error
     draw = np.random.default_rng(1)
     kept = np.array([0, 1, 2, num_classes - 1])
     colours = draw.integers(60, 196, (len(kept), 4, 4, 3))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ppfl.cli.transfer import Transfer
 from ppfl.config.deferred import defer_torch
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _folder_option = click.option(
     "--folder",
@@ -19,11 +24,21 @@ _name_argument = click.argument("name", metavar="NAME")
 
 
 @click.group()
-def data() -> None:
+@click.pass_context
+def data(context: click.Context) -> None:
     """Fetch, check, make up and convert data sets.
 
     docs/datasets.md tells what there is.
     """
+    # the end of a batch job, or of a terminal, is to leave as little behind as a Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+            context.call_on_close(lambda number=number: signal.signal(number, signal.SIG_DFL))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @data.command("list")
@@ -61,8 +76,10 @@ def fetch(name: str, folder: Path | None, origin: str | None) -> int:
     defer_torch()
     from ppfl.catalogue.fetch import fetch as fetch_set
     from ppfl.catalogue.index import default_folder
+    from ppfl.jobs.leftovers import clear_folder
 
     place = folder or default_folder()
+    clear_folder(place / name)
     with Transfer() as told:
         data_set = fetch_set(name, place, origin, told)
     click.echo(f"{name}: {place / name}")
@@ -133,7 +150,9 @@ def convert_gldv2(mapping: Path, images: Path, out: Path, pixels: int) -> int:
     """
     defer_torch()
     from ppfl.catalogue.landmarks import convert as convert_images
+    from ppfl.jobs.leftovers import clear_folder
 
+    clear_folder(out.parent)
     with Transfer() as told:
         num_clients, num_samples = convert_images(mapping, images, out, pixels, told)
     click.echo(f"{num_clients} clients, {num_samples} samples: {out}")
@@ -152,7 +171,9 @@ def flatten(source: Path, out: Path) -> int:
     """
     defer_torch()
     from ppfl.datasets._flatten import flatten as flatten_file
+    from ppfl.jobs.leftovers import clear_folder
 
+    clear_folder(out.parent)
     num_clients, num_samples = flatten_file(source, out)
     click.echo(f"{num_clients} clients, {num_samples} samples: {out}")
     return 0

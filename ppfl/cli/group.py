@@ -18,6 +18,8 @@ from ppfl.jobs.stopping import INTERRUPTED
 _PIPE_CLOSED = 1
 """Whoever read has enough; what click says of it too."""
 _OUTPUT_REFUSED = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT)
+_PLACE_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+"""What the system says of a path that was given, whatever was to be done there: also to the question whether it is."""
 
 
 class Commands(click.Group):
@@ -41,17 +43,15 @@ class Commands(click.Group):
         except BrokenPipeError:
             give_up_output()
             code = _PIPE_CLOSED
-        except PermissionError as error:
-            if error.filename is None:
-                _end_other_ranks(error)
-                raise
-            code = _tell(UserError(f"{os.fsdecode(error.filename)}: {error.strerror}"))
         except OSError as error:
-            if error.errno not in _OUTPUT_REFUSED or error.filename is not None:
+            if error.errno in _PLACE_REFUSED and isinstance(error.filename, str | bytes | os.PathLike):
+                code = _tell(UserError(f"{os.fsdecode(error.filename)}: {error.strerror}"))
+            elif error.errno in _OUTPUT_REFUSED and error.filename is None:
+                give_up_output()
+                code = _tell(UserError(f"standard output cannot be written: {error.strerror}"))
+            else:
                 _end_other_ranks(error)
                 raise
-            give_up_output()
-            code = _tell(UserError(f"standard output cannot be written: {error.strerror}"))
         except click.Abort:
             code = _tell(UserError("interrupted"), INTERRUPTED)
         except (Exception, SystemExit) as error:

@@ -72,9 +72,16 @@ class SourceFiles:
 
     def where(self, error: BaseException) -> str:
         """Return the last line of these files that an error went through."""
-        ours = {str(self.folder / path) for path in self.contents}
-        lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ours]
+        lines = self._lines(error)
         return f"{lines[-1].filename}: line {lines[-1].lineno}" if lines else str(self.path)
+
+    def has_run(self, error: BaseException) -> bool:
+        """Return whether an error went through a line of these files."""
+        return bool(self._lines(error))
+
+    def _lines(self, error: BaseException) -> list[traceback.FrameSummary]:
+        ours = {str(self.folder / path) for path in self.contents}
+        return [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ours]
 
     def _why(self, error: BaseException) -> str:
         """Return what went wrong while a file was imported, where, and what to do."""

@@ -84,7 +84,9 @@ class SourceFunction:
         def call() -> Any:
             try:
                 return function(**known)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 why = str(error).split("\n", 1)[0]
                 raise UserError(f"{self.files.where(error)}: {type(error).__name__}: {why}") from error
 

@@ -7,12 +7,13 @@ arrays there is found out.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ppfl.core.errors import UserError
+from ppfl.core.errors import USER_ERROR, UserError
 from ppfl.datasets._returned import ReturnedSamples
 
 if TYPE_CHECKING:
@@ -64,14 +65,41 @@ def expect(function: SourceFunction, arguments: Mapping[str, Any], sha256: str |
 
 
 def _call(key: Key, function: SourceFunction, arguments: Mapping[str, Any]) -> ReturnedSamples:
-    # what a command prints may be read by another one
-    with redirect_stdout(sys.stderr):
-        returned = function.bind(arguments, {})()
-    where = f"{function.files.path}, {function.name}"
-    found = ReturnedSamples.look_at(returned, where)
+    where, process = f"{function.files.path}, {function.name}", os.getpid()
+    try:
+        # what a command prints may be read by another one
+        with redirect_stdout(sys.stderr):
+            found = _looked_at(function.bind(arguments, {})(), function, where)
+    finally:
+        if os.getpid() != process:
+            _end_fork(where)
     if _hashes.setdefault(key, found.sha256) != found.sha256:
         raise UserError(f"{where}: returns other arrays than when it was called before; {ALWAYS_THE_SAME}")
     return found
+
+
+def _looked_at(returned: object, function: SourceFunction, where: str) -> ReturnedSamples:
+    """Check and copy what was returned, which may be objects that run more of the function's file."""
+    try:
+        return ReturnedSamples.look_at(returned, where)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not function.files.has_run(error):
+            raise
+        why = str(error).split("\n", 1)[0]
+        raise UserError(f"{function.files.where(error)}: {type(error).__name__}: {why}") from error
+
+
+def _end_fork(where: str) -> NoReturn:
+    """End a process that the function forked and that came back: it would be a second run of the same command."""
+    os.write(
+        2,
+        f"ppfl: error: {where}: a process that it forked came back; it must end by os._exit\n".encode(
+            errors="surrogateescape"
+        ),
+    )
+    os._exit(USER_ERROR)
 
 
 def _key(function: SourceFunction, arguments: Mapping[str, Any]) -> Key:

@@ -3,6 +3,7 @@ lost terminal sends SIGHUP, and Ctrl-C SIGINT."""
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -52,3 +53,14 @@ class StopSignals:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
+
+
+def _leave_to_the_parent() -> None:
+    """Have signals end a process that was forked, as they do others: a pool of workers ends its own by SIGTERM, and
+    would wait for ever for one that takes it for a wish."""
+    for number in SIGNALS:
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignals):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)

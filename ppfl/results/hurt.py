@@ -38,8 +38,8 @@ class Than:
 
     @property
     def share_hurt(self) -> float:
-        """Part of the clients that are hurt; NaN of none."""
-        return self.num_hurt / len(self.scores) if len(self.scores) else float("nan")
+        """Part of the clients that are hurt."""
+        return self.num_hurt / len(self.scores)
 
 
 @dataclass(frozen=True)
@@ -70,21 +70,26 @@ def hurt(
 
     metric: of the final scores; stage: of the run, and of the others where `than_stage` says nothing else.
 
-    Raises UserError for what is no finished result, has no such score, or was scored on other samples.
+    Raises UserError for what is no finished result, has no such score of anybody, or was scored on other samples.
     """
     if not than:
         raise UserError("--than: a comparison needs at least one other result")
     judged, others = open_result(path), [open_result(other) for other in than]
     for other in others:
         _refuse_other_samples(judged, other)
-    mine = _scores(judged, metric, stage)
+    mine = _scores(judged, metric, stage, "--stage")
     names = list(map(str, judged.clients["client"].to_numpy()))
-    theirs = [_by_name(other, names, _scores(other, metric, than_stage or stage)) for other in others]
+    option = "--than-stage" if than_stage else "--stage"
+    theirs = [_by_name(other, names, _scores(other, metric, than_stage or stage, option)) for other in others]
     attackers = np.logical_or.reduce(
         [_by_name(result, names, _flags(result)).astype(bool) for result in (judged, *others)]
     )
     scored = np.logical_or.reduce([~np.isnan(scores) for scores in (mine, *theirs)])
     there = scored & ~attackers
+    if not there.any():
+        raise UserError(
+            f"--metric {metric}: no honest client of {path} has such a score, nor of what it is compared with"
+        )
     found = tuple(
         _than(other, metric, mine[there], scores[there]) for other, scores in zip(others, theirs, strict=True)
     )
@@ -105,14 +110,14 @@ def _method(result: Result) -> str:
     return str(result.config.get("algorithm", {}).get("name", ""))
 
 
-def _scores(result: Result, metric: str, stage: str) -> Scores:
+def _scores(result: Result, metric: str, stage: str, option: str) -> Scores:
     stages = [str(name) for name in result.summary["stage"].to_numpy()] if "stage" in result.summary else []
     if not stages:
         raise UserError(f"{result.path}: has no final scores yet (status {result.attrs['status']}); wait for its end")
     # newcomers are stages of the summary, and none of the clients that are compared
     stages = [name for name in stages if any(f"{name}_{metric}" in result.clients for metric in result.summary)]
     if stage not in stages:
-        raise UserError(f"--stage {stage}: {result.path} has no such stage; allowed: {', '.join(stages)}")
+        raise UserError(f"{option} {stage}: {result.path} has no such stage; allowed: {', '.join(stages)}")
     name = f"{stage}_{metric}"
     if name not in result.clients:
         known = [str(key) for key in result.summary.data_vars]

@@ -318,7 +318,7 @@ def test_the_command_takes_another_address_and_tells_what_to_do_without_pooch(
     assert (tmp_path / "a9a" / "a9a.t").read_bytes() == b"-1 1:1\n"
 
 
-@pytest.mark.parametrize("origin", ["ftp://127.0.0.1/", "nowhere", "file:///etc"])
+@pytest.mark.parametrize("origin", ["ftp://127.0.0.1/", "nowhere", "file:///etc", "", "http://", "http://[::1"])
 def test_other_origins_are_refused(origin: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is neither an address, http://… or https://…, nor a folder"):
         fetch("a9a", tmp_path, origin, Silent())
@@ -328,3 +328,11 @@ def test_names_that_there_are_not_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.\./a9a: there is no such data set; allowed: a9a, cifar10"):
         fetch("../a9a", tmp_path, None, Silent())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("origin", ["mirror?token=a/b#part", "mirror/data.bin?download=1", "mirror/?token=1"])
+def test_what_stands_behind_a_name_stays_there(origin: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with served({"mirror/data.bin": CONTENT}) as site:
+        offered(monkeypatch, Download("http://127.0.0.1:1/data.bin", SOURCE, SHA256))
+        assert get(tmp_path, f"{site.address}/{origin}") == CONTENT
+    assert site.requests[-1][0].partition("?")[2] == origin.partition("?")[2].partition("#")[0]

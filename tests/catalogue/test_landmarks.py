@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import os
+import platform
+import signal
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -74,6 +79,20 @@ def test_grey_images_and_others_get_three_colours(tmp_path: Path) -> None:
     convert(mapping, images, tmp_path / "out.h5", 8, Silent())
     with h5py.File(tmp_path / "out.h5") as file:
         assert (np.abs(file["pixels"][()].astype(int) - 90) <= 1).all()
+
+
+def test_marks_before_the_table_and_oddities_of_images_are_passed_over(tmp_path: Path) -> None:
+    mapping, images = write(tmp_path, ROWS[:1])
+    mapping.write_bytes(codecs.BOM_UTF8 + mapping.read_bytes())
+    with_palette = Image.fromarray(np.full((20, 20), 90, np.uint8)).convert("P")
+    with_palette.save(images / "aa0.jpg", format="PNG", transparency=b"\0\1\2")  # of which Pillow warns
+    assert convert(mapping, images, tmp_path / "out.h5", 8, Silent()) == (1, 1)
+
+
+def test_images_of_more_than_8_bits_are_no_white_ones(tmp_path: Path) -> None:
+    mapping, images = write(tmp_path, ROWS)
+    Image.fromarray(np.full((20, 20), 9000, np.uint16)).save(images / "bb1.jpg", format="PNG")
+    refused(tmp_path, mapping, images, r"bb1\.jpg: is no image that can be read: it has more than 8 bits a colour")
 
 
 def refused(folder: Path, mapping: Path, images: Path, message: str) -> None:
@@ -152,7 +171,7 @@ def test_images_that_cannot_be_decoded_are_named(how: str, tmp_path: Path, monke
         )
     if how == "huge":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)  # a warning beyond, an error beyond twice as many
-    refused(tmp_path, mapping, images, r"(cc2|bb1)\.jpg: is no image that can be read: ")
+    refused(tmp_path, mapping, images, r"(cc2|bb1)\.jpg: is no image that can be read")
 
 
 def test_there_must_be_room_and_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +187,27 @@ def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     done = ppfl("data", "convert", "gldv2", mapping, images, out, "--pixels", "8")
     assert (done.exit_code, done.stdout) == (0, f"3 clients, 5 samples: {out}\n"), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping, images = write(tmp_path, ROWS)
+    monkeypatch.setattr(landmarks, "_decoded", lambda path, pixels: os.kill(os.getpid(), number) or bytes(192))
+    before = signal.getsignal(number)
+    done = ppfl("data", "convert", "gldv2", mapping, images, tmp_path / "new" / "out.h5", "--pixels", "8")
+    assert (done.exit_code, done.stderr.strip()) == (130, "ppfl: error: interrupted")
+    assert not [*(tmp_path / "new").iterdir()]
+    assert signal.getsignal(number) is before
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    mapping, images = write(tmp_path, ROWS)
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    for pid, kept in ((killed.pid, False), (os.getppid(), True)):
+        left = tmp_path / f".out.h5.{pid}-0123abcd@{platform.node()}.partial"
+        left.touch()
+        done = ppfl("data", "convert", "gldv2", mapping, images, tmp_path / f"{pid}.h5", "--pixels", "8")
+        assert (done.exit_code, left.exists()) == (0, kept), done.stderr

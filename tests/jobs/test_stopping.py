@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +46,24 @@ def test_a_second_ctrl_c_interrupts() -> None:
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGINT)
     assert stop()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_process_that_was_forked_is_ended(number: signal.Signals) -> None:
+    """Pools of workers end theirs by SIGTERM, and wait for them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forks beside threads
+        StopSignals()
+        child = os.fork()
+        if not child:
+            try:
+                os.kill(os.getpid(), number)
+            finally:
+                os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    # a Ctrl-C is an exception there, as it is at the beginning of any program
+    assert code == (0 if number == signal.SIGINT else -number)
+    assert getattr(signal.getsignal(number), "__self__", None) is not None
 
 
 @pytest.mark.slow

@@ -277,3 +277,15 @@ def test_newcomers_are_no_stage_of_those_that_are_compared(tmp_path: Path, monke
     with pytest.raises(UserError, match=r"^--stage newcomers_5: .* allowed: global, personal, best_global, best_pers"):
         hurt(Path("r.h5"), [Path("r.h5")], stage="newcomers_5")
     assert len(hurt(Path("r.h5"), [Path("r.h5")], stage="best_personal").clients) == 9
+
+
+def test_where_nobody_is_scored_nobody_is_compared(tmp_path: Path) -> None:
+    nobody = result(tmp_path / "nobody.h5", [np.nan] * 8)
+    with pytest.raises(UserError, match=r"^--metric test_accuracy: no honest client of \S+nobody\.h5 has such a score"):
+        hurt(nobody, [nobody])
+
+
+def test_a_stage_of_the_others_is_told_by_its_own_option(tmp_path: Path) -> None:
+    ours = result(tmp_path / "ours.h5", OURS)
+    with pytest.raises(UserError, match=r"^--than-stage best: \S+ has no such stage; allowed: personal, tuned$"):
+        hurt(ours, [ours], than_stage="best")
