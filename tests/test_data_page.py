@@ -60,6 +60,34 @@ def test_both_layouts_are_the_same_data(folder: Path) -> None:
     assert groups.attrs["digest"] != flat.attrs["digest"]
 
 
+def test_a_column_names_the_clients(folder: Path) -> None:
+    clients = open_result(folder / "patients.h5").clients
+    assert [str(name) for name in clients.client.values] == ["east", "north", "south"]
+
+
+def test_partitions_and_shifts_of_arrays(folder: Path) -> None:
+    sizes = []
+    for path in planned(folder / "bars.yaml", results=Path("bars")):
+        clients = open_result(folder / path).clients
+        assert sorted(clients.cluster.values) == [0, 0, 0, 1, 1, 1]
+        sizes.append(sorted(clients.num_train_samples.values))
+    assert sizes[0][-1] > 4 * sizes[0][0]
+
+
+def test_what_is_best_depends_on_who_asks(folder: Path) -> None:
+    found, own = {}, {}
+    for name in ("personal", "alone", "everybody"):
+        result = open_result(folder / f"{name}.h5")
+        scores = result.summary.test_accuracy.sel(statistic="mean")
+        found[name] = {str(stage): float(scores.sel(stage=stage)) for stage in scores.stage.values}
+        own[name] = result.clients.best_personal_test_accuracy.values
+        assert result.rounds.client_test_accuracy.sizes["client"] == 16
+    assert found["alone"]["best_personal"] > found["personal"]["best_personal"] > found["everybody"]["best_personal"]
+    for stage in ("newcomers_0", "newcomers_5"):
+        assert found["everybody"][stage] > found["personal"][stage] > found["alone"][stage]
+    assert 0 < (own["personal"] < own["alone"]).sum() < 8
+
+
 def test_noise_costs_accuracy(folder: Path) -> None:
     without, with_noise = accuracy(folder, "rings").values()
     assert without > with_noise
