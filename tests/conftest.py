@@ -12,6 +12,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # read by torch when it loads
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"  # MPICH: ranks outnumber the cores, so one that waits sleeps
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each of hundreds of processes would compile ppfl anew
 # no queue to ask but that of a test: without a file, Slurm's programs look for a site's in the DNS, for seconds
 os.environ["SLURM_CONF"] = os.devnull
 
@@ -21,6 +22,7 @@ import yaml
 
 from ppfl.jobs.stopping import SIGNALS
 
+sys.dont_write_bytecode = False  # this process as well
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, here and in all that tests start
 
 
