@@ -68,9 +68,10 @@ def test_cifar_100_as_published(tmp_path: Path, label: str) -> None:
     x, y = everything(keys)
     assert np.array_equal(x, images)
     assert y.tolist() == (fine if label == "label" else coarse).tolist()
-    groups = load({**ALL, **keys, "partition": {"name": "by_field", "field": "coarse_label"}})
-    assert groups.client_names == tuple(f"{group:02d}" for group in np.unique(coarse))
-    assert list(groups.num_train_samples) == [(coarse == group).sum() for group in np.unique(coarse)]
+    for field, values in (("coarse_label", coarse), ("label", fine)):
+        groups = load({**ALL, **keys, "partition": {"name": "by_field", "field": field}})
+        assert groups.client_names == tuple(f"{group:02d}" for group in np.unique(values))
+        assert list(groups.num_train_samples) == [(values == group).sum() for group in np.unique(values)]
 
 
 def test_cifar_10_in_several_files(tmp_path: Path) -> None:
@@ -138,6 +139,7 @@ def test_libsvm(tmp_path: Path, name: str) -> None:
     x, y = everything({"name": "libsvm", "train": path})
     assert np.array_equal(x, [[0.5, 0, 0, -2], [0, 1e-3, 0, 0], [0, 0, 0, 0]])
     assert y.tolist() == [1, 0, 2]
+    assert everything({"name": "libsvm", "train": path, "features": 4})[0].tobytes() == x.tobytes()
     x, y = everything({"name": "libsvm", "train": path, "labels": "numbers", "features": 6})
     assert x.shape == (3, 6)
     assert y.tolist() == [1, -1, 3]

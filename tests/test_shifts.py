@@ -69,6 +69,20 @@ def test_ranks_have_the_same_bits(name: str, num_ranks: int) -> None:
     assert {client: of for part in parts for client, of in bits(part).items()} == bits(alone)
 
 
+def test_classes_are_those_of_all_ranks() -> None:
+    """Sorted by label, a rank has a few classes alone, and labels go round all of them."""
+    dataset = {**DIGITS, "partition": {"name": "shards", "clients": 10, "shards_per_client": 1}}
+    shift = make("label_permutation", clusters=2)
+
+    def labels(communicator: Communicator | None = None) -> dict[int, list[int]]:
+        here = placement(communicator)
+        found = shifted(load(dataset, here), shift, here).samples
+        return {client: parts.train.y.tolist() for client, parts in found.items()}
+
+    of_ranks = on_ranks(3, labels)
+    assert {client: of for part in of_ranks for client, of in part.items()} == labels()
+
+
 def test_images_are_turned_counter_clockwise() -> None:
     plain = digits(None)
     for degrees, clusters in ((90, 4), (180, 2), (270, 4)):

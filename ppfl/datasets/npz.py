@@ -134,7 +134,7 @@ def _member(archive: zipfile.ZipFile, name: str, where: str) -> np.ndarray:
         refuse_size(info.file_size, most_bytes(info.compress_size), where)
     with _damage_told(where), archive.open(info) as member:
         shape, fortran_order, dtype = _header(member, where)
-        if dtype.hasobject or dtype.kind not in "biufU" or (dtype.itemsize > 8 and dtype.kind == "f"):
+        if dtype.kind not in "biufU" or (dtype.itemsize > 8 and dtype.kind == "f"):
             raise UserError(f"{where}: holds {dtype}; allowed are integers, numbers and texts, no objects")
         content = DataBytes(member, info.file_size, where)  # type: ignore[arg-type]
         numbers = content.array(shape[::-1] if fortran_order else shape, dtype)

@@ -212,6 +212,9 @@ def test_no_more_clients_are_looked_at_than_needed(tmp_path: Path, monkeypatch: 
     assert len(Clients(draw=7, min_test=9).choose(names, sizes_of, 0)) == 7
     assert len(asked) == 10
 
+    for rule, most in (({"first": 3}, 3), ({"draw": 7}, 7), ({"names": ["a", "b"]}, 2), ({"min_test": 9}, 1000)):
+        assert Clients.model_validate(rule).at_most(1000) == most
+
     opened: set[str] = set()
     original = DataGroup._find
     monkeypatch.setattr(DataGroup, "_find", lambda self, name, where: opened.add(name) or original(self, name, where))

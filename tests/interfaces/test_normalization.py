@@ -114,7 +114,8 @@ def test_other_channels_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "section",
-    [{"mean": [0.5]}, {"mean": [0.5], "std": [0.0]}, {"mean": [0.5], "std": [-1.0]}, {"mean": [], "std": []},
+    [{"mean": [0.5]}, {"mean": [0.5], "std": [0.0]}, {"mean": [0.5], "std": [-1.0]},
+     {"mean": [0.5], "std": [9e-7]}, {"mean": [], "std": []},
      {"mean": [0.5, 0.5], "std": [1.0]}, {"mean": [float("nan")], "std": [1.0]}, {"mean": 0.5, "std": 1.0}],
     ids=str,
 )  # fmt: skip
