@@ -161,11 +161,9 @@ class Config(Settings):
         if self.known_clients is not None and self.known_clients < 1:
             raise refusal("evaluate.newcomers.clients", "fewer of them, so that a client is left to train")
         if (evaluate.fine_tuner_of_newcomers or self.algorithm.fine_tuner_of_clients) is None:
-            raise refusal(
-                "evaluate.newcomers.fine_tuner",
-                f"a section such as {{name: gradient_descent, steps: 1, lr: 0.1}}, since {self.algorithm.name!r} has "
-                f"no fine-tuner of its own and evaluate.tuned names none",
-            )
+            reason = f"since {self.algorithm.name!r} has no fine-tuner of its own and evaluate.tuned names none"
+            example = "{name: gradient_descent, steps: 1, lr: 0.1}"
+            raise refusal("evaluate.newcomers.fine_tuner", f"a section such as {example}, {reason}")
         return self
 
     @model_validator(mode="after")
@@ -225,13 +223,12 @@ class Config(Settings):
     def _content(self) -> dict[str, Any]:
         # whatever is not named there counts: a new key is part of the digest unless somebody decides otherwise
         content = self.model_dump(exclude={**dict.fromkeys(_NOT_SCIENTIFIC, True), **self.silent_keys()})
-        tuned = content["evaluate"]["tuned"]
+        tuned, newcomers = content["evaluate"]["tuned"], content["evaluate"].get("newcomers")
         # null and the method's own fine-tuner written out are the same run
+        of_method = _unscheduled(content["algorithm"].get("fine_tuner"))
         if tuned is not None and tuned["fine_tuner"] is None:
-            tuned["fine_tuner"] = _unscheduled(content["algorithm"].get("fine_tuner"))
-        newcomers = content["evaluate"].get("newcomers")
+            tuned["fine_tuner"] = of_method
         if newcomers is not None and newcomers["fine_tuner"] is None:
-            of_method = _unscheduled(content["algorithm"].get("fine_tuner"))
             newcomers["fine_tuner"] = of_method if tuned is None else tuned["fine_tuner"]
         if origins := origins_in(self):
             content["plugins"] = {key: origin.identity for key, origin in origins.items()}

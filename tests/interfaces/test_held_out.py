@@ -10,6 +10,7 @@ import torch
 
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.agree import SharedUserError
+from ppfl.core.rng import generator
 from ppfl.interfaces.held_out import HeldOut
 from ppfl.interfaces.placement import ChunkMemory, Placement
 from tests.ranks import ThreadCommunicator, on_ranks
@@ -28,6 +29,9 @@ def test_a_fraction_is_of_clients_with_training_samples(fraction: float, number:
         assert len(members) == number
         assert not {3, 11} & set(members)
     assert drawn[7] == HeldOut(fraction, 7).members(NAMES, np.array(SIZES)).tolist()
+    # of numbers that nothing else is drawn with: results keep who it was
+    of_its_own = generator(7, "newcomers").choice(np.flatnonzero(SIZES), number, replace=False)
+    assert drawn[7] == sorted(of_its_own.tolist())
     if number > 1:
         assert len({tuple(members) for members in drawn}) > 1
     # everybody who could be drawn is, by some seed
