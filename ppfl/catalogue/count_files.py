@@ -134,7 +134,7 @@ def images_of_users(path: Path) -> Counted:
     """Count the lines user_id, image_id, class of a mapping of GLDv2."""
     clients: Counter[str] = Counter()
     classes: set[str] = set()
-    with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8", newline="") as text:
+    with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         try:
             for user, _, label in (itemgetter("user_id", "image_id", "class")(row) for row in csv.DictReader(text)):
                 clients[user] += 1
