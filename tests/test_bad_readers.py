@@ -213,6 +213,11 @@ def test_tables(tmp_path: Path, text: str, keys: dict[str, Any], message: str) -
     refused({**table(tmp_path / "t.csv", text), "categorical": ["work", "city"], **keys}, message)
 
 
+def test_a_label_that_is_no_number_among_numbers(tmp_path: Path) -> None:
+    text = CSV.replace("low", "1").replace("high", "NaN")
+    refused(table(tmp_path / "t.csv", text, categorical=["work", "city"]), "the label of sample [0-9]+ is nan; every")
+
+
 def test_tables_that_are_no_text(tmp_path: Path) -> None:
     latin = table(tmp_path / "t.csv", CSV.replace("Oslo", "Ålesund"), "latin-1", categorical=["work", "city"])
     refused(latin, "line 3: is no text in UTF-8")
@@ -284,6 +289,7 @@ def test_parquet_with_missing_values_and_other_types(tmp_path: Path) -> None:
         ("1 7:1\n", {"features": 6}, "has a feature with the index 7; allowed are 1 to 6"),
         ("1 1:nan\n", {}, "sample 0 has a number that is NaN"),
         ("nan 1:1\n", {"labels": "numbers"}, "sample 0 has a label that is NaN"),
+        ("1 1:1\n-inf 1:1\n", {}, "the label of sample 1 is -inf; every sample needs one"),
         ("1.5 1:1\n2.5 1:1\n", {"labels": "numbers", "partition": {"name": "dirichlet", "clients": 1, "alpha": 1.0}},
          "partition: the partition dirichlet is for classes"),
     ],

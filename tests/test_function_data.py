@@ -335,3 +335,14 @@ def test_whatever_the_function_raises_is_told_with_its_line(load: Load) -> None:
 def test_what_is_read_only_when_it_is_looked_at_fails_with_its_line(body: str, load: Load) -> None:
     assert "my_data.py: line 6: " in (told := refusal(load, body))
     assert told.endswith("so")
+
+
+def test_a_function_leaves_the_process_as_it_was(load: Load) -> None:
+    folder = Path.cwd()
+    load(
+        "import os, torch\n"
+        "    os.chdir('/')\n"
+        "    torch.set_default_dtype(torch.float16)\n"
+        "    return [(np.ones((9, 2)), [0, 1, 1] * 3)]"
+    )
+    assert (Path.cwd(), torch.get_default_dtype()) == (folder, torch.float32)

@@ -41,7 +41,14 @@ class Classes:
         return cls(np.unique(labels))
 
     def numbers(self, labels: np.ndarray, where: str) -> np.ndarray:
-        """Return the number of each label, (S,) int64. Raises UserError for a label that training does not have."""
+        """Return the number of each label, (S,) int64.
+
+        Raises UserError for a label that training does not have, and for one that is no number where all others are.
+        """
+        if labels.dtype.kind == "f" and len(wrong := np.flatnonzero(~np.isfinite(labels))):
+            raise UserError(
+                f"{where}: the label of sample {wrong[0]} is {_text(labels[wrong[0]])}; every sample needs one"
+            )
         places = np.minimum(np.searchsorted(self.values, labels), len(self.values) - 1)
         if len(unknown := np.flatnonzero(self.values[places] != labels)):
             raise self.refusal(int(unknown[0]), labels[unknown[0]], where)

@@ -10,14 +10,16 @@ import json
 import os
 import sys
 import threading
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
 
 from ppfl.core.errors import USER_ERROR, UserError
 from ppfl.datasets._returned import ReturnedSamples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ppfl.core.source_function import SourceFunction
 
@@ -68,7 +70,7 @@ def _call(key: Key, function: SourceFunction, arguments: Mapping[str, Any]) -> R
     where, process = f"{function.files.path}, {function.name}", os.getpid()
     try:
         # what a command prints may be read by another one
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _as_it_was():
             found = _looked_at(function.bind(arguments, {})(), function, where)
     finally:
         if os.getpid() != process:
@@ -89,6 +91,18 @@ def _looked_at(returned: object, function: SourceFunction, where: str) -> Return
             raise
         why = str(error).split("\n", 1)[0]
         raise UserError(f"{function.files.where(error)}: {type(error).__name__}: {why}") from error
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Undo what a function does to the whole process: results would be written to the folder that it went to."""
+    folder, dtype = os.open(".", os.O_RDONLY | os.O_CLOEXEC), torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+        torch.set_default_dtype(dtype)
 
 
 def _end_fork(where: str) -> NoReturn:

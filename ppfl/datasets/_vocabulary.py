@@ -121,7 +121,7 @@ def _counts(path: Path, where: str) -> dict[str, int]:
             raise UserError(
                 f"{where}: is longer than {_MAX_COUNTS_BYTES >> 20} MiB; allowed are words and their counts"
             )
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with or without the mark that some programs begin with
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: is no text in UTF-8") from error
     except (OSError, MemoryError) as error:

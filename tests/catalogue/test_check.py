@@ -135,6 +135,11 @@ def test_bad_files_are_told_in_a_line(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
+def test_a_mark_before_a_mapping_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfuser_id,image_id,class\n1,a,2\n")
+    assert count_files.images_of_users(tmp_path / "file").facts["samples"] == 1
+
+
 def written(path: Path, clients: dict[str, dict[str, Any]]) -> Path:
     with h5py.File(path, "w") as file:
         file.create_group("examples")

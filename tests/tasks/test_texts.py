@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.errors import UserError
 from ppfl.datasets._text_file import TextFile
+from ppfl.datasets._vocabulary import Vocabulary
 from ppfl.datasets.text_hdf5 import TextHDF5
 from ppfl.interfaces.dataset import FederatedSamples
 from ppfl.interfaces.placement import Placement
@@ -170,6 +172,11 @@ def test_what_is_refused_of_counts(tmp_path: Path, content: bytes, said: str) ->
     found = refused(tmp_path, train="train.h5", counts="counts", unit="words")
     assert found.startswith(f"problem.dataset.counts: {tmp_path / 'counts'}")
     assert said in found
+
+
+def test_a_mark_before_counts_is_no_letter_of_a_word(tmp_path: Path) -> None:
+    (tmp_path / "counts").write_bytes(codecs.BOM_UTF8 + b"the 3\na 2\n")
+    assert Vocabulary.of_counts(tmp_path / "counts", "counts", 9).units == ("the", "a")
 
 
 def test_counts_without_an_end_are_not_read_into_memory(tmp_path: Path) -> None:
