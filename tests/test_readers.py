@@ -178,9 +178,9 @@ def test_a_table_in_csv(tmp_path: Path, encoding: str) -> None:
         (["10", "9", "10"], ["9.0", "10"], [0, 1]),
         (["10", "9", "x"], ["9", "10"], [1, 0]),
         (["1_0", "10", "9"], ["9", "1_0", "10"], [2, 1, 0]),
-        (["nan", "1", "inf"], ["inf", "nan"], [1, 2]),
+        (["nan", "1", "x"], ["x", "nan"], [2, 1]),
     ],
-    ids=["numbers", "one text", "no number for all", "not finite"],
+    ids=["numbers", "one text", "no number for all", "nan among texts"],
 )
 def test_classes_are_numbered_as_numbers_where_all_to_train_on_are(
     tmp_path: Path, train: list[str], test: list[str], classes: list[int]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ppfl.core.plugins import Example
     from ppfl.datasets._table_file import Columns
 
+_NOT_FINITE = ("nan", "inf", "infinity")
 _SHOWN = 20
 """Names that an error lists, at the most."""
 Name = Annotated[str, Field(min_length=1)]
@@ -82,7 +83,7 @@ class Table(FilesDataset):
     def pools(self, field: str | None) -> tuple[Pool, Pool | None]:
         """Read the columns. Raises UserError for missing columns and values, and words that training does not have."""
         train = self._read(self.train, "train", field)
-        made = _Maker(train, _classes(train.label) if isinstance(train.label, Words) else None)
+        made = _Maker(train, _classes(train.label, train.where) if isinstance(train.label, Words) else None)
         if isinstance(self.test, float):
             return made.pool(train), None
         test = self._read(self.test, "test", field)
@@ -203,10 +204,20 @@ class _Maker:
         return found
 
 
-def _classes(label: Words) -> Classes:
-    """Return the classes that labels are of: numbers where all of them are such, or texts."""
+def _classes(label: Words, where: str) -> Classes:
+    """Return the classes that labels are of: numbers where all of them are such, or texts.
+
+    Raises UserError for NaN or inf among numbers, by which many programs mean that nothing is known.
+    """
     numbers = _numbers(label)
-    return Classes.of(numbers if np.isfinite(numbers).all() else label.values)
+    if np.isfinite(numbers).all():
+        return Classes.of(numbers)
+    is_named = np.array([text.strip().lstrip("+-").lower() in _NOT_FINITE for text in label.values.tolist()])
+    if is_named.any() and (is_named | np.isfinite(numbers)).all() and not is_named.all():
+        row = int(np.flatnonzero(is_named[label.of_row])[0])
+        text = label.values[label.of_row[row]]
+        raise UserError(f"{where}: the label of sample {row} is {text}, among numbers; every sample needs one")
+    return Classes.of(label.values)
 
 
 def _numbers(label: Words) -> np.ndarray:
