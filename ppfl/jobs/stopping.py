@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextvars import ContextVar
 from types import FrameType
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -55,9 +56,23 @@ class StopSignals:
                 raise KeyboardInterrupt
 
 
+_IS_SUCCESSOR = ContextVar("_IS_SUCCESSOR", default=False)
+
+
+def fork_successor() -> int:
+    """Fork as `os.fork` does; the child goes on with what this process was about, and takes signals as it does."""
+    before = _IS_SUCCESSOR.set(True)
+    try:
+        return os.fork()
+    finally:
+        _IS_SUCCESSOR.reset(before)
+
+
 def _leave_to_the_parent() -> None:
     """Have signals end a process that was forked, as they do others: a pool of workers ends its own by SIGTERM, and
     would wait for ever for one that takes it for a wish."""
+    if _IS_SUCCESSOR.get():
+        return
     for number in SIGNALS:
         if isinstance(getattr(signal.getsignal(number), "__self__", None), StopSignals):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ppfl.jobs.failures import TAIL_LINES, Failure, describe_exit, read_failure, write_failure, write_rank_log
+from ppfl.jobs.stopping import fork_successor
 
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 _WAITED_FOR = (signal.SIGCHLD, *_FORWARDED)
@@ -102,7 +103,7 @@ def fork_rank(rank: int) -> Report:
     supervisor = os.getpid()
     # before the fork: a signal that comes in between must be waited for, and must not end the parent alone
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
-    child = os.fork()
+    child = fork_successor()
     if child:
         _Supervisor(child, rank, report).watch()
     # a rank must not outlive its supervisor: the launcher knows of that one alone, and would believe the job to be

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ppfl.jobs.stopping import INTERRUPTED, SIGNALS, STOPPED, StopSignals
+from ppfl.jobs.stopping import INTERRUPTED, SIGNALS, STOPPED, StopSignals, fork_successor
 from tests.mpi.jobs import finish, job, left_beside, processes_of, wait_for
 from tests.pack.test_sharing import ROOT, kinds, started, staying, write
 
@@ -64,6 +64,22 @@ def test_a_process_that_was_forked_is_ended(number: signal.Signals) -> None:
     # a Ctrl-C is an exception there, as it is at the beginning of any program
     assert code == (0 if number == signal.SIGINT else -number)
     assert getattr(signal.getsignal(number), "__self__", None) is not None
+
+
+def test_the_rank_that_a_supervisor_forks_takes_signals_for_a_wish() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forks beside threads
+        stop = StopSignals()
+        child = fork_successor()
+        if not child:
+            code = 1
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                code = 0 if stop() else 2
+            finally:
+                os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not stop()
 
 
 @pytest.mark.slow
