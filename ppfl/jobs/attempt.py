@@ -13,7 +13,7 @@ from ppfl.core.errors import UserError
 from ppfl.core.provenance import describe_process, now
 from ppfl.jobs.claim import Claim, ClaimedError
 from ppfl.jobs.delivery import deliver, place_of_work, remove_unfinished
-from ppfl.jobs.failures import Failure, remove_failure, write_failure, write_rank_log
+from ppfl.jobs.failures import Failure, remove_failure, wait_for_the_cause, write_failure, write_rank_log
 from ppfl.jobs.gpus_in_vain import in_vain
 from ppfl.jobs.leftovers import clear_folder_once, clear_result
 from ppfl.jobs.run_log import RunLog
@@ -197,6 +197,7 @@ class Attempt:
         if is_ours and (rank == 0 or not isinstance(error, SharedUserError)):
             failure = Failure.of(error, self.config.digest, cell=self._caller.cell, rank=rank, round=self.round)
             write_rank_log(self.out, failure)
+            wait_for_the_cause(self.out, error)
             write_failure(self.out, failure)
             if self.log is not None:
                 self.log.write("\n".join([f"ppfl: failed: {failure.reason}", *failure.log_tail, ""]))

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import signal
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -48,6 +49,10 @@ _KINDS = {
 def now() -> str:
     """Return the time, ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+_CAUSE_SECONDS = 5.0
+"""How long a rank waits for the note of another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,15 @@ def write_failure(result: Path, failure: Failure) -> bool:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def wait_for_the_cause(result: Path, error: BaseException) -> None:
+    """Give the one who knows more the time to write the note: a message that fails says that a rank has ended, and not
+    why; the supervisor of that rank does."""
+    deadline = time.monotonic() + _CAUSE_SECONDS
+    is_of_mpi = type(error).__module__.partition(".")[0] == "mpi4py"
+    while is_of_mpi and not failed_path(result).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def read_failure(result: Path) -> Failure | None:

@@ -8,6 +8,7 @@ SOURCE = """
 import numpy as np
 
 
+# images of noise, and labels that have nothing to do with them; a client has three samples more than the one before it
 def build(clients):
     draw = np.random.default_rng(0)
     return {f"c{client}": of_client(draw, 6 + 3 * client) for client in range(clients)}
