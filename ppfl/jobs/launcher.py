@@ -70,7 +70,7 @@ def keep_addresses_short(environment: MutableMapping[str, str]) -> None:
 
     Of UCX it sends 4096 bytes, whatever is in memory where an address begins, in lines of up to 1083 bytes, which get
     shorter where zeros follow each other; Slurm cuts a line at 1024, and the ranks of a dense memory wait for ever or
-    abort. Addresses of libfabric are short. Its messages to other nodes take up to twice as long over TCP.
+    abort. Addresses of libfabric are short.
     """
     by_slurm = environment.get("SLURM_MPI_TYPE") == "pmi2" and "MPI_LOCALNRANKS" not in environment  # not by Hydra
     if by_slurm and environment.get("SLURM_STEP_NUM_NODES", "1") != "1" and _is_embedded("mpich"):
