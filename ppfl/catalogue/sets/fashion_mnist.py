@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from ppfl.catalogue import tiny_plain
-from ppfl.catalogue.count_files import idx_images, idx_labels
-from ppfl.catalogue.entry import DataSet, Download, Published, Source
+from ppfl.catalogue.entry import Source
+from ppfl.catalogue.mnist_like import mnist_like
 
 _ADDRESS = Source(
     "tensorflow/datasets",
@@ -21,25 +18,5 @@ _FILES = {
     "t10k-images-idx3-ubyte.gz": (4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
     "t10k-labels-idx1-ubyte.gz": (5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
 }
-_TINY = {
-    "train-images-idx3-ubyte.gz": ("train-labels-idx1-ubyte.gz", 80),
-    "t10k-images-idx3-ubyte.gz": ("t10k-labels-idx1-ubyte.gz", 20),
-}
 
-DATA_SET = DataSet(
-    about="articles of clothing, 70,000 images, 10 classes",
-    downloads=tuple(
-        Download(f"{_PLACE}/{name}", _ADDRESS, f"sha256:{digits}", num_bytes)
-        for name, (num_bytes, digits) in _FILES.items()
-    ),
-    published=(
-        Published("train-images-idx3-ubyte.gz", idx_images, {"samples": 60_000, "images": "uint8 28 × 28"}, _COUNTS),
-        Published("train-labels-idx1-ubyte.gz", idx_labels, {"samples": 60_000, "classes": 10}, _COUNTS),
-        Published("t10k-images-idx3-ubyte.gz", idx_images, {"samples": 10_000, "images": "uint8 28 × 28"}, _COUNTS),
-        Published("t10k-labels-idx1-ubyte.gz", idx_labels, {"samples": 10_000, "classes": 10}, _COUNTS),
-    ),
-    section="{name: idx, train: {images: train-images-idx3-ubyte.gz, labels: train-labels-idx1-ubyte.gz}, "
-    "test: {images: t10k-images-idx3-ubyte.gz, labels: t10k-labels-idx1-ubyte.gz}, "
-    "partition: {name: iid, clients: 10}}",
-    write_tiny=partial(tiny_plain.write_idx, files=_TINY, num_classes=10),
-)
+DATA_SET = mnist_like("articles of clothing, 70,000 images, 10 classes", _PLACE, _FILES, _ADDRESS, _COUNTS)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from ppfl.catalogue import tiny_plain
-from ppfl.catalogue.count_files import idx_images, idx_labels
-from ppfl.catalogue.entry import DataSet, Download, Published, Source
+from ppfl.catalogue.entry import Source
+from ppfl.catalogue.mnist_like import mnist_like
 
 _ADDRESS = Source(
     "tensorflow/datasets", "tensorflow_datasets/url_checksums/mnist.txt", "31f1255e57e519a6c004f0b097a2f5cfcf0dde7d"
@@ -22,25 +19,7 @@ _FILES = {
     "t10k-images-idx3-ubyte.gz": (1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
     "t10k-labels-idx1-ubyte.gz": (4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
 }
-_TINY = {
-    "train-images-idx3-ubyte.gz": ("train-labels-idx1-ubyte.gz", 80),
-    "t10k-images-idx3-ubyte.gz": ("t10k-labels-idx1-ubyte.gz", 20),
-}
 
-DATA_SET = DataSet(
-    about="digits, 70,000 images, 10 classes",
-    downloads=tuple(
-        Download(f"https://storage.googleapis.com/cvdf-datasets/mnist/{name}", _ADDRESS, f"sha256:{digits}", num_bytes)
-        for name, (num_bytes, digits) in _FILES.items()
-    ),
-    published=(
-        Published("train-images-idx3-ubyte.gz", idx_images, {"samples": 60_000, "images": "uint8 28 × 28"}, _COUNTS),
-        Published("train-labels-idx1-ubyte.gz", idx_labels, {"samples": 60_000, "classes": 10}, _COUNTS),
-        Published("t10k-images-idx3-ubyte.gz", idx_images, {"samples": 10_000, "images": "uint8 28 × 28"}, _COUNTS),
-        Published("t10k-labels-idx1-ubyte.gz", idx_labels, {"samples": 10_000, "classes": 10}, _COUNTS),
-    ),
-    section="{name: idx, train: {images: train-images-idx3-ubyte.gz, labels: train-labels-idx1-ubyte.gz}, "
-    "test: {images: t10k-images-idx3-ubyte.gz, labels: t10k-labels-idx1-ubyte.gz}, "
-    "partition: {name: iid, clients: 10}}",
-    write_tiny=partial(tiny_plain.write_idx, files=_TINY, num_classes=10),
+DATA_SET = mnist_like(
+    "digits, 70,000 images, 10 classes", "https://storage.googleapis.com/cvdf-datasets/mnist", _FILES, _ADDRESS, _COUNTS
 )
