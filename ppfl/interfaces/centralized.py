@@ -81,6 +81,11 @@ class PooledDataset(Dataset):
                 raise refusal("clients", f"few enough clients; {error}") from error
         return partition
 
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Self:
+        refuse_parts(self.parts)
+        return self
+
     @property
     @abstractmethod
     def parts(self) -> Parts:
@@ -184,11 +189,6 @@ class CentralizedDataset(PooledDataset):
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of each client's samples kept for choosing hyperparameters, rounded down."""
 
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> Self:
-        refuse_parts(self.parts)
-        return self
-
     @abstractmethod
     def read(self) -> Samples:
         """Return all samples: x as the model is to see it, or uint8 to be divided by `divisor`; y int64."""
@@ -246,11 +246,6 @@ class FilesDataset(PooledDataset):
     """Samples to test on; or, without them, the fraction of each client's samples, rounded down."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of each client's samples to train on kept for choosing hyperparameters, rounded down."""
-
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> Self:
-        refuse_parts(self.parts)
-        return self
 
     @property
     def parts(self) -> Parts:
