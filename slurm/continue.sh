@@ -25,7 +25,7 @@ ppfl_forward() {
 or_requeue() {
   local code=75 starts=0
   # whose ranks have found each other make this file
-  PPFL_BEGUN=$(mktemp --dry-run --tmpdir ppfl-begun.XXXXXXXXXX)
+  PPFL_BEGUN=$(mktemp -u "${TMPDIR:-/tmp}/ppfl-begun.XXXXXXXXXX")
   export PPFL_BEGUN
   until [[ $ppfl_warned ]]; do
     start_and_wait "$@"

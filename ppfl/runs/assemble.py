@@ -78,7 +78,8 @@ def build(
     roles, cohort = Roles.of(placement, problem.client_data), _sample(config, problem.client_data)
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
     _check_clients(config, roles, cohort, communicator)
-    tuner, tuned_problem = _final_tuning(config, problem, algorithm := _resolve(config, problem, cohort))
+    algorithm = _resolve(config, problem, cohort)
+    tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
         problem=problem,
