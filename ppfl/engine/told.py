@@ -9,6 +9,7 @@ import torch
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.errors import UserError
+from ppfl.engine.history import refuse_long_pairs
 from ppfl.interfaces.mixing import MIXING, Mixing
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Told:
         self._of_pairs = (MIXING,) if isinstance(setup.algorithm, Mixing) else ()
         self._pairs = [name for name in setup.reports if name in self._of_pairs]
         self._names = [name for name in setup.reports if name not in self._of_pairs]
+        for name in self._pairs:
+            refuse_long_pairs(setup, name)
         self._known: set[str] = set()
         self._is_checked = not self._names
         self._forget()
