@@ -122,17 +122,22 @@ def test_w_beside_a_theta_of_the_clients_own_is_found(tmp_path: Path) -> None:
     assert found_by(path) == found_by(tmp_path / "r.h5")
 
 
-def test_methods_that_send_nothing_have_no_rho(tmp_path: Path) -> None:
-    document = {
-        **text_run(tmp_path, SPLITS["adapters"]),
-        "algorithm": {"name": "local_only", "lr": 0.1, "local_steps": 2},
-    }
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ({"name": "local_only"}, "sends nothing"),
+        ({"name": "pfedgraph", "penalty": 1}, "gives each client a θ of its own"),
+    ],
+)
+def test_methods_whose_theta_stays_have_no_rho(tmp_path: Path, method: dict[str, Any], why: str) -> None:
+    algorithm = {**method, "lr": 0.1, "local_steps": 2}
+    document = {**text_run(tmp_path, SPLITS["adapters"]), "algorithm": algorithm}
     path = written(tmp_path / "alone.yaml", document)
     ppfl("run", path, "--out", tmp_path / "r.h5")
     for source in (path, tmp_path / "r.h5"):
         done = CliRunner().invoke(main, ["diagnose", str(source)], prog_name="ppfl")
         assert done.exit_code == 2
-        assert "algorithm.name: local_only sends nothing" in done.stderr
+        assert f"algorithm.name: {method['name']} {why}" in done.stderr
 
 
 def test_of_many_labels_some_are_listed() -> None:

@@ -70,7 +70,8 @@ def _plan(outlines: Sequence[Outline], runs: npt.NDArray[np.int64], with_clients
     clients: set[tuple[str, ...]] = set()
     for run in cells:
         for name, (dtype, rank) in run.series.items():
-            if rank == 1 or with_clients:
+            # those of pairs of clients stay in the results, of which each may have megabytes
+            if rank == 1 or (rank == 2 and with_clients):
                 known = series.get(name, (dtype, rank))[0]
                 series[name] = (np.promote_types(known, dtype), rank)
         if with_clients and run.clients is not None:

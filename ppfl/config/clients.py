@@ -29,6 +29,8 @@ class Round:
     """Where the configuration says `wanted`."""
     aggregator: Aggregator
     byzantine: Byzantine | None
+    least: int = 1
+    """Clients that the method needs."""
 
     @property
     def size(self) -> int:
@@ -40,6 +42,9 @@ class Round:
         if self.size > self.clients:
             allowed = f"at most {self.clients}, the clients of the problem"
             return Finding(self.key, self.wanted, allowed, "more clients than there are")
+        if self.size < self.least:
+            allowed = f"at least {self.least}, which the method needs"
+            return Finding(self.key, self.wanted, allowed, f"{self.size} client(s) a round")
         return self._unfit_attackers() or self._unfit_attack() or self._unfit_rule()
 
     def _unfit_attackers(self) -> Finding | None:

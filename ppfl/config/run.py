@@ -304,7 +304,7 @@ def _unfit_for_clients(config: Config) -> Finding | None:
     wanted, key = config.cohort, "cohort"
     if config.asynchronous is not None:
         wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"
-    return Round(clients, wanted, key, config.aggregator, config.byzantine).unfit()
+    return Round(clients, wanted, key, config.aggregator, config.byzantine, config.algorithm.least_cohort).unfit()
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:

@@ -16,6 +16,7 @@ from ppfl.diagnose.table import write_json
 from ppfl.diagnose.verdict import diagnosis
 from ppfl.engine.choose import open_engine
 from ppfl.interfaces.objective import frozen_of
+from ppfl.interfaces.personal_aggregates import PersonalAggregates
 from ppfl.jobs.launcher import open_communicator
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.results.reader import open_result
@@ -103,10 +104,15 @@ def diagnose(config: Config, communicator: Communicator, progress: Progress, wha
 
 
 def _refuse_untrained(setup: Setup, initial: Params) -> None:
-    """Refuse methods that send nothing: θ stays where it begins, and its ρ would be that of no training."""
+    """Refuse methods whose θ stays where it begins: its ρ would be that of no training."""
     algorithm = setup.algorithm
     if not initial or algorithm.branches_on_server:
         return
+    if isinstance(algorithm, PersonalAggregates):
+        raise SharedUserError(
+            f"algorithm.name: {algorithm.name} gives each client a θ of its own, so that θ stays where it begins and "
+            "has no ρ; allowed: a method that trains one θ for all, such as ffgg"
+        )
     if not algorithm.uplink_like(algorithm.init_server(initial, setup.server_optimizer)):
         raise SharedUserError(
             f"algorithm.name: {algorithm.name} sends nothing, so that θ stays where it begins and has no ρ; allowed: a "

@@ -32,11 +32,24 @@ def kept_of_clients(setup: Setup, round: int, scores: Mapping[str, np.ndarray]) 
     return {PREFIX + name: values for name, values in scores.items()}
 
 
+def refuse_long_pairs(setup: Setup, name: str) -> None:
+    """Raise SharedUserError when one number for every pair of clients, at every evaluation, would take too much."""
+    num_clients, num_evaluations = setup.problem.client_data.num_clients, _num_evaluations(setup)
+    needed = 8 * num_clients**2 * num_evaluations
+    if needed > MOST_BYTES:
+        raise SharedUserError(
+            f"evaluate.reports: {name} of {num_clients} clients and each other at {num_evaluations} evaluations is "
+            f"{in_words(needed, 'B')}, more than {in_words(MOST_BYTES, 'B')}; allowed: fewer evaluations "
+            f"(evaluate.every is {setup.evaluate_every}), or no {name}"
+        )
+
+
+def _num_evaluations(setup: Setup) -> int:
+    return 1 + -(-setup.num_rounds // setup.evaluate_every)
+
+
 def _refuse_much(setup: Setup, num_scores: int) -> None:
-    num_clients, num_evaluations = (
-        setup.problem.client_data.num_clients,
-        1 + -(-setup.num_rounds // setup.evaluate_every),
-    )
+    num_clients, num_evaluations = setup.problem.client_data.num_clients, _num_evaluations(setup)
     needed = 8 * num_scores * num_clients * num_evaluations
     if needed > MOST_BYTES:
         raise SharedUserError(

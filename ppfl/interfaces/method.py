@@ -258,6 +258,9 @@ class Algorithm(InRounds):
     needs_whole_gradients: ClassVar[str] = ""
     """Why gradients of bounded norm (`problem.training.clip_norm`) would make another method of it; "" where not."""
 
+    least_cohort: ClassVar[int] = 1
+    """Clients of a cohort without which it is not defined."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 

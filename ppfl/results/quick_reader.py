@@ -177,6 +177,7 @@ def _outline(file: h5py.h5f.FileID, path: Path, has_seal: bool) -> Outline:
         rounds = _array(group, b"round")
         clients = _texts(group, b"client") if series.pop("client", None) else None
         series.pop("round")
+        series.pop("partner", None)
     final: dict[str, tuple[str, ...]] = {}
     if b"summary" in root:
         group = h5py.h5g.open(root, b"summary")

@@ -266,14 +266,14 @@ def _group(
     variables: Mapping[str, np.ndarray],
     client_names: np.ndarray | None = None,
 ) -> Group:
-    """Return a group of variables whose first dimensions are the coordinates; one more is `client` or `label`."""
+    """Return a group of variables whose first dimensions are the coordinates; others are `client` and `partner`, or
+    `label`."""
     found = {key: Variable(key, values, (key,)) for key, values in coordinates.items()}
     for key, array in variables.items():
         if key in coordinates:
             continue
         dimensions = tuple(coordinates)[: array.ndim]
-        if array.ndim > len(dimensions):
-            extra, along = _further_dimension(name, array, client_names)
+        for extra, along in _further_dimensions(name, array, client_names, len(dimensions)):
             found.setdefault(extra, Variable(extra, along, (extra,)))
             dimensions += (extra,)
         # a file with other lengths can be written, and reads as numbers of the wrong clients
@@ -282,9 +282,14 @@ def _group(
     return Group(name, {}, {}, tuple(found.values()))
 
 
-def _further_dimension(group: str, array: np.ndarray, client_names: np.ndarray | None) -> tuple[str, np.ndarray]:
-    """Return name and values of the last dimension: clients beside rounds, labels beside clients."""
+def _further_dimensions(
+    group: str, array: np.ndarray, client_names: np.ndarray | None, known: int
+) -> list[tuple[str, np.ndarray]]:
+    """Return names and values of the dimensions after the known ones: clients beside rounds, and whom they are told of;
+    labels beside clients."""
     if group != "rounds":
-        return "label", np.arange(array.shape[-1])
-    assert client_names is not None
-    return "client", client_names
+        return [("label", np.arange(array.shape[-1]))] if array.ndim > known else []
+    if array.ndim > known:
+        assert client_names is not None
+        return [("client", client_names), ("partner", client_names)][: array.ndim - known]
+    return []

@@ -117,6 +117,15 @@ class ClientMatrix:
         # it begins around row 0, so that None, for no centre, never comes here
         return well_centred(lambda row: centred(coordinates, products, row or 0))[0]
 
+    def inner_products(self) -> torch.Tensor:
+        """Return X Xᵀ itself, (N, N), which angles are made of; `gram` serves distances. Collective."""
+        products = self._rows.products()
+        if self._mixing is None:
+            return products
+        found = self._mixing @ products @ self._mixing.T
+        # a product of three matrices is symmetric but for rounding
+        return (found + found.T) / 2
+
     def norms(self) -> torch.Tensor:
         """‖x_i‖, (N,), of float32 rows to 8e-7: good for what is continuous in them. Collective."""
         return self._rows.norms() if self._mixing is None else self.squared_norms().sqrt()

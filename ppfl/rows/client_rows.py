@@ -67,6 +67,7 @@ class ClientRows:
         self._norms: torch.Tensor | None = None
         self._first: tuple[torch.Tensor, int | None] | None = None
         self._factor: tuple[torch.Tensor, int | None] | None = None
+        self._products: torch.Tensor | None = None
 
     def number_of_block(self, start: int) -> int:
         """Return the number of the block of BLOCK_COLUMNS columns that begins at a column of this rank, over all."""
@@ -94,7 +95,8 @@ class ClientRows:
         Products or norms that have been found prove it without a pass of its own, where all rows are finite.
         """
         if self._finite is None:
-            products = None if self._first is None else self._first[0].diagonal()
+            whole = self._products if self._first is None else self._first[0]
+            products = None if whole is None else whole.diagonal()
             norms = None if self._norms is None else self._norms.square()
             squares = next((found for found in (products, norms, self._squared_norms) if found is not None), None)
             # NaN is not below anything either, so that such a row is looked at entry by entry
@@ -184,6 +186,13 @@ class ClientRows:
             self.refuse()
             self._factor = well_centred(lambda row: products if row == first else self._around(row), first)
         return self._factor
+
+    def products(self) -> torch.Tensor:
+        """Return ⟨x_i, x_j⟩, (n, n) float64 on the CPU. Collective."""
+        if self._products is None:
+            self._products = self._around(None)
+        self.refuse()
+        return self._products
 
     def _first_products(self) -> tuple[torch.Tensor, int | None]:
         """Return products around the centre that the first block of columns suggests. Collective."""

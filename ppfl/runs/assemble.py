@@ -140,7 +140,8 @@ def _choose_kernels(config: Config, communicator: Communicator) -> str:
 
 def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communicator: Communicator) -> None:
     """Raise UserError when rules cannot cope with a cohort, or a client has no compute time. Collective."""
-    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine))
+    least = config.algorithm.least_cohort
+    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine, least))
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
 

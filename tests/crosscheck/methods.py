@@ -179,6 +179,33 @@ def local_only(world: World, *, lr: float, local_steps: int) -> Rounds:
         yield Round(world.theta, list(models), count, count)
 
 
+def pfedgraph(world: World, *, lr: float, local_steps: int, penalty: float) -> Rounds:
+    """Ye et al. 2023: rows argmin λ‖a‖² + ⟨d_i − 2λp, a⟩ over the simplex, by where the derivative is one τ."""
+    models = [(world.theta, world.w) for _ in world.clients]
+    for cohort in world.cohorts:
+        for m in cohort:
+            models[m] = descend_both(world, m, *models[m], lr, local_steps)
+        moved = np.array([models[m][0] - world.theta for m in cohort])
+        lengths = np.linalg.norm(moved, axis=1)
+        unlike = -(moved @ moved.T) / np.outer(lengths, lengths)
+        unlike[unlike < -0.9] = -1.0
+        p = world.weights[cohort] / world.weights[cohort].sum()
+        for m, row in zip(cohort, unlike, strict=True):
+            models[m] = world.theta + _shares(p - row / (2 * penalty)) @ moved, models[m][1]
+        size = len(cohort)
+        yield Round(world.theta, list(models), local_steps * size, local_steps * size, size, size)
+
+
+def _shares(v: Vector) -> Vector:
+    """(v − τ)₊ with sum 1, τ by bisection."""
+    low, high = v.max() - 1.0, v.max()
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(v - middle, 0).sum() > 1 else (low, middle)
+    shares: Vector = np.maximum(v - high, 0)
+    return shares
+
+
 # --- with a memory at both ends
 
 

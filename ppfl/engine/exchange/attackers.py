@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from ppfl.rows.client_matrix import ClientMatrix
 
 
-def check_cohort(roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None) -> None:
-    """Raise ValueError, beginning with the key, when a cohort may have no honest client or be too small for the rule.
+def check_cohort(
+    roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None, least: int = 1
+) -> None:
+    """Raise ValueError, beginning with the key, when a cohort may have no honest client or be too small for the rule,
+    or for a method that needs at least so many clients.
 
     The rule is checked for the vectors that it will get: the cohort's and those of attackers beside it.
     """
+    if cohort.size < least:
+        raise ValueError(f"cohort: {cohort.size} client(s) a round, and the method needs at least {least}")
     num_vectors = cohort.size
     if byzantine is not None:
         hostile = len(roles.byzantine.intersection(cohort.eligible))

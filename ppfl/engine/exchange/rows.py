@@ -33,15 +33,10 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
             f"algorithm.name: {setup.algorithm.name!r} weighs coordinates, of which the mean alone can be taken: "
             f"no other aggregator than 'mean', and no attackers on vectors"
         )
-    blocks = (_rows_of(uplink) for uplink in uplinks)
-    num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
-    key = RandomKey(setup.problem.objective.seed, round)
-    vector = flatten(like)
-    sent = ClientMatrix.from_stream(setup.communicator, blocks, num_rows, vector, setup.bucket_bytes)
-    matrix = attack(setup, sent, cohort, key)
-    vector = torch.full_like(vector, math.nan)
+    matrix = rows_of_cohort(setup, uplinks, cohort, like, round)
+    vector = torch.full_like(flatten(like), math.nan)
     try:
-        vector = setup.aggregator(matrix, key)
+        vector = setup.aggregator(matrix, _key(setup, round))
     except NotFiniteError as error:
         hostile = hostile_rows(setup, cohort)
         if all(hostile[row] for row in error.rows):
@@ -54,6 +49,19 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
         pass
     # now, since the rule has found it out with what it looked at
     return vector, int((~matrix.finite()).sum())
+
+
+def rows_of_cohort(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int) -> ClientMatrix:
+    """Return what the clients of a cohort send, as attackers have changed it: a row each, then those of attackers
+    beside them. Collective."""
+    blocks = (_rows_of(uplink) for uplink in uplinks)
+    num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
+    sent = ClientMatrix.from_stream(setup.communicator, blocks, num_rows, flatten(like), setup.bucket_bytes)
+    return attack(setup, sent, cohort, _key(setup, round))
+
+
+def _key(setup: Setup, round: int) -> RandomKey:
+    return RandomKey(setup.problem.objective.seed, round)
 
 
 def _rows_of(uplink: AnyUplink) -> torch.Tensor:
