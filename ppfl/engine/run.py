@@ -9,6 +9,7 @@ from ppfl.core.params import all_finite
 from ppfl.engine.best_round import Best, states_of_now
 from ppfl.engine.checkpoint import StatesOf, name_state, read_state
 from ppfl.engine.exchange.combine import combine
+from ppfl.engine.exchange.misreports import as_sent
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
 from ppfl.engine.participants import Downlink
@@ -95,7 +96,8 @@ def play_round(run: Run, round: int) -> bool:
         like = setup.algorithm.uplink_like(run.server)
         if round + 1 < setup.num_rounds:
             group.prefetch(setup.cohort(round + 1))
-        uplinks = _counted(run, group.step(downlink, cohort, round))  # clients work as their uplinks are asked for
+        # clients work as their uplinks are asked for
+        uplinks = _counted(run, as_sent(setup, run.server, group.step(downlink, cohort, round), round))
         aggregate = combine(setup, run.server, uplinks, cohort, like, round)
         is_finite = all_finite(aggregate.params)
         if is_finite:

@@ -258,6 +258,10 @@ class Algorithm(InRounds):
     needs_whole_gradients: ClassVar[str] = ""
     """Why gradients of bounded norm (`problem.training.clip_norm`) would make another method of it; "" where not."""
 
+    needs_honesty: ClassVar[str] = ""
+    """Why no client of it can be strategic; "" when it can: what is sent are gradients or changes, which can be scaled,
+    and a client makes its next state of what it has computed, whatever it sends."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 

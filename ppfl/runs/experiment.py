@@ -260,6 +260,8 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
     if config.byzantine is not None:
         clients["byzantine"] = np.isin(np.arange(data.num_clients), list(byzantine)).astype(np.int64)
         facts = {**facts, "num_byzantine": float(len(byzantine) + config.byzantine.num_beside)}
+    if config.strategic is not None:
+        clients["strategic"] = np.isin(np.arange(data.num_clients), list(setup.roles.strategic)).astype(np.int64)
     if setup.newcomers is not None:
         theirs = setup.newcomers.problem.client_data
         # without what there is a number of for each label: their second dimension is that of steps
