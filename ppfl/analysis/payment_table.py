@@ -90,7 +90,7 @@ def _rows(
     game: Played, honest: Played | None, varying: tuple[str, ...], price: float, *, deviators: bool
 ) -> list[_Row]:
     of_rounds = payments_of(game.squared_norms, price)
-    utilities = utilities_of(game.losses, of_rounds)
+    totals, utilities = of_rounds.sum(axis=0), utilities_of(game.losses, of_rounds)
     gained = None if honest is None else gains(game, honest, price)
     rows: list[_Row] = []
     for client, name in enumerate(game.clients):
@@ -99,7 +99,7 @@ def _rows(
         role = "strategic" if game.strategic[client] else "honest"
         texts = (game.digest, *varying, f"{game.scale:g}", f"{game.noise:g}", name, role)
         gain = nan if gained is None else float(gained[client])
-        numbers = (price, float(of_rounds[:, client].sum()), float(game.losses[client]), float(utilities[client]), gain)
+        numbers = (price, float(totals[client]), float(game.losses[client]), float(utilities[client]), gain)
         rows.append((texts, numbers))
     return rows
 

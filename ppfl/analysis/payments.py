@@ -45,12 +45,14 @@ def payments_of(squared_norms: Array, price: float) -> Array:
     above = np.where(took_part, squared_norms - first, 0.0)
     num_others = np.maximum(took_part.sum(axis=1, keepdims=True) - 1, 1)
     others = (above.sum(axis=1, keepdims=True) - above) / num_others
-    return np.where(took_part, price * (above - others), 0.0)
+    paid: Array = np.where(took_part, price * (above - others), 0.0)
+    return paid
 
 
 def utilities_of(losses: Array, payments: Array) -> Array:
     """U_i = −f_i(θ_K) − Σ_k p_i of every client, (M,); payments (K, M)."""
-    return -losses - payments.sum(axis=0)
+    left: Array = -losses - payments.sum(axis=0)
+    return left
 
 
 @dataclass(frozen=True)
