@@ -111,6 +111,7 @@ def played(result: Result, loss: str | None = None) -> Played:
         float(strategic.get("noise", 0.0)),
         clients,
         marked.astype(bool),
+        # at round 0 nobody has sent anything
         result.rounds[_NORMS].to_numpy()[1:],
         result.clients[_loss_name(result, loss)].to_numpy(),
     )
@@ -134,6 +135,7 @@ def honest_of(games: Sequence[Played]) -> dict[str, Played]:
     honest: list[Played] = [game for game in games if game.is_honest]
     found = {}
     for game in games:
+        # whoever of them could have lied: they have the same numbers
         pairs = [other for other in honest if other.settings == game.settings]
         if pairs:
             found[game.digest] = pairs[0]

@@ -107,6 +107,7 @@ class Batch:
         setups = [run.setup for run in self._runs]
         if not uplinks or not any(setup.misreports for setup in setups):
             return uplinks
+        # run by run: each has liars of its own, and lies of its own
         clients, of_runs = self._laned.clients, []
         for number, setup in enumerate(setups):
             mine = slice(number * len(clients), (number + 1) * len(clients))

@@ -291,6 +291,7 @@ class RunQueue:
 def _batch(config: Config) -> str:
     """Return the same for runs that look as if they could be computed together; whether they can is seen later."""
     apart = {"problem": {"seed", "zeta", "noise", "targets"}, "algorithm": set(config.algorithm.server_settings)}
+    # lies change what was computed, together, and not how
     left_out = dict.fromkeys(("name", "seed", "save", "strategic"), True)
     return repr(config.model_dump(mode="json", exclude={**apart, **left_out}))
 

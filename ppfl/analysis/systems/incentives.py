@@ -43,6 +43,7 @@ class Game:
     def gain(self, scale: float, price: float) -> float:
         """Return U_i(a) − U_i(1) of the client that may lie."""
         honest = self.by_scale[1.0]
+        # marked in the run with scale 1, too, where it tells the truth
         who = int(np.flatnonzero(honest.strategic)[0])
         return float(gains(self.by_scale[scale], honest, price)[who])
 

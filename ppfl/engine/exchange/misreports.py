@@ -34,6 +34,7 @@ def one_as_sent(setup: Setup, server: State, uplink: Uplink, round: int) -> Upli
         uplink = replace(uplink, params=params)
     if SQUARED_NORM not in setup.reports:
         return uplink
+    # of what is sent, not of what was computed: that is what a server sees, and what payments are for
     return replace(uplink, report={**uplink.report, **_told(_of_weight(setup, server, uplink, round))})
 
 
@@ -43,6 +44,7 @@ def rows_as_sent(setup: Setup, clients: Sequence[int], computed: Params, round: 
     if not setup.misreports or setup.strategic is None or not rows:
         return computed
     sent = {name: value.clone() for name, value in computed.items()}
+    # noise is drawn by client, as it is for one that is computed alone
     for row in rows:
         mine = {name: value[row] for name, value in computed.items()}
         changed = setup.strategic.misreport(mine, setup.problem.objective.seed, clients[row], round)
