@@ -83,6 +83,9 @@ SURFACE = {
     "hurt [OPTIONS] RESULT": {
         "--than": "OTHER", "--metric": "NAME", "--stage": "STAGE", "--than-stage": "STAGE", "--help": "",
     },
+    "payments [OPTIONS] SOURCE...": {
+        "--price": "C", "--loss": "NAME", "--deviators": "", "--format": "", "--out": "FILE", "--help": "",
+    },
     "plot [OPTIONS] SOURCE": {
         "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",
         "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",

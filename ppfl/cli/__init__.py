@@ -19,6 +19,7 @@ from ppfl.cli.group import Commands
 from ppfl.cli.hurt import hurt
 from ppfl.cli.log import log
 from ppfl.cli.pack import pack
+from ppfl.cli.payments import payments
 from ppfl.cli.plot import plot
 from ppfl.cli.run import run
 from ppfl.cli.show import show
@@ -60,6 +61,7 @@ for _command in (
     collect,
     table,
     hurt,
+    payments,
     plot,
     diagnose,
     data,

@@ -16,6 +16,7 @@ from ppfl.interfaces.cohort_size import cohort_size
 if TYPE_CHECKING:
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.byzantine import Byzantine
+    from ppfl.interfaces.strategic import Strategic
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Round:
     """Where the configuration says `wanted`."""
     aggregator: Aggregator
     byzantine: Byzantine | None
+    strategic: Strategic | None
     least: int = 1
     """Clients that the method needs."""
 
@@ -45,7 +47,7 @@ class Round:
         if self.size < self.least:
             allowed = f"at least {self.least}, which the method needs"
             return Finding(self.key, self.wanted, allowed, f"{self.size} client(s) a round")
-        return self._unfit_attackers() or self._unfit_attack() or self._unfit_rule()
+        return self._unfit_attackers() or self._unfit_strategic() or self._unfit_attack() or self._unfit_rule()
 
     def _unfit_attackers(self) -> Finding | None:
         byzantine = self.byzantine
@@ -59,6 +61,16 @@ class Round:
             allowed = f"at least {hostile + 1}, since {hostile} clients are Byzantine"
             return Finding(self.key, self.wanted, allowed, f"{self.size} clients a round, all of whom may be Byzantine")
         return None
+
+    def _unfit_strategic(self) -> Finding | None:
+        strategic, byzantine = self.strategic, self.byzantine
+        if strategic is None:
+            return None
+        among = 0 if byzantine is None else byzantine.num_attackers - byzantine.num_beside
+        if strategic.num_clients <= self.clients - among:
+            return None
+        allowed = f"at most {self.clients - among} of {self.clients} clients" + (", the honest ones" if among else "")
+        return Finding("strategic.clients", strategic.clients, allowed, "too many strategic clients")
 
     def _unfit_attack(self) -> Finding | None:
         byzantine = self.byzantine

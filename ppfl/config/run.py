@@ -28,6 +28,7 @@ from ppfl.interfaces.byzantine import Byzantine
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
 from ppfl.interfaces.problem import ProblemSettings
+from ppfl.interfaces.strategic import Strategic
 from ppfl.networks.model_problem import ModelProblemSettings
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _MEAN: Any = {"name": "mean"}
 class Config(Settings):
     """One run."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({"start"})
+    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic"})
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     """What results are filed under."""
     seed: Seed = 0
@@ -71,6 +72,8 @@ class Config(Settings):
     """How the clients' vectors become one."""
     byzantine: Byzantine | None = None
     """Clients that send what they like; null: all are honest."""
+    strategic: Strategic | None = None
+    """Clients that send a multiple of what they computed, and noise, to fare better; null: nobody does."""
     start: Start | None = None
     """Where parameters begin; null: at the initial law of the problem."""
     compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None
@@ -171,6 +174,13 @@ class Config(Settings):
         if self.byzantine is not None:
             has_classes = isinstance(self.problem, ModelProblemSettings) and self.problem.has_classes
             self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_classes)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_strategic(self) -> Config:
+        if self.strategic is not None and self.algorithm.needs_honesty:
+            reason = f"since no client of {self.algorithm.name!r} can be strategic: {self.algorithm.needs_honesty}"
+            raise refusal("strategic", f"null, {reason}")
         return self
 
     @model_validator(mode="after")
@@ -304,7 +314,8 @@ def _unfit_for_clients(config: Config) -> Finding | None:
     wanted, key = config.cohort, "cohort"
     if config.asynchronous is not None:
         wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"
-    return Round(clients, wanted, key, config.aggregator, config.byzantine, config.algorithm.least_cohort).unfit()
+    least = config.algorithm.least_cohort
+    return Round(clients, wanted, key, config.aggregator, config.byzantine, config.strategic, least).unfit()
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:

@@ -15,6 +15,7 @@ from ppfl.core.snapshot import Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
 from ppfl.engine.checkpoint import Checkpointer, name_params, read_params
 from ppfl.engine.evaluate import score_rounds
+from ppfl.engine.exchange.misreports import one_as_sent
 from ppfl.engine.newcomers import series_of_newcomers
 from ppfl.engine.participants import Downlink
 from ppfl.engine.run import Run
@@ -166,7 +167,7 @@ class AsynchronousEngine(Run, ABC):
                 f"{', '.join(self._like)}, in memory of their own, may leave a client: local parameters stay on the "
                 f"rank of their client"
             )
-        return uplink, new_state
+        return one_as_sent(self.setup, self.server, uplink, job), new_state
 
     def _keep(self, client: int, state: State, report: Report) -> None:
         """Let a client of this rank be as it is after a job that has arrived."""

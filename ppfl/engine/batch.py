@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ppfl.core.params import num_bytes
+from ppfl.engine.exchange.misreports import rows_as_sent, told_of_row
 from ppfl.engine.exchange.sums import weighted_means
 from ppfl.engine.ledger import COUNTED, Costs, summable
 from ppfl.engine.mapping.laned import Laned
@@ -90,15 +91,28 @@ class Batch:
         like = servers.uplink_like
         if uplinks.keys() != like.keys():
             raise ValueError("uplinks have names that were not announced")
+        uplinks = self._as_sent(uplinks, round)
         aggregates, is_finite = self._aggregates(uplinks, like)
         servers.step(aggregates, is_finite, round)
         # from here on nothing fails, so that a round that lanes cannot do can be done again
         self._states = states
-        self._count(report)
+        self._count(report, uplinks)
         self._costs.downlink_bytes += downlink_bytes
         self._costs.uplink_bytes += num_bytes(like) * laned.num_clients
         self._costs.seconds += (time.perf_counter() - started) / len(self._runs)
         return is_finite
+
+    def _as_sent(self, uplinks: Params, round: int) -> Params:
+        """Let the strategic clients of every run send what they like, (L, …)."""
+        setups = [run.setup for run in self._runs]
+        if not uplinks or not any(setup.misreports for setup in setups):
+            return uplinks
+        # run by run: each has liars of its own, and lies of its own
+        clients, of_runs = self._laned.clients, []
+        for number, setup in enumerate(setups):
+            mine = slice(number * len(clients), (number + 1) * len(clients))
+            of_runs.append(rows_as_sent(setup, clients, {name: value[mine] for name, value in uplinks.items()}, round))
+        return {name: torch.cat([of_run[name] for of_run in of_runs]) for name in uplinks}
 
     def _aggregates(self, uplinks: Params, like: Params) -> tuple[Params, torch.Tensor]:
         """Return the mean over the clients of every run, (R, …), and whether it is finite, (R,)."""
@@ -116,7 +130,7 @@ class Batch:
         finite = [torch.isfinite(value.reshape(num_runs, -1)).all(dim=1) for value in aggregates.values()]
         return aggregates, torch.stack(finite).all(dim=0)
 
-    def _count(self, report: Report) -> None:
+    def _count(self, report: Report, uplinks: Params) -> None:
         """Count what every client tells; numbers are the same for all, since functions do not branch on values."""
         for name in COUNTED:
             value = report.get(name, 0.0)
@@ -127,7 +141,9 @@ class Batch:
                 self._gradients[name] += np.reshape(counts, (len(self._runs), -1)).sum(axis=1)
         if self._runs[0].setup.reports:
             reports = self._laned.reports(report)
-            for run, mine in zip(self._runs, reports, strict=True):
+            for number, (run, mine) in enumerate(zip(self._runs, reports, strict=True)):
+                first = number * self._laned.num_clients
+                mine = [{**one, **told_of_row(run.setup, uplinks, first + row)} for row, one in enumerate(mine)]
                 run.ledger.told.note(self._laned.clients, mine)
                 run.ledger.told.check()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.client_data import ClientData
     from ppfl.interfaces.method import Algorithm
     from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.strategic import Strategic
 
 
 class CohortSampler:
@@ -80,17 +81,23 @@ class Roles:
     """What attackers do to their data, if it is that."""
     num_classes: int = 0
     """Of the labels of these data."""
+    strategic: frozenset[int] = frozenset()
+    """Clients of all ranks that misreport; all else of them is as of honest ones, scores included."""
 
     @classmethod
-    def of(cls, placement: Placement, data: ClientData) -> Roles:
+    def of(cls, placement: Placement, data: ClientData, strategic: Strategic | None = None) -> Roles:
         """Say who is what; Byzantine clients are drawn as a problem draws them for its scores and its theory."""
         byzantine = placement.byzantine_clients(data.client_names, data.num_train_samples)
         honest = tuple(sorted(set(data.clients) - byzantine) if byzantine else data.clients)
         attack = placement.byzantine.attack if placement.byzantine is not None else None
-        if not isinstance(attack, AttackOnData):
-            return cls(byzantine, honest, data.num_clients - len(byzantine))
-        assert isinstance(data, LabelledData)
-        return cls(byzantine, honest, data.num_clients - len(byzantine), attack, data.num_classes)
+        on_data, num_classes = None, 0
+        if isinstance(attack, AttackOnData):
+            assert isinstance(data, LabelledData)
+            on_data, num_classes = attack, data.num_classes
+        misreporting: frozenset[int] = frozenset()
+        if strategic is not None:
+            misreporting = strategic.members(data.client_names, data.num_train_samples, byzantine, placement.seed)
+        return cls(byzantine, honest, data.num_clients - len(byzantine), on_data, num_classes, misreporting)
 
     def seen_by(self, client: int, data: Data) -> Data:
         """Return the data that a client computes on in a round, given those of the problem."""

@@ -10,6 +10,7 @@ from ppfl.engine.best_round import Best, states_of_now
 from ppfl.engine.checkpoint import StatesOf, name_state, read_state
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.exchange.exchanged import Exchanged
+from ppfl.engine.exchange.misreports import as_sent
 from ppfl.engine.exchange.mixing import mix
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
@@ -110,7 +111,8 @@ def _exchanged(run: Run, cohort: frozenset[int], round: int) -> Exchanged:
     setup, group = run.setup, run.group
     downlink = Downlink(setup.algorithm, run.server, round)
     like = setup.algorithm.uplink_like(run.server)
-    uplinks = _counted(run, group.step(downlink, cohort, round))  # clients work as their uplinks are asked for
+    # clients work as their uplinks are asked for
+    uplinks = _counted(run, as_sent(setup, run.server, group.step(downlink, cohort, round), round))
     if isinstance(setup.algorithm, Mixing):
         return mix(setup, group, run.ledger.told, run.server, uplinks, cohort, like, round)
     aggregate = combine(setup, run.server, uplinks, cohort, like, round)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.attack import AttackOnVectors
+from ppfl.interfaces.strategic import SQUARED_NORM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.compute_times import ComputeTimes
     from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
     from ppfl.interfaces.problem import Problem
+    from ppfl.interfaces.strategic import Strategic
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Setup:
     """Column of the table that chooses forms of a network's stages, the same on all ranks."""
     byzantine: Byzantine | None = None
     """Attackers; None when all clients are honest."""
+    strategic: Strategic | None = None
+    """What strategic clients do; None when there are none."""
     asynchronous: Asynchronous | None = None
     """None: in rounds. Otherwise `num_rounds` counts arrivals, and `cohort` samples the clients in flight."""
     compute_times: ComputeTimes | None = None
@@ -98,6 +102,16 @@ class Setup:
     def adds_up(self) -> bool:
         """True when of a cohort's uplinks their weighted sum alone is needed, not one of them by itself."""
         return adds_up(self.aggregator, self.byzantine)
+
+    @property
+    def misreports(self) -> bool:
+        """Whether some clients send something else than they computed."""
+        return self.strategic is not None and not self.strategic.is_honest
+
+    @property
+    def looks_at_each(self) -> bool:
+        """Whether what a client sends is looked at by itself before it leaves the rank, as no sum can be."""
+        return self.misreports or SQUARED_NORM in self.reports
 
     def share_of(self, cohort: frozenset[int]) -> float:
         """Return the weight of a cohort's vectors over that of all that there could be, attackers beside included."""

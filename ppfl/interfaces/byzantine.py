@@ -11,6 +11,7 @@ from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
 from ppfl.core.rng import generator
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.attack import Attack, AttackOnVectors
+from ppfl.interfaces.named_clients import refuse_unable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,21 +72,9 @@ class Byzantine(Settings):
                 )
             drawn = generator(seed, "byzantine").choice(len(able), self.clients, replace=False)
             return frozenset(able[client] for client in drawn)
-        self._check_names(client_names, [client_names[client] for client in able])
+        what = "that leaves no honest client" if len(set(self.clients)) == len(able) else ""
+        refuse_unable("byzantine.clients", self.clients, client_names, [client_names[one] for one in able], what)
         return frozenset(client_names.index(name) for name in self.clients)
-
-    def _check_names(self, client_names: Sequence[str], able: Sequence[str]) -> None:
-        assert not isinstance(self.clients, int)
-        unknown = sorted(set(self.clients) - set(client_names))
-        idle = sorted(set(self.clients) - set(able) - set(unknown))
-        if unknown or idle or len(set(self.clients)) == len(able):
-            what = f"{_shorten(idle)} without training samples would never take part"
-            if not idle:
-                what = "that leaves no honest client"
-            if unknown:
-                what = f"no client is called {', '.join(unknown)}"
-            there = "the clients are" if len(able) == len(client_names) else "the clients with training samples are"
-            raise SharedUserError(f"byzantine.clients: {what}; {there} {_shorten(able)}")
 
     def attacks_in(self, round: int, seed: int) -> bool:
         """Return whether vectors are attacked in this round."""
@@ -115,8 +104,3 @@ def _on_data() -> str:
     """Return the names of the attacks on data."""
     found = discover("ppfl.attacks").items()
     return ", ".join(name for name, kind in found if not issubclass(kind, AttackOnVectors))
-
-
-def _shorten(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown}, … ({len(names)} in all)"

@@ -261,6 +261,10 @@ class Algorithm(InRounds):
     least_cohort: ClassVar[int] = 1
     """Clients of a cohort without which it is not defined."""
 
+    needs_honesty: ClassVar[str] = ""
+    """Why no client of it can be strategic; "" when it can: what is sent are gradients or changes, which can be scaled,
+    and a client makes its next state of what it has computed, whatever it sends."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 

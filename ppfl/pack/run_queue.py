@@ -292,7 +292,9 @@ class RunQueue:
 def _batch(config: Config) -> str:
     """Return the same for runs that look as if they could be computed together; whether they can is seen later."""
     apart = {"problem": {"seed", "zeta", "noise", "targets"}, "algorithm": set(config.algorithm.server_settings)}
-    return repr(config.model_dump(mode="json", exclude={**apart, "name": True, "seed": True, "save": True}))
+    # lies change what was computed, together, and not how
+    left_out = dict.fromkeys(("name", "seed", "save", "strategic"), True)
+    return repr(config.model_dump(mode="json", exclude={**apart, **left_out}))
 
 
 def _goes_side_by_side(config: Config) -> bool:
@@ -309,7 +311,8 @@ def _goes_side_by_side(config: Config) -> bool:
 
 def _batch_of_networks(config: Config) -> str:
     """Return the same for runs that differ in numbers of the method, in seeds, and in what the server does."""
-    apart: dict[str, Any] = {"problem": {"seed"}, **dict.fromkeys(("name", "seed", "save", "server_optimizer"), True)}
+    left_out = dict.fromkeys(("name", "seed", "save", "server_optimizer", "strategic"), True)
+    apart: dict[str, Any] = {"problem": {"seed"}, **left_out}
     document = config.model_dump(mode="json", exclude=apart)
     return repr({**document, "algorithm": _without_numbers(document["algorithm"])})
 

@@ -75,7 +75,7 @@ def build(
     wanted = began.clients_per_chunk or config.engine.clients_per_chunk or (1 if config.asynchronous else None)
     placement = _placement(config, guarded, device, kernels)
     problem, clients_per_chunk = _build(config, placement, wanted, build_problem)
-    roles, cohort = Roles.of(placement, problem.client_data), _sample(config, problem.client_data)
+    roles, cohort = Roles.of(placement, problem.client_data, config.strategic), _sample(config, problem.client_data)
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
     _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
@@ -103,6 +103,7 @@ def build(
         bytes_together=placement.chunk_memory.num_bytes if placement.chunk_memory else None,
         kernels=kernels,
         byzantine=config.byzantine,
+        strategic=config.strategic,
         asynchronous=config.asynchronous,
         compute_times=config.compute_times,
         reports=tuple(dict.fromkeys(config.evaluate.reports)),

@@ -233,7 +233,7 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         "config": config.to_yaml(),
         "results_version": RESULTS_VERSION,
     }
-    problem, data, byzantine = setup.problem, setup.problem.client_data, setup.roles.byzantine
+    problem, data = setup.problem, setup.problem.client_data
     provenance = describe_process() | {
         "started": now(),
         "num_ranks": setup.communicator.size,
@@ -255,11 +255,11 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         "client": np.array(data.client_names, dtype=object),
         "num_train_samples": np.array(data.num_train_samples),
         **data.client_facts(),
+        **_marks(setup),
     }
     facts = problem.theory.facts()
     if config.byzantine is not None:
-        clients["byzantine"] = np.isin(np.arange(data.num_clients), list(byzantine)).astype(np.int64)
-        facts = {**facts, "num_byzantine": float(len(byzantine) + config.byzantine.num_beside)}
+        facts = {**facts, "num_byzantine": float(len(setup.roles.byzantine) + config.byzantine.num_beside)}
     if setup.newcomers is not None:
         theirs = setup.newcomers.problem.client_data
         # without what there is a number of for each label: their second dimension is that of steps
@@ -268,6 +268,17 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         facts = {**facts, "num_newcomers": float(theirs.num_clients)}
     recorder.describe_problem(facts, clients)
     return recorder
+
+
+def _marks(setup: Setup) -> dict[str, np.ndarray]:
+    """Return which clients have each of the roles that the configuration gives to some, 0 or 1, (M,)."""
+    roles: dict[str, frozenset[int]] = {}
+    if setup.byzantine is not None:
+        roles["byzantine"] = setup.roles.byzantine
+    if setup.strategic is not None:
+        roles["strategic"] = setup.roles.strategic
+    everyone = np.arange(setup.problem.client_data.num_clients)
+    return {name: np.isin(everyone, list(members)).astype(np.int64) for name, members in roles.items()}
 
 
 def _record(recorder: Recorder | None, scored: Scored | None, communicator: Communicator) -> None:

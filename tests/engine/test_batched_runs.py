@@ -122,6 +122,18 @@ def test_every_run_finds_what_it_finds_alone(name: str, split: str, sizes: str, 
         assert_equal(of_run, alone(**sections))
 
 
+def test_liars_of_one_run_leave_the_others_alone() -> None:
+    """Each lies in its own way about what was computed for all."""
+    lies: list[Section] = [{}, {"strategic": {"clients": 2, "scale": 2.0}}]
+    lies.append({"strategic": {"clients": 1, "scale": -1.0, "noise": 0.1}})
+    evaluate = {"every": 1, "reports": ["squared_norm"]}
+    runs = [{**run_of("ffgg", "head"), **lie, "rounds": 2, "evaluate": evaluate} for lie in lies]
+    found = side_by_side([{**one, "engine": {"clients_per_chunk": 3}} for one in runs])
+    for of_run, sections in zip(found, runs, strict=True):
+        assert_equal(of_run, alone(**sections))
+    assert len({of_run["2 report_squared_norm"].tobytes() for of_run in found}) == len(runs)
+
+
 def scaled(settings: Any, factor: float) -> Any:
     """Multiply all floats among settings, those of parts included."""
     if isinstance(settings, dict):

@@ -75,6 +75,20 @@ def test_attackers_and_rules_go_on_with_the_same_bits(tmp_path: Path) -> None:
     assert whole == pieces
 
 
+def test_strategic_clients_go_on_with_the_same_bits(tmp_path: Path) -> None:
+    """Noise and squared norms between two scores among them."""
+    document = {
+        "problem": QUADRATIC,
+        "algorithm": ffgg(EXACT),
+        "strategic": {"clients": 2, "scale": 2, "noise": 0.5},
+        "rounds": 7,
+        "cohort": 3,
+        "evaluate": {**EVALUATE, "reports": ["squared_norm"]},
+    }
+    whole, pieces = whole_and_pieces(tmp_path, [(2, 3), (3, None)], **document)
+    assert whole == pieces
+
+
 @pytest.mark.parametrize("name", ASYNCHRONOUS)
 def test_the_virtual_clock_goes_on_with_the_same_bits(tmp_path: Path, name: str) -> None:
     document = {

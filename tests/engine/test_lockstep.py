@@ -67,6 +67,11 @@ CASES: dict[str, dict[str, Any]] = {
         "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2]},
     },
     "a server with a memory": {"server_optimizer": {"name": "momentum"}, "weights": "samples"},
+    "strategic clients, who lie each run in another way": {
+        "evaluate": {"every": 3, "reports": ["squared_norm"]},
+        "strategic": {"clients": 2},
+        "grid": {"seed": [0, 1], "strategic.scale": [1, -2, 0], "strategic.noise": [0, 0.5]},
+    },
     "adam as server": {"server_optimizer": {"name": "adam", "lr": 0.1}},
     "a method whose clients take the steps": {
         "algorithm": {"name": "fedsim", "lr": 0.01, "local_steps": 2},

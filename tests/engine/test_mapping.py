@@ -109,13 +109,14 @@ def test_every_kind_of_fine_tuning(tuner: dict[str, Any], precision: str) -> Non
         {"byzantine": {"attack": {"name": "sign_flip"}, "clients": 1, "placement": "beside"}},
         {"byzantine": {"attack": {"name": "sign_flip"}, "clients": 1, "placement": "among"}, "aggregator": MEDIAN},
         {"weights": "samples"},
+        {"strategic": {"clients": 2, "scale": -2.0, "noise": 0.5}},
+        {"evaluate": {"every": 2, "reports": ["squared_norm"]}},
     ],
     ids=str,
 )
 def test_every_exchange(sections: dict[str, Any]) -> None:
-    assert_lanes_have_the_bits_of_a_loop(
-        problem=SMALL, algorithm=ffgg({"name": "exact"}), **TUNED, rounds=5, **sections
-    )
+    document = {"problem": SMALL, "algorithm": ffgg({"name": "exact"}), **TUNED, "rounds": 5, **sections}
+    assert_lanes_have_the_bits_of_a_loop(**document)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,20 @@ CASES: dict[str, dict[str, object]] = {
         "aggregator": {"name": "geometric_median", "before": [{"name": "nnm", "f": 3}]},
         "byzantine": {"attack": {"name": "gaussian", "standard_deviation": 1.0}, "clients": 3, "placement": "among"},
     },
+    "quadratic-strategic": {
+        "problem": QUADRATIC,
+        "algorithm": ffgg("theory", CG),
+        "precision": "float64",
+        "strategic": {"clients": 2, "scale": 3, "noise": 0.5},
+        "evaluate": {"every": 1, "reports": ["squared_norm"]},
+    },
+    "digits-strategic": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "aggregator": {"name": "trimmed_mean", "f": 1},
+        "strategic": {"clients": 2, "scale": -1, "noise": 0.1},
+        "cohort": 5,
+    },
     "digits-label-flip": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, GD),

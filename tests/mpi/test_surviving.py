@@ -21,7 +21,12 @@ from tests.mpi.jobs import MESSAGES, VIRTUAL, arrays, claim_of, finish, job, lef
 
 pytestmark = pytest.mark.mpi
 
-ENGINES: dict[str, dict[str, Any]] = {"rounds": {}, "virtual": {**VIRTUAL, "rounds": 400}}
+LYING: dict[str, Any] = {
+    "strategic": {"clients": 2, "scale": 1.5, "noise": 0.1},
+    "evaluate": {"every": 10, "tuned": {"epochs": 1}, "reports": ["squared_norm"]},
+}
+"""Noise and norms are drawn and told by round, whatever was stopped before it."""
+ENGINES: dict[str, dict[str, Any]] = {"rounds": LYING, "virtual": {**VIRTUAL, "rounds": 400}}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def test_a_signal_saves_and_stops_and_other_ranks_finish(
 def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path, whole: dict[str, dict[str, bytes]]) -> None:
     out, draw, gone_on, saved = tmp_path / "r.h5", random.Random(5), 0, 0
     current = out.with_name("r.h5.checkpoint") / "current.json"
-    checkpoints = {"checkpoint": {"every_rounds": 20}}
+    checkpoints = {**LYING, "checkpoint": {"every_rounds": 20}}
     for attempt in range(4):
         # it would end some day, and has a checkpoint or more until there
         stays = (tmp_path / f"stays-{attempt}", 0, 95 * (attempt + 1))

@@ -76,6 +76,12 @@ def test_the_rest_of_a_large_problem_goes_to_whoever_has_it(tmp_path: Path) -> N
     assert seeds(rest)[: len(steps) - len(first.items)] == [0] * (len(steps) - len(first.items))
 
 
+def test_counterfactuals_go_together(tmp_path: Path) -> None:
+    lies = [None, {"clients": 1, "scale": 2}, {"clients": 2, "scale": 0, "noise": 1}]
+    runs = queue(tmp_path, 1, grid={"strategic": lies})
+    assert [len(task.items) for task in all_of(runs)] == [3]
+
+
 def test_batches_are_bounded_by_what_a_kill_may_lose(tmp_path: Path) -> None:
     rounds = module.MAX_CLIENT_ROUNDS // 3 // 5
     runs = queue(tmp_path, 1, grid={"seed": list(range(20))}, rounds=rounds)

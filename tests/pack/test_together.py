@@ -32,19 +32,29 @@ GRID: dict[str, Any] = {
     # large steps diverge, each in a round of its own
     "grid": {"problem.zeta": [0.5, 2], "algorithm.lr": [0.01, 1e6, 0.02, 1e200]},
 }
+LIARS: dict[str, Any] = {
+    "rounds": 12,
+    "save": {"local": True},
+    "evaluate": {"every": 5, "reports": ["squared_norm"]},
+    "grid": {"strategic": [None, {"clients": 1}, {"clients": 2, "scale": 3, "noise": 0.1}, {"clients": 1, "scale": 0}]},
+}
+"""Counterfactuals of one another, the plain run among them."""
 
 
 def refuse(*_: Any) -> str:
     raise AssertionError("a run was computed alone")
 
 
-def test_every_run_has_its_own_numbers_parameters_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("grid", "statuses"), [(GRID, {"complete", "diverged"}), (LIARS, {"complete"})])
+def test_every_run_has_its_own_numbers_parameters_and_name(
+    grid: dict[str, Any], statuses: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cells, "run", refuse)
-    grid = load_cells(write(tmp_path, **GRID))
-    given = [ONE_RANK.payload(cell, tmp_path / "together" / f"{digest}.h5") for digest, cell in grid.items()]
+    runs = load_cells(write(tmp_path, **grid))
+    given = [ONE_RANK.payload(cell, tmp_path / "together" / f"{digest}.h5") for digest, cell in runs.items()]
     answers = cells.make_work()(given)
-    assert set(answers) == {"complete", "diverged"}
-    for (digest, cell), answer in zip(grid.items(), answers, strict=True):
+    assert set(answers) == statuses
+    for (digest, cell), answer in zip(runs.items(), answers, strict=True):
         alone, together = (tmp_path / folder / f"{digest}.h5" for folder in ("alone", "together"))
         assert run(cell.config, alone, Silent(), SoloCommunicator()) == answer
         assert arrays(together) == arrays(alone), cell.varying
