@@ -40,7 +40,7 @@ class LittleIsEnough(AttackWithFactor):
         if num_byzantine is None:
             raise ValueError(
                 "factor: 'published' follows from the number of attackers, which varies by round with a sampled "
-                "cohort: give a number"
+                "cohort and by step with a buffer: give a number"
             )
         found = _published(num_vectors, num_byzantine)
         if found <= 0.0:

@@ -35,19 +35,31 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
         )
     blocks = (_rows_of(uplink) for uplink in uplinks)
     num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
-    key = RandomKey(setup.problem.objective.seed, round)
     vector = flatten(like)
     sent = ClientMatrix.from_stream(setup.communicator, blocks, num_rows, vector, setup.bucket_bytes)
-    matrix = attack(setup, sent, cohort, key)
-    vector = torch.full_like(vector, math.nan)
+    return of_matrix(setup, sent, cohort, vector, round)
+
+
+def of_matrix(
+    setup: Setup, sent: ClientMatrix, senders: list[int], like: torch.Tensor, step: int
+) -> tuple[torch.Tensor, int]:
+    """Return what attackers and the rule make of rows, (D,), and how many of them are not finite. Collective.
+
+    senders: the client of each row, one of whom may have sent several. step: the round, or of asynchronous runs the
+    step of the server, by which all that is random is keyed.
+    """
+    key = RandomKey(setup.problem.objective.seed, step)
+    matrix = attack(setup, sent, senders, key)
+    vector = torch.full_like(like, math.nan)
     try:
         vector = setup.aggregator(matrix, key)
     except NotFiniteError as error:
-        hostile = hostile_rows(setup, cohort)
+        hostile = hostile_rows(setup, senders)
         if all(hostile[row] for row in error.rows):
-            names = ", ".join(name_of_row(setup, cohort, row) for row in error.rows)
+            names = ", ".join(name_of_row(setup, senders, row) for row in error.rows)
+            what = "round" if setup.asynchronous is None else "server step"
             raise SharedUserError(
-                f"round {round + 1}: NaN or inf from {names}, which the mean does not survive; "
+                f"{what} {step + 1}: NaN or inf from {names}, which the mean does not survive; "
                 f"use another aggregator than 'mean', or something before it"
             ) from error
     except TooFewVectorsError:
