@@ -288,7 +288,7 @@ def test_divergence_is_noticed_at_once() -> None:
     ("sections", "where"),
     [
         ({"algorithm": L2GD}, r"algorithm.name: .*fedavg, .*ffgg, .*'l2gd' cannot run asynchronously, since its coin"),
-        ({"aggregator": {"name": "median"}}, "aggregator"),
+        ({"aggregator": {"name": "median"}}, "asynchronous.buffer: .*at least 3, "),
         ({"weights": "samples"}, "weights"),
         ({"cohort": 2}, "cohort"),
         ({"compute_times": None}, "compute_times"),
