@@ -74,7 +74,13 @@ def test_a_signal_saves_and_stops_and_other_ranks_finish(
     assert left_beside(out) == set()
 
 
-@pytest.mark.parametrize(("engine", "rounds"), [("rounds", 95), ("buffered", 10)])  # of a client: it has about 44
+@pytest.mark.parametrize(
+    ("engine", "rounds"),
+    [
+        ("rounds", 95),
+        pytest.param("buffered", 10, marks=pytest.mark.slow),  # of a client: it has about 44
+    ],
+)
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     tmp_path: Path, whole: dict[str, dict[str, bytes]], engine: str, rounds: int
 ) -> None:
@@ -180,7 +186,13 @@ def test_a_second_job_says_who_is_at_work_and_ends_with_code_2(tmp_path: Path) -
         finish(first, 75)
 
 
-@pytest.mark.parametrize(("sections", "rules"), [({}, {}), (ATTACKED, {"buffer": 5})], ids=["mean", "buffered"])
+@pytest.mark.parametrize(
+    ("sections", "rules"),
+    [
+        pytest.param({}, {}, id="mean"),
+        pytest.param(ATTACKED, {"buffer": 5}, id="buffered", marks=pytest.mark.slow),
+    ],
+)
 def test_by_messages_it_goes_on_and_its_log_replays(
     tmp_path: Path, sections: dict[str, Any], rules: dict[str, Any]
 ) -> None:
