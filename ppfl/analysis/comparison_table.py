@@ -1,4 +1,7 @@
-"""`ppfl table`: what varies and final metrics, one row a configuration; seeds become a median and a range."""
+"""`ppfl table`: what varies and final metrics, one row a configuration; seeds become a median and a range.
+
+Or, over the values of one dimension such as attacks, the worst of their means over seeds.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, nan
+from statistics import fmean
 
 import numpy as np
 
@@ -14,6 +18,7 @@ from ppfl.analysis.dimensions import short_names
 from ppfl.analysis.factors import find_factors, is_seed
 from ppfl.analysis.shared_seconds import SHARED, check_seconds
 from ppfl.analysis.sources import Source
+from ppfl.analysis.worst import split_worst
 from ppfl.core.errors import UserError
 from ppfl.results.client_scores import larger_is_better
 
@@ -26,10 +31,15 @@ _STAGED = "test_accuracy"
 class Score:
     """One metric over the complete runs of a row; nan when there are none."""
 
-    median: float
+    middle: float
+    """The median; of the worst of several values the mean."""
     lowest: float
     highest: float
     num_runs: int
+    num_diverged: int = 0
+    """Where the worst is shown: runs of that value that have diverged, which makes it the worst."""
+    worst: str = ""
+    """Which value that is, or which values are equally bad; empty where none is known."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +67,26 @@ class ComparisonTable:
     rows: tuple[tuple[tuple[object, ...], str, tuple[Score, ...]], ...]
     notes: tuple[str, ...]
     """What a user must know before comparing the numbers."""
+    worst_of: str = ""
+    """The dimension of whose values each score is the worst; empty where there is none."""
 
 
 def compare(
-    source: Source, metrics: Sequence[str] = (), at: str | None = None, *, seeds: bool = False, statistic: str = MEAN
+    source: Source,
+    metrics: Sequence[str] = (),
+    at: str | None = None,
+    *,
+    seeds: bool = False,
+    statistic: str = MEAN,
+    worst: str | None = None,
 ) -> ComparisonTable:
     """Tabulate the runs of a source.
 
     `at` is last, best (lowest, of accuracies and what else is better then highest) or a round; None takes metrics by
     stage where they have stages, else the last round. Only complete runs are in scores. `seeds` gives each run a row;
-    `statistic` is what of final metrics over clients is shown, such as q10. Raises UserError when a metric, a round or
-    a statistic is not there.
+    `statistic` is what of final metrics over clients is shown, such as q10. `worst` is a key, or a section, that is no
+    column then: of its values the one with the worst mean over seeds is shown, and one with diverged runs is worse than
+    any without. Raises UserError when a metric, a round, a statistic or such a key is not there.
     """
     columns = _columns(source, metrics, at)
     if statistic != MEAN:
@@ -76,6 +95,10 @@ def compare(
     notes = check_seconds(source, [seconds], f"--metric {seconds}")
     factors = find_factors(source.settings, with_seeds=seeds)
     factors.sort(key=lambda factor: all(map(is_seed, factor.keys)))
+    values_of_worst: tuple[str, ...] | None = None
+    if worst is not None:
+        factors, values_of_worst = split_worst(factors, worst, source.settings)
+        notes = [*notes, *_notes_on_worst(source, worst, values_of_worst)]
     # of seeds that are always the same one will do
     keys = [key for factor in factors for key in (factor.keys[:1] if all(map(is_seed, factor.keys)) else factor.keys)]
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -90,10 +113,17 @@ def compare(
     rows = []
     for runs in groups.values():
         values = tuple(source.settings[runs[0]].get(key) for key in keys)
-        summary = tuple(_score([scores[run][column] for run in runs]) for column in range(len(columns)))
+        if values_of_worst is None:
+            summary = tuple(_score([scores[run][column] for run in runs]) for column in range(len(columns)))
+        else:
+            summary = tuple(
+                _worst(source, runs, [row[column] for row in scores], values_of_worst, columns[column].name)
+                for column in range(len(columns))
+            )
         rows.append((values, _status([source.outlines[run].status for run in runs]), summary))
     rows.sort(key=lambda row: [_rank(value) for value in row[0]])
-    return ComparisonTable(tuple(names[key] for key in keys), tuple(columns), at or LAST, tuple(rows), tuple(notes))
+    titles = tuple(names[key] for key in keys)
+    return ComparisonTable(titles, tuple(columns), at or LAST, tuple(rows), tuple(notes), worst or "")
 
 
 def _columns(source: Source, metrics: Sequence[str], at: str | None) -> list[Metric]:
@@ -161,6 +191,46 @@ def _score(values: Sequence[float]) -> Score:
     if not known:
         return Score(nan, nan, nan, 0)
     return Score(float(np.median(known)), min(known), max(known), len(known))
+
+
+def _worst(source: Source, runs: Sequence[int], found: Sequence[float], values: Sequence[str], metric: str) -> Score:
+    """Return the score of the worst of the values that some runs have: mean, lowest and highest over their seeds.
+
+    Of a value with diverged runs these are over the others; the one with the largest part of them is the worst.
+    """
+    sign = 1.0 if larger_is_better(metric) else -1.0
+    ranked = []
+    for value in dict.fromkeys(values[run] for run in runs):
+        members = [run for run in runs if values[run] == value]
+        known = [found[run] for run in members if not np.isnan(found[run])]
+        diverged = sum(source.outlines[run].status == "diverged" for run in members)
+        if not known and not diverged:
+            continue
+        mean = fmean(known) if known else nan
+        part = diverged / (diverged + len(known))
+        lowest, highest = (min(known), max(known)) if known else (nan, nan)
+        ranked.append(
+            ((-part, sign * mean if known else 0.0), Score(mean, lowest, highest, len(known), diverged, value))
+        )
+    if not ranked:
+        return Score(nan, nan, nan, 0)
+    rank, score = min(ranked, key=lambda one: one[0])
+    # all that are equally bad, such as those of which every run has diverged; numbers are of the first
+    return replace(score, worst=", ".join(other.worst for its_rank, other in ranked if its_rank == rank))
+
+
+def _notes_on_worst(source: Source, given: str, values: Sequence[str]) -> list[str]:
+    """Say how the worst is found, and which values cannot be it for want of runs."""
+    levels = list(dict.fromkeys(values))
+    shown = ", ".join(levels[:8]) + (", …" if len(levels) > 8 else "")
+    how = "by their means over seeds; a value with diverged runs is worse than any without"
+    notes = [f"--worst {given}: the worst of {len(levels)} values ({shown}) {how}"]
+    ended = ("complete", "diverged")
+    lacking = Counter(values[run] for run, outline in enumerate(source.outlines) if outline.status not in ended)
+    if lacking:
+        some = ", ".join(f"{number} of {value}" for value, number in lacking.items())
+        notes.append(f"--worst {given}: runs without a result do not count, and the worst may be among them: {some}")
+    return notes
 
 
 def _status(statuses: Sequence[str]) -> str:

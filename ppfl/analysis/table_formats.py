@@ -21,16 +21,22 @@ _LATEX = {
 
 
 def _as_csv(table: ComparisonTable) -> str:
-    """All digits; a metric has columns for median, lowest, highest and number of runs; nothing where there is none."""
+    """All digits; a metric has columns for median, lowest, highest and number of runs; nothing where there is none.
+
+    Where the worst of several values is shown it is a mean, and two more columns say of which one, and how many of its
+    runs have diverged.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    header = [f"{metric.title}{part}" for metric in table.metrics for part in ("", " min", " max", " runs")]
+    parts = ("", " min", " max", " runs", *((f" worst {table.worst_of}", " diverged") if table.worst_of else ()))
+    header = [f"{metric.title}{part}" for metric in table.metrics for part in parts]
     writer.writerow([*map(_no_formula, (*table.keys, "status", *header))])
     for values, (_, status, scores) in zip(_columns(table, _csv_text), table.rows, strict=True):
         cells: list[object] = []
         for score in scores:
-            numbers = (score.median, score.lowest, score.highest)
+            numbers = (score.middle, score.lowest, score.highest)
             cells += ["" if isnan(value) else repr(value) for value in numbers] + [score.num_runs]
+            cells += [_no_formula(score.worst, score.worst), score.num_diverged] if table.worst_of else []
         writer.writerow([*values, status, *cells])
     return file.getvalue()
 
@@ -69,8 +75,9 @@ FORMATS: dict[str, Callable[[ComparisonTable], str]] = {
 
 
 def _lines(table: ComparisonTable) -> list[list[str]]:
-    """Return header and rows; a score is a median, and a range where there are several runs."""
-    lines = [[*table.keys, "status", *(metric.title.replace("_", " ") for metric in table.metrics)]]
+    """Return header and rows; a score is a median, or the worst mean, and a range where there are several runs."""
+    worst = f", worst {table.worst_of}" if table.worst_of else ""
+    lines = [[*table.keys, "status", *(metric.title.replace("_", " ") + worst for metric in table.metrics)]]
     for values, (_, status, scores) in zip(_columns(table, text_of), table.rows, strict=True):
         shown = [_range(score, metric.name) for score, metric in zip(scores, table.metrics, strict=True)]
         lines.append([*values, status, *shown])
@@ -95,8 +102,11 @@ def _no_formula(text: str, value: object = "") -> str:
 
 
 def _range(score: Score, metric: str) -> str:
-    median, lowest, highest = (number(value, metric) for value in (score.median, score.lowest, score.highest))
-    return median if score.num_runs < 2 else f"{median} [{lowest}, {highest}]"
+    middle, lowest, highest = (number(value, metric) for value in (score.middle, score.lowest, score.highest))
+    found = middle if score.num_runs < 2 else f"{middle} [{lowest}, {highest}]"
+    if score.num_diverged:
+        found = f"diverged, {score.num_diverged} of {score.num_diverged + score.num_runs}"
+    return f"{found} ({score.worst})" if score.worst else found
 
 
 def _escape(text: str) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveFloat
 
-from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge, worst_factor
+from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge
+from ppfl.interfaces.attack_with_factor import AttackWithFactor
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ppfl.rows.client_matrix import ClientMatrix
 
 
-class LittleIsEnough(AttackOnVectors):
+class LittleIsEnough(AttackWithFactor):
     """x_a ← μ − factor · σ, mean and standard deviation of each coordinate over the honest vectors.
 
     Source: Baruch, Baruch, Goldberg, NeurIPS 2019, Algorithm 3. `published` is its z_max = Φ⁻¹((H − s)/H) with H honest
@@ -26,7 +27,8 @@ class LittleIsEnough(AttackOnVectors):
     """
 
     name: Literal["little_is_enough"]
-    factor: PositiveFloat | Literal["published", "optimal"] = "published"
+    # `published` is beside what all such attacks take
+    factor: PositiveFloat | Literal["published", "optimal"] = "published"  # type: ignore[assignment]
     """z."""
 
     def check(self, num_vectors: int, num_byzantine: int | None) -> None:
@@ -38,7 +40,7 @@ class LittleIsEnough(AttackOnVectors):
         if num_byzantine is None:
             raise ValueError(
                 "factor: 'published' follows from the number of attackers, which varies by round with a sampled "
-                "cohort: give a number"
+                "cohort and by step with a buffer: give a number"
             )
         found = _published(num_vectors, num_byzantine)
         if found <= 0.0:
@@ -51,17 +53,13 @@ class LittleIsEnough(AttackOnVectors):
         """Choose the factor. Collective."""
         if self.factor == "published":
             return self.model_copy(update={"factor": _published(len(byzantine), int(byzantine.sum()))})
-        if self.factor != "optimal":
-            return self
-        found = worst_factor(lambda x: self.model_copy(update={"factor": x}), matrix, byzantine, knowledge)
-        return self.model_copy(update={"factor": found})
+        return super().prepare(matrix, byzantine, knowledge)
 
     def vectors(self, block: Block, knowledge: Knowledge) -> torch.Tensor:
         """Return μ − factor · σ."""
-        assert not isinstance(self.factor, str)
         # of all honest vectors, which are not a sample of more
         spread = block.honest.std(dim=0, keepdim=True, correction=0)
-        return block.honest.mean(dim=0, keepdim=True) - self.factor * spread
+        return block.honest.mean(dim=0, keepdim=True) - self.number * spread
 
 
 def _published(num_vectors: int, num_byzantine: int) -> float:

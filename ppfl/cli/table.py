@@ -25,6 +25,11 @@ from ppfl.config.deferred import defer_torch
 )
 @click.option("--seeds", is_flag=True, help="One row a run, instead of the median [lowest, highest] over seeds.")
 @click.option(
+    "--worst",
+    metavar="KEY",
+    help="Over the values of this key or section, such as attack: the one with the worst mean over seeds, and which.",
+)
+@click.option(
     "--format",
     "format_name",
     type=click.Choice(["text", "csv", "markdown", "latex"]),
@@ -44,6 +49,7 @@ def table(
     at: str | None,
     statistic: str,
     seeds: bool,
+    worst: str | None,
     format_name: str,
     out: Path | None,
     where: tuple[str, ...],
@@ -53,7 +59,7 @@ def table(
     """Tabulate runs: what varies, how they ended, final metrics; seeds become a median and a range.
 
     SOURCE is a result, a folder of results, a configuration file, or a file of `ppfl collect`. Scores are over complete
-    runs; the column `status` counts all.
+    runs; the column `status` counts all. With --worst, runs that diverged are the worst.
     """
     defer_torch()
     from ppfl.analysis.comparison_table import compare
@@ -66,7 +72,7 @@ def table(
     if at not in (None, "last", "best") and whole_number(str(at)) is None:
         raise UserError(f"--at {at}: no such time; allowed: last, best, or a round")
     found = open_source(source, results, overrides).where(where)
-    compared = compare(found, metrics, at, seeds=seeds, statistic=statistic)
+    compared = compare(found, metrics, at, seeds=seeds, statistic=statistic, worst=worst)
     text = FORMATS[format_name](compared)
     for line in [*found.warnings(), *compared.notes]:
         click.echo(f"ppfl: {line}", err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ppfl.config.errors import NOTHING, Finding
 from ppfl.interfaces.attack import AttackOnVectors
+from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.cohort_size import cohort_size
 
 if TYPE_CHECKING:
@@ -33,11 +34,23 @@ class Round:
     strategic: Strategic | None
     least: int = 1
     """Clients that the method needs."""
+    buffer: int | None = None
+    """Uplinks of a step of an asynchronous server; None: in rounds, of which each client sends one."""
 
     @property
     def size(self) -> int:
         """Return how many clients take part."""
         return cohort_size(self.wanted, self.clients)
+
+    @property
+    def _num_sent(self) -> int:
+        """Return how many clients' vectors the server looks at together."""
+        return self.size if self.buffer is None else self.buffer
+
+    @property
+    def _num_vectors(self) -> int:
+        """Return how many vectors the rule gets, those of attackers beside the clients included."""
+        return self._num_sent + (self.byzantine.num_beside if self.byzantine is not None else 0)
 
     def unfit(self) -> Finding | None:
         """Return what cannot work with so many clients."""
@@ -47,6 +60,9 @@ class Round:
         if self.size < self.least:
             allowed = f"at least {self.least}, which the method needs"
             return Finding(self.key, self.wanted, allowed, f"{self.size} client(s) a round")
+        if self.buffer is not None and self.buffer > self.clients and not adds_up(self.aggregator, self.byzantine):
+            allowed = f"at most {self.clients}, the clients of the problem, each of whom is in a buffer once"
+            return Finding("asynchronous.buffer", self.buffer, allowed, "more clients than there are")
         return self._unfit_attackers() or self._unfit_strategic() or self._unfit_attack() or self._unfit_rule()
 
     def _unfit_attackers(self) -> Finding | None:
@@ -57,7 +73,7 @@ class Round:
         if hostile >= self.clients:
             allowed = f"at most {self.clients - 1} of {self.clients} clients, so that an honest one is left"
             return Finding("byzantine.clients", byzantine.clients, allowed, "too many attackers")
-        if isinstance(byzantine.attack, AttackOnVectors) and self.size <= hostile:
+        if self.buffer is None and isinstance(byzantine.attack, AttackOnVectors) and self.size <= hostile:
             allowed = f"at least {hostile + 1}, since {hostile} clients are Byzantine"
             return Finding(self.key, self.wanted, allowed, f"{self.size} clients a round, all of whom may be Byzantine")
         return None
@@ -76,9 +92,9 @@ class Round:
         byzantine = self.byzantine
         if byzantine is None:
             return None
-        varies = byzantine.placement == "among" and self.size < self.clients
+        varies = byzantine.placement == "among" and self._num_sent < self.clients
         try:
-            byzantine.attack.check(self.size + byzantine.num_beside, None if varies else byzantine.num_attackers)
+            byzantine.attack.check(self._num_vectors, None if varies else byzantine.num_attackers)
         except ValueError as error:
             key, _, reason = str(error).partition(": ")
             allowed = "a number" if key == "factor" else "another attack"
@@ -87,7 +103,8 @@ class Round:
 
     def _unfit_rule(self) -> Finding | None:
         try:
-            self.aggregator.check(self.size + (self.byzantine.num_beside if self.byzantine is not None else 0))
+            self.aggregator.check(self._num_vectors)
         except ValueError as error:
-            return Finding("aggregator", NOTHING, "a smaller f, or a larger cohort", str(error))
+            larger = "cohort" if self.buffer is None else "asynchronous.buffer"
+            return Finding("aggregator", NOTHING, f"a smaller f, or a larger {larger}", str(error))
         return None

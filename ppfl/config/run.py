@@ -173,7 +173,7 @@ class Config(Settings):
     def _fits_attackers(self) -> Config:
         if self.byzantine is not None:
             has_classes = isinstance(self.problem, ModelProblemSettings) and self.problem.has_classes
-            self.byzantine.refuse_settings(self.aggregator, self.weights, self.asynchronous is not None, has_classes)
+            self.byzantine.refuse_settings(self.aggregator, self.weights, has_classes)
         return self
 
     @model_validator(mode="after")
@@ -186,7 +186,8 @@ class Config(Settings):
     @model_validator(mode="after")
     def _fits_asynchrony(self) -> Config:
         if self.asynchronous is not None:
-            self.asynchronous.refuse_method(self.algorithm, self.aggregator, self.weights, self.cohort)
+            self.asynchronous.refuse_method(self.algorithm, self.weights, self.cohort)
+            self.asynchronous.refuse_buffer(self.aggregator, self.byzantine)
             self.asynchronous.refuse_times(self.compute_times)
             self.asynchronous.refuse_chunks(self.engine.clients_per_chunk)
         return self
@@ -311,11 +312,12 @@ def _unfit_for_clients(config: Config) -> Finding | None:
     clients = config.known_clients
     if clients is None:
         return None
-    wanted, key = config.cohort, "cohort"
+    wanted, key, buffer = config.cohort, "cohort", None
     if config.asynchronous is not None:
         wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"
+        buffer = config.asynchronous.buffer
     least = config.algorithm.least_cohort
-    return Round(clients, wanted, key, config.aggregator, config.byzantine, config.strategic, least).unfit()
+    return Round(clients, wanted, key, config.aggregator, config.byzantine, config.strategic, least, buffer).unfit()
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    import torch
 
     from ppfl.core.types import Params, State
 
@@ -28,6 +30,46 @@ class ClientStates(Protocol):
         ...
 
 
+class Columns(Protocol):
+    """Columns of rows that clients have sent, a piece of them at a time: no rank may have all at once."""
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """First columns of the pieces, ascending."""
+        ...
+
+    def like(self, start: int) -> torch.Tensor:
+        """Return shape and number type of a piece."""
+        ...
+
+    def read(self, start: int) -> torch.Tensor:
+        """Return a piece, (n, W). Raises UserError when it cannot be read any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldColumns:
+    """Columns that are in memory, by their starts."""
+
+    pieces: Mapping[int, torch.Tensor]
+
+    @property
+    def starts(self) -> Sequence[int]:
+        """See Columns."""
+        return sorted(self.pieces)
+
+    def like(self, start: int) -> torch.Tensor:
+        """See Columns."""
+        return self.pieces[start]
+
+    def read(self, start: int) -> torch.Tensor:
+        """See Columns."""
+        return self.pieces[start]
+
+
+NO_COLUMNS = HeldColumns({})
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What one rank has of the state after `round` rounds.
@@ -45,3 +87,5 @@ class Snapshot:
     """Of rank 0, and what some ranks know alone: what has one name is the same on every rank that has it."""
     states: ClientStates
     """Of this rank's clients."""
+    columns: Columns = NO_COLUMNS
+    """Of uplinks that wait for a rule: of this rank when handed out, of all ranks when taken back."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ppfl.core.communicator import LocalParameterError
-from ppfl.core.params import add_scaled, map_params, num_bytes
-from ppfl.core.snapshot import Snapshot
+from ppfl.core.params import add_scaled, all_finite, flatten, map_params, num_bytes
+from ppfl.core.snapshot import NO_COLUMNS, Snapshot
 from ppfl.engine.arrivals import Arrival, ArrivalLog
 from ppfl.engine.checkpoint import Checkpointer, name_params, read_params
 from ppfl.engine.evaluate import score_rounds
+from ppfl.engine.exchange.buffer import Buffer
 from ppfl.engine.exchange.misreports import one_as_sent
 from ppfl.engine.newcomers import series_of_newcomers
 from ppfl.engine.participants import Downlink
@@ -86,6 +87,8 @@ class AsynchronousEngine(Run, ABC):
         if setup.algorithm.coordinate_weights(self.server, 0, self._dispatcher.starters[0]) is not None:
             raise TypeError(f"{setup.algorithm.name} weighs coordinates of a cohort, and has to say `needs_rounds`")
         self._total: Params | None = None
+        self._rows = None if setup.adds_up or not self._like else Buffer(setup, self._like)
+        """Uplinks one by one, for a rule or attackers that look at each of them; None where their sum is enough."""
         self._num_buffered = 0
         self._largest_delay = 0
         self._done = 0
@@ -107,7 +110,10 @@ class AsynchronousEngine(Run, ABC):
         self.version, self.num_dropped = numbers["version"], numbers["num_dropped"]
         self._num_buffered, self._largest_delay = numbers["num_buffered"], numbers["largest_delay"]
         self._dispatcher.restore(numbers["dispatcher"])
-        self._total = read_params(tensors, "total", device) if self._num_buffered else None
+        summed = self._num_buffered and self._rows is None
+        self._total = read_params(tensors, "total", device) if summed else None
+        if self._rows is not None:
+            self._rows.restore(numbers["rows"], snapshot.columns)
         self.arrivals.restore(read_params(tensors, "arrivals", torch.device("cpu")))
 
     def _snapshot(self, done: int, numbers: dict[str, Any], messages: Params) -> Snapshot:
@@ -121,13 +127,16 @@ class AsynchronousEngine(Run, ABC):
             "largest_delay": self._largest_delay,
             "dispatcher": self._dispatcher.numbers,
         }
+        columns = NO_COLUMNS
+        if self._rows is not None:
+            common["rows"], columns = self._rows.numbers, self._rows.columns
         tensors, told = dict(messages), self.ledger.told.tensors()
         if communicator.rank == 0:
             tensors |= told
             log = {name: torch.from_numpy(values) for name, values in self.arrivals.arrays().items()}
             tensors |= self._server_tensors() | name_params("total", self._total or {})
             tensors |= name_params("arrivals", log)
-        return Snapshot(done, self.group.clients, common | numbers, tensors, self._states())
+        return Snapshot(done, self.group.clients, common | numbers, tensors, self._states(), columns)
 
     def _message(self, client: int) -> Params:
         """Return what a client is sent now."""
@@ -175,33 +184,49 @@ class AsynchronousEngine(Run, ABC):
         self.ledger.told.note([client], [report])
 
     def _apply(self, client: int, version: int, uplink: Params, seconds: float, turnaround_seconds: float) -> bool:
-        """Let the server take one uplink. Returns False when it has NaN or inf; θ then stays as it was."""
+        """Let the server take one uplink. Returns False when θ cannot go on for NaN or inf; it then stays as it was."""
         delay = self.version - version
         self.arrivals.append(Arrival(client, version, delay, seconds, turnaround_seconds))
-        if not all(math.isfinite(float(value.sum())) for value in uplink.values()):  # half the price of torch.isfinite
+        # rules leave such vectors out, as in rounds; half the price of torch.isfinite
+        if self._rows is None and not all(math.isfinite(float(value.sum())) for value in uplink.values()):
             return False
         if self.rules.max_staleness is not None and delay > self.rules.max_staleness:
             self.num_dropped += 1
             return True
-        self._total = uplink if self._total is None else add_scaled(self._total, uplink, 1.0)
-        self._largest_delay = max(self._largest_delay, delay)
-        self._num_buffered += 1
-        if self._num_buffered == self.rules.buffer:
-            self._step()
-        return True
+        self._take(client, uplink, delay)
+        return self._num_buffered < self.rules.buffer or self._step()
 
-    def _step(self) -> None:
-        """θ ← θ − γ s(d) · mean of the buffer."""
+    def _take(self, client: int, uplink: Params, delay: int) -> None:
+        """Put an uplink into the buffer."""
+        if self._rows is not None:
+            self._rows.add(client, self._rows.columns_of(flatten(uplink), self.setup.communicator.rank), delay)
+            self._num_buffered, self._largest_delay = len(self._rows.delays), max(self._rows.delays.values())
+        else:
+            self._total = uplink if self._total is None else add_scaled(self._total, uplink, 1.0)
+            self._largest_delay = max(self._largest_delay, delay)
+            self._num_buffered += 1
+
+    def _combined(self) -> Params:
+        """Return the mean of the buffer, or what attackers and the rule make of it."""
+        if self._rows is not None:
+            return self._rows.aggregate(self.version)
         assert self._total is not None
-        count, setup = self._num_buffered, self.setup
-        mean = self._total if count == 1 else map_params(lambda value: value / count, self._total)
-        factor = self.rules.step_factor(setup.cohort.size, self._largest_delay)
-        optimizer = setup.server_optimizer_at(self.version)
-        if factor != 1.0:
-            optimizer = optimizer.model_copy(update={"lr": optimizer.lr * factor})
-        self.server = setup.algorithm_at(self.version).server(self.server, mean, optimizer, self.version)
-        self.version += 1
+        count = self._num_buffered
+        return self._total if count == 1 else map_params(lambda value: value / count, self._total)
+
+    def _step(self) -> bool:
+        """θ ← θ − γ s(d) · mean of the buffer. Returns False when a rule finds nothing finite; θ then stays."""
+        setup, combined = self.setup, self._combined()
+        is_finite = self._rows is None or all_finite(combined)
+        if is_finite:
+            factor = self.rules.step_factor(setup.cohort.size, self._largest_delay)
+            optimizer = setup.server_optimizer_at(self.version)
+            if factor != 1.0:
+                optimizer = optimizer.model_copy(update={"lr": optimizer.lr * factor})
+            self.server = setup.algorithm_at(self.version).server(self.server, combined, optimizer, self.version)
+            self.version += 1
         self._total, self._num_buffered, self._largest_delay = None, 0, 0
+        return is_finite
 
     def _is_due(self, num_arrivals: int, finite: bool) -> bool:
         last = num_arrivals == self.setup.num_rounds
@@ -217,7 +242,11 @@ class AsynchronousEngine(Run, ABC):
 
     def _more_costs(self) -> dict[str, float]:
         """Return the costs that only asynchronous runs have."""
-        return {"server_updates": float(self.version), "dropped_arrivals": float(self.num_dropped)}
+        costs = {"server_updates": float(self.version), "dropped_arrivals": float(self.num_dropped)}
+        if self._rows is not None:
+            costs["nonfinite_clients"] = float(self._rows.num_nonfinite)
+            costs["replaced_arrivals"] = float(self._rows.num_replaced)
+        return costs
 
 
 def _address(value: torch.Tensor) -> int:

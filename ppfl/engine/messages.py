@@ -45,6 +45,10 @@ class _Kind(IntEnum):
     """arrivals, 1 when the run stops then."""
     STOP = 5
     """nothing: a rank was told to stop, and asks rank 0 to stop all."""
+    ROW = 6
+    """client, delay; body: this rank's columns of an uplink that waits for a rule."""
+    STEP = 7
+    """version: a rule is to look at all such rows."""
 
 
 class _Work(NamedTuple):
@@ -174,9 +178,35 @@ class Messages(AsynchronousEngine):
             if message.header[0] in (_Kind.SCORE, _Kind.SAVE):
                 self._done = message.header[1]
                 return message
+            if message.header[0] in (_Kind.ROW, _Kind.STEP):
+                self._help(message)
+                continue
             _, client, version = message.header
             self._line_up(_Work(client, version, _params(message.body, self._like_of_message(client, version))))
         return None
+
+    def _help(self, message: Message) -> None:
+        """Keep columns of an uplink, or look at all of them together with the other ranks; not on rank 0."""
+        assert self._rows is not None
+        kind, *numbers = message.header
+        if kind == _Kind.ROW:
+            client, delay = numbers
+            self._rows.add(client, message.body.to(self.setup.device), delay)
+        else:
+            self._rows.aggregate(*numbers)  # which rank 0 makes a step of
+
+    def _take(self, client: int, uplink: Params, delay: int) -> None:
+        if self._rows is not None:
+            vector = flatten(uplink).cpu()
+            for rank in range(1, self.setup.communicator.size):
+                self.setup.communicator.send(rank, [_Kind.ROW, client, delay], self._rows.columns_of(vector, rank))
+        super()._take(client, uplink, delay)
+
+    def _combined(self) -> Params:
+        if self._rows is not None:
+            for rank in range(1, self.setup.communicator.size):
+                self._send(rank, [_Kind.STEP, self.version], {})
+        return super()._combined()
 
     def _line_up(self, work: _Work) -> None:
         """Put a job in the line of this rank."""

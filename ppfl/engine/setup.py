@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppfl.interfaces.aggregator import is_sum
-from ppfl.interfaces.attack import AttackOnVectors
+from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.strategic import SQUARED_NORM
 
 if TYPE_CHECKING:
@@ -146,8 +145,3 @@ def who_counts(weights: Sequence[int], byzantine: frozenset[int]) -> tuple[np.nd
     of_all[list(byzantine)] = 0.0
     there = of_all > 0
     return there, of_all[there]
-
-
-def adds_up(aggregator: Aggregator, byzantine: Byzantine | None) -> bool:
-    """Say whether the server needs the weighted sum of a cohort's uplinks alone, not one of them by itself."""
-    return is_sum(aggregator) and (byzantine is None or not isinstance(byzantine.attack, AttackOnVectors))

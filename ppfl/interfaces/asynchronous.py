@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 
 from ppfl.core.data_file import DataFile
 from ppfl.core.plugins import PlugIn, Settings, discover, refusal
-from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.method import Algorithm
 
 if TYPE_CHECKING:
     from ppfl.interfaces.aggregator import Aggregator
+    from ppfl.interfaces.byzantine import Byzantine
     from ppfl.interfaces.compute_times import ComputeTimes
 
 
@@ -31,7 +32,8 @@ class Asynchronous(Settings):
     max_staleness: Annotated[int, Field(ge=0)] | None = None
     """Largest delay that is applied; uplinks with a larger one are dropped. null applies all."""
     buffer: Annotated[int, Field(ge=1)] = 1
-    """Q, arrivals whose mean makes one step of the server."""
+    """Q, arrivals whose mean makes one step of the server. With another aggregator than the mean, or attackers on
+    vectors, clients whose latest uplinks do: then at least 2f + 1."""
     replay: DataFile | None = None
     """A result whose arrivals are repeated in their order, instead of an order made by compute times."""
 
@@ -59,21 +61,39 @@ class Asynchronous(Settings):
         return 1.0 / max(delay, 1)
 
     def num_steps(self, num_arrivals: int) -> int:
-        """Return the steps of the server that so many arrivals begin, when none is dropped."""
+        """Return the steps of the server that so many arrivals begin, when none is dropped or replaced."""
         return -(-num_arrivals // self.buffer)
 
-    def refuse_method(self, algorithm: Algorithm, aggregator: Aggregator, weights: str, cohort: object) -> None:
+    def refuse_method(self, algorithm: Algorithm, weights: str, cohort: object) -> None:
         """Raise pydantic's error for what cannot be applied one uplink at a time."""
         if algorithm.needs_rounds:
             methods = [name for name, kind in discover("ppfl.algorithms").items() if not _needs_rounds(kind)]
             reason = f"{algorithm.name!r} cannot run asynchronously, since {algorithm.needs_rounds}"
             raise refusal("algorithm.name", f"{', '.join(methods)}; {reason}")
-        if not is_sum(aggregator):
-            raise refusal("aggregator", "'mean': uplinks are applied as they arrive, and there is no cohort to compare")
         if weights != "uniform":
             raise refusal("weights", "'uniform': every arrival counts the same")
         if cohort != "all":
             raise refusal("cohort", "'all': how many clients work at a time is asynchronous.concurrency")
+
+    def refuse_buffer(self, aggregator: Aggregator, byzantine: Byzantine | None) -> None:
+        """Raise pydantic's error for a buffer of fewer than 2f + 1 where the server looks at each uplink.
+
+        f is the largest of what the rule and what comes before it are to stand, of the number of attackers, and of 1: a
+        client is in a buffer once. Attackers beside the clients are in every buffer, in addition to Q.
+        """
+        if adds_up(aggregator, byzantine):
+            return
+        of_rule = max(getattr(step, "f", 0) for step in (aggregator, *aggregator.before))
+        attackers, beside = (byzantine.num_attackers, byzantine.num_beside) if byzantine is not None else (0, 0)
+        f = max(of_rule, attackers, 1)
+        least = 2 * f + 1 - beside
+        if self.buffer < least:
+            whose = "of the rule" if f == of_rule else "for the attackers" if f == attackers else "at least"
+            more = f", {beside} of them beside the buffer" if beside else ""
+            reason = (
+                f"2f + 1 vectors{more}, f = {f} {whose}: a rule, and attackers on vectors, look at each of a buffer"
+            )
+            raise refusal("asynchronous.buffer", f"at least {least}, {reason}")
 
     def refuse_times(self, compute_times: ComputeTimes | None) -> None:
         """Raise pydantic's error for a virtual clock without compute times, and for times that nothing would use."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data
     from ppfl.rows.client_matrix import ClientMatrix
 
-_TRIALS = 16
-
 
 @dataclass(frozen=True)
 class Knowledge:
@@ -123,8 +121,8 @@ class AttackOnVectors(Attack):
 
     def replace(self, matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge) -> ClientMatrix:
         """Replace the rows, nothing being left to choose."""
-        honest = devices.to_device(_rows(~byzantine & matrix.finite()), matrix.device)
-        own = devices.to_device(_rows(byzantine), matrix.device)
+        honest = devices.to_device(rows_of(~byzantine & matrix.finite()), matrix.device)
+        own = devices.to_device(rows_of(byzantine), matrix.device)
 
         def changed(block: torch.Tensor, number: int) -> torch.Tensor:
             wide = block.to(torch.float64)
@@ -134,34 +132,6 @@ class AttackOnVectors(Attack):
         return matrix.map_blocks(changed)
 
 
-def worst_factor(
-    attack_with: Callable[[float], AttackOnVectors], matrix: ClientMatrix, byzantine: torch.Tensor, knowledge: Knowledge
-) -> float:
-    """Return the factor x >= 0 that takes the aggregate farthest from the honest mean, by line search. Collective.
-
-    x grows by 1, 4/3, 16/9, … times 1 as long as that helps, and is then refined by steps that shrink by 3/4 and change
-    direction whenever they do not help; 16 trials in all. Source of the idea: Shejwalkar & Houmansadr, NDSS 2021.
-    """
-    honest = (~byzantine & matrix.finite()).to(torch.float64)
-    mean = matrix.select(_rows(honest > 0)).combine(torch.full((int(honest.sum()),), 1.0 / float(honest.sum())))
-
-    def damage(factor: float) -> float:
-        aggregate = knowledge.aggregate(attack_with(factor).replace(matrix, byzantine, knowledge))
-        return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
-
-    # aggregates have the same bits on every rank, so that all ranks take the same turns without being told
-    best, found, step, growing = 0.0, damage(0.0), 1.0, True
-    for _ in range(_TRIALS - 1):
-        trial = max(best + step, 0.0)
-        new = damage(trial)
-        if new > found:
-            best, found = trial, new
-            step *= 4.0 / 3.0 if growing else 1.0
-        else:
-            growing = False
-            step *= -3.0 / 4.0
-    return best
-
-
-def _rows(marked: torch.Tensor) -> torch.Tensor:
+def rows_of(marked: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of marked rows, (N,) bool to int64."""
     return marked.nonzero()[:, 0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from ppfl.core.agree import SharedUserError
-from ppfl.core.plugins import ChosenFrom, Settings, discover, refusal
+from ppfl.core.plugins import ChosenFrom, Settings, refusal
 from ppfl.core.rng import generator
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.attack import Attack, AttackOnVectors
@@ -32,7 +32,8 @@ class Byzantine(Settings):
     placement: Literal["among", "beside"] = "among"
     """among: clients of the problem; beside: in addition to them, without data, in every cohort."""
     rounds: Literal["all"] | Annotated[float, Field(gt=0, le=1)] = "all"
-    """When they attack: in all rounds, or in each with this probability; in the others they act as honest clients."""
+    """When they attack: in all rounds, or in each with this probability; in the others they act as honest clients.
+    Asynchronously a round is a step of the server."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Byzantine:
@@ -82,7 +83,7 @@ class Byzantine(Settings):
             return False
         return self.rounds == "all" or generator(seed, "attacked rounds", round=round).random() < self.rounds
 
-    def refuse_settings(self, aggregator: Aggregator, weights: str, asynchronous: bool, has_classes: bool) -> None:
+    def refuse_settings(self, aggregator: Aggregator, weights: str, has_classes: bool) -> None:
         """Raise pydantic's error for what does not go with attackers."""
         if not isinstance(self.attack, AttackOnVectors):
             if not has_classes:
@@ -91,16 +92,10 @@ class Byzantine(Settings):
                     "an attack on vectors: data of this problem have no labels that are classes",
                 )
             return
-        if asynchronous:
-            raise refusal(
-                "byzantine.attack.name",
-                f"an attack on data ({_on_data()}): asynchronous runs apply one uplink at a time",
-            )
         if is_sum(aggregator) and weights != "uniform":
             raise refusal("weights", "'uniform', since attackers have one vote each")
 
 
-def _on_data() -> str:
-    """Return the names of the attacks on data."""
-    found = discover("ppfl.attacks").items()
-    return ", ".join(name for name, kind in found if not issubclass(kind, AttackOnVectors))
+def adds_up(aggregator: Aggregator, byzantine: Byzantine | None) -> bool:
+    """Say whether the server needs the weighted sum of a cohort's uplinks alone, not one of them by itself."""
+    return is_sum(aggregator) and (byzantine is None or not isinstance(byzantine.attack, AttackOnVectors))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Params, State
 
 _OF_CLIENT = re.compile(r"client/(\d{1,18})/([^/]+)/(.+)", re.DOTALL)
+_OF_COLUMNS = re.compile(r"columns/(\d{1,18})")
 _STATE = "state"
 _MAX_ENTRY_BYTES = 2**26
 _DIGITS = re.compile(r"[0-9a-f]{64}")
@@ -83,6 +84,7 @@ def write_snapshot(path: Path, snapshot: Snapshot, *, with_numbers: bool) -> tup
     like = dict(snapshot.tensors)
     for client in snapshot.states.clients:
         like |= _named(client, snapshot.states.like(client))
+    like |= {f"columns/{start}": snapshot.columns.like(start) for start in snapshot.columns.starts}
     # the order of names is part of the state, and files have one of their own
     header = {"names": list(like), "numbers": snapshot.numbers if with_numbers else {}}
     of_client = client_by_client(
@@ -90,6 +92,8 @@ def write_snapshot(path: Path, snapshot: Snapshot, *, with_numbers: bool) -> tup
     )
 
     def read(name: str) -> torch.Tensor:
+        if (columns := _OF_COLUMNS.fullmatch(name)) is not None:
+            return snapshot.columns.read(int(columns[1]))
         return snapshot.tensors[name] if name in snapshot.tensors else of_client(name)
 
     return write_tensors(path, like, read, {_STATE: json.dumps(header)})
@@ -103,6 +107,7 @@ def read_snapshot(round: int, clients: range, paths: Sequence[Path]) -> Snapshot
     numbers: dict[str, Any] = {}
     tensors: Params = {}
     places: dict[int, tuple[TensorFile, list[str]]] = {}
+    columns: dict[int, TensorFile] = {}
     for path in paths:
         try:
             part = TensorFile(path)
@@ -113,7 +118,9 @@ def read_snapshot(round: int, clients: range, paths: Sequence[Path]) -> Snapshot
             common = []
             for name in names:
                 found = _OF_CLIENT.fullmatch(name)
-                if found is None:
+                if (start := _OF_COLUMNS.fullmatch(name)) is not None:
+                    columns[int(start[1])] = part
+                elif found is None:
                     common.append(name)
                 elif int(found[1]) in clients:
                     places.setdefault(int(found[1]), (part, []))[1].append(name)
@@ -121,7 +128,7 @@ def read_snapshot(round: int, clients: range, paths: Sequence[Path]) -> Snapshot
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{path.name} cannot be read any more: {' '.join(str(error).split())}") from error
         numbers = numbers or header["numbers"]
-    return Snapshot(round, clients, numbers, tensors, _SavedStates(places))
+    return Snapshot(round, clients, numbers, tensors, _SavedStates(places), _SavedColumns(columns))
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,27 @@ class _SavedStates:
         part, names = self._places[client]
         try:
             return _grouped(part.read(names))
+        except OSError as error:
+            raise DamagedError(f"{part.path.name} cannot be read any more: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class _SavedColumns:
+    """Columns in the files of a checkpoint (`ppfl.core.snapshot.Columns`)."""
+
+    _parts: Mapping[int, TensorFile]
+
+    @property
+    def starts(self) -> Sequence[int]:
+        return sorted(self._parts)
+
+    def like(self, start: int) -> torch.Tensor:
+        return self._parts[start].like(f"columns/{start}")
+
+    def read(self, start: int) -> torch.Tensor:
+        part, name = self._parts[start], f"columns/{start}"
+        try:
+            return part.read([name])[name]
         except OSError as error:
             raise DamagedError(f"{part.path.name} cannot be read any more: {error.strerror}") from error
 

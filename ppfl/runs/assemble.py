@@ -14,8 +14,9 @@ from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_byt
 from ppfl.engine.exchange.attackers import check_cohort
 from ppfl.engine.newcomers import Newcomers
 from ppfl.engine.participants import CohortSampler, Roles
-from ppfl.engine.setup import Setup, adds_up
+from ppfl.engine.setup import Setup
 from ppfl.interfaces.arrival_log import read_arrivals
+from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.held_out import HeldOut
 from ppfl.interfaces.placement import ChunkMemory, Placement
@@ -142,7 +143,8 @@ def _choose_kernels(config: Config, communicator: Communicator) -> str:
 def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communicator: Communicator) -> None:
     """Raise UserError when rules cannot cope with a cohort, or a client has no compute time. Collective."""
     least = config.algorithm.least_cohort
-    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine, least))
+    buffer = config.asynchronous.buffer if config.asynchronous is not None else None
+    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine, least, buffer))
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -28,3 +29,26 @@ def mimic(honest: np.ndarray, own: np.ndarray, client: int) -> np.ndarray:
 
 def inf(honest: np.ndarray, own: np.ndarray) -> np.ndarray:
     return np.full_like(own, np.inf)
+
+
+def min_max(honest: np.ndarray, own: np.ndarray, direction: str) -> np.ndarray:
+    largest = max(float(np.linalg.norm(x - y)) for x in honest for y in honest)
+    return _strongest(honest, direction, lambda sent: bool(np.linalg.norm(sent - honest, axis=1).max() <= largest))
+
+
+def min_sum(honest: np.ndarray, own: np.ndarray, direction: str) -> np.ndarray:
+    largest = max(float(((x - honest) ** 2).sum()) for x in honest)
+    return _strongest(honest, direction, lambda sent: bool(((sent - honest) ** 2).sum() <= largest))
+
+
+def _strongest(honest: np.ndarray, direction: str, is_allowed: Callable[[np.ndarray], bool]) -> np.ndarray:
+    """Return μ + γp, γ by bisection."""
+    mean = honest.mean(axis=0)
+    towards = {"unit": -mean / np.linalg.norm(mean), "sign": -np.sign(mean), "std": -honest.std(axis=0)}[direction]
+    low, high = 0.0, 1.0
+    while is_allowed(mean + high * towards):
+        high *= 2.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_allowed(mean + middle * towards) else (low, middle)
+    return np.asarray(mean + low * towards)

@@ -225,7 +225,11 @@ def little(clients: Any, placement: str = "among", factor: Any = "published") ->
         (8, {"byzantine": little(2)}, "with 2 of 8 attackers the published factor is 0, no attack"),
         (8, {"byzantine": little(2, "beside")}, "with 2 of 10 attackers the published factor is 0, no attack"),
         (8, {"byzantine": little(1, "beside"), "cohort": 4}, "with 1 of 5 attackers the published factor is 0"),
-        (8, {"byzantine": little(3), "cohort": 6}, "varies by round with a sampled cohort: give a number"),
+        (
+            8,
+            {"byzantine": little(3), "cohort": 6},
+            "varies by round with a sampled cohort and by step with a buffer: give a number",
+        ),
         (4, {"byzantine": little(3, factor=1.0)}, "name: one honest vector has no standard deviation"),
     ],
 )

@@ -35,6 +35,11 @@ CONFIG: dict[str, Any] = {
 }
 VIRTUAL = {"asynchronous": {"engine": "virtual", "step": "delay_adaptive"}, "compute_times": {"name": "exponential"}}
 MESSAGES = {"asynchronous": {"engine": "messages"}}
+ATTACKED: dict[str, Any] = {
+    "aggregator": {"name": "trimmed_mean", "f": 2, "before": [{"name": "nnm"}]},
+    "byzantine": {"attack": {"name": "gaussian", "standard_deviation": 1.0}, "clients": 2},
+}
+"""What needs a buffer of five uplinks."""
 
 
 @contextmanager

@@ -70,6 +70,15 @@ CASES: dict[str, dict[str, object]] = {
         },
         "compute_times": {"name": "log_normal", "stragglers": 1, "straggler_factor": 10},
     },
+    "asynchronous-attacked": {
+        "problem": QUADRATIC,
+        "algorithm": ffgg("theory", CG),
+        "rounds": 40,
+        "aggregator": {"name": "geometric_median", "before": [{"name": "nnm", "f": 1}]},
+        "byzantine": {"attack": {"name": "min_max", "direction": "std"}, "clients": 1, "rounds": 0.7},
+        "asynchronous": {"engine": "virtual", "step": "delay_adaptive", "buffer": 4, "max_staleness": 2},
+        "compute_times": {"name": "log_normal"},
+    },
     "digits-asynchronous": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, GD),

@@ -17,7 +17,7 @@ from ppfl.core.errors import UserError
 from ppfl.jobs.failures import rank_log_path, read_failure
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
-from tests.mpi.jobs import MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
+from tests.mpi.jobs import ATTACKED, MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
 
 pytestmark = pytest.mark.mpi
 
@@ -26,7 +26,11 @@ LYING: dict[str, Any] = {
     "evaluate": {"every": 10, "tuned": {"epochs": 1}, "reports": ["squared_norm"]},
 }
 """Noise and norms are drawn and told by round, whatever was stopped before it."""
-ENGINES: dict[str, dict[str, Any]] = {"rounds": LYING, "virtual": {**VIRTUAL, "rounds": 400}}
+ENGINES: dict[str, dict[str, Any]] = {
+    "rounds": LYING,
+    "virtual": {**VIRTUAL, "rounds": 400},
+    "buffered": {**VIRTUAL, **ATTACKED, "rounds": 400, "asynchronous": {**VIRTUAL["asynchronous"], "buffer": 6}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +79,22 @@ def test_a_signal_saves_and_stops_and_other_ranks_finish(
     assert left_beside(out) == set()
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path, whole: dict[str, dict[str, bytes]]) -> None:
+@pytest.mark.parametrize(
+    ("engine", "rounds"),
+    [
+        ("rounds", 95),
+        pytest.param("buffered", 10, marks=pytest.mark.slow),  # of a client: it has about 44
+    ],
+)
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    tmp_path: Path, whole: dict[str, dict[str, bytes]], engine: str, rounds: int
+) -> None:
     out, draw, gone_on, saved = tmp_path / "r.h5", random.Random(5), 0, 0
     current = out.with_name("r.h5.checkpoint") / "current.json"
-    checkpoints = {**LYING, "checkpoint": {"every_rounds": 20}}
+    checkpoints = {**ENGINES[engine], "checkpoint": {"every_rounds": 20}}
     for attempt in range(4):
         # it would end some day, and has a checkpoint or more until there
-        stays = (tmp_path / f"stays-{attempt}", 0, 95 * (attempt + 1))
+        stays = (tmp_path / f"stays-{attempt}", 0, rounds * (attempt + 1))
         with job(1 + attempt % 3, out, *stays, config=checkpoints) as process:
             wait_for(process, current, lambda old=saved: json.loads(current.read_text())["round"] > old)
             time.sleep(draw.uniform(0.0, 0.05))
@@ -91,7 +104,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path, whol
     with job(2, out, config=checkpoints) as process:
         finish(process)
     assert gone_on == 3
-    assert arrays(out) == whole["rounds"]
+    assert arrays(out) == whole[engine]
     assert left_beside(out) == set()
 
 
@@ -178,9 +191,18 @@ def test_a_second_job_says_who_is_at_work_and_ends_with_code_2(tmp_path: Path) -
         finish(first, 75)
 
 
-def test_by_messages_it_goes_on_and_its_log_replays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sections", "rules"),
+    [
+        pytest.param({}, {}, id="mean"),
+        pytest.param(ATTACKED, {"buffer": 5}, id="buffered", marks=pytest.mark.slow),
+    ],
+)
+def test_by_messages_it_goes_on_and_its_log_replays(
+    tmp_path: Path, sections: dict[str, Any], rules: dict[str, Any]
+) -> None:
     out = tmp_path / "r.h5"
-    config = {**MESSAGES, "rounds": 800}
+    config = {**sections, "rounds": 800, "asynchronous": {**MESSAGES["asynchronous"], **rules}}
     for ranks, number in ((3, 3), (2, 8)):  # of a client of rank 0: it has dozens
         mark = tmp_path / f"stays-{number}"
         with job(ranks, out, mark, 0, number, config=config) as process:
@@ -190,7 +212,7 @@ def test_by_messages_it_goes_on_and_its_log_replays(tmp_path: Path) -> None:
     with job(3, out, config=config) as process:
         finish(process)
     again = tmp_path / "again.h5"
-    config = {"rounds": 800, "asynchronous": {"engine": "virtual", "replay": str(out)}}
+    config = {**config, "asynchronous": {"engine": "virtual", "replay": str(out), **rules}}
     with job(1, again, config=config) as process:
         finish(process)
     live, replayed = arrays(out), arrays(again)

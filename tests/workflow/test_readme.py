@@ -53,7 +53,7 @@ def test_commands_of_the_chapter_on_results_work(checkout: Path) -> None:
     script = "\n".join(["set -eo pipefail", "source .venv/bin/activate", *commands])
     done = subprocess.run(["bash", "-c", script], cwd=checkout, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("grid.h5", "grid.png", "table.csv", "bytes.svg"):
+    for name in ("grid.h5", "grid.png", "table.csv", "bytes.svg", "worst.csv"):
         assert (checkout / name).exists(), name
 
 

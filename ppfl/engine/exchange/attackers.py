@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.interfaces.attack import AttackOnVectors, Knowledge
+from ppfl.interfaces.byzantine import adds_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,26 +21,33 @@ if TYPE_CHECKING:
 
 
 def check_cohort(
-    roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None, least: int = 1
-) -> None:
+    roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None, least: int = 1,
+    buffer: int | None = None,
+) -> None:  # fmt: skip
     """Raise ValueError, beginning with the key, when a cohort may have no honest client or be too small for the rule,
     or for a method that needs at least so many clients.
 
-    The rule is checked for the vectors that it will get: the cohort's and those of attackers beside it.
+    The rule is checked for the vectors that it will get: the cohort's, or of an asynchronous run those of a `buffer`,
+    and those of attackers beside them.
     """
     if cohort.size < least:
         raise ValueError(f"cohort: {cohort.size} client(s) a round, and the method needs at least {least}")
-    num_vectors = cohort.size
+    num_vectors = num_sent = cohort.size if buffer is None else buffer
+    if not adds_up(aggregator, byzantine) and num_sent > len(cohort.eligible):
+        raise ValueError(
+            f"asynchronous.buffer: {num_sent} clients wanted, each of whom is in a buffer once, but "
+            f"{len(cohort.eligible)} have training samples"
+        )
     if byzantine is not None:
         hostile = len(roles.byzantine.intersection(cohort.eligible))
-        if isinstance(byzantine.attack, AttackOnVectors) and cohort.size <= hostile:
+        if buffer is None and isinstance(byzantine.attack, AttackOnVectors) and cohort.size <= hostile:
             raise ValueError(
                 f"cohort: {cohort.size} clients a round, of which all may be Byzantine; "
                 f"with {hostile} Byzantine clients at least {hostile + 1}"
             )
         num_vectors += byzantine.num_beside
         num_hostile = hostile + byzantine.num_beside
-        varies = byzantine.placement == "among" and not cohort.is_full
+        varies = byzantine.placement == "among" and num_sent < len(cohort.eligible)
         try:
             byzantine.attack.check(num_vectors, None if varies else num_hostile)
         except ValueError as error:

@@ -33,16 +33,29 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
             f"algorithm.name: {setup.algorithm.name!r} weighs coordinates, of which the mean alone can be taken: "
             f"no other aggregator than 'mean', and no attackers on vectors"
         )
-    matrix = rows_of_cohort(setup, uplinks, cohort, like, round)
-    vector = torch.full_like(flatten(like), math.nan)
+    return of_matrix(setup, _rows(setup, uplinks, cohort, like), cohort, flatten(like), round)
+
+
+def of_matrix(
+    setup: Setup, sent: ClientMatrix, senders: list[int], like: torch.Tensor, step: int
+) -> tuple[torch.Tensor, int]:
+    """Return what attackers and the rule make of rows, (D,), and how many of them are not finite. Collective.
+
+    senders: the client of each row. step: the round, or of asynchronous runs the step of the server, by which all that
+    is random is keyed.
+    """
+    key = _key(setup, step)
+    matrix = attack(setup, sent, senders, key)
+    vector = torch.full_like(like, math.nan)
     try:
-        vector = setup.aggregator(matrix, _key(setup, round))
+        vector = setup.aggregator(matrix, key)
     except NotFiniteError as error:
-        hostile = hostile_rows(setup, cohort)
+        hostile = hostile_rows(setup, senders)
         if all(hostile[row] for row in error.rows):
-            names = ", ".join(name_of_row(setup, cohort, row) for row in error.rows)
+            names = ", ".join(name_of_row(setup, senders, row) for row in error.rows)
+            what = "round" if setup.asynchronous is None else "server step"
             raise SharedUserError(
-                f"round {round + 1}: NaN or inf from {names}, which the mean does not survive; "
+                f"{what} {step + 1}: NaN or inf from {names}, which the mean does not survive; "
                 f"use another aggregator than 'mean', or something before it"
             ) from error
     except TooFewVectorsError:
@@ -54,10 +67,13 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
 def rows_of_cohort(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int) -> ClientMatrix:
     """Return what the clients of a cohort send, as attackers have changed it: a row each, then those of attackers
     beside them. Collective."""
+    return attack(setup, _rows(setup, uplinks, cohort, like), cohort, _key(setup, round))
+
+
+def _rows(setup: Setup, uplinks: Sent, cohort: list[int], like: Params) -> ClientMatrix:
     blocks = (_rows_of(uplink) for uplink in uplinks)
     num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
-    sent = ClientMatrix.from_stream(setup.communicator, blocks, num_rows, flatten(like), setup.bucket_bytes)
-    return attack(setup, sent, cohort, _key(setup, round))
+    return ClientMatrix.from_stream(setup.communicator, blocks, num_rows, flatten(like), setup.bucket_bytes)
 
 
 def _key(setup: Setup, round: int) -> RandomKey:
