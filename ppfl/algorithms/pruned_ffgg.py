@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class PrunedFFGG(Pruned, FineTunedGradient):
     """w_i ← tune(θ⊙M_i, w_i);  θ_j ← θ_j − γ (1/Σ_i M_ij) Σ_i M_ij ∇_1 f_i(θ⊙M_i, w_i)_j.
 
-    Of this package: FFGG (Mishchenko, Islamov, Gorbunov, Horváth, TMLR 2025, Algorithm 1) with the masks of pruning over
-    wireless networks, which are a reconstruction (`Pruned`).
+    Of this package: FFGG (Mishchenko, Islamov, Gorbunov, Horváth, TMLR 2025, Algorithm 1) with the masks of pruning
+    over wireless networks, which are a reconstruction (`Pruned`).
     """
 
     name: Literal["pruned_ffgg"]

@@ -1,7 +1,7 @@
 """Bandwidth and pruning under a latency target: who of several clients on one band gets which part of it.
 
-Client i computes c_i seconds on the shared part and sends it, Q_i bits, at b_i r_i bits a second; its personal part takes
-loc_i seconds, whatever is pruned. With the share ρ_i of the shared part pruned away,
+Client i computes c_i seconds on the shared part and sends it, Q_i bits, at b_i r_i bits a second; its personal part
+takes loc_i seconds, whatever is pruned. With the share ρ_i of the shared part pruned away,
 
     latency_i = loc_i + (1 − ρ_i)(c_i + Q_i/(b_i r_i)),
 

@@ -119,6 +119,10 @@ class Pruned(Algorithm):
         """Return this method with ⌊(1 − ρ_i) D⌋ coordinates kept by client i."""
         return self.model_copy(update={"kept": tuple(num_kept(ratio, num_coordinates) for ratio in ratios)})
 
+    def share_pruned(self, client: int, num_coordinates: int) -> float:
+        """Return what ρ_i comes to in whole coordinates."""
+        return 1.0 - self.kept[client] / num_coordinates if num_coordinates else 0.0
+
 
 def num_kept(ratio: float, num_coordinates: int) -> int:
     """Return ⌊(1 − ρ) D⌋.

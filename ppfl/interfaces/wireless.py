@@ -12,11 +12,16 @@ from pydantic import Field, PositiveFloat, model_validator
 from ppfl.core.plugins import Settings, refusal
 from ppfl.core.rng import generator
 from ppfl.interfaces.bandwidth import Load, best_bandwidths, equal_bandwidths, fastest_bandwidths
+from ppfl.interfaces.pruning import Pruned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from ppfl.interfaces.asynchronous import Asynchronous
+    from ppfl.interfaces.compute_times import ComputeTimes
+    from ppfl.interfaces.method import Algorithm
 
 
 class Uniform(Settings):
@@ -109,15 +114,6 @@ class Wireless(Settings):
             raise refusal("target_share", "nothing beside `target_seconds`")
         return self
 
-    def refuse_target(self, *, chooses: bool) -> None:
-        """Raise pydantic's error for a target that nothing follows, or for none where the network chooses ratios."""
-        has_target = self.target_seconds is not None or self.target_share is not None
-        if chooses and not has_target:
-            raise refusal("target_seconds", "seconds, or `target_share`: algorithm.ratios: network follows it")
-        if has_target and not chooses:
-            where = "target_seconds" if self.target_seconds is not None else "target_share"
-            raise refusal(where, "nothing, unless a method that prunes has `ratios: network`")
-
     def timing(self, shape: Shape, seed: int, ratios: Sequence[float] | None) -> Timing:
         """Return the bandwidths, and the ratios, where they are not given: None.
 
@@ -176,6 +172,30 @@ class Wireless(Settings):
             if value < 0:
                 raise ValueError(f"personal_seconds: client {name} has {value:g}; allowed are numbers of at least 0")
         return Load(rates, computing, personal, np.full(len(shape.names), shape.bits))
+
+
+def refuse_network(
+    network: Wireless | None,
+    algorithm: Algorithm,
+    compute_times: ComputeTimes | None,
+    asynchronous: Asynchronous | None,
+) -> None:
+    """Raise pydantic's error for what does not go with a network, or without one."""
+    chooses = isinstance(algorithm, Pruned) and algorithm.ratios == "network"
+    if network is None:
+        if chooses:
+            raise refusal("algorithm.ratios", "a number or a list of them, or 'network' beside a section `network`")
+        return
+    if asynchronous is not None:
+        raise refusal("network", "null in asynchronous runs: the latency of a wireless network is that of rounds")
+    if compute_times is not None:
+        raise refusal("compute_times", "nothing beside `network`, which says how long clients compute")
+    has_target = network.target_seconds is not None or network.target_share is not None
+    if chooses and not has_target:
+        raise refusal("network.target_seconds", "seconds, or `target_share`: algorithm.ratios: network follows it")
+    if has_target and not chooses:
+        where = "target_seconds" if network.target_seconds is not None else "target_share"
+        raise refusal(f"network.{where}", "nothing, unless a method that prunes has `ratios: network`")
 
 
 def _given(amounts: Amounts | None) -> Amounts:
