@@ -54,6 +54,8 @@ class Load:
     def ratios(self, bandwidths: NDArray[np.float64], target: float) -> NDArray[np.float64]:
         """ρ = max(0, 1 − S/(c + Q/(b r))): the least that makes everybody meet the target.
 
+        >>> import numpy as np
+        >>> from ppfl.interfaces.bandwidth import Load
         >>> load = Load(*(np.array([value, value]) for value in (2.0, 0.5, 0.1, 1e6)))
         >>> load.ratios(np.array([1e6, 2e6]), target=0.5)
         array([0.6       , 0.46666667])
@@ -77,6 +79,8 @@ def best_bandwidths(load: Load, total: float, target: float) -> NDArray[np.float
     S_i r_i Q/(c_i r_i b_i + Q)², which falls, so that one ν for all is the optimum. When all u_i fit into B, nobody
     prunes, and the rest makes the slowest client as fast as can be. A client may get 0: its ρ_i is 1.
 
+    >>> import numpy as np
+    >>> from ppfl.interfaces.bandwidth import Load, best_bandwidths
     >>> load = Load(*(np.array(values) for values in ([4.0, 2.0], [0.5, 0.5], [0.1, 0.1], [1e6, 1e6])))
     >>> [float(round(b)) for b in best_bandwidths(load, 1e6, target=0.8)]
     [535534.0, 464466.0]
@@ -99,6 +103,8 @@ def best_bandwidths(load: Load, total: float, target: float) -> NDArray[np.float
 def fastest_bandwidths(load: Load, total: float) -> NDArray[np.float64]:
     """argmin max_i latency_i over b with Σ b_i ≤ B, without pruning:  b_i = Q_i/(r_i(t − loc_i − c_i)), t by bisection.
 
+    >>> import numpy as np
+    >>> from ppfl.interfaces.bandwidth import Load, fastest_bandwidths
     >>> load = Load(*(np.array(values) for values in ([4.0, 1.0], [0.5, 0.5], [0.1, 0.1], [1e6, 1e6])))
     >>> bandwidths = fastest_bandwidths(load, 1e6)
     >>> [float(round(seconds, 6)) for seconds in load.latencies(bandwidths, np.ones(2))]

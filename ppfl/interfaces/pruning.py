@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _KEPT = "kept"
 _GROUP = "pruning"
+_ALL = 2**62
+"""More coordinates than there are."""
 _SLACK = 1e-12
 """Of a share that is a whole number of coordinates but for rounding, such as (1 − 0.9)·10."""
 
@@ -69,7 +71,7 @@ class Pruned(Algorithm):
     ratios: Ratio | Annotated[tuple[Ratio, ...], Field(strict=False, min_length=1)] | Literal["network"]
     """ρ of all clients, of each of them, or as the section `network` says."""
     kept: Resolved[tuple[int, ...]] = ()
-    """Coordinates that each client keeps."""
+    """Coordinates that each client keeps; all of them before it is resolved."""
 
     @abstractmethod
     def on_kept(
@@ -90,12 +92,12 @@ class Pruned(Algorithm):
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return how many coordinates the client keeps, too."""
-        return {**super().draws(objective, client, round, num_samples), _KEPT: torch.tensor(self.kept[client])}
+        return {**super().draws(objective, client, round, num_samples), _KEPT: self._number(client)}
 
     def coordinate_weights(self, server: State, round: int, client: int) -> Params | None:
         """M_i, of θ as it was sent."""
         shared = server["shared"]
-        masks = largest(shared, torch.tensor(self.kept[client]))
+        masks = largest(shared, self._number(client))
         return {name: mask.to(shared[name].dtype) for name, mask in masks.items()}
 
     def view(self, server: State, state: State) -> tuple[Params, Params]:
@@ -119,6 +121,9 @@ class Pruned(Algorithm):
         """Return this method with ⌊(1 − ρ_i) D⌋ coordinates kept by client i."""
         return self.model_copy(update={"kept": tuple(num_kept(ratio, num_coordinates) for ratio in ratios)})
 
+    def _number(self, client: int) -> torch.Tensor:
+        return torch.tensor(self.kept[client] if self.kept else _ALL)
+
     def share_pruned(self, client: int, num_coordinates: int) -> float:
         """Return what ρ_i comes to in whole coordinates."""
         return 1.0 - self.kept[client] / num_coordinates if num_coordinates else 0.0
@@ -127,6 +132,7 @@ class Pruned(Algorithm):
 def num_kept(ratio: float, num_coordinates: int) -> int:
     """Return ⌊(1 − ρ) D⌋.
 
+    >>> from ppfl.interfaces.pruning import num_kept
     >>> [num_kept(ratio, 10) for ratio in (0.0, 0.9, 0.95, 1.0)]
     [10, 1, 0, 0]
     """
@@ -137,6 +143,7 @@ def largest(x: Params, number: torch.Tensor) -> Params:
     """Return where the `number` largest |x_j| of all names are, in the shapes of x; of equal ones the first.
 
     >>> import torch
+    >>> from ppfl.interfaces.pruning import largest
     >>> largest({"a": torch.tensor([1.0, -3.0]), "b": torch.tensor([[3.0], [1.0]])}, torch.tensor(3))
     {'a': tensor([ True,  True]), 'b': tensor([[ True],
             [False]])}

@@ -90,12 +90,11 @@ def _flops(
 ) -> tuple[tuple[float, float], ...]:
     """Return the operations of each client in the first round: on what depends on θ alone, and on the rest."""
     data, most = problem.client_data, getattr(config.problem, "batch_size", "all")
-    counted = algorithm.pruned_by([0.0] * data.num_clients, 1) if isinstance(algorithm, Pruned) else algorithm
     rest = replace(of_sample, prefix_forward=0, prefix_backward=0)
 
     @cache
     def of_size(size: int) -> tuple[float, float]:
-        method, optimizer = counted.at(0, config.rounds), config.server_optimizer
+        method, optimizer = algorithm.at(0, config.rounds), config.server_optimizer
         whole, personal = (count_flops(method, optimizer, each, size)[0] for each in (of_sample, rest))
         return whole - personal, personal
 
