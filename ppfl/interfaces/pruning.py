@@ -145,7 +145,7 @@ def largest(x: Params, number: torch.Tensor) -> Params:
     >>> import torch
     >>> from ppfl.interfaces.pruning import largest
     >>> largest({"a": torch.tensor([1.0, -3.0]), "b": torch.tensor([[3.0], [1.0]])}, torch.tensor(3))
-    {'a': tensor([ True,  True]), 'b': tensor([[ True],
+    {'a': tensor([True, True]), 'b': tensor([[ True],
             [False]])}
     """
     if not x:
