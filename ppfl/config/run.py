@@ -29,6 +29,7 @@ from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.strategic import Strategic
+from ppfl.interfaces.wireless import Wireless, refuse_network
 from ppfl.networks.model_problem import ModelProblemSettings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _MEAN: Any = {"name": "mean"}
 class Config(Settings):
     """One run."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic"})
+    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic", "network"})
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     """What results are filed under."""
     seed: Seed = 0
@@ -78,6 +79,8 @@ class Config(Settings):
     """Where parameters begin; null: at the initial law of the problem."""
     compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None
     """How long clients take on a virtual clock; null: nothing counts virtual seconds."""
+    network: Wireless | None = None
+    """How long clients compute and send in a round; null: nothing is known of it."""
     asynchronous: Asynchronous | None = None
     """Uplinks are applied as they arrive; null: in rounds. With it, `rounds` and `evaluate.every` count arrivals."""
     evaluate: Evaluate = Evaluate()
@@ -190,6 +193,11 @@ class Config(Settings):
             self.asynchronous.refuse_buffer(self.aggregator, self.byzantine)
             self.asynchronous.refuse_times(self.compute_times)
             self.asynchronous.refuse_chunks(self.engine.clients_per_chunk)
+        return self
+
+    @model_validator(mode="after")
+    def _fits_network(self) -> Config:
+        refuse_network(self.network, self.algorithm, self.compute_times, self.asynchronous)
         return self
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ def fits(setup: Setup) -> bool:
         setup.communicator.size == 1
         and is_sum(setup.aggregator)
         and setup.byzantine is None
-        and setup.compute_times is None
+        and not setup.has_virtual_seconds
         and setup.tuned_problem is setup.problem
         and setup.best_round is None
         and setup.newcomers is None

@@ -100,7 +100,7 @@ def play_round(run: Run, round: int) -> bool:
         exchanged = _exchanged(run, cohort, round)
         run.ledger.count_bytes(exchanged.downlink_bytes, exchanged.uplink_bytes)
         run.ledger.costs.nonfinite_clients += exchanged.num_nonfinite
-        run.ledger.costs.virtual_seconds += _virtual_seconds(setup, cohort, round)
+        run.ledger.costs.virtual_seconds += setup.virtual_seconds(cohort, round)
         run.ledger.told.check()
     return exchanged.is_finite
 
@@ -139,9 +139,3 @@ def _counted(run: Run, uplinks: Iterable[AnyUplink]) -> Iterator[AnyUplink]:
             run.ledger.count_clients(first, 1 + len(others))
         run.ledger.told.note(uplink.clients, uplink.reports)
         yield uplink
-
-
-def _virtual_seconds(setup: Setup, cohort: frozenset[int], round: int) -> float:
-    """Return how long a round lasts: until the slowest client has arrived."""
-    times, seed = setup.compute_times, setup.problem.objective.seed
-    return max(times.seconds(seed, client, round) for client in cohort) if times is not None else 0.0

@@ -71,6 +71,8 @@ class Setup:
     """None: in rounds. Otherwise `num_rounds` counts arrivals, and `cohort` samples the clients in flight."""
     compute_times: ComputeTimes | None = None
     """Of the virtual clock; None when nothing asks for virtual seconds."""
+    latencies: tuple[float, ...] | None = None
+    """Seconds of a round of every client of all ranks on their network; None when there is none."""
     reports: tuple[str, ...] = ()
     """What clients tell that is kept with the scores."""
     best_round: BestRound | None = None
@@ -96,6 +98,18 @@ class Setup:
     def server_optimizer_at(self, step: int) -> ServerOptimizer:
         """Return the server optimizer with the step size of one round; asynchronously of a step of the server."""
         return self.server_optimizer.at(step, self.num_steps)
+
+    @property
+    def has_virtual_seconds(self) -> bool:
+        """True when it is known how long a round lasts, whatever it takes to compute it here."""
+        return self.compute_times is not None or self.latencies is not None
+
+    def virtual_seconds(self, cohort: frozenset[int], round: int) -> float:
+        """Return how long a round lasts: until the slowest client has arrived; 0 where nobody knows."""
+        times, seed = self.compute_times, self.problem.objective.seed
+        if times is not None:
+            return max(times.seconds(seed, client, round) for client in cohort)
+        return 0.0 if self.latencies is None else max(self.latencies[client] for client in cohort)
 
     @property
     def adds_up(self) -> bool:

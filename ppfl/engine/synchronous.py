@@ -77,6 +77,6 @@ class Synchronous(Run):
     def _more_costs(self) -> dict[str, float]:
         """Return the costs that only some runs have."""
         setup, costs = self.setup, self.ledger.costs
-        virtual = {} if setup.compute_times is None else {"virtual_seconds": costs.virtual_seconds}
+        virtual = {"virtual_seconds": costs.virtual_seconds} if setup.has_virtual_seconds else {}
         robust = not is_sum(setup.aggregator) or setup.byzantine is not None
         return {**virtual, **({"nonfinite_clients": float(costs.nonfinite_clients)} if robust else {})}

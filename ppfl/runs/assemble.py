@@ -27,6 +27,7 @@ from ppfl.networks.pieces import memory_share
 from ppfl.outside.origin import of_this_process
 from ppfl.runs.determinism import set_determinism
 from ppfl.runs.device import choose_device, set_tf32
+from ppfl.runs.latency import timed_by_network
 from ppfl.runs.start import begun
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ def build(
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
     _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
+    algorithm, latencies = _named(
+        "network.", lambda: timed_by_network(config, problem, algorithm, cohort, communicator)
+    )
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
@@ -107,6 +111,7 @@ def build(
         strategic=config.strategic,
         asynchronous=config.asynchronous,
         compute_times=config.compute_times,
+        latencies=latencies,
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         best_round=config.evaluate.best_round,
         history=config.evaluate.history,

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ppfl.core.params import num_bytes
+from ppfl.core.params import flatten, num_bytes
 from ppfl.engine.run import play_round
+from ppfl.interfaces.pruning import Pruned
 from tests.algorithms.cases import NAMES, PROBLEMS, QUADRATIC, sections
 from tests.engine.build import engine
 from tests.ranks import on_ranks
@@ -120,6 +121,9 @@ def test_gradients_and_bytes_are_counted(name: str, problem: str) -> None:
     for way, vector in announced.items():
         if algorithm.branches_on_server:  # its rounds may send nothing
             assert 0 < found[f"4 {way}_bytes"] < of_shared
+        elif isinstance(algorithm, Pruned) and way == "uplink":
+            size = flatten(server["shared"]).element_size()
+            assert found[f"4 {way}_bytes"] == 4 * size * sum(algorithm.kept)
         else:
             assert found[f"4 {way}_bytes"] == num_vectors * num_bytes(vector)
 

@@ -262,6 +262,71 @@ def l2gd(world: World, *, lr: float, penalty: float, probability: float) -> Roun
         yield Round(mean, deployed, count, count, size * sent, size * fetched)
 
 
+# --- on the largest coordinates of θ
+
+
+def mask(theta: Vector, ratio: float) -> Vector:
+    """1 at the ⌊(1 − ρ) D⌋ largest |θ_j|, of equal ones the first."""
+    order = np.lexsort((np.arange(len(theta)), -abs(theta)))
+    kept = np.zeros(len(theta))
+    kept[order[: len(theta) - int(np.ceil(ratio * len(theta)))]] = 1.0
+    return kept
+
+
+def masked(
+    world: World, client: Callable[[int, Vector, Vector], Vector], w: list[Vector], ratio: float, lr: float,
+    of_theta: float, of_w: float,
+) -> Rounds:  # fmt: skip
+    """θ ← θ − γ direction(Σ n M x / Σ n M), x = client(m, θ⊙M, M); a client that has not begun deploys all of θ."""
+    theta, begun = world.theta, set[int]()
+    for cohort in world.cohorts:
+        M = mask(theta, ratio)
+        x = {m: M * client(m, theta * M, M) for m in cohort}
+        # with one ratio all masks are equal, and where they are 0 the mean is, too
+        theta = theta - lr * world.direction(world.mean(x))
+        begun |= set(cohort)
+        now = theta * mask(theta, ratio)
+        deployed = [(now if m in begun else theta, w[m]) for m in world.clients]
+        size = len(cohort)
+        yield Round(theta, deployed, of_theta * size, of_w * size, size * float(M.mean()) if len(M) else 0, size)
+
+
+def pruned_fedalt(world: World, *, lr: float, local_steps: int, fine_tuner: Settings, ratios: float) -> Rounds:
+    """FedAlt at θ⊙M."""
+    w = [world.w for _ in world.clients]
+
+    def client(m: int, start: Vector, M: Vector) -> Vector:
+        w[m] = tune(world.f, m, start, w[m], **fine_tuner)
+        return start - descend(lambda z: M * world.f.of_theta(m, z, w[m]), start, lr, local_steps)
+
+    return masked(world, client, w, ratios, 1.0, local_steps, num_gradients(fine_tuner))
+
+
+def pruned_fedsim(world: World, *, lr: float, local_steps: int, ratios: float) -> Rounds:
+    """FedSim at θ⊙M."""
+    w = [world.w for _ in world.clients]
+
+    def client(m: int, start: Vector, M: Vector) -> Vector:
+        theta = start
+        for _ in range(local_steps):
+            of_theta, of_w = world.f.of_both(m, theta, w[m])
+            theta, w[m] = theta - lr * M * of_theta, w[m] - lr * of_w
+        return start - theta
+
+    return masked(world, client, w, ratios, 1.0, local_steps, local_steps)
+
+
+def pruned_ffgg(world: World, *, lr: float, fine_tuner: Settings, ratios: float) -> Rounds:
+    """FFGG at θ⊙M."""
+    w = [world.w for _ in world.clients]
+
+    def client(m: int, start: Vector, M: Vector) -> Vector:
+        w[m] = tune(world.f, m, start, w[m], **fine_tuner)
+        return world.f.of_theta(m, start, w[m])
+
+    return masked(world, client, w, ratios, lr, 1, num_gradients(fine_tuner))
+
+
 # --- the same formulas for other splits, and without mini-batches
 
 

@@ -149,12 +149,12 @@ class Round:
     of_theta: float = 0.0
     """Gradients of θ, each over all samples of one client."""
     of_w: float = 0.0
-    sent: int = 0
-    """Vectors as long as θ, from clients to the server."""
+    sent: float = 0
+    """Vectors as long as θ, from clients to the server; less than whole ones where coordinates are left out."""
     received: int = 0
 
     @property
-    def costs(self) -> tuple[float, float, int, int]:
+    def costs(self) -> tuple[float, float, float, int]:
         """Return gradients of θ and of w, and vectors that were sent and received."""
         return self.of_theta, self.of_w, self.sent, self.received
 

@@ -44,8 +44,9 @@ CASES: dict[str, dict[str, Any]] = {
     "in chunks, in a file": {"engine": {"clients_per_chunk": 2, "client_state": "file"}},
     "attackers": {"byzantine": ATTACK, "weights": "uniform"},
     "attackers beside": {"byzantine": {**ATTACK, "placement": "beside"}, "weights": "uniform", "cohort": 3},
-    "a schedule, small messages": {"engine": {"bucket_bytes": 1024}, "algorithm": {"name": "pfedgraph", "lr": 0.1, "epochs": 1, "batch_size": 5, "penalty": 0.2,
-                                 "lr_schedule": {"name": "linear"}}},
+    "a schedule, small messages": {"engine": {"bucket_bytes": 1024}, "algorithm": {
+        "name": "pfedgraph", "lr": 0.1, "epochs": 1, "batch_size": 5, "penalty": 0.2, "lr_schedule": {"name": "linear"},
+    }},
 }  # fmt: skip
 
 

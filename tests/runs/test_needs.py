@@ -77,7 +77,7 @@ def test_operations_are_those_counted_by_hand(name: str, settings: dict[str, Any
     assert count_flops(method(name, **settings), OPTIMIZER, of_sample, S)[0] == S * wanted(layers)
 
 
-WHOLE_BATCHES = {"ffgg", "l2gd", "l2gd_theta", "local_ffgg", "local_gd"}
+WHOLE_BATCHES = {"ffgg", "l2gd", "l2gd_theta", "local_ffgg", "local_gd", "pruned_ffgg"}
 """Methods without mini-batches."""
 
 

@@ -1,0 +1,136 @@
+"""Bandwidth and pruning under a latency target: who of several clients on one band gets which part of it.
+
+Client i computes c_i seconds on the shared part and sends it, Q_i bits, at b_i r_i bits a second; its personal part
+takes loc_i seconds, whatever is pruned. With the share ρ_i of the shared part pruned away,
+
+    latency_i = loc_i + (1 − ρ_i)(c_i + Q_i/(b_i r_i)),
+
+and S_i = T − loc_i is what a target T leaves for it. The model is a reconstruction: papers on pruning and
+personalization over wireless networks (Liu, Ratnarajah, Sellathurai, Eldar) describe its parts in words, and their
+formulas were not at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_HALVINGS = 200
+"""More than the bits of any interval of float64."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What N clients have to do in a round, (N,) each, in float64."""
+
+    rates: NDArray[np.float64]
+    """r, bits/s/Hz, above 0."""
+    computing: NDArray[np.float64]
+    """c, seconds on the shared part, above 0."""
+    personal: NDArray[np.float64]
+    """loc, seconds on the personal part."""
+    bits: NDArray[np.float64]
+    """Q, of the shared part when all of it is sent."""
+
+    def shared_seconds(self, bandwidths: NDArray[np.float64]) -> NDArray[np.float64]:
+        """c + Q/(b r), inf without bandwidth, where there is something to send."""
+        with np.errstate(divide="ignore"):
+            sending = np.where(self.bits > 0, self.bits / (bandwidths * self.rates), 0.0)
+        return self.computing + sending
+
+    def latencies(self, bandwidths: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
+        """loc + κ(c + Q/(b r)), κ = 1 − ρ; loc where nothing is kept."""
+        shared = self.shared_seconds(bandwidths)
+        return self.personal + np.where(kept > 0, kept * np.where(kept > 0, shared, 0.0), 0.0)
+
+    def ratios(self, bandwidths: NDArray[np.float64], target: float) -> NDArray[np.float64]:
+        """ρ = max(0, 1 − S/(c + Q/(b r))): the least that makes everybody meet the target.
+
+        >>> import numpy as np
+        >>> from ppfl.interfaces.bandwidth import Load
+        >>> load = Load(*(np.array([value, value]) for value in (2.0, 0.5, 0.1, 1e6)))
+        >>> load.ratios(np.array([1e6, 2e6]), target=0.5)
+        array([0.6       , 0.46666667])
+        """
+        return np.maximum(0.0, 1.0 - (target - self.personal) / self.shared_seconds(bandwidths))
+
+    def kept(self, share: NDArray[np.float64]) -> Load:
+        """Return what is left to do when shares κ of the shared part are kept."""
+        return Load(self.rates, share * self.computing, self.personal, share * self.bits)
+
+
+def equal_bandwidths(load: Load, total: float) -> NDArray[np.float64]:
+    """b_i = B/N."""
+    return np.full(len(load.rates), total / len(load.rates))
+
+
+def best_bandwidths(load: Load, total: float, target: float) -> NDArray[np.float64]:
+    """argmin Σρ_i over b with Σ b_i ≤ B:  b_i = clip((√(S_i r_i Q/ν) − Q)/(c_i r_i), 0, u_i), ν by bisection.
+
+    u_i = Q/(r_i(S_i − c_i)), above which nothing has to be pruned, ∞ where S_i ≤ c_i. The kept share grows with b_i as
+    S_i r_i Q/(c_i r_i b_i + Q)², which falls, so that one ν for all is the optimum. When all u_i fit into B, nobody
+    prunes, and the rest makes the slowest client as fast as can be. A client may get 0: its ρ_i is 1.
+
+    >>> import numpy as np
+    >>> from ppfl.interfaces.bandwidth import Load, best_bandwidths
+    >>> load = Load(*(np.array(values) for values in ([4.0, 2.0], [0.5, 0.5], [0.1, 0.1], [1e6, 1e6])))
+    >>> [float(round(b)) for b in best_bandwidths(load, 1e6, target=0.8)]
+    [535534.0, 464466.0]
+    """
+    left = target - load.personal
+    with np.errstate(divide="ignore"):
+        enough = np.where(left > load.computing, load.bits / (load.rates * (left - load.computing)), np.inf)
+    if math.fsum(enough) <= total:
+        return fastest_bandwidths(load, total)
+    slope = np.sqrt(left * load.rates * load.bits)
+
+    def at(scale: float) -> NDArray[np.float64]:  # scale: 1/√ν
+        return np.clip((scale * slope - load.bits) / (load.computing * load.rates), 0.0, enough)
+
+    # with the upper end some client alone would have all of B
+    most = (total * load.computing * load.rates + load.bits) / np.where(slope > 0, slope, np.inf)
+    return at(_largest(lambda scale: math.fsum(at(scale)) <= total, 0.0, float(most.max())))
+
+
+def fastest_bandwidths(load: Load, total: float) -> NDArray[np.float64]:
+    """argmin max_i latency_i over b with Σ b_i ≤ B, without pruning:  b_i = Q_i/(r_i(t − loc_i − c_i)), t by bisection.
+
+    >>> import numpy as np
+    >>> from ppfl.interfaces.bandwidth import Load, fastest_bandwidths
+    >>> load = Load(*(np.array(values) for values in ([4.0, 1.0], [0.5, 0.5], [0.1, 0.1], [1e6, 1e6])))
+    >>> bandwidths = fastest_bandwidths(load, 1e6)
+    >>> [float(round(seconds, 6)) for seconds in load.latencies(bandwidths, np.ones(2))]
+    [1.85, 1.85]
+    """
+    if not load.bits.any():
+        return equal_bandwidths(load, total)
+    own = load.personal + load.computing
+    sends = load.bits > 0
+
+    def within(seconds: float) -> NDArray[np.float64]:
+        with np.errstate(divide="ignore"):
+            return np.where(sends, load.bits / (load.rates * (seconds - own)), 0.0)
+
+    slowest = float(own[sends].max())
+    too_long = float(load.latencies(equal_bandwidths(load, total), np.ones(len(own)))[sends].max())
+    # from the other side: the shortest time that fits is the negative of the largest that does
+    found = -_largest(lambda negative: math.fsum(within(-negative)) <= total, -too_long, -slowest)
+    return within(found)
+
+
+def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the largest x in [low, high) that fits, by bisection; `low` does."""
+    for _ in range(_HALVINGS):
+        middle = low + (high - low) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,108 @@
+"""The section `network` meets the problem and the method: how long rounds last, and what is pruned for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppfl.core.agree import on_first_rank
+from ppfl.core.params import num_bytes
+from ppfl.interfaces.counting import SampleFlops, count_flops
+from ppfl.interfaces.objective import JointObjective
+from ppfl.interfaces.pruning import Pruned
+from ppfl.interfaces.wireless import Shape
+
+if TYPE_CHECKING:
+    from ppfl.config.run import Config
+    from ppfl.core.communicator import Communicator
+    from ppfl.core.types import Params
+    from ppfl.engine.participants import CohortSampler
+    from ppfl.interfaces.method import Algorithm
+    from ppfl.interfaces.problem import Problem
+
+logger = logging.getLogger("ppfl")
+
+
+def timed_by_network(
+    config: Config, problem: Problem, algorithm: Algorithm, cohort: CohortSampler, communicator: Communicator
+) -> tuple[Algorithm, tuple[float, ...] | None]:
+    """Return the method, with the ratios that the network chose, and the seconds of a round of each client of all
+    ranks; None without a network. Collective.
+
+    Raises ValueError, beginning with the key below `network.`, for what the network cannot do.
+    """
+    network, clients = config.network, cohort.eligible
+    if network is None:
+        return algorithm, None
+    shared = problem.objective.init_shared()
+    num_coordinates = sum(value.numel() for value in shared.values())
+    shape = _shape(config, problem, algorithm, cohort, shared, communicator)
+    given = None
+    if not isinstance(algorithm, Pruned):
+        given = [0.0] * len(clients)
+    elif algorithm.ratios != "network":
+        given = [algorithm.share_pruned(client, num_coordinates) for client in clients]
+    timing = network.timing(shape, config.seed, given)
+    kept = 1.0 - timing.ratios
+    if isinstance(algorithm, Pruned) and given is None:
+        ratios = dict(zip(clients, timing.ratios.tolist(), strict=True))
+        of_all = [ratios.get(client, 0.0) for client in range(problem.client_data.num_clients)]
+        algorithm = algorithm.pruned_by(of_all, num_coordinates)
+        kept = np.array([1.0 - algorithm.share_pruned(client, num_coordinates) for client in clients])
+        _warn_of_silent(shape.names, kept)
+    seconds = dict(zip(clients, timing.seconds(kept).tolist(), strict=True))
+    return algorithm, tuple(seconds.get(client, 0.0) for client in range(problem.client_data.num_clients))
+
+
+def _shape(
+    config: Config, problem: Problem, algorithm: Algorithm, cohort: CohortSampler, shared: Params,
+    communicator: Communicator,
+) -> Shape:  # fmt: skip
+    names = tuple(problem.client_data.client_names[client] for client in cohort.eligible)
+    server = algorithm.init_server(shared, config.server_optimizer)
+    bits = 8.0 * num_bytes(algorithm.uplink_like(server))
+    flops = None
+    assert config.network is not None
+    if config.network.flops_per_second is not None:
+        # parts of a problem that a rank holds may have samples of other shapes: one rank speaks for all
+        told = on_first_rank(communicator, lambda: json.dumps(_flops_of_sample(problem)))
+        if (of_sample := json.loads(told)) is not None:
+            flops = _flops(config, problem, algorithm, cohort, SampleFlops(**of_sample))
+    return Shape(names, cohort.eligible, bits, flops)
+
+
+def _flops_of_sample(problem: Problem) -> dict[str, int] | None:
+    data, objective = problem.client_data, problem.objective
+    mine = next((client for client in data.clients if data.num_train_samples[client] > 0), None)
+    if mine is None or not isinstance(objective, JointObjective):
+        return None
+    found = objective.flops_of_sample(data.data(mine, 0))
+    return None if found is None else asdict(found)
+
+
+def _flops(
+    config: Config, problem: Problem, algorithm: Algorithm, cohort: CohortSampler, of_sample: SampleFlops
+) -> tuple[tuple[float, float], ...]:
+    """Return the operations of each client in the first round: on what depends on θ alone, and on the rest."""
+    data, most = problem.client_data, getattr(config.problem, "batch_size", "all")
+    rest = replace(of_sample, prefix_forward=0, prefix_backward=0)
+
+    @cache
+    def of_size(size: int) -> tuple[float, float]:
+        method, optimizer = algorithm.at(0, config.rounds), config.server_optimizer
+        whole, personal = (count_flops(method, optimizer, each, size)[0] for each in (of_sample, rest))
+        return whole - personal, personal
+
+    sizes = [data.num_train_samples[client] for client in cohort.eligible]
+    return tuple(of_size(size if most == "all" else min(size, most)) for size in sizes)
+
+
+def _warn_of_silent(names: tuple[str, ...], kept: np.ndarray) -> None:
+    silent = [name for name, share in zip(names, kept, strict=True) if share == 0]
+    if silent:
+        logger.warning("network: no bandwidth, and nothing of θ, is left for client(s) %s", ", ".join(silent))
