@@ -69,6 +69,37 @@ def test_targets_and_noise():
     )
 
 
+# --- means
+
+
+def test_means():
+    """½‖θ − y_m‖² with y_m about μ_m, and μ_m about μ, as far apart as the settings say; w has no part in it."""
+    problem = build(generator="means", clients=400, shared_dimension=3, mean=5.0, spread=2.0, noise=6.0, samples=9)
+    blocks = [problem.client_data.data(client, 0) for client in range(400)]
+    sampled = torch.stack([of_client["shared_linear"] for of_client in blocks])
+    truth = torch.stack([of_client["truth"] for of_client in blocks])
+    assert problem.client_data.num_train_samples == (9,) * 400
+    assert float(truth.mean()) == pytest.approx(5.0, abs=0.2)
+    assert float(truth.var()) == pytest.approx(4.0, rel=0.1)
+    assert float((sampled - truth).var()) == pytest.approx(36 / 9, rel=0.1)
+    theta, w = {"theta": torch.ones(3).double()}, problem.objective.init_local(0)
+    scores = problem.scores.client_metrics(theta, w, 7)
+    assert scores["loss"] == pytest.approx(float((1 - sampled[7]).square().sum()) / 2)
+    assert scores["squared_error"] == pytest.approx(float((1 - truth[7]).square().sum()))
+    assert torch.equal(problem.objective.local_gradient(theta, w, blocks[7])["w"], torch.zeros(1).double())
+    constants = problem.theory.constants()
+    assert (constants.smoothness, constants.strong_convexity, constants.local_smoothness) == (1, 1, 1)
+    np.testing.assert_allclose(problem.theory.theta_star["theta"], sampled.mean(dim=0), rtol=1e-12)
+    alone = problem.all_local()
+    assert alone.scores.client_metrics({}, theta | w, 7) == scores
+
+
+def test_means_defaults():
+    chosen = settings(generator="means")
+    assert (chosen.clients, chosen.shared_dimension, chosen.samples) == (600, 1, 20)
+    assert (chosen.mean, chosen.spread, chosen.noise) == (10.0, 2.0, 15.0)
+
+
 # --- files
 
 
@@ -245,7 +276,7 @@ def test_a_rank_reads_its_own_clients_only_and_all_ranks_fail_together(tmp_path,
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, ["one of comparison, asynchronous, byzantine, or a `file`"]),
+        ({}, ["one of comparison, asynchronous, byzantine, means, or a `file`"]),
         ({"generator": "comparison", "file": "FILE"}, ["exactly one"]),
         ({"file": "FILE", "zeta": 1}, ["nothing beside `file`"]),
         ({"file": "FILE", "noise": 0.0}, ["nothing beside `file`"]),

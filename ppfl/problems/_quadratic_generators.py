@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Matrices: TypeAlias = "dict[str, NDArray[np.float64]]"
-"""H (p, d_θ), b (p,), A (r, d_θ), B (r, d_w) and y (r,) of one client."""
+"""H (p, d_θ), b (p,), A (r, d_θ), B (r, d_w) and y (r,) of one client; truth (d_θ,) where a θ_m is known to be looked
+for."""
 
 _Uniform: TypeAlias = "Callable[[int | None], list[NDArray[np.float64]]]"
 
-Generator = Literal["comparison", "asynchronous", "byzantine"]
+Generator = Literal["comparison", "asynchronous", "byzantine", "means"]
 Targets = Literal["own", "common"]
 
 DEFAULTS: dict[str, dict[str, int | float | str]] = {
@@ -33,8 +34,12 @@ DEFAULTS: dict[str, dict[str, int | float | str]] = {
     "byzantine": {
         "clients": 32, "shared_dimension": 100, "local_dimension": 50, "rows": 10000, "targets": "common",
     },
+    "means": {
+        "clients": 600, "shared_dimension": 1, "samples": 20, "mean": 10.0, "spread": 2.0, "noise": 15.0,
+    },
 }  # fmt: skip
-"""The table of the released synthetic experiments; without `zeta` every client has matrices of its own."""
+"""The table of the released synthetic experiments, and that of Means; without `zeta` every client has matrices of its
+own."""
 
 _MAX_KEPT_BYTES = 32 << 20
 """Of draws for one seed that are kept for the next problem."""

@@ -38,6 +38,8 @@ class Gram:
     """c = (Hᵀb + Aᵀy, Bᵀy)."""
     constant: torch.Tensor
     """½(‖b‖² + ‖y‖²), a scalar."""
+    truth: torch.Tensor | None = None
+    """θ_m that the client looks for, (d_θ,), where it is known."""
 
 
 class Grams:
@@ -61,7 +63,8 @@ class Grams:
             self._curvature[:d, :d] += _product_with_itself(H)
         c = both.T @ y
         c[:d] += H.T @ b
-        return Gram(self._curvature, c, (b @ b + y @ y) / 2)
+        truth = torch.from_numpy(matrices["truth"]).clone() if "truth" in matrices else None
+        return Gram(self._curvature, c, (b @ b + y @ y) / 2, truth)
 
 
 def _product_with_itself(matrix: torch.Tensor) -> torch.Tensor:
@@ -96,6 +99,7 @@ def cut(grams: Mapping[int, Gram], is_local: torch.Tensor) -> dict[int, Data]:
             "shared_linear": gram.linear.index_select(0, s),
             "local_linear": gram.linear.index_select(0, l),
             "constant": gram.constant,
+            **({} if gram.truth is None else {"truth": gram.truth}),
         }
         for client, gram in grams.items()
     }
@@ -109,7 +113,7 @@ def gram_of(blocks: Data, is_local: torch.Tensor) -> Gram:
     lower = torch.cat([blocks["cross"].T, blocks["local_curvature"]], dim=1)
     curvature = torch.cat([upper, lower]).index_select(0, order).index_select(1, order)
     linear = torch.cat([blocks["shared_linear"], blocks["local_linear"]]).index_select(0, order)
-    return Gram(curvature, linear, blocks["constant"])
+    return Gram(curvature, linear, blocks["constant"], blocks.get("truth"))
 
 
 def pseudo_inverse(matrix: torch.Tensor) -> torch.Tensor:

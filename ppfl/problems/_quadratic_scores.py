@@ -48,7 +48,7 @@ class QuadraticScores(Scores):
         self._communicator = communicator
 
     def client_metrics(self, shared: Params, local: Params, client: int) -> dict[str, float]:
-        """f_m(θ, w)."""
+        """f_m(θ, w), and ‖θ − μ_m‖² where μ_m is known."""
         return {name: float(score) for name, score in self.of_client(shared, local, self.blocks[client]).items()}
 
     def shared_metrics(self, shared: Params) -> dict[str, torch.Tensor]:
@@ -73,8 +73,13 @@ class QuadraticScores(Scores):
         return self._theta_star
 
     def of_client(self, shared: Params, local: Params, data: Data) -> Params:
-        """f_m(θ, w), a scalar."""
-        return {"loss": self.objective.loss(exactly(shared), exactly(local), data)}
+        """f_m(θ, w), and ‖θ − μ_m‖² where the μ_m that θ is to be is known; scalars."""
+        shared, local = exactly(shared), exactly(local)
+        scores = {"loss": self.objective.loss(shared, local, data)}
+        if "truth" in data:
+            error = (shared | local)["theta"] - data["truth"]
+            scores["squared_error"] = (error * error).sum()
+        return scores
 
     def of_shared(
         self, shared: Params, mean_gradient: torch.Tensor, client_norms: torch.Tensor, reference: Params

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
@@ -17,6 +17,7 @@ from ppfl.interfaces.split import Split
 from ppfl.problems._quadratic_file import Layout, open_clients
 from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
 from ppfl.problems._quadratic_gram import Gram, Grams
+from ppfl.problems._quadratic_means import Means
 from ppfl.problems._quadratic_objective import PARAMETER_NAMES
 from ppfl.problems._quadratic_problem import QuadraticProblem, build_quadratic
 
@@ -32,18 +33,22 @@ if TYPE_CHECKING:
 
 _LARGEST = 1e150
 """Of an entry of a Gram matrix: products of two of them are finite in float64."""
-_GENERATOR_FIELDS = ("clients", "shared_dimension", "local_dimension", "rows", "zeta", "targets", "noise")
+_NOT_OF_MEANS = ("local_dimension", "rows", "zeta", "targets")
+_OF_MEANS_ALONE = ("samples", "mean", "spread")
+_GENERATOR_FIELDS = ("clients", "shared_dimension", *_NOT_OF_MEANS, "noise", *_OF_MEANS_ALONE)
 
 
 class QuadraticSettings(ProblemSettings):
     """f_m(θ, w) = ½‖H_m θ − b_m‖² + ½‖A_m θ + B_m w − y_m‖², drawn by a generator or read from a file.
 
+    `generator: means` is mean estimation, ½‖θ − y_m‖², scored by ‖θ − μ_m‖² as well; see Means.
     Exactly one of `generator` and `file` is given; the options of a generator default to its row of the table in
     the paper's released experiments, and stand with a generator alone.
     """
 
     name: Literal["quadratic"]
     has_statistics: ClassVar[bool] = True
+    silent: ClassVar[frozenset[str]] = frozenset(_OF_MEANS_ALONE)
     example: ClassVar[Example] = {
         "generator": "comparison",
         "zeta": 1,
@@ -53,7 +58,7 @@ class QuadraticSettings(ProblemSettings):
         "rows": 20,
     }
     generator: Generator | None = None
-    """Law of random matrices: comparison, asynchronous or byzantine."""
+    """Law of random matrices: comparison, asynchronous or byzantine; or of means to estimate."""
     file: DataFile | None = None
     """HDF5 with clients/<id>/{H,b,A,B,y}, float64."""
     clients: PositiveInt | None = None
@@ -69,7 +74,13 @@ class QuadraticSettings(ProblemSettings):
     targets: Targets | None = None
     """θ_m* that b_m and y_m are made from: each client's own, or a common one (then overpersonalized)."""
     noise: NonNegativeFloat | None = None
-    """Standard deviation of what is added to b_m and y_m; default 0."""
+    """Standard deviation of what is added to b_m and y_m; default 0. With means: σ, of samples about their mean."""
+    samples: PositiveInt | None = None
+    """Samples whose mean a client knows; with means."""
+    mean: float | None = None
+    """μ, every coordinate of the mean of the clients' means; with means."""
+    spread: NonNegativeFloat | None = None
+    """σ_h, standard deviation of the clients' means; with means."""
     split: Split = Split(local=("w",))
     """Which of `theta` and `w` are local."""
 
@@ -102,7 +113,20 @@ class QuadraticSettings(ProblemSettings):
                     raise refusal(field, "nothing beside `file`: it is an option of `generator`")
         if self.generator == "byzantine" and self.zeta is not None:
             raise refusal("zeta", "nothing with `generator: byzantine`, whose clients have matrices of their own")
+        self._law_fits()
         return self
+
+    def _law_fits(self) -> None:
+        """Raise pydantic's error for options of another generator."""
+        is_means = self.generator == "means"
+        for field in _NOT_OF_MEANS if is_means else _OF_MEANS_ALONE:
+            if getattr(self, field) is not None:
+                allowed = (
+                    "nothing with `generator: means`, where θ is all there is"
+                    if is_means
+                    else ("nothing without `generator: means`")
+                )
+                raise refusal(field, allowed)
 
     @property
     def known_clients(self) -> int | None:
@@ -150,8 +174,9 @@ class QuadraticSettings(ProblemSettings):
                 f"{where}: sums of products of its entries reach {largest:.3g}; allowed is up to {limit:.3g}"
             )
 
-    def _recipe(self) -> Recipe:
-        return Recipe(**self.model_dump(include=set(_GENERATOR_FIELDS)))
+    def _recipe(self) -> Recipe | Means:
+        law = Means if self.generator == "means" else Recipe
+        return law(**self.model_dump(include={field.name for field in fields(law)}))
 
 
 def _deal(placement: Placement, layout: Layout, clients_per_chunk: int | None) -> Dealt:
