@@ -10,16 +10,18 @@ from ppfl.engine.mapping.choose import choose_mapping
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import member, stack_states
+from ppfl.interfaces.personal_aggregates import PersonalAggregates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import torch
 
     from ppfl.core.snapshot import ClientStates
     from ppfl.core.types import Params, State
     from ppfl.engine.client_store import ClientStore
-    from ppfl.engine.mapping.mapping import AnyUplink, Mapping, Uplink
+    from ppfl.engine.mapping.mapping import AnyUplink, Uplink
+    from ppfl.engine.mapping.mapping import Mapping as ClientMapping
     from ppfl.engine.participants import Downlink
     from ppfl.engine.setup import Setup
 
@@ -37,7 +39,8 @@ class Part(NamedTuple):
 class ClientGroup:
     """States of the clients of this rank; C clients in chunks of K."""
 
-    def __init__(self, setup: Setup, shared: Params, mapping: Mapping | None = None) -> None:
+    def __init__(self, setup: Setup, shared: Params, mapping: ClientMapping | None = None) -> None:
+        self._setup = setup
         self.objective = setup.problem.objective
         self.clients = setup.problem.client_data.clients
         """Clients of this rank."""
@@ -132,6 +135,21 @@ class ClientGroup:
             uplinks, states = self.mapping(downlink, chunk, members, self.store.get(index), round)
             self._keep(index, states)
             yield from uplinks
+
+    def receive(self, client: int, own: Params, round: int) -> None:
+        """Give one client of this rank its own aggregate of a round; for methods of personal aggregates."""
+        self.receive_each({client: own}, round)
+
+    def receive_each(self, own: Mapping[int, Params], round: int) -> None:
+        """Give clients of this rank their own aggregates, and keep their new states, each chunk once."""
+        algorithm = self._setup.algorithm_at(round)
+        assert isinstance(algorithm, PersonalAggregates)
+        for index, chunk, members in self.parts(frozenset(own)):
+            states = [self.store.member(index, row) for row in range(len(chunk))]
+            for client in members:
+                row = client - chunk.start
+                states[row] = algorithm.receive(states[row], own[client])
+            self._keep(index, stack_states(states))
 
     def parts(self, cohort: frozenset[int]) -> list[Part]:
         """Return the clients of a cohort that live here, chunk by chunk."""

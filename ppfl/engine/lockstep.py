@@ -18,6 +18,7 @@ from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.run import Run
 from ppfl.engine.scored_runs import judged
 from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.personal_aggregates import goes_with_others
 
 if TYPE_CHECKING:
     from ppfl.engine.scored_runs import ScoredRuns
@@ -35,7 +36,7 @@ def fits(setup: Setup) -> bool:
         and setup.tuned_problem is setup.problem
         and setup.best_round is None
         and setup.newcomers is None
-        and not setup.algorithm.branches_on_server
+        and goes_with_others(setup.algorithm)
         and Laned.can(setup)
     )
 

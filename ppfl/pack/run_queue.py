@@ -20,6 +20,7 @@ from ppfl.config.grid import show_varying
 from ppfl.core.errors import UserError
 from ppfl.core.files import time_in
 from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.personal_aggregates import goes_with_others
 from ppfl.jobs.owner import Watch
 from ppfl.jobs.states import state_of, states_of
 from ppfl.jobs.stop_requests import request_for
@@ -126,7 +127,7 @@ class _Entry:
         if self.executor.has_batches and self.executor.has_cards and _goes_side_by_side(config):
             return sys.intern(_batch_of_networks(config))
         is_small = config.problem.name == "quadratic" and 0 < self.client_rounds <= _SMALL_CLIENT_ROUNDS
-        has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1 and not config.algorithm.branches_on_server
+        has_lanes = is_small and (config.engine.clients_per_chunk or 1) == 1 and goes_with_others(config.algorithm)
         return sys.intern(_batch(config)) if self.executor.has_batches and has_lanes else ""
 
 
@@ -302,7 +303,7 @@ def _goes_side_by_side(config: Config) -> bool:
         and config.asynchronous is None
         and config.byzantine is None
         and is_sum(config.aggregator)
-        and not config.algorithm.branches_on_server
+        and goes_with_others(config.algorithm)
     )
 
 

@@ -25,6 +25,7 @@ from ppfl.engine.participants import Downlink
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.client_data import SampledData
 from ppfl.interfaces.objective import FixedAtStart, JointObjective
+from ppfl.interfaces.personal_aggregates import goes_with_others
 from ppfl.interfaces.placement import MAX_MEMBERS
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def fits(setup: Setup) -> bool:
         and setup.byzantine is None
         and is_sum(setup.aggregator)
         and setup.client_state == "device"
-        and not setup.algorithm.branches_on_server
+        and goes_with_others(setup.algorithm)
         and isinstance(setup.problem.client_data, SampledData)
         and isinstance(setup.problem.objective, JointObjective)
     )
