@@ -304,7 +304,8 @@ def _unfit_for_clients(config: Config) -> Finding | None:
     wanted, key = config.cohort, "cohort"
     if config.asynchronous is not None:
         wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"
-    return Round(clients, wanted, key, config.aggregator, config.byzantine).unfit()
+    found = Round(clients, wanted, key, config.aggregator, config.byzantine)
+    return found.unfit() or found.unfit_queries(config.algorithm)
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:

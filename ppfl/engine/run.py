@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,12 @@ from ppfl.core.params import all_finite
 from ppfl.engine.best_round import Best, states_of_now
 from ppfl.engine.checkpoint import StatesOf, name_state, read_state
 from ppfl.engine.exchange.combine import combine
+from ppfl.engine.exchange.exchanged import Exchanged
+from ppfl.engine.exchange.queries import ask
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
 from ppfl.engine.participants import Downlink
+from ppfl.interfaces.query_points import QueryPoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -86,26 +90,36 @@ class Run:
 def play_round(run: Run, round: int) -> bool:
     """θ, w ← one round. Collective.
 
-    Returns False when the aggregate has NaN or inf; θ stays as it was then.
+    Returns False when the aggregate has NaN or inf; θ stays as it was then, and so do aggregates of single clients.
     """
     with timed(run.ledger):
         setup, group = run.setup, run.group
         cohort = setup.cohort(round)
-        downlink = Downlink(setup.algorithm, run.server, round)
-        like = setup.algorithm.uplink_like(run.server)
         if round + 1 < setup.num_rounds:
             group.prefetch(setup.cohort(round + 1))
-        uplinks = _counted(run, group.step(downlink, cohort, round))  # clients work as their uplinks are asked for
-        aggregate = combine(setup, run.server, uplinks, cohort, like, round)
-        is_finite = all_finite(aggregate.params)
-        if is_finite:
-            _serve(run, aggregate.params, cohort, round)
-        mine = [client for client in cohort if client in group.clients]
-        run.ledger.count_bytes(downlink.num_bytes(mine), aggregate.num_bytes)
-        run.ledger.costs.nonfinite_clients += aggregate.num_nonfinite
+        exchanged = _exchanged(run, cohort, round)
+        run.ledger.count_bytes(exchanged.downlink_bytes, exchanged.uplink_bytes)
+        run.ledger.costs.nonfinite_clients += exchanged.num_nonfinite
         run.ledger.costs.virtual_seconds += _virtual_seconds(setup, cohort, round)
         run.ledger.told.check()
-    return is_finite
+    return exchanged.is_finite
+
+
+def _exchanged(run: Run, cohort: frozenset[int], round: int) -> Exchanged:
+    """Let the clients of a cohort work, and make of what they send what the method wants: one aggregate for the server,
+    or one for each of them. Collective."""
+    setup, group = run.setup, run.group
+    if isinstance(setup.algorithm, QueryPoints):
+        return ask(setup, group, run.server, cohort, round, partial(_counted, run))
+    downlink = Downlink(setup.algorithm, run.server, round)
+    like = setup.algorithm.uplink_like(run.server)
+    uplinks = _counted(run, group.step(downlink, cohort, round))  # clients work as their uplinks are asked for
+    aggregate = combine(setup, run.server, uplinks, cohort, like, round)
+    is_finite = all_finite(aggregate.params)
+    if is_finite:
+        _serve(run, aggregate.params, cohort, round)
+    mine = [client for client in cohort if client in group.clients]
+    return Exchanged(is_finite, downlink.num_bytes(mine), aggregate.num_bytes, aggregate.num_nonfinite)
 
 
 def _serve(run: Run, combined: Params, cohort: frozenset[int], round: int) -> None:

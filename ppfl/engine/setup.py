@@ -10,6 +10,7 @@ import numpy as np
 
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.attack import AttackOnVectors
+from ppfl.interfaces.query_points import QueryPoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -109,12 +110,19 @@ class Setup:
         """Return `who_counts` in statistics of a metric; found once."""
         if metric not in self._counting:
             weights = self.problem.scores.metric_weights(metric)
-            self._counting[metric] = who_counts(weights, self.roles.byzantine)
+            self._counting[metric] = who_counts(weights, self.roles.byzantine | self._asked)
         return self._counting[metric]
 
     def _weight_of(self, clients: Iterable[int]) -> float:
         beside = self.byzantine.num_beside if self.byzantine is not None else 0
         return sum(self.client_weights[client] for client in clients) + beside
+
+    @cached_property
+    def _asked(self) -> frozenset[int]:
+        """Return the clients that only answer at the query points of others, whose own parameters nobody wants."""
+        if not isinstance(self.algorithm, QueryPoints) or self.algorithm.main_clients == "all":
+            return frozenset()
+        return frozenset(range(self.problem.client_data.num_clients)) - set(self.algorithm.mains)
 
     @cached_property
     def _weight_of_all(self) -> float:

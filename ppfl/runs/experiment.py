@@ -22,6 +22,7 @@ from ppfl.engine.final_stages import final_stages
 from ppfl.engine.newcomers import with_newcomers
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.objective import frozen_of
+from ppfl.interfaces.query_points import QueryPoints
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
 from ppfl.jobs.starts import refuse_missing_starts
@@ -260,6 +261,8 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
     if config.byzantine is not None:
         clients["byzantine"] = np.isin(np.arange(data.num_clients), list(byzantine)).astype(np.int64)
         facts = {**facts, "num_byzantine": float(len(byzantine) + config.byzantine.num_beside)}
+    if isinstance(setup.algorithm, QueryPoints):
+        clients["main"] = np.isin(np.arange(data.num_clients), setup.algorithm.mains).astype(np.int64)
     if setup.newcomers is not None:
         theirs = setup.newcomers.problem.client_data
         # without what there is a number of for each label: their second dimension is that of steps

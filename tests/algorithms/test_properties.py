@@ -11,6 +11,7 @@ import torch
 
 from ppfl.core.params import num_bytes
 from ppfl.engine.run import play_round
+from ppfl.interfaces.query_points import QueryPoints
 from tests.algorithms.cases import NAMES, PROBLEMS, QUADRATIC, sections
 from tests.engine.build import engine
 from tests.ranks import on_ranks
@@ -120,6 +121,9 @@ def test_gradients_and_bytes_are_counted(name: str, problem: str) -> None:
     for way, vector in announced.items():
         if algorithm.branches_on_server:  # its rounds may send nothing
             assert 0 < found[f"4 {way}_bytes"] < of_shared
+        elif isinstance(algorithm, QueryPoints):
+            # at every query point what all are told and answer there; and once each θ_i itself, and R_i
+            assert found[f"4 {way}_bytes"] == of_shared * (len(algorithm.mains) + 1)
         else:
             assert found[f"4 {way}_bytes"] == num_vectors * num_bytes(vector)
 

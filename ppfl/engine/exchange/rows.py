@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ppfl.engine.setup import Setup
 
 
-def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int) -> tuple[torch.Tensor, int]:
+def by_rule(
+    setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int, query: int | None = None
+) -> tuple[torch.Tensor, int]:
     """Return the aggregate of all rows, those of attackers included, (D,), and how many of them are not finite.
 
     NaN where they cannot be aggregated, since the honest clients have diverged. Collective.
@@ -35,7 +37,7 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
         )
     blocks = (_rows_of(uplink) for uplink in uplinks)
     num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
-    key = RandomKey(setup.problem.objective.seed, round)
+    key = RandomKey(setup.problem.objective.seed, round, query)
     vector = flatten(like)
     sent = ClientMatrix.from_stream(setup.communicator, blocks, num_rows, vector, setup.bucket_bytes)
     matrix = attack(setup, sent, cohort, key)
