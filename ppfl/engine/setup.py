@@ -110,7 +110,7 @@ class Setup:
         """Return `who_counts` in statistics of a metric; found once."""
         if metric not in self._counting:
             weights = self.problem.scores.metric_weights(metric)
-            self._counting[metric] = who_counts(weights, self.roles.byzantine | self._asked)
+            self._counting[metric] = who_counts(weights, self.not_counted)
         return self._counting[metric]
 
     def _weight_of(self, clients: Iterable[int]) -> float:
@@ -118,10 +118,11 @@ class Setup:
         return sum(self.client_weights[client] for client in clients) + beside
 
     @cached_property
-    def _asked(self) -> frozenset[int]:
-        """Return the clients that only answer at the query points of others, whose own parameters nobody wants."""
+    def not_counted(self) -> frozenset[int]:
+        """Return the clients that do not count in statistics of scores: those that attack, and those that only answer
+        at the query points of others."""
         if not isinstance(self.algorithm, QueryPoints) or self.algorithm.main_clients == "all":
-            return frozenset()
+            return self.roles.byzantine
         return frozenset(range(self.problem.client_data.num_clients)) - set(self.algorithm.mains)
 
     @cached_property

@@ -121,6 +121,18 @@ def test_who_only_answers_is_alone_and_counts_in_no_mean() -> None:
     assert last.metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-12)
 
 
+def test_means_over_main_clients_are_the_same_in_lanes_and_client_by_client() -> None:
+    """With attackers beside them all clients are honest, and scored as lanes."""
+    beside = {"byzantine": {**FLIP, "placement": "beside"}}
+    lanes, stored = (
+        list(engine(**asking(main_clients=2, others=beside), engine={"client_state": kind}))[-1].metrics
+        for kind in ("device", "file")
+    )
+    everyone = list(engine(**asking(others=beside)))[-1].metrics
+    assert lanes["loss"] == stored["loss"]
+    assert lanes["loss"] != everyone["loss"]
+
+
 def test_costs_are_those_of_reports_and_of_all_that_is_told() -> None:
     costs = list(engine(**asking(rounds=2, main_clients=3)))[-1].costs
     # nine answer at each of three query points, and take a step of their own
@@ -172,7 +184,10 @@ def test_what_no_rule_can_aggregate_is_a_run_that_has_diverged() -> None:
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        (asking(main_clients=8), "algorithm.main_clients: more main clients than there are (given 8); allowed: at most 7"),
+        (
+            asking(main_clients=8),
+            "algorithm.main_clients: more main clients than there are (given 8); allowed: at most 7",
+        ),
         (asking(others={"cohort": 3, "aggregator": {"name": "median"}}), "allowed: at least 4, so that two honest"),
         (
             asking(DIGITS, main_clients=["nobody"]),
