@@ -8,7 +8,6 @@ import torch
 from pydantic import PositiveFloat
 
 from ppfl.core import devices
-from ppfl.core.rng import generator
 from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge
 from ppfl.rows import client_rows
 
@@ -22,8 +21,8 @@ _MAX_BLOCKS = 2**32
 class Gaussian(AttackOnVectors):
     """x_a ~ N(0, standard_deviation² I), drawn anew for every attacker and round.
 
-    Source: Blanchard et al., NeurIPS 2017, Section 6, with a standard deviation of 200. Keyed (seed, round, attacker,
-    block of columns), so that ranks draw what belongs to their columns.
+    Source: Blanchard et al., NeurIPS 2017, Section 6, with a standard deviation of 200. Keyed (seed, round, query
+    point, attacker, block of columns), so that ranks draw what belongs to their columns.
     """
 
     name: Literal["gaussian"]
@@ -38,6 +37,6 @@ class Gaussian(AttackOnVectors):
             for number, piece in enumerate(torch.split(row, client_rows.BLOCK_COLUMNS), block.number):
                 # a stream for each attacker and block, so that it does not matter which rank or device has the block
                 key = attacker * _MAX_BLOCKS + number
-                draw = generator(knowledge.key.seed, _PURPOSE, round=knowledge.key.round, client=key)
+                draw = knowledge.key.generator(_PURPOSE, key)
                 piece.copy_(torch.from_numpy(draw.standard_normal(len(piece)) * self.standard_deviation))
         return devices.to_device(draws, block.own.device)

@@ -13,10 +13,12 @@ from ppfl.config.errors import NOTHING, Finding
 from ppfl.interfaces.attack import AttackOnVectors
 from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.cohort_size import cohort_size
+from ppfl.interfaces.query_points import FEWEST_HONEST, QueryPoints
 
 if TYPE_CHECKING:
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.byzantine import Byzantine
+    from ppfl.interfaces.method import Algorithm
     from ppfl.interfaces.strategic import Strategic
 
 
@@ -64,6 +66,21 @@ class Round:
             allowed = f"at most {self.clients}, the clients of the problem, each of whom is in a buffer once"
             return Finding("asynchronous.buffer", self.buffer, allowed, "more clients than there are")
         return self._unfit_attackers() or self._unfit_strategic() or self._unfit_attack() or self._unfit_rule()
+
+    def unfit_queries(self, algorithm: Algorithm) -> Finding | None:
+        """Return what cannot work of a method whose clients ask each other."""
+        if not isinstance(algorithm, QueryPoints):
+            return None
+        beside = self.byzantine is None or self.byzantine.placement == "beside"
+        hostile = 0 if beside or self.byzantine is None else self.byzantine.num_attackers
+        honest, mains = self.clients - hostile, algorithm.main_clients
+        if isinstance(mains, int) and mains > honest:
+            allowed = f"at most {honest}, the honest clients of the problem, or all"
+            return Finding("algorithm.main_clients", mains, allowed, "more main clients than there are")
+        if algorithm.asks and self.size < hostile + FEWEST_HONEST:
+            allowed = f"at least {hostile + FEWEST_HONEST}, so that two honest clients answer at a query point"
+            return Finding(self.key, self.wanted, allowed, "fewer than two honest clients at a query point")
+        return None
 
     def _unfit_attackers(self) -> Finding | None:
         byzantine = self.byzantine

@@ -28,7 +28,8 @@ from ppfl.interfaces.byzantine import Byzantine
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
 from ppfl.interfaces.problem import ProblemSettings
-from ppfl.interfaces.strategic import Strategic
+from ppfl.interfaces.query_points import QueryPoints
+from ppfl.interfaces.strategic import SQUARED_NORM, Strategic
 from ppfl.interfaces.wireless import Wireless, refuse_network
 from ppfl.networks.model_problem import ModelProblemSettings
 
@@ -184,6 +185,9 @@ class Config(Settings):
         if self.strategic is not None and self.algorithm.needs_honesty:
             reason = f"since no client of {self.algorithm.name!r} can be strategic: {self.algorithm.needs_honesty}"
             raise refusal("strategic", f"null, {reason}")
+        if SQUARED_NORM in self.evaluate.reports and isinstance(self.algorithm, QueryPoints):
+            reason = f"since clients of {self.algorithm.name!r} send several vectors a round"
+            raise refusal("evaluate.reports", f"no {SQUARED_NORM}, {reason}")
         return self
 
     @model_validator(mode="after")
@@ -325,7 +329,8 @@ def _unfit_for_clients(config: Config) -> Finding | None:
         wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"
         buffer = config.asynchronous.buffer
     least = config.algorithm.least_cohort
-    return Round(clients, wanted, key, config.aggregator, config.byzantine, config.strategic, least, buffer).unfit()
+    found = Round(clients, wanted, key, config.aggregator, config.byzantine, config.strategic, least, buffer)
+    return found.unfit() or found.unfit_queries(config.algorithm)
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:

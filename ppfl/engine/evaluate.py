@@ -227,7 +227,7 @@ def means_over_clients(setups: Sequence[Setup], metric: str, values: np.ndarray)
 
 
 def _all_count(setup: Setup, metric: str) -> bool:
-    return not setup.roles.byzantine and min(setup.problem.scores.metric_weights(metric), default=0) > 0
+    return not setup.not_counted and min(setup.problem.scores.metric_weights(metric), default=0) > 0
 
 
 def mean_over_clients(setup: Setup, metric: str, values: np.ndarray) -> float:
@@ -278,7 +278,7 @@ def _statistics(setup: Setup, metric: str, values: np.ndarray) -> np.ndarray:
 
 
 def _weights(setup: Setup, metric: str) -> tuple[frozenset[int], tuple[float, ...]]:
-    return setup.roles.byzantine, tuple(setup.problem.scores.metric_weights(metric))
+    return setup.not_counted, tuple(setup.problem.scores.metric_weights(metric))
 
 
 def _known(setup: Setup, metric: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

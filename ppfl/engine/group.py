@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ppfl.core.params import kinds, map_params
 from ppfl.engine.client_store import MemoryStore, open_store
-from ppfl.engine.mapping.choose import choose_mapping
+from ppfl.engine.mapping.choose import choose_mapping, choose_mappings
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import member, stack_states
 from ppfl.interfaces.personal_aggregates import PersonalAggregates
+from ppfl.interfaces.query_points import QueryPoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,6 +47,10 @@ class ClientGroup:
         self.clients = setup.problem.client_data.clients
         """Clients of this rank."""
         self.algorithm = setup.algorithm
+        self._answering: ClientMapping | None = None
+        if isinstance(setup.algorithm, QueryPoints):
+            # of one kind, since both take a chunk at a time
+            mapping, self._answering = choose_mappings(setup, replace(setup, algorithm=setup.algorithm.answers))
         self.mapping = mapping or choose_mapping(setup)
         is_laned = isinstance(self.mapping, Laned)
         self._clients_per_chunk = max(len(self.clients), 1) if is_laned else setup.clients_per_chunk
@@ -135,6 +141,12 @@ class ClientGroup:
             uplinks, states = self.mapping(downlink, chunk, members, self.store.get(index), round)
             self._keep(index, states)
             yield from uplinks
+
+    def ask(self, downlink: Downlink, cohort: frozenset[int], round: int) -> Iterator[AnyUplink]:
+        """Have the clients of the cohort that live here answer at a query point, in client order; states stay."""
+        assert self._answering is not None
+        for index, chunk, members in self.parts(cohort):
+            yield from self._answering(downlink, chunk, members, self.store.get(index), round)[0]
 
     def receive(self, client: int, own: Params, round: int) -> None:
         """Give one client of this rank its own aggregate of a round; for methods of personal aggregates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from ppfl.engine.exchange.combine import combine
 from ppfl.engine.exchange.exchanged import Exchanged
 from ppfl.engine.exchange.misreports import as_sent
 from ppfl.engine.exchange.mixing import mix
+from ppfl.engine.exchange.queries import ask
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
 from ppfl.engine.participants import Downlink
 from ppfl.interfaces.mixing import Mixing
+from ppfl.interfaces.query_points import QueryPoints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -109,6 +112,8 @@ def _exchanged(run: Run, cohort: frozenset[int], round: int) -> Exchanged:
     """Let the clients of a cohort work, and make of what they send what the method wants: one aggregate for the server,
     or one for each of them. Collective."""
     setup, group = run.setup, run.group
+    if isinstance(setup.algorithm, QueryPoints):
+        return ask(setup, group, run.server, cohort, round, partial(_counted, run))
     downlink = Downlink(setup.algorithm, run.server, round)
     like = setup.algorithm.uplink_like(run.server)
     # clients work as their uplinks are asked for

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppfl.interfaces.byzantine import adds_up
+from ppfl.interfaces.query_points import QueryPoints
 from ppfl.interfaces.strategic import SQUARED_NORM
 
 if TYPE_CHECKING:
@@ -136,12 +137,20 @@ class Setup:
         """Return `who_counts` in statistics of a metric; found once."""
         if metric not in self._counting:
             weights = self.problem.scores.metric_weights(metric)
-            self._counting[metric] = who_counts(weights, self.roles.byzantine)
+            self._counting[metric] = who_counts(weights, self.not_counted)
         return self._counting[metric]
 
     def _weight_of(self, clients: Iterable[int]) -> float:
         beside = self.byzantine.num_beside if self.byzantine is not None else 0
         return sum(self.client_weights[client] for client in clients) + beside
+
+    @cached_property
+    def not_counted(self) -> frozenset[int]:
+        """Return the clients that do not count in statistics of scores: those that attack, and those that only answer
+        at the query points of others."""
+        if not isinstance(self.algorithm, QueryPoints) or self.algorithm.main_clients == "all":
+            return self.roles.byzantine
+        return frozenset(range(self.problem.client_data.num_clients)) - set(self.algorithm.mains)
 
     @cached_property
     def _weight_of_all(self) -> float:

@@ -10,17 +10,27 @@ import torch
 
 from ppfl.core.params import ratio
 from ppfl.core.plugins import PlugIn
+from ppfl.core.rng import generator
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ppfl.rows.client_matrix import ClientMatrix
 
 
 @dataclass(frozen=True)
 class RandomKey:
-    """What random choices are keyed by: the seed of the run and the round."""
+    """What random choices are keyed by: the seed of the run, the round and, where there are such, the query point."""
 
     seed: int = 0
     round: int = 0
+    query: int | None = None
+    """Client at whose query point the vectors are gradients: each has draws of its own. None: there is one θ."""
+
+    def generator(self, purpose: str, client: int = 0) -> np.random.Generator:
+        """Return what draws for a purpose, and for each client of its own."""
+        where = purpose if self.query is None else f"{purpose} at query point {self.query}"
+        return generator(self.seed, where, round=self.round, client=client)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveInt
 
-from ppfl.core.rng import generator
 from ppfl.interfaces.pre_aggregator import PreAggregator, RandomKey
 
 if TYPE_CHECKING:
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Bucketing(PreAggregator):
-    """y_b = mean of the vectors in bucket b: a random order, keyed (seed, round), cut into buckets of `size`.
+    """y_b = mean of the vectors in bucket b: a random order cut into buckets of `size`, keyed (seed, round, query
+    point).
 
     Source: Karimireddy, He, Jaggi, ICLR 2022, Algorithm 1. ⌈N/size⌉ buckets, of which the last may be smaller. f
     Byzantine vectors spoil at most f buckets.
@@ -35,7 +35,7 @@ class Bucketing(PreAggregator):
         """Return 1/(vectors in the bucket) for each of them."""
         number = matrix.num_vectors
         # every rank draws it by itself, from the same key
-        order = torch.from_numpy(generator(key.seed, "bucketing", round=key.round).permutation(number))
+        order = torch.from_numpy(key.generator("bucketing").permutation(number))
         buckets = torch.arange(number) // self.size
         weights = torch.zeros(self.num_outputs(number), number, dtype=torch.float64)
         weights[buckets, order] = 1.0

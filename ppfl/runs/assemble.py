@@ -12,6 +12,7 @@ from ppfl.core.communicator import GuardedCommunicator, ranks_of_host
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.exchange.attackers import check_cohort
+from ppfl.engine.exchange.queries import check_query_points
 from ppfl.engine.newcomers import Newcomers
 from ppfl.engine.participants import CohortSampler, Roles
 from ppfl.engine.setup import Setup
@@ -20,6 +21,7 @@ from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.held_out import HeldOut
 from ppfl.interfaces.placement import ChunkMemory, Placement
+from ppfl.interfaces.query_points import QueryPoints
 from ppfl.interfaces.selection import ORDER_OF_SCORES, Selection, draw_clients
 from ppfl.interfaces.split import refuse_split
 from ppfl.networks.kernels import of_this_processor
@@ -80,7 +82,8 @@ def build(
     roles, cohort = Roles.of(placement, problem.client_data, config.strategic), _sample(config, problem.client_data)
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
     _check_clients(config, roles, cohort, communicator)
-    algorithm = _resolve(config, problem, cohort)
+    algorithm = _asking(_resolve(config, problem, cohort), problem, roles)
+    _named("", lambda: check_query_points(algorithm, roles, cohort))
     algorithm, latencies = _named(
         "network.", lambda: timed_by_network(config, problem, algorithm, cohort, communicator)
     )
@@ -202,6 +205,14 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
     return algorithm
+
+
+def _asking(algorithm: Algorithm, problem: Problem, roles: Roles) -> Algorithm:
+    """Return the method with its main clients found, where it has such."""
+    if not isinstance(algorithm, QueryPoints):
+        return algorithm
+    data = problem.client_data
+    return _named("algorithm.", lambda: algorithm.chosen(data.client_names, data.num_train_samples, roles.byzantine))
 
 
 def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[FineTuner | None, Problem]:

@@ -22,6 +22,7 @@ from ppfl.engine.final_stages import final_stages
 from ppfl.engine.newcomers import with_newcomers
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.objective import frozen_of
+from ppfl.interfaces.query_points import QueryPoints
 from ppfl.jobs.attempt import NOBODY, Attempt
 from ppfl.jobs.launcher import open_communicator
 from ppfl.jobs.starts import refuse_missing_starts
@@ -277,6 +278,8 @@ def _marks(setup: Setup) -> dict[str, np.ndarray]:
         roles["byzantine"] = setup.roles.byzantine
     if setup.strategic is not None:
         roles["strategic"] = setup.roles.strategic
+    if isinstance(setup.algorithm, QueryPoints):
+        roles["main"] = frozenset(setup.algorithm.mains)
     everyone = np.arange(setup.problem.client_data.num_clients)
     return {name: np.isin(everyone, list(members)).astype(np.int64) for name, members in roles.items()}
 

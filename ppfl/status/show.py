@@ -148,10 +148,12 @@ def _history(result: Result, names: Sequence[str]) -> Table:
 
 
 def _worst(result: Result, metric: str, values: np.ndarray) -> str:
-    """Return the mean over the worst tenth of honest clients with a score."""
+    """Return the mean over the worst tenth of honest clients with a score; of main ones where there are such."""
     import numpy as np
 
     counted = ~np.isnan(values)
     if "byzantine" in result.clients:
         counted &= result.clients["byzantine"].to_numpy() == 0
+    if "main" in result.clients:
+        counted &= result.clients["main"].to_numpy() == 1
     return f"{worst_tenth(metric, values[counted]).mean:.6g}"

@@ -12,6 +12,7 @@ import torch
 from ppfl.core.params import flatten, num_bytes
 from ppfl.engine.run import play_round
 from ppfl.interfaces.pruning import Pruned
+from ppfl.interfaces.query_points import QueryPoints
 from tests.algorithms.cases import NAMES, PROBLEMS, QUADRATIC, sections
 from tests.engine.build import engine
 from tests.ranks import on_ranks
@@ -124,6 +125,9 @@ def test_gradients_and_bytes_are_counted(name: str, problem: str) -> None:
         elif isinstance(algorithm, Pruned) and way == "uplink":
             size = flatten(server["shared"]).element_size()
             assert found[f"4 {way}_bytes"] == 4 * size * sum(algorithm.kept)
+        elif isinstance(algorithm, QueryPoints):
+            # at every query point what all are told and answer there; and once each θ_i itself, and R_i
+            assert found[f"4 {way}_bytes"] == of_shared * (len(algorithm.mains) + 1)
         else:
             assert found[f"4 {way}_bytes"] == num_vectors * num_bytes(vector)
 

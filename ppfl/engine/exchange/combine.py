@@ -28,11 +28,18 @@ class Aggregate(NamedTuple):
 
 
 def combine(
-    setup: Setup, server: State, uplinks: Iterable[AnyUplink], cohort: frozenset[int], like: Params, round: int
+    setup: Setup,
+    server: State,
+    uplinks: Iterable[AnyUplink],
+    cohort: frozenset[int],
+    like: Params,
+    round: int,
+    query: int | None = None,
 ) -> Aggregate:
     """Return the aggregate of a cohort, the same bits on every rank. Collective.
 
-    like: names and shapes of an uplink, also for a rank that has no client in the cohort. Raises LocalParameterError
+    like: names and shapes of an uplink, also for a rank that has no client in the cohort. query: whose query point
+    they answer at, where there are such. Raises LocalParameterError
     when an uplink has a name that is not among them, and SharedUserError when an attacker hands NaN or inf to the mean.
     NaN or inf of honest clients under the mean is no error: it is how a run diverges.
     """
@@ -44,5 +51,5 @@ def combine(
     if setup.adds_up:
         vector, num_nonfinite = weighted_mean(setup, sent, cohort, like), 0
     else:
-        vector, num_nonfinite = by_rule(setup, sent, sorted(cohort), like, round)
+        vector, num_nonfinite = by_rule(setup, sent, sorted(cohort), like, round, query)
     return Aggregate(unflatten(vector, like), num_nonfinite, sent.num_bytes)

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ppfl.engine.setup import Setup
 
 
-def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int) -> tuple[torch.Tensor, int]:
+def by_rule(
+    setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int, query: int | None = None
+) -> tuple[torch.Tensor, int]:
     """Return the aggregate of all rows, those of attackers included, (D,), and how many of them are not finite.
 
     NaN where they cannot be aggregated, since the honest clients have diverged. Collective.
@@ -33,18 +35,18 @@ def by_rule(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round:
             f"algorithm.name: {setup.algorithm.name!r} weighs coordinates, of which the mean alone can be taken: "
             f"no other aggregator than 'mean', and no attackers on vectors"
         )
-    return of_matrix(setup, _rows(setup, uplinks, cohort, like), cohort, flatten(like), round)
+    return of_matrix(setup, _rows(setup, uplinks, cohort, like), cohort, flatten(like), round, query)
 
 
 def of_matrix(
-    setup: Setup, sent: ClientMatrix, senders: list[int], like: torch.Tensor, step: int
+    setup: Setup, sent: ClientMatrix, senders: list[int], like: torch.Tensor, step: int, query: int | None = None
 ) -> tuple[torch.Tensor, int]:
     """Return what attackers and the rule make of rows, (D,), and how many of them are not finite. Collective.
 
     senders: the client of each row. step: the round, or of asynchronous runs the step of the server, by which all that
-    is random is keyed.
+    is random is keyed, and by the query point that they are sent for, where there is one.
     """
-    key = _key(setup, step)
+    key = RandomKey(setup.problem.objective.seed, step, query)
     matrix = attack(setup, sent, senders, key)
     vector = torch.full_like(like, math.nan)
     try:
@@ -67,17 +69,14 @@ def of_matrix(
 def rows_of_cohort(setup: Setup, uplinks: Sent, cohort: list[int], like: Params, round: int) -> ClientMatrix:
     """Return what the clients of a cohort send, as attackers have changed it: a row each, then those of attackers
     beside them. Collective."""
-    return attack(setup, _rows(setup, uplinks, cohort, like), cohort, _key(setup, round))
+    key = RandomKey(setup.problem.objective.seed, round)
+    return attack(setup, _rows(setup, uplinks, cohort, like), cohort, key)
 
 
 def _rows(setup: Setup, uplinks: Sent, cohort: list[int], like: Params) -> ClientMatrix:
     blocks = (_rows_of(uplink) for uplink in uplinks)
     num_rows = sum(client in setup.problem.client_data.clients for client in cohort)
     return ClientMatrix.from_stream(setup.communicator, blocks, num_rows, flatten(like), setup.bucket_bytes)
-
-
-def _key(setup: Setup, round: int) -> RandomKey:
-    return RandomKey(setup.problem.objective.seed, round)
 
 
 def _rows_of(uplink: AnyUplink) -> torch.Tensor:

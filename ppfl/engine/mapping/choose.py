@@ -19,4 +19,10 @@ _IN_TURN: tuple[type[Mapping], ...] = (Laned, Joint, Batched, Loop)
 def choose_mapping(setup: Setup) -> Mapping:
     """Return the first one that can. All of them give the same bits but Joint and Batched, whose chunks are part of
     what a run is: ranks may choose differently."""
-    return next(mapping(setup) for mapping in _IN_TURN if mapping.can(setup))
+    return choose_mappings(setup)[0]
+
+
+def choose_mappings(*setups: Setup) -> list[Mapping]:
+    """Return the same for several methods on the states of the same clients: all of one kind."""
+    kind = next(mapping for mapping in _IN_TURN if all(mapping.can(setup) for setup in setups))
+    return [kind(setup) for setup in setups]
