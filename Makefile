@@ -1,8 +1,9 @@
-# make run: set up, compute, draw.   make paper: the paper's figures.   make test: every check.   make drill: kills.
+# make run: set up, compute, draw.   make paper: the paper's figures.   make systems: those of systems around it.
+# make test: every check.   make drill: kills.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: run paper session test test-quick drill lint clean
+.PHONY: run paper systems session test test-quick drill lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +26,7 @@ endif
 # whoever holds our own lock may remove the one that a killed Snakemake left behind
 define only_one
 exec 9>$(VENV)/.run.lock; \
-flock --nonblock 9 || { echo 'make: another make run or make paper is at work here' >&2; exit 1; }; \
+flock --nonblock 9 || { echo 'make: another make run, paper or systems is at work here' >&2; exit 1; }; \
 if ls .snakemake/locks/* >/dev/null 2>&1; then $(SNAKEMAKE) --unlock --quiet all; fi
 endef
 
@@ -37,6 +38,11 @@ run: $(STAMP)
 paper: $(STAMP)
 	@$(only_one); $(SNAKEMAKE) paper
 	@printf '\nfigures  %s\nreport   %s\n' '$(CURDIR)/results/paper/figures/' '$(CURDIR)/results/paper/report.html'
+
+# those that train on mnist20 find it in $PPFL_DATA
+systems: $(STAMP)
+	@$(only_one); $(SNAKEMAKE) systems
+	@printf '\nfigures  %s\nreport   %s\n' '$(CURDIR)/results/systems/figures/' '$(CURDIR)/results/systems/report.html'
 
 # performed anew on a Slurm of its own, for the page about clusters; as root, with Slurm installed
 session: $(STAMP)

@@ -31,7 +31,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """False when it diverged."""
-        return self.result.attrs["status"] == "complete"
+        return bool(self.result.attrs["status"] == "complete")
 
 
 def configs_of(study: str, folder: Path) -> list[Path]:

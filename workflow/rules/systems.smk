@@ -1,0 +1,76 @@
+# The systems around the paper: a pack for every configuration, a study for every system, one page.
+
+from ppfl.analysis.systems.runs import STUDIES, configs_of
+
+SYSTEMS_FOLDER = Path(experiment_file(config["systems"]["folder"]))
+SYSTEMS = [study for study in STUDIES if configs_of(study, SYSTEMS_FOLDER)]
+
+
+def systems_configs(study):
+    """Return the configurations of a study, as texts."""
+    return [str(path) for path in configs_of(study, SYSTEMS_FOLDER)]
+
+
+wildcard_constraints:
+    study="[a-z]+",
+
+
+rule systems:
+    """All studies and their report."""
+    input:
+        "results/systems/report.html",
+
+
+rule systems_pack:
+    """All runs of one configuration in one process group; complete ones are kept when it is repeated."""
+    output:
+        touch("results/systems/{part}.packed"),
+    message:
+        "systems: runs of {wildcards.part}"
+    log:
+        "logs/systems/{part}.log",
+    params:
+        config=lambda wildcards: str(SYSTEMS_FOLDER / f"{wildcards.part}.yaml"),
+        # not used by the command: another grid is another job
+        digests=lambda wildcards: list(load_cells(SYSTEMS_FOLDER / f"{wildcards.part}.yaml")),
+    threads: workflow.cores
+    conda:
+        "../envs/ppfl.yaml"
+    shell:
+        "python -m ppfl pack {params.config:q} --out results/systems/{wildcards.part:q} --jobs {threads} > {log:q} 2>&1"
+
+
+rule systems_study:
+    """The claims and figures of one system."""
+    input:
+        lambda wildcards: [f"results/systems/{Path(path).stem}.packed" for path in systems_configs(wildcards.study)],
+    output:
+        "results/systems/figures/{study}.json",
+    message:
+        "systems: study {wildcards.study}"
+    log:
+        "logs/systems/figures/{study}.log",
+    params:
+        folder=str(SYSTEMS_FOLDER),
+    conda:
+        "../envs/ppfl.yaml"
+    script:
+        "../scripts/systems_study.py"
+
+
+rule systems_report:
+    """One self-contained HTML page."""
+    input:
+        expand("results/systems/figures/{study}.json", study=SYSTEMS),
+    output:
+        "results/systems/report.html",
+    message:
+        "systems: report"
+    log:
+        "logs/systems/report.log",
+    params:
+        configs=[systems_configs(study) for study in SYSTEMS],
+    conda:
+        "../envs/ppfl.yaml"
+    script:
+        "../scripts/systems_report.py"

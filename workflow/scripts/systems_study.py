@@ -1,0 +1,10 @@
+"""Rule `systems_study`: results of one study in, its claims and figures out."""
+
+import sys
+from pathlib import Path
+
+from ppfl.analysis.systems.runs import draw
+
+sys.stderr = Path(snakemake.log[0]).open("w", encoding="utf-8")
+drawn = draw(snakemake.wildcards.study, Path(snakemake.params.folder), Path("results", "systems"))
+drawn.save(Path(snakemake.output[0]))
