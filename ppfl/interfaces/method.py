@@ -295,6 +295,15 @@ class Algorithm(InRounds):
         """
         return None
 
+    def sent_weights(self) -> Mapping[str, str]:
+        """Return, of tensors of the uplink that clients weigh themselves, the name of the tensor that has the weights.
+
+        That one goes up with them: v_m ≥ 0 of a shape (L, …) that the weighed tensors begin with, for what a client has
+        learned, which nobody else could compute. Their mean is Σ_m n_m v_m x_m / Σ_m n_m v_m, and 0 where no client has
+        a weight; that of the weights themselves is the plain one. Under the conditions of `coordinate_weights`.
+        """
+        return {}
+
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return random inputs of one call of `client`."""
         return {}
