@@ -1,7 +1,12 @@
-"""Linear regressions in clusters, as in the code of FLoRAL: what `floral-linear.yaml` is computed on."""
+"""Linear regressions in clusters, as in the code of FLoRAL, and few images of mnist20 dealt alike to all: what
+`floral-linear.yaml` and `floral-mnist20.yaml` are computed on."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import h5py
 import numpy as np
 
 
@@ -27,3 +32,20 @@ def linear(
         return {"train": (x[:kept], y[:kept]), "test": (x[kept:], y[kept:])}
 
     return [of_client(m) for m in range(clients)]
+
+
+def mnist(seed: int, clients: int = 20, samples: int = 100) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Return clients with so many images of mnist20 to train on and as many to be tested on, drawn from all alike.
+
+    The files, looked up in the folder that PPFL_DATA names, give each client few of the ten classes.
+    """
+    draw = np.random.default_rng(seed)
+    parts = {}
+    for part in ("train", "test"):
+        with h5py.File(Path(os.environ["PPFL_DATA"]) / f"mnist20_{part}.h5") as file:
+            owners = [file["examples"][name] for name in sorted(file["examples"])]
+            x = np.concatenate([owner["pixels"][()] for owner in owners])
+            y = np.concatenate([owner["label"][()] for owner in owners]).astype(np.int64)
+        rows = draw.choice(len(y), clients * samples, replace=False).reshape(clients, samples)
+        parts[part] = [(x[of_client], y[of_client]) for of_client in rows]
+    return [{part: of_clients[m] for part, of_clients in parts.items()} for m in range(clients)]
