@@ -56,7 +56,8 @@ def test_cluster_0_stays_as_it_is_and_others_do_not(name: str) -> None:
     assert found.clusters is not None
     assert len(set(found.clusters)) > 1
     for client, cluster in enumerate(found.clusters):
-        assert (bits(found)[client] == bits(plain)[client]) == (cluster == 0)
+        # one says what the clusters of the data are, and changes nothing
+        assert (bits(found)[client] == bits(plain)[client]) == (cluster == 0 or name == "recorded")
     assert found.num_train_samples == plain.num_train_samples
 
 

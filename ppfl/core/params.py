@@ -82,12 +82,13 @@ def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
 
 def weigh(x: Params, weights: Params) -> Params:
     """v·x, entry by entry, in float64; 0 where v is 0, whatever x is there."""
+    return map_params(weighed, x, weights)
 
-    def product(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        wide = value.to(torch.float64)
-        return torch.where(weight == 0, 0.0, wide * weight)  # NaN · 0 is NaN
 
-    return map_params(product, x, weights)
+def weighed(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """v·x for one tensor, whose shape begins with that of v, in float64; 0 where v is 0, whatever x is there."""
+    of_entries = weights.reshape(*weights.shape, *[1] * (x.ndim - weights.ndim))
+    return torch.where(of_entries == 0, 0.0, x.to(torch.float64) * of_entries)  # NaN · 0 is NaN
 
 
 def flatten(x: Mapping[str, torch.Tensor]) -> torch.Tensor:

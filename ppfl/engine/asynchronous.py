@@ -84,7 +84,8 @@ class AsynchronousEngine(Run, ABC):
         self._like = setup.algorithm.uplink_like(self.server)
         self._like_of_all = setup.algorithm.downlink(self.server, 0)
         """Names and shapes of what all clients are sent; None when each is sent something of its own."""
-        if setup.algorithm.coordinate_weights(self.server, 0, self._dispatcher.starters[0]) is not None:
+        first = self._dispatcher.starters[0]
+        if setup.algorithm.sent_weights() or setup.algorithm.coordinate_weights(self.server, 0, first) is not None:
             raise TypeError(f"{setup.algorithm.name} weighs coordinates of a cohort, and has to say `needs_rounds`")
         self._total: Params | None = None
         self._rows = None if setup.adds_up or not self._like else Buffer(setup, self._like)

@@ -262,8 +262,7 @@ class Algorithm(InRounds):
     """Clients of a cohort without which it is not defined."""
 
     needs_honesty: ClassVar[str] = ""
-    """Why no client of it can be strategic; "" when it can: what is sent are gradients or changes, which can be scaled,
-    and a client makes its next state of what it has computed, whatever it sends."""
+    """Why no client of it can be strategic; "" when it can: gradients or changes are sent, and no state follows them."""
 
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
@@ -301,6 +300,15 @@ class Algorithm(InRounds):
         the mean alone (`needs_mean`); of a round either all clients have such weights or none.
         """
         return None
+
+    def sent_weights(self) -> Mapping[str, str]:
+        """Return, of tensors of the uplink that clients weigh themselves, the name of the tensor that has the weights.
+
+        That one goes up with them: v_m ≥ 0 of a shape (L, …) that the weighed tensors begin with, for what a client has
+        learned, which nobody else could compute. Their mean is Σ_m n_m v_m x_m / Σ_m n_m v_m, and 0 where no client has
+        a weight; that of the weights themselves is the plain one. Under the conditions of `coordinate_weights`.
+        """
+        return {}
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return random inputs of one call of `client`."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.counting import SampleFlops
+    from ppfl.interfaces.mixture import Mixture
     from ppfl.interfaces.started import Beginning
 
 
@@ -88,6 +89,8 @@ class Objective(ABC):
     computed side by side, elsewhere those of equal S are."""
     piece_rows: int = 128
     """Samples that are evaluated together where there are many."""
+    mixture: Mixture | None = None
+    """The adaptors of a model that has a mixture of them."""
 
     def unclipped(self) -> Objective:
         """Return this objective with gradients that are those of f_m, where training bounds their norms."""

@@ -4,11 +4,13 @@ model has; and which splits a method is made for."""
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from ppfl.core.plugins import Settings
+from ppfl.core.plugins import Settings, refusal
+from ppfl.interfaces.layers import layer_of_weight, layers_with_weights
+from ppfl.interfaces.mixture import MixtureOfAdaptors
 
 if TYPE_CHECKING:
     from ppfl.interfaces.method import Algorithm
@@ -53,20 +55,7 @@ class LoRA(Settings):
 
     def weights(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names of the weights W. Raises ValueError when a pattern matches none."""
-        of_layers = {name: layer_of_weight(name) for name in names if "weight" in name.rpartition(".")[2]}
-        chosen: set[str] = set()
-        for pattern in self.layers:
-            found = {name for name in of_layers if any(fnmatchcase(x, pattern) for x in (name, of_layers[name]))}
-            if not found:
-                layers = ", ".join(dict.fromkeys(of_layers.values()))
-                raise ValueError(f"{pattern!r} matches no layer with a weight; these are {layers or 'none'}")
-            chosen |= found
-        return tuple(name for name in names if name in chosen)
-
-
-def layer_of_weight(name: str) -> str:
-    """Return the layer whose weight this is, `hidden1` of `hidden1.weight`; of other names, the whole name."""
-    return name.removesuffix(".weight")
+        return layers_with_weights(self.layers, names)
 
 
 def lora_names(weight: str) -> tuple[str, str]:
@@ -83,7 +72,7 @@ class Parts(NamedTuple):
 
 
 class ModelSplit(Split):
-    """A split of a model's parameters, some of which may be frozen, beside parameters of LoRA.
+    """A split of a model's parameters, some of which may be frozen, beside parameters of LoRA or of a mixture.
 
     >>> from ppfl.interfaces.split import ModelSplit
     >>> lora = {"layers": ["hidden"], "rank": 2}
@@ -95,17 +84,28 @@ class ModelSplit(Split):
     Parts(local=('hidden.lora_A', 'hidden.lora_B'), frozen=('hidden.weight',))
     """
 
-    silent: ClassVar[frozenset[str]] = frozenset({"frozen", "lora"})
+    silent: ClassVar[frozenset[str]] = frozenset({"frozen", "lora", "floral"})
     frozen: tuple[str, ...] = Field(default=(), strict=False)
     """Globs over names of parameters that stay as they begin, neither trained nor sent nor kept by clients."""
     lora: LoRA | None = None
     """Which weights have parameters of low rank beside them, named `<layer>.lora_A` and `<layer>.lora_B`."""
+    floral: MixtureOfAdaptors | None = None
+    """Which weights have a mixture of adaptors beside them, named `<layer>.floral_U`, `_V` and `_bias`; its logits are
+    `floral.router`."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_factors(self) -> Self:
+        if self.lora is not None and self.floral is not None:
+            raise refusal("floral", "null beside `lora`: weights have the factors of one of the two")
+        return self
 
     def names(self, of_model: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names of all parameters, those of LoRA behind their weights, given the model's own.
+        """Return the names of all parameters, those of LoRA or adaptors behind their weights, given the model's own.
 
-        Raises ValueError when a pattern of `lora` matches nothing.
+        Raises ValueError when a pattern of `lora` or `floral` matches nothing.
         """
+        if self.floral is not None:
+            return self.floral.names(of_model)
         weights = frozenset(() if self.lora is None else self.lora.weights(of_model))
         return tuple(
             added for name in of_model for added in ((name, *lora_names(name)) if name in weights else (name,))

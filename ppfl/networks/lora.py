@@ -7,14 +7,14 @@ here parameters are arguments of pure functions, stacked over clients.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from ppfl.core.errors import UserError
 from ppfl.interfaces.split import lora_names
-from ppfl.networks.convolution import ConvolutionStage
+from ppfl.networks.merged import merged_stage
 from ppfl.networks.model import HiddenStage, LinearStage, Parameter, Stage
 from ppfl.networks.products import linear, matmul
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Params
     from ppfl.interfaces.split import LoRA
-    from ppfl.networks.blocked import Blocked
-    from ppfl.networks.kernels import Kernels
 
 
 def adapted(stages: tuple[Stage, ...], lora: LoRA | None) -> tuple[Stage, ...]:
@@ -72,17 +70,8 @@ def _adapted(stage: Stage, chosen: frozenset[str], lora: LoRA) -> Stage:
     if isinstance(stage, LinearStage | HiddenStage):
         # no LinearStage any more: closed form and dual form would leave the factors out
         return Stage(stage.name, parameters, _of_products(stage, scale))
-    apply = stage.apply
-
-    def merged_apply(params: Params, x: torch.Tensor) -> torch.Tensor:
-        return apply(merged(params, weights, scale), x)
-
-    kept: dict[str, Any] = {one.name: getattr(stage, one.name) for one in fields(stage)}
     of_others = tuple(factor for name in stage.shares if name in chosen for factor in lora_names(name))
-    kept |= {"parameters": parameters, "apply": merged_apply, "shares": (*stage.shares, *of_others)}
-    if isinstance(stage, ConvolutionStage):
-        return AdaptedConvolution(**kept, inner=stage, weights=weights, scale=scale)
-    return type(stage)(**kept)
+    return merged_stage(stage, parameters, of_others, partial(merged, weights=weights, scale=scale))
 
 
 def merged(params: Params, weights: tuple[str, ...], scale: float) -> Params:
@@ -107,16 +96,3 @@ def _of_products(stage: Stage, scale: float) -> Callable[[Params, torch.Tensor],
         return torch.nn.functional.relu(y) if relu else y
 
     return apply
-
-
-@dataclass(frozen=True)
-class AdaptedConvolution(ConvolutionStage):
-    """A convolution with the merged kernel, in the forms that it has without."""
-
-    inner: ConvolutionStage = field(kw_only=True)
-    weights: tuple[str, ...] = field(kw_only=True)
-    scale: float = field(kw_only=True)
-
-    def run(self, params: Params, x: torch.Tensor | Blocked, kernels: Kernels) -> torch.Tensor | Blocked:
-        """See ConvolutionStage."""
-        return self.inner.run(merged(params, self.weights, self.scale), x, kernels)

@@ -14,6 +14,7 @@ from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.split import ModelSplit, Parts
 from ppfl.interfaces.task import Task
 from ppfl.networks.lora import adapted
+from ppfl.networks.mixture import mixed
 from ppfl.networks.model import Model, Stage
 from ppfl.networks.training import Training
 
@@ -58,8 +59,12 @@ class ModelProblemSettings(ProblemSettings):
     """How clients train, whatever the method."""
 
     def stages(self, input_shape: tuple[int, ...], num_classes: int) -> tuple[Stage, ...]:
-        """Return the stages of the model with the parameters of LoRA. Raises UserError where shapes do not suit."""
-        return adapted(self.split_model.stages(input_shape, num_classes), self.split.lora)
+        """Return the stages of the model with the parameters of LoRA, or of a mixture of adaptors.
+
+        Raises UserError where shapes do not suit.
+        """
+        stages = adapted(self.split_model.stages(input_shape, num_classes), self.split.lora)
+        return mixed(stages, self.split.floral)
 
     def parts_of(self, stages: Sequence[Stage]) -> Parts:
         """Return the names of the local and of the frozen parameters. Raises UserError for globs that do not fit."""
@@ -94,7 +99,7 @@ class ModelProblemSettings(ProblemSettings):
         of_model = info.data["model"].for_split(split).parameter_names() if "model" in info.data else None
         if of_model is None:  # the globs are compared with the names when the problem is built
             return split
-        where = "lora.layers"
+        where = "lora.layers" if split.floral is None else "floral.layers"
         try:
             names = split.names(of_model)
             where = "frozen"
@@ -102,6 +107,6 @@ class ModelProblemSettings(ProblemSettings):
             where = "local"
             split.parts(names)
         except ValueError as error:
-            what = "layers" if where == "lora.layers" else "parameter names"
+            what = "layers" if where.endswith("layers") else "parameter names"
             raise refusal(where, f"globs over {what}; {error}") from error
         return split

@@ -29,6 +29,8 @@ class Terms:
     """θ⁰ and w⁰; read where μ > 0."""
     clip_norm: float | None = None
     """c; None: gradients are as they are."""
+    exempt: frozenset[str] = frozenset()
+    """Names of parameters that are in none of these terms."""
 
     @property
     def do_something(self) -> bool:
@@ -45,11 +47,12 @@ class Terms:
     def added(self, loss: torch.Tensor, shared: Params, local: Params) -> torch.Tensor:
         """Return the loss with these terms."""
         for params, weight in ((shared, self.shared), (local, self.local)):
+            here = {name: value for name, value in params.items() if name not in self.exempt}
             if weight:
-                for value in params.values():
+                for value in here.values():
                     loss = loss + weight / 2 * value.square().sum()
             if self.proximal:
-                for name, value in params.items():
+                for name, value in here.items():
                     loss = loss + self.proximal / 2 * (value - self.start[name]).square().sum()
         return loss
 
@@ -73,12 +76,13 @@ class Terms:
         return tuple(map_params(lambda g: g * factor, gradient) for gradient in gradients)
 
     def _of(self, gradient: Params, params: Params, weight: float, factor: float | torch.Tensor) -> Params:
+        kept = {name: value for name, value in gradient.items() if name in self.exempt}
         if weight:
             gradient = add_scaled(gradient, params, weight * factor)
         if self.proximal:
             moved = subtract(params, {name: self.start[name] for name in params})
             gradient = add_scaled(gradient, moved, self.proximal * factor)
-        return gradient
+        return {**gradient, **kept}
 
 
 class PassWithTerms(SharedPass):

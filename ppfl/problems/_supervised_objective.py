@@ -11,6 +11,7 @@ import torch
 from ppfl.core.content import content
 from ppfl.core.params import map_params
 from ppfl.core.rng import generator
+from ppfl.interfaces.mixture import ROUTER
 from ppfl.interfaces.objective import FixedAtStart, JointObjective
 from ppfl.networks.flops import flops_of_sample
 from ppfl.networks.losses import CrossEntropy, Loss
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
     from ppfl.interfaces.counting import SampleFlops
+    from ppfl.interfaces.mixture import Mixture
     from ppfl.interfaces.objective import JointPass
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.split import Parts
@@ -44,6 +46,8 @@ class Made(NamedTuple):
     num_classes: int
     training: Training | None = None
     """How clients train."""
+    mixture: Mixture | None = None
+    """The adaptors among the parameters."""
 
 
 class Supervised(JointObjective, FixedAtStart):
@@ -64,7 +68,7 @@ class Supervised(JointObjective, FixedAtStart):
     def __init__(self, made: Made, placement: Placement, ridge: float = 0.0, criterion: Loss | None = None) -> None:
         if criterion is not None:
             self.criterion = criterion
-        stages, parts, self._num_classes, training = made
+        stages, parts, self._num_classes, training, self.mixture = made
         self.seed = placement.seed
         self._all_names = tuple(name for stage in stages for name in stage.parameters)
         self._frozen_names = frozenset(parts.frozen)
@@ -201,11 +205,13 @@ class Supervised(JointObjective, FixedAtStart):
         return self._network.suffix(params, features, key)
 
     def _terms_of(self, training: Training | None, ridge: float) -> Terms:
+        # a router says who is alike, and is small for nobody's sake
+        exempt = frozenset() if self.mixture is None else frozenset({ROUTER})
         if training is None:
-            return Terms(local=ridge)
+            return Terms(local=ridge, exempt=exempt)
         decay, proximal = training.weight_decay or 0.0, training.proximal or 0.0
         start = {**self.init_shared(), **self.init_local(0)} if proximal else {}
-        return Terms(decay, ridge + decay, proximal, start, training.clip_norm)
+        return Terms(decay, ridge + decay, proximal, start, training.clip_norm, exempt)
 
     def _draw(self, purpose: str, names: tuple[str, ...], *, round: int = 0, client: int = 0) -> Params:
         def of(name: str) -> np.random.Generator:

@@ -15,6 +15,7 @@ from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.shift import shifted
 from ppfl.interfaces.theory import Theory
 from ppfl.networks.memory import bytes_of_client, logits_shape
+from ppfl.networks.mixture import mixture_of
 from ppfl.networks.module_checks import refuse_unvectorized
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Made, Supervised
@@ -142,7 +143,8 @@ def build_supervised(
     stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, samples, data, task))
     augmentation = _augmentation(settings, samples.input_shape)
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
-    made = Made(stages, parts, data.num_classes, settings.training)
+    mixture = mixture_of(stages, settings.split.floral)
+    made = Made(stages, parts, data.num_classes, settings.training, mixture)
     objective = make(made, placement)
     if placement.held_out is None:
         return put_together(objective, data, scores, task)

@@ -127,6 +127,13 @@ def fedsim(world: World, *, lr: float, local_steps: int) -> Rounds:
     return averaging(world, client, lambda theta: [(theta, own) for own in w], local_steps, local_steps)
 
 
+def floral(world: World, *, lr: float, local_steps: int, router_lr: float) -> Rounds:
+    """Almansoori et al. 2025 on a model without adaptors, which leaves no router to be trained; with adaptors in
+    tests/algorithms/test_floral.py."""
+    assert router_lr
+    return fedsim(world, lr=lr, local_steps=local_steps)
+
+
 def fedalt(world: World, *, lr: float, local_steps: int, fine_tuner: Settings) -> Rounds:
     """Pillutla et al. 2022: first w with θ fixed, then θ with w fixed."""
     w = [world.w for _ in world.clients]

@@ -142,7 +142,7 @@ def test_layers_of_a_model_whose_names_nobody_knows_before(layers: list[str], sa
 
 
 def test_silent_where_nothing_is_said() -> None:
-    assert ModelSplit(local=()).silent_keys() == {"frozen": True, "lora": True}
+    assert ModelSplit(local=()).silent_keys() == {"frozen": True, "lora": True, "floral": True}
     assert lora(CONFIG["model"], ["*"], ["*.lora_*"]).local_names == tuple(
         f"{layer}.lora_{factor}" for layer in ("hidden1", "hidden2", "head") for factor in "AB"
     )

@@ -28,10 +28,8 @@ def one_as_sent(setup: Setup, server: State, uplink: Uplink, round: int) -> Upli
     """Return the same of one client; asynchronously `round` is the number of its job."""
     if not setup.looks_at_each:
         return uplink
-    strategic, client = setup.strategic, uplink.client
-    if strategic is not None and client in setup.roles.strategic:
-        params = strategic.misreport(uplink.params, setup.problem.objective.seed, client, round)
-        uplink = replace(uplink, params=params)
+    if uplink.client in setup.roles.strategic:
+        uplink = replace(uplink, params=_misreport(setup, uplink.params, uplink.client, round))
     if SQUARED_NORM not in setup.reports:
         return uplink
     # of what is sent, not of what was computed: that is what a server sees, and what payments are for
@@ -41,14 +39,13 @@ def one_as_sent(setup: Setup, server: State, uplink: Uplink, round: int) -> Upli
 def rows_as_sent(setup: Setup, clients: Sequence[int], computed: Params, round: int) -> Params:
     """Return what some clients send, a row (K, …) each; untouched where none of them is strategic."""
     rows = [row for row, client in enumerate(clients) if client in setup.roles.strategic]
-    if not setup.misreports or setup.strategic is None or not rows:
+    if not setup.misreports or not rows:
         return computed
     sent = {name: value.clone() for name, value in computed.items()}
     # noise is drawn by client, as it is for one that is computed alone
     for row in rows:
         mine = {name: value[row] for name, value in computed.items()}
-        changed = setup.strategic.misreport(mine, setup.problem.objective.seed, clients[row], round)
-        for name, value in changed.items():
+        for name, value in _misreport(setup, mine, clients[row], round).items():
             sent[name][row] = value
     return sent
 
@@ -73,6 +70,19 @@ def _as_sent(setup: Setup, server: State, uplinks: Iterable[AnyUplink], round: i
             raise TypeError(f"{setup.algorithm.name} was added up, where single uplinks are needed")
 
 
+def _misreport(setup: Setup, computed: Params, client: int, round: int) -> Params:
+    """Return m_i of a strategic client; weights that it sends beside what they weigh stay as they are."""
+    assert setup.strategic is not None
+    changed = setup.strategic.misreport(_weighed(setup, computed), setup.problem.objective.seed, client, round)
+    return {name: changed.get(name, value) for name, value in computed.items()}
+
+
+def _weighed(setup: Setup, sent: Params) -> Params:
+    """Return what a client sends without the weights that it sends of it."""
+    weights = set(setup.algorithm.sent_weights().values())
+    return {name: value for name, value in sent.items() if name not in weights} if weights else sent
+
+
 def _told(sent: Params) -> Report:
     return {SQUARED_NORM: squared_norm(sent)}
 
@@ -83,5 +93,5 @@ def _of_weight(setup: Setup, server: State, uplink: Uplink, round: int) -> Param
         return {}
     weights = setup.algorithm.coordinate_weights(server, round, uplink.client)
     if weights is None:
-        return uplink.params
+        return _weighed(setup, uplink.params)
     return {name: torch.where(weights[name] > 0, value, 0.0) for name, value in uplink.params.items()}

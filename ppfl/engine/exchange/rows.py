@@ -30,7 +30,7 @@ def by_rule(
 
     NaN where they cannot be aggregated, since the honest clients have diverged. Collective.
     """
-    if uplinks.is_weighed:
+    if uplinks.is_weighed or uplinks.weights_of:
         raise SharedUserError(
             f"algorithm.name: {setup.algorithm.name!r} weighs coordinates, of which the mean alone can be taken: "
             f"no other aggregator than 'mean', and no attackers on vectors"

@@ -1,4 +1,4 @@
-"""What the clients of a rank send in a round: checked, counted, and with the weights of its coordinates."""
+"""What the clients of a rank send in a round: checked, counted, and weighed where weights come along or are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.communicator import LocalParameterError
-from ppfl.core.params import num_bytes
+from ppfl.core.params import num_bytes, weighed
 from ppfl.engine.mapping.mapping import Uplink, UplinkRows, UplinkSum
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ class Sent:
         self._round = round
         # asked of a client that all ranks know: they have to agree on the sums that they exchange
         self.is_weighed = bool(like) and algorithm.coordinate_weights(server, round, min(cohort)) is not None
-        """Whether coordinates have weights of their own."""
+        """Whether coordinates have weights of their own that server and clients know."""
+        self.weights_of = algorithm.sent_weights() if like else {}
+        """Of tensors that clients weigh themselves, the name of the weights, which come along."""
+        if self.is_weighed and self.weights_of:
+            raise TypeError(f"{algorithm.name} weighs coordinates twice: by coordinate_weights and by sent_weights")
         self.num_bytes = 0
         """Size of all so far; of what has weights, of the coordinates that have one."""
 
@@ -52,11 +56,24 @@ class Sent:
                 yield from self._weighed(uplink)
             else:
                 self.num_bytes += len(uplink.reports) * num_bytes(self._like)
-                yield uplink
+                yield self._weighed_by_client(uplink) if self.weights_of else uplink
 
-    def _weighed(self, uplink: AnyUplink) -> Iterator[Uplink]:
+    def _weighed_by_client(self, uplink: AnyUplink) -> Uplink | UplinkRows:
+        """Return v_m x_m in the place of x_m, beside the v_m."""
+        uplink = self._of_single_clients(uplink)
+        params = {
+            name: weighed(value, uplink.params[self.weights_of[name]]) if name in self.weights_of else value
+            for name, value in uplink.params.items()
+        }
+        return replace(uplink, params=params)
+
+    def _of_single_clients(self, uplink: AnyUplink) -> Uplink | UplinkRows:
         if isinstance(uplink, UplinkSum):
             raise TypeError(f"{self._algorithm.name} adds clients up, so their coordinates can have no weights")
+        return uplink
+
+    def _weighed(self, uplink: AnyUplink) -> Iterator[Uplink]:
+        uplink = self._of_single_clients(uplink)
         for one in uplink.one_by_one() if isinstance(uplink, UplinkRows) else [uplink]:
             weights = self._algorithm.coordinate_weights(self._server, self._round, one.client)
             if weights is None:

@@ -11,7 +11,7 @@ from ppfl.engine.mapping.mapping import Uplink, UplinkRows
 from ppfl.rows.exact_sum import ExactSum, exact_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ppfl.core.types import Params
     from ppfl.engine.exchange.sent import Sent
@@ -23,8 +23,9 @@ def weighted_mean(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Par
     """Return Σ_m n_m x_m / Σ_m n_m, (D,) float64, accumulated as uplinks are produced. Collective.
 
     Where coordinates have weights v_m of their own it is Σ_m n_m v_m x_m / Σ_m n_m v_m, and 0 where that divides by 0.
-    Products with whole numbers lose nothing, and neither does the sum of masks, which is a count. What comes as the sum
-    over a chunk of clients was added up by their method, in the precision of the run.
+    Products with whole numbers lose nothing, and neither does the sum of masks, which is a count. The same where the
+    v_m came along (`Algorithm.sent_weights`): Σ_m n_m v_m is then a part of the sum, and nothing else is exchanged.
+    What comes as the sum over a chunk of clients was added up by their method, in the precision of the run.
     """
     first = next(iter(like.values()))
     length = sum(value.numel() for value in like.values())
@@ -42,7 +43,22 @@ def weighted_mean(setup: Setup, uplinks: Sent, cohort: frozenset[int], like: Par
     if counts is not None:
         of_all = total.reduce(setup.communicator, setup.bucket_bytes)
         return ratio(of_all, counts.reduce(setup.communicator, setup.bucket_bytes))
-    return total.reduce(setup.communicator, setup.bucket_bytes) / _total_weight(setup, cohort)
+    of_all = total.reduce(setup.communicator, setup.bucket_bytes)
+    means = of_all / _total_weight(setup, cohort)
+    return _over_sent_weights(of_all, means, uplinks.weights_of, like) if uplinks.weights_of else means
+
+
+def _over_sent_weights(
+    of_all: torch.Tensor, means: torch.Tensor, weights_of: Mapping[str, str], like: Params
+) -> torch.Tensor:
+    """Return Σ_m n_m v_m x_m / Σ_m n_m v_m in the place of the means of what clients weighed, both (D,) float64."""
+    lengths = [value.numel() for value in like.values()]
+    sums = dict(zip(like, torch.split(of_all, lengths), strict=True))
+    found = dict(zip(like, torch.split(means, lengths), strict=True))
+    for name, of_weights in weights_of.items():
+        weights = sums[of_weights][:, None]
+        found[name] = ratio(sums[name].reshape(len(weights), -1), weights).reshape(-1)
+    return torch.cat(list(found.values()))
 
 
 def weighted_means(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

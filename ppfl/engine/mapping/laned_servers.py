@@ -50,7 +50,8 @@ class LanedServers:
 
     def are_weighed(self, round: int) -> bool:
         """Say whether coordinates of uplinks have weights of their own."""
-        return self._setups[0].algorithm.coordinate_weights(self._lanes, round, 0) is not None
+        algorithm = self._setups[0].algorithm
+        return bool(algorithm.sent_weights()) or algorithm.coordinate_weights(self._lanes, round, 0) is not None
 
     def messages(self, round: int, clients: range) -> tuple[Params, int]:
         """Return what every client of every run is sent, as lanes (R · C, …), and its size for one run, in bytes.
