@@ -168,7 +168,7 @@ def test_a_second_job_on_a_run_is_refused_and_damages_nothing(
     tmp_path: Path, whole: dict[str, dict[str, bytes]]
 ) -> None:
     out, mark = tmp_path / "r.h5", tmp_path / "stays"
-    with job(2, out, mark, 0, 100) as first:
+    with job(2, out, mark, 0, 100, config=ENGINES["rounds"]) as first:
         wait_for(first, mark)
         with pytest.raises(UserError, match=f"at work on it .process {claim_of(out)['pid']} on "):
             run(load(out.with_suffix(".yaml")), out, Silent())
