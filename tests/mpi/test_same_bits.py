@@ -124,6 +124,18 @@ CASES: dict[str, dict[str, object]] = {
         "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),
         "evaluate": {"every": 2, "tuned": {"epochs": 2}},
     },
+    "digits-floral": {
+        "problem": {
+            **DIGITS,
+            "model": {"name": "mlp", "hidden": [16]},
+            "split": {
+                "local": ["floral.router", "head.*"],
+                "floral": {"adaptors": 2, "layers": ["hidden1"], "rank": 2},
+            },
+        },
+        "algorithm": {"name": "floral", "lr": 0.1, "epochs": 1, "batch_size": 10, "router_lr": 0.5},
+        "cohort": 3,
+    },
     "digits-best-round": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(1.0, {**GD, "lr": 1.0}),
