@@ -16,7 +16,10 @@ from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 
 FOLDER = Path(__file__).parents[1] / "configs" / "systems"
-DIGITS: dict[str, Any] = {"name": "digits", "partition": {"name": "label_quantity", "clients": 5, "labels_per_client": 2}}
+DIGITS: dict[str, Any] = {
+    "name": "digits",
+    "partition": {"name": "label_quantity", "clients": 5, "labels_per_client": 2},
+}
 
 
 def documents() -> dict[str, dict[str, Any]]:
