@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ppfl.runs.progress import Silent
 from tests.algorithms.cases import sections
 from tests.engine.build import config, engine
 from tests.engine.interrupted import go_on, merged
+from tests.grids import ppfl
 from tests.ranks import on_ranks
 
 EVALUATE: dict[str, Any] = {"every": 2, "tuned": {"epochs": 0}, "reports": ["mixing", "shared_gradients"]}
@@ -44,9 +46,11 @@ CASES: dict[str, dict[str, Any]] = {
     "in chunks, in a file": {"engine": {"clients_per_chunk": 2, "client_state": "file"}},
     "attackers": {"byzantine": ATTACK, "weights": "uniform"},
     "attackers beside": {"byzantine": {**ATTACK, "placement": "beside"}, "weights": "uniform", "cohort": 3},
-    "a schedule, small messages": {"engine": {"bucket_bytes": 1024}, "algorithm": {
-        "name": "pfedgraph", "lr": 0.1, "epochs": 1, "batch_size": 5, "penalty": 0.2, "lr_schedule": {"name": "linear"},
-    }},
+    "a schedule, small messages": {
+        "engine": {"bucket_bytes": 1024},
+        "algorithm": {"name": "pfedgraph", "lr": 0.1, "epochs": 1, "batch_size": 5, "penalty": 0.2,
+                      "lr_schedule": {"name": "linear"}},
+    },
 }  # fmt: skip
 
 
@@ -216,11 +220,17 @@ def test_no_rank_has_all_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_result_has_weights_of_pairs(tmp_path: Path) -> None:
     run_experiment(config(**document()), tmp_path / "r.h5", Silent(), SoloCommunicator())
+    (tmp_path / "all").mkdir()
     weights = open_result(tmp_path / "r.h5").rounds[NAME]
     assert weights.dims == ("round", "client", "partner")
     assert weights.partner.to_numpy().tolist() == weights.client.to_numpy().tolist()
     assert np.isnan(weights.sel(round=0)).all()
     np.testing.assert_allclose(weights.sel(round=[2, 4, 5]).sum("partner"), 1.0, rtol=1e-14)
+    collected = ppfl("collect", tmp_path, "--clients", "--out", tmp_path / "all" / "grid.h5")
+    assert collected.exit_code == 0, collected.stderr
+    with h5py.File(tmp_path / "all" / "grid.h5") as file:
+        assert "report_shared_gradients" in file
+        assert NAME not in file
 
 
 def test_reports_that_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

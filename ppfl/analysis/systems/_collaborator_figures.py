@@ -58,6 +58,8 @@ def _draw_penalties(axes: Axes, found: Found) -> None:
     for colour, name in zip(CATEGORICAL[1:], ("fedavg", "local", "oracle"), strict=False):
         axes.axhline(float(np.median(found.scores[name])), color=colour, linestyle="--", label=name)
     axes.set_xscale("log")
+    axes.set_xticks(along, [f"{penalty:g}" for penalty in along])
+    axes.minorticks_off()
     axes.set_xlabel("λ")
 
 

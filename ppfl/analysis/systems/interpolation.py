@@ -64,8 +64,8 @@ def study(runs: Mapping[str, list[Run]]) -> Study:
     return Study(
         "Interpolation against adversaries",
         "Every client asks all others for gradients at its own θ_i and moves by (1 − λ) of its own and λ of what a "
-        "robust rule makes of theirs. Mean estimation in twelve settings, and digits up to 4 against those above with f "
-        "of 20 clients attacking.",
+        "robust rule makes of theirs. Mean estimation in twelve settings, and digits up to 4 against those above with "
+        "f of 20 clients attacking.",
         "The paper's text was not read but for its abstract; algorithm and settings are those of its released code. "
         "The law of the best λ was derived, and so were local parameters beside θ_i, which the method does not have.",
         claims,
