@@ -38,18 +38,17 @@ problem:
 algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: sgd, lr: 0.1, batch_size: all}}
 """
 _SUPERVISED = _READER.replace("DATASET", "{name: federated_hdf5, train: data.h5}")
-_TEXTS = f"""\
+_TEXTS = """\
 name: fuzz
 rounds: 4
-plugins: ["{Path(__file__).parents[1] / "examples" / "tokens"}"]
 problem:
   name: supervised
-  dataset: {{name: text_hdf5, train: data.h5, unit: characters, length: 8}}
-  model: {{name: tiny_tokens}}
-  task: {{name: next_token}}
-  split: {{local: ["head.bias"]}}
+  dataset: {name: text_hdf5, train: data.h5, unit: characters, length: 8}
+  model: {name: lstm, embedding: 1, hidden: 1, layers: 1}
+  task: {name: next_token}
+  split: {local: ["head.bias"]}
   batch_size: all
-algorithm: {{name: ffgg, lr: 0.1, fine_tuner: {{name: sgd, lr: 0.1, batch_size: all}}}}
+algorithm: {name: ffgg, lr: 0.1, fine_tuner: {name: sgd, lr: 0.1, batch_size: all}}
 """
 _NAMED = _SUPERVISED.replace("train: data.h5", "train: data.h5, test: data.h5, clients: {names: names.txt}")
 _COUNTED = _TEXTS.replace("train: data.h5, unit: characters", "train: data.h5, test: data.h5, unit: words").replace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import importlib
 import os
 import resource
@@ -35,6 +36,8 @@ SLEEP_FACTOR = 10.0
 SPARE_BYTES = 2 << 30
 """Address space that a child may take beyond what it has before it reads the first file."""
 _ROOT = Path(__file__).parent.parent.parent
+_MEMORY = Path("/dev/shm")
+"""Thousands of copies are made and removed: where there is a file system in memory, no disk has to know of them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def fuzz(
     chosen = [kind.name for kind in _kinds(module) if not names or kind.name in names]
     units = [(name, number) for name in chosen for number in range(flips)]
     reports = {name: Report() for name in chosen}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None) as folder:
         done = 0
         while done < len(units):
             told = _told_by_child([module, *chosen], flips, seed, done, Path(folder), patience_seconds)
@@ -199,6 +202,7 @@ def _child(arguments: list[str]) -> None:
     units = [(name, number) for name in chosen for number in range(flips)]
     good = {name: _make(kinds[name], folder / name) for name in chosen}
     _limit_memory()
+    gc.freeze()
     _tell(told, "ready")
     for name, number in units[first:]:
         kind = kinds[name]
@@ -211,6 +215,8 @@ def _child(arguments: list[str]) -> None:
         except BaseException:  # noqa: BLE001  (whatever it is, the next file comes)
             _tell(told, f"failed {_last_lines(traceback.format_exc(), last_first=True)}")
         shutil.rmtree(folder / f"{name}-{number}", ignore_errors=True)
+        gc.collect()  # what an error holds, such as an open file, is not to decide about the next one
+        gc.freeze()  # looks at what is new alone the next time
 
 
 def _make(kind: Kind, folder: Path) -> Path:

@@ -54,11 +54,10 @@ def test_three_stages_run_in_one_call_and_what_changes_runs_again(tmp_path: Path
         with h5py.File(path) as file:
             assert file["provenance"].attrs["num_ranks"] == 2
             assert file["provenance"].attrs["start"].startswith(str(next(iter(first["per"]))))
-    assert "Nothing to be done" in "".join((again := snakemake(tmp_path, *call)).stdout + again.stderr)
-    # what a run started from may go, and be as young as it likes: its digest says what it was
+    # nothing is left, also where what a run started from is as young as it likes: its digest says what it was
     os.utime(next(iter(first["pre"])))
     assert "Nothing to be done" in "".join((again := snakemake(tmp_path, *call)).stdout + again.stderr)
-    write_stages(tmp_path, rounds=4)
+    write_stages(tmp_path, rounds=4, ranks=1)  # which runs there are does not depend on how many ranks compute them
     done = snakemake(tmp_path, *call)
     assert done.returncode == 0, done.stdout + done.stderr
     second = results(tmp_path)
