@@ -104,26 +104,31 @@ def compare(
     groups: dict[tuple[str, ...], list[int]] = {}
     for run in range(len(source.digests)):
         groups.setdefault(tuple(factor.labels[run] for factor in factors), []).append(run)
+    scores = _scores_of_all(source, columns, at)
+    names = short_names(keys, frozenset(), source.settings)
+    rows = []
+    for runs in groups.values():
+        values = tuple(source.settings[runs[0]].get(key) for key in keys)
+        found = [[row[column] for row in scores] for column in range(len(columns))]
+        if values_of_worst is None:
+            summary = tuple(_score([numbers[run] for run in runs]) for numbers in found)
+        else:
+            pairs = zip(found, columns, strict=True)
+            summary = tuple(_worst(source, runs, numbers, values_of_worst, column.name) for numbers, column in pairs)
+        rows.append((values, _status([source.outlines[run].status for run in runs]), summary))
+    rows.sort(key=lambda row: [_rank(value) for value in row[0]])
+    titles = tuple(names[key] for key in keys)
+    return ComparisonTable(titles, tuple(columns), at or LAST, tuple(rows), tuple(notes), worst or "")
+
+
+def _scores_of_all(source: Source, columns: Sequence[Metric], at: str | None) -> list[list[float]]:
+    """Return a row of numbers a run. Raises UserError when no complete run was evaluated at a round."""
     scores = [_scores(source, run, columns, at or LAST) for run in range(len(source.digests))]
     if at is not None and at.isdigit() and not any(isfinite(value) for row in scores for value in row):
         rounds = sorted({int(number) for run in source.outlines for number in run.rounds})
         allowed = ", ".join(map(str, rounds[:5])) + (f", … {rounds[-1]}" if len(rounds) > 5 else "")
         raise UserError(f"--at {at}: no complete run was evaluated there; allowed: {allowed or 'none yet'}, last, best")
-    names = short_names(keys, frozenset(), source.settings)
-    rows = []
-    for runs in groups.values():
-        values = tuple(source.settings[runs[0]].get(key) for key in keys)
-        if values_of_worst is None:
-            summary = tuple(_score([scores[run][column] for run in runs]) for column in range(len(columns)))
-        else:
-            summary = tuple(
-                _worst(source, runs, [row[column] for row in scores], values_of_worst, columns[column].name)
-                for column in range(len(columns))
-            )
-        rows.append((values, _status([source.outlines[run].status for run in runs]), summary))
-    rows.sort(key=lambda row: [_rank(value) for value in row[0]])
-    titles = tuple(names[key] for key in keys)
-    return ComparisonTable(titles, tuple(columns), at or LAST, tuple(rows), tuple(notes), worst or "")
+    return scores
 
 
 def _columns(source: Source, metrics: Sequence[str], at: str | None) -> list[Metric]:
