@@ -18,7 +18,7 @@ from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 
 FOLDER = Path(__file__).parents[1] / "configs" / "systems"
-ROUNDS = {"floral-linear": 150, "floral-digits": 4, "floral-mnist20": 2}
+ROUNDS = {"floral-linear": 20, "floral-digits": 2, "floral-mnist20": 1}
 
 
 def document_of(stem: str) -> dict[str, Any]:

@@ -309,7 +309,7 @@ def test_chunks_give_what_single_clients_give() -> None:
         (None, {"router": "optimal", "router_lr": 0.1}, r"router_lr.*0 with `router: optimal`"),
         ({"local": [ROUTER], "floral": {**FLORAL, "adaptors": 2}}, {"router": "optimal", "router_lr": 0.0},
          r"algorithm.router: 'optimal' needs an adaptor for each of 3 clusters.*adaptors is 2"),
-        (None, {"aggregator": {"name": "median"}}, "averaged by what routers say, of which other rules know nothing"),
+        (None, {"aggregator": {"name": "median"}, "weights": "uniform"}, "of which other rules know nothing"),
         (None, {"asynchronous": {"engine": "virtual"}, "compute_times": {"name": "exponential"}},
          "over the clients of a round, by what their routers say"),
         (None, {"router_lr": -1.0}, "router_lr"), (None, {"noise": -1.0}, "noise"),
