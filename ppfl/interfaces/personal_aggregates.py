@@ -51,6 +51,7 @@ class PersonalAggregates(Algorithm):
         """Return the next state of one client, given its own aggregate; called on its rank, after the exchange."""
 
 
-def goes_with_others(algorithm: Algorithm) -> bool:
+def goes_with_others(algorithm: Algorithm | type[Algorithm]) -> bool:
     """Say whether several runs of a method can be computed together: they send alike, and one mean a run is taken."""
-    return not algorithm.branches_on_server and not isinstance(algorithm, PersonalAggregates)
+    kind = algorithm if isinstance(algorithm, type) else type(algorithm)
+    return not kind.branches_on_server and not issubclass(kind, PersonalAggregates)

@@ -17,6 +17,7 @@ from ppfl.engine.mapping.batched_runs import BatchedRuns, fits, kind_of, most_ru
 from ppfl.engine.mapping.first_round import why_apart
 from ppfl.engine.run import play_round
 from ppfl.engine.synchronous import Synchronous
+from ppfl.interfaces.personal_aggregates import goes_with_others
 from ppfl.pack.cells import LastProblem
 from ppfl.rows import exact_sum
 from ppfl.runs.assemble import build
@@ -146,7 +147,7 @@ def test_every_method_with_numbers_and_seeds_of_its_own(name: str) -> None:
     method = batched if examples.accepts("algorithms", name, batched) else method
     local = splits.get(examples.kind("algorithms", name).splits, ["head.*"])
     runs = differ_in_all_numbers({"problem": {**DIGITS, "split": {"local": local}}, "algorithm": method, "cohort": 4})
-    if examples.kind("algorithms", name).branches_on_server:
+    if not goes_with_others(examples.kind("algorithms", name)):
         with on_a_device():
             assert not fits(engine(**runs[0]).setup)
         return

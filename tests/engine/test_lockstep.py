@@ -21,6 +21,7 @@ from ppfl.engine.mapping.laned_servers import UnlikeRunsError
 from ppfl.engine.mapping.lanes import Lanes, as_lanes, stack, take, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
+from ppfl.interfaces.personal_aggregates import goes_with_others
 from ppfl.rows.exact_sum import ExactSum, exact_sums
 from ppfl.runs.assemble import build
 from tests import examples
@@ -41,7 +42,7 @@ BASE: dict[str, Any] = {
     "evaluate": {"every": 3},
     "grid": {"seed": [0, 1], "problem.zeta": [0.5, 2], "algorithm.lr": ["theory", 0.01]},
 }
-TOGETHER = [name for name in NAMES if not examples.kind("algorithms", name).branches_on_server]
+TOGETHER = [name for name in NAMES if goes_with_others(examples.kind("algorithms", name))]
 CASES: dict[str, dict[str, Any]] = {
     "conjugate gradients": {},
     "single precision": {"precision": "float32"},

@@ -64,8 +64,8 @@ def study(runs: Mapping[str, list[Run]]) -> Study:
     return Study(
         "Interpolation against adversaries",
         "Every client asks all others for gradients at its own θ_i and moves by (1 − λ) of its own and λ of what a "
-        "robust rule makes of theirs. Mean estimation in twelve settings, and digits up to 4 against those above with f of "
-        "20 clients attacking.",
+        "robust rule makes of theirs. Mean estimation in twelve settings, and digits up to 4 against those above with "
+        "f of 20 clients attacking.",
         "The paper's text was not read but for its abstract; algorithm and settings are those of its released code. "
         "The law of the best λ was derived, and so were local parameters beside θ_i, which the method does not have.",
         claims,
@@ -278,8 +278,8 @@ def _reading(curves: Mapping[tuple[str, int], Curve], partition: Mapping[int, fl
         "On means the best λ is where the law has it. On digits three seeds and four clients a seed tell some points "
         "of accuracy apart and not less: the order of neighbouring λ is not to be trusted. The best λ was chosen on "
         "the test samples themselves, which flatters interpolation beside partition, where nothing is chosen. What a "
-        "partition leaves shared, an attack reaches in full; a λ below 1 bounds what it reaches of every parameter. With "
-        f"f = {most}, both at once are {gain:+.1f} points from partition alone."
+        "partition leaves shared, an attack reaches in full; a λ below 1 bounds what it reaches of every parameter. "
+        f"With f = {most}, both at once are {gain:+.1f} points from partition alone."
     )
 
 
