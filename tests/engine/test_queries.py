@@ -228,7 +228,12 @@ def test_names_of_main_clients_have_to_be_honest_ones() -> None:
 def test_packed_runs_have_the_bytes_of_single_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     levels = [0.0, 0.5, 1.0]
-    document = {"name": "packed", **asking(main_clients=3), "grid": {"algorithm.collaboration": levels}}
+    document = {
+        "name": "packed",
+        "save": {"local": True},
+        **asking(main_clients=3),
+        "grid": {"algorithm.collaboration": levels},
+    }
     Path("grid.yaml").write_text(yaml.safe_dump(document))
     for digest, cell in load_cells(Path("grid.yaml")).items():
         run(cell.config, Path(f"alone/{digest}.h5"), Silent(), SoloCommunicator())
