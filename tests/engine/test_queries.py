@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from ppfl.comm.solo import SoloCommunicator
+from ppfl.config.grid import load_cells
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import LocalParameterError
 from ppfl.core.rng import generator
 from ppfl.engine.mapping.laned import Laned
 from ppfl.interfaces.pre_aggregator import RandomKey
+from ppfl.runs.experiment import run
+from ppfl.runs.progress import Silent
 from tests import examples
 from tests.engine.build import engine
 from tests.engine.interrupted import fingerprint, go_on
+from tests.mpi.jobs import arrays
 from tests.ranks import on_ranks
 
 NNM_TRIMMED = {"name": "trimmed_mean", "f": 2, "before": [{"name": "nnm"}]}
@@ -57,12 +65,12 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_three_ranks_give_the_bits_of_one(name: str) -> None:
-    def run(communicator: Any = None) -> dict[Any, bytes]:
+    def bits(communicator: Any = None) -> dict[Any, bytes]:
         running = engine(communicator, **RUNS[name])
         return fingerprint(running, list(running))
 
-    alone, covered = run(), set()
-    for found in on_ranks(3, run):
+    alone, covered = bits(), set()
+    for found in on_ranks(3, bits):
         assert all(alone[key] == value for key, value in found.items())
         covered |= found.keys()
     assert covered == alone.keys()
@@ -70,8 +78,6 @@ def test_three_ranks_give_the_bits_of_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_was_interrupted_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    from ppfl.comm.solo import SoloCommunicator
-
     whole = engine(**RUNS[name])
     expected = fingerprint(whole, list(whole))
     go_on(SoloCommunicator(), tmp_path, 1, **RUNS[name])
@@ -216,3 +222,24 @@ def test_names_of_main_clients_have_to_be_honest_ones() -> None:
     others = {"byzantine": {**FLIP, "clients": ["0", "1"]}}
     with pytest.raises(SharedUserError, match="no honest client with training samples is called 0"):
         engine(**asking(main_clients=["0", "3"], others=others))
+
+
+@pytest.mark.slow
+def test_packed_runs_have_the_bytes_of_single_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    levels = [0.0, 0.5, 1.0]
+    document = {
+        "name": "packed",
+        "save": {"local": True},
+        **asking(main_clients=3),
+        "grid": {"algorithm.collaboration": levels},
+    }
+    Path("grid.yaml").write_text(yaml.safe_dump(document))
+    for digest, cell in load_cells(Path("grid.yaml")).items():
+        run(cell.config, Path(f"alone/{digest}.h5"), Silent(), SoloCommunicator())
+    command = [sys.executable, "-m", "ppfl", "pack", "grid.yaml", "--out", "packed"]
+    packed = subprocess.run(command, capture_output=True, text=True)
+    assert packed.returncode == 0, packed.stderr
+    alone, together = ({one.name: arrays(one) for one in Path(name).glob("*.h5")} for name in ("alone", "packed"))
+    assert len(alone) == len(levels)
+    assert alone == together
