@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ppfl.core.params import kinds, map_params
+from ppfl.engine.answers import Answers
 from ppfl.engine.client_store import MemoryStore, open_store
 from ppfl.engine.mapping.choose import choose_mapping, choose_mappings
 from ppfl.engine.mapping.laned import Laned
@@ -50,7 +51,9 @@ class ClientGroup:
         self._answering: ClientMapping | None = None
         if isinstance(setup.algorithm, QueryPoints):
             # of one kind, since both take a chunk at a time
-            mapping, self._answering = choose_mappings(setup, replace(setup, algorithm=setup.algorithm.answers))
+            mapping, self._answering = choose_mappings(
+                setup, replace(setup, algorithm=Answers(name="answers", of=setup.algorithm))
+            )
         self.mapping = mapping or choose_mapping(setup)
         is_laned = isinstance(self.mapping, Laned)
         self._clients_per_chunk = max(len(self.clients), 1) if is_laned else setup.clients_per_chunk

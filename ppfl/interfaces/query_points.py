@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, PositiveInt
 
 from ppfl.core.plugins import Resolved
-from ppfl.interfaces.method import Algorithm
 from ppfl.interfaces.personal_aggregates import PersonalAggregates
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ppfl.core.types import Data, Draws, Params, State
-    from ppfl.interfaces.method import ClientStep, ServerOptimizer
+    from ppfl.interfaces.method import ClientStep
     from ppfl.interfaces.objective import Objective
 
 
@@ -58,8 +57,8 @@ class QueryPoints(PersonalAggregates):
     >>> method = Asking(name="asking", main_clients=1).chosen(("a", "b"), (4, 4), byzantine={0})
     >>> method.mains
     (1,)
-    >>> method.answers.downlink({"shared": {"theta": torch.ones(1)}}, 0)
-    {'theta': tensor([1.])}
+    >>> method.receive({"local": {}, "personal": {"theta": torch.ones(1)}}, {"theta": torch.tensor([0.5])})
+    {'local': {}, 'personal': {'theta': tensor([0.5000])}}
     """
 
     needs_honesty: ClassVar[str] = "they answer at many query points a round, and no one message is what they report"
@@ -85,11 +84,6 @@ class QueryPoints(PersonalAggregates):
         """Return random inputs of one call of `answer`."""
         return {}
 
-    @property
-    def answers(self) -> Algorithm:
-        """Return the method by which clients answer, in which a query point is what the server sends."""
-        return Answers(name="answers", of=self)
-
     def uplink_like(self, server: State) -> Params:
         """Return nothing: what clients send they send as answers, like θ."""
         return {}
@@ -111,28 +105,3 @@ class QueryPoints(PersonalAggregates):
                 raise ValueError(f"main_clients: no honest client with training samples is called {', '.join(unfit)}")
             able = [m for m in able if client_names[m] in self.main_clients]
         return self.model_copy(update={"mains": tuple(able)})
-
-
-class Answers(Algorithm):
-    """g_j at θ_i: what all clients do with a query point, as a method of its own for whoever maps clients."""
-
-    needs_rounds: ClassVar[str] = PersonalAggregates.needs_rounds
-    name: Literal["answers"]
-    of: QueryPoints
-    """The method whose clients these are."""
-
-    def init_client(self, shared: Params, local: Params) -> State:
-        """Return a client's state before its first round."""
-        return self.of.init_client(shared, local)
-
-    def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
-        """Return random inputs of one answer."""
-        return self.of.answer_draws(objective, client, round, num_samples)
-
-    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
-        """Return the answer at θ_i."""
-        return self.of.answer(objective, message, state, data, draws)
-
-    def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
-        """Return θ_i as it is; no engine asks."""
-        return state

@@ -81,12 +81,7 @@ def build(
     problem, clients_per_chunk = _build(config, placement, wanted, build_problem)
     roles, cohort = Roles.of(placement, problem.client_data, config.strategic), _sample(config, problem.client_data)
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
-    _check_clients(config, roles, cohort, communicator)
-    algorithm = _asking(_resolve(config, problem, cohort), problem, roles)
-    _named("", lambda: check_query_points(algorithm, roles, cohort))
-    algorithm, latencies = _named(
-        "network.", lambda: timed_by_network(config, problem, algorithm, cohort, communicator)
-    )
+    algorithm, latencies = _method(config, problem, roles, cohort, communicator)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
     return Setup(
@@ -207,12 +202,20 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     return algorithm
 
 
-def _asking(algorithm: Algorithm, problem: Problem, roles: Roles) -> Algorithm:
-    """Return the method with its main clients found, where it has such."""
-    if not isinstance(algorithm, QueryPoints):
-        return algorithm
-    data = problem.client_data
-    return _named("algorithm.", lambda: algorithm.chosen(data.client_names, data.num_train_samples, roles.byzantine))
+def _method(
+    config: Config, problem: Problem, roles: Roles, cohort: CohortSampler, communicator: Communicator
+) -> tuple[Algorithm, tuple[float, ...] | None]:
+    """Return the method, resolved, with its main clients found and ratios chosen where it has such, and the seconds of
+    each client on the network. Raises UserError where clients, rules, compute times or network cannot do. Collective.
+    """
+    _check_clients(config, roles, cohort, communicator)
+    algorithm = _resolve(config, problem, cohort)
+    if isinstance(algorithm, QueryPoints):
+        data, asking = problem.client_data, algorithm
+        names, samples = data.client_names, data.num_train_samples
+        algorithm = _named("algorithm.", lambda: asking.chosen(names, samples, roles.byzantine))
+    _named("", lambda: check_query_points(algorithm, roles, cohort))
+    return _named("network.", lambda: timed_by_network(config, problem, algorithm, cohort, communicator))
 
 
 def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[FineTuner | None, Problem]:

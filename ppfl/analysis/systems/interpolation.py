@@ -193,24 +193,16 @@ def _claims_of_means(settings: Sequence[Setting]) -> list[Claim]:
 def _claims_of_digits(curves: Mapping[tuple[str, int], Curve]) -> list[Claim]:
     flips = _flips(curves)
     best = {number: _best(curve) for number, curve in flips.items()}
-    most = max(flips)
-    found = ", ".join(
-        f"f = {number}: λ = {level:g} ({100 * flips[number][level]:.1f} %)" for number, level in best.items()
-    )
+    most, levels = max(flips), list(best.values())
     inner = {number: curve for number, curve in flips.items() if number > 0}
     strictly = [number for number, level in best.items() if 0 < level < 1 and number > 0]
-    others = {number: curve for (attack, number), curve in curves.items() if attack == "little_is_enough"}
-    enough = ", ".join(
-        f"f = {number}: λ = {_best(curve):g} ({100 * max(curve.values()):.1f} %)"
-        for number, curve in sorted(others.items())
-    )
-    levels = list(best.values())
+    above = {number: max(curve.values()) - max(curve[0.0], curve[1.0]) for number, curve in inner.items()}
     return [
         Claim(
             "The best λ does not grow with the number of attackers (sign flip).",
             CODE,
             "1 → .8–1 → .8 → 0 for f = 0, 3, 6, 9",
-            found,
+            _told(flips),
             f"{sum(later > earlier for earlier, later in pairwise(levels))} steps upwards",
             all(later <= earlier for earlier, later in pairwise(levels)),
         ),
@@ -219,20 +211,10 @@ def _claims_of_digits(curves: Mapping[tuple[str, int], Curve]) -> list[Claim]:
             CODE,
             "f = 6: λ = .8",
             f"at f = {', '.join(map(str, strictly)) or 'none'}",
-            "; ".join(
-                f"f = {number}: {100 * (max(curve.values()) - max(curve[0.0], curve[1.0])):.1f} points above both ends"
-                for number, curve in inner.items()
-            ),
+            "; ".join(f"f = {number}: {100 * gain:.1f} points above both ends" for number, gain in above.items()),
             bool(strictly),
         ),
-        Claim(
-            f"With f = {most} of 20 being alone is better than full collaboration.",
-            CODE,
-            "72.1 % > 63.1 % in a replica",
-            f"{100 * flips[most][0.0]:.1f} % and {100 * flips[most][1.0]:.1f} %",
-            f"{100 * (flips[most][0.0] - flips[most][1.0]):.1f} points for 9.0",
-            flips[most][0.0] > flips[most][1.0],
-        ),
+        _alone_and_together(flips[most], most),
         Claim(
             f"With f = {most} no collaboration at all is best.",
             "measured in a replica",
@@ -241,15 +223,40 @@ def _claims_of_digits(curves: Mapping[tuple[str, int], Curve]) -> list[Claim]:
             f"{100 * (max(flips[most].values()) - flips[most][0.0]):.1f} points",
             max(flips[most].values()) - flips[most][0.0] <= NOISE,
         ),
-        Claim(
-            "Under little_is_enough as well, the best λ does not grow with f.",
-            "derived",
-            "no step upwards",
-            enough,
-            "-",
-            all(_best(others[later]) <= _best(others[earlier]) for earlier, later in pairwise(sorted(others))),
-        ),
+        _claim_of_hiding(curves),
     ]
+
+
+def _told(curves: Mapping[int, Curve]) -> str:
+    """Return the best λ for each number of attackers, and how good it is."""
+    best = {number: _best(curve) for number, curve in sorted(curves.items())}
+    return ", ".join(
+        f"f = {number}: λ = {level:g} ({100 * curves[number][level]:.1f} %)" for number, level in best.items()
+    )
+
+
+def _alone_and_together(curve: Curve, number: int) -> Claim:
+    return Claim(
+        f"With f = {number} of 20 being alone is better than full collaboration.",
+        CODE,
+        "72.1 % > 63.1 % in a replica",
+        f"{100 * curve[0.0]:.1f} % and {100 * curve[1.0]:.1f} %",
+        f"{100 * (curve[0.0] - curve[1.0]):.1f} points for 9.0",
+        curve[0.0] > curve[1.0],
+    )
+
+
+def _claim_of_hiding(curves: Mapping[tuple[str, int], Curve]) -> Claim:
+    others = {number: curve for (attack, number), curve in curves.items() if attack == "little_is_enough"}
+    steps = [_best(others[later]) - _best(others[earlier]) for earlier, later in pairwise(sorted(others))]
+    return Claim(
+        "Under little_is_enough as well, the best λ does not grow with f.",
+        "derived",
+        "no step upwards",
+        _told(others),
+        f"{sum(step > 0 for step in steps)} steps upwards",
+        all(step <= 0 for step in steps),
+    )
 
 
 def _claim_of_partition(

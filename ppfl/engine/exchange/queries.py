@@ -10,6 +10,7 @@ import torch
 
 from ppfl.core.communicator import LocalParameterError
 from ppfl.core.params import all_finite, flatten, num_bytes, unflatten
+from ppfl.engine.answers import Answers
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.exchange.exchanged import Exchanged
 from ppfl.engine.participants import Downlink
@@ -55,7 +56,9 @@ def ask(
     stops = _stops(setup)
     for client in mains:
         query = _published(setup, group, method, client, like, bisect_right(stops, client))
-        uplinks = counted(group.ask(Downlink(method.answers, {"shared": query}, round), cohort, round))
+        uplinks = counted(
+            group.ask(Downlink(Answers(name="answers", of=method), {"shared": query}, round), cohort, round)
+        )
         answered = combine(setup, server, uplinks, cohort, like, round, query=client)
         if not all_finite(answered.params):
             return Exchanged(False, downlink_bytes, uplink_bytes, num_nonfinite + answered.num_nonfinite)
