@@ -85,14 +85,14 @@ def test_a_price_is_a_factor_and_a_utility_is_what_is_left() -> None:
 def test_data_that_are_twice_as_large_make_payments_four_times_as_large(tmp_path: Path) -> None:
     """By a power of 2, so that not a bit is lost."""
     large = {**GAME["problem"], "spread": 2.0}
-    one = played(open_result(compute(tmp_path, "one", **liar(2.0))))
-    two = played(open_result(compute(tmp_path, "two", **liar(2.0), problem=large)))
+    one = played(compute(tmp_path, "one", **liar(2.0)))
+    two = played(compute(tmp_path, "two", **liar(2.0), problem=large))
     np.testing.assert_array_equal(payments_of(two.squared_norms, 1.0), 4.0 * payments_of(one.squared_norms, 1.0))
     np.testing.assert_array_equal(two.utilities(1.0), 4.0 * one.utilities(1.0))
 
 
 def test_what_lying_gains_falls_with_the_price_for_those_who_exaggerate(lies: Path) -> None:
-    games = {scale: played(open_result(lies / f"scale-{scale}.h5")) for scale in SCALES}
+    games = {scale: played(lies / f"scale-{scale}.h5") for scale in SCALES}
     honest = honest_of(list(games.values()))
     assert {other.scale for other in honest.values()} == {1.0}
     prices = (0.0, 1e-3, 1e-2, 0.1)
@@ -150,7 +150,7 @@ def test_the_plain_run_is_a_counterpart_and_a_lie_without_one_has_no_gain(tmp_pa
 
 
 def test_sampled_clients_pay_in_their_rounds_alone(tmp_path: Path) -> None:
-    game = played(open_result(compute(tmp_path, "sampled", cohort=2, **liar(2.0))))
+    game = played(compute(tmp_path, "sampled", cohort=2, **liar(2.0)))
     paid = payments_of(game.squared_norms, 1.0)
     assert (np.count_nonzero(paid, axis=1) == 2).all()
     np.testing.assert_allclose(paid.sum(axis=1), 0.0, atol=1e-15 * np.abs(paid).max())
@@ -200,16 +200,16 @@ def test_losses_of_networks_are_those_of_training_samples_where_they_are_scored(
     evaluate = {"every": 1, "reports": ["squared_norm"], "tuned": None}
     without = compute(tmp_path, "without", **network, evaluate=evaluate)
     with pytest.raises(UserError, match=r"add train to evaluate.parts, or choose by --loss among .*personal_test_loss"):
-        played(open_result(without))
+        played(without)
     rows, _ = rows_of(without, "--price", "1", "--loss", "personal_test_loss")
     wanted = open_result(without).clients["personal_test_loss"].to_numpy()
     assert [float(row["loss"]) for row in rows] == wanted.tolist()
-    for loss in ("personal_test_accuracy", "nothing"):
+    for loss in ("personal_test_accuracy", "nothing", "client", "num_train_samples"):
         done = ppfl("payments", without, "--price", "1", "--loss", loss)
         assert done.exit_code == 2
         assert f"--loss {loss}: no loss of clients in" in done.output
-    trained = open_result(compute(tmp_path, "with", **network, evaluate={**evaluate, "parts": ["train", "test"]}))
-    assert played(trained).losses.tolist() == trained.clients["personal_train_loss"].to_numpy().tolist()
+    trained = compute(tmp_path, "with", **network, evaluate={**evaluate, "parts": ["train", "test"]})
+    assert played(trained).losses.tolist() == open_result(trained).clients["personal_train_loss"].to_numpy().tolist()
 
 
 def test_what_is_no_result_and_no_price_is_refused(lies: Path, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_what_is_no_result_and_no_price_is_refused(lies: Path, tmp_path: Path) -
     cases = {
         (tmp_path, "--price", "1"): "has no results (.h5) in it",
         (tmp_path / "a.yaml", "--price", "1"): "is no result of ppfl",
-        (tmp_path / "b.h5", "--price", "1"): "is no result of ppfl",
+        (tmp_path / "b.h5", "--price", "1"): "b.h5: no such file or folder",
         (lies, "--price", "-1"): "-1",
         (lies, "--price", "inf"): "--price: allowed: finite numbers of at least 0",
         (lies, "--price", "nan"): "--price: allowed: finite numbers of at least 0",

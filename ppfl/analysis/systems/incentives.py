@@ -58,7 +58,7 @@ class Game:
 
 def games_of(runs: Sequence[Run]) -> dict[str, list[Game]]:
     """Return {targets: a game a seed} of the complete runs; problems without targets are under ""."""
-    found = [played(run.result) for run in runs if run.is_complete]
+    found = [played(run.result.path) for run in runs if run.is_complete]
     honest, apart = honest_of(found), dict[tuple[str, int], dict[float, Played]]()
     for game in sorted(found, key=lambda game: game.scale):
         if game.digest in honest:
