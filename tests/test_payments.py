@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
+from ppfl.analysis import payment_table
 from ppfl.analysis.payments import gains, honest_of, payments_of, played, utilities_of
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.run import validate
 from ppfl.core.errors import UserError
 from ppfl.jobs.attempt import Caller
+from ppfl.results.quick_reader import Outline
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
@@ -146,7 +149,52 @@ def test_the_plain_run_is_a_counterpart_and_a_lie_without_one_has_no_gain(tmp_pa
     assert [row["gain"] for row in without] == [""]
     compute(tmp_path, "other-seed", seed=1)
     again, told = rows_of(tmp_path / "liar.h5", tmp_path / "other-seed.h5", "--price", "1", "--deviators")
-    assert [(row["seed"].split(",")[0], row["gain"]) for row in again] == [("0", "")]
+    assert [(row["seed"], row["gain"]) for row in again] == [("0", "")]
+
+
+def test_numbers_of_different_kinds_are_no_counterparts(lies: Path) -> None:
+    """A cohort of 1 is one client, and of 1.0 all."""
+    liar_of_one, honest = (played(lies / f"scale-{scale}.h5") for scale in (2.0, 1.0))
+    liar_of_one, one, everyone = (
+        replace(game, settings={**game.settings, "cohort": cohort})
+        for game, cohort in ((liar_of_one, 1), (honest, 1), (honest, 1.0))
+    )
+    assert liar_of_one.digest not in honest_of([everyone, liar_of_one])
+    assert honest_of([everyone, one, liar_of_one])[liar_of_one.digest] is one
+
+
+def test_what_varies_is_told_before_seeds(lies: Path, tmp_path: Path) -> None:
+    compute(tmp_path, "seed", **liar(2.0), seed=1)
+    compute(tmp_path, "step", **liar(2.0), algorithm={**GAME["algorithm"], "lr": 0.125})
+    rows, _ = rows_of(tmp_path, lies / "scale-2.0.h5", lies / "scale-1.0.h5", "--price", "1", "--deviators")
+    assert list(rows[0])[:5] == ["digest", "algorithm.lr", "seed", "scale", "noise"]
+    found = [(row["algorithm.lr"], row["seed"], row["scale"], row["gain"] != "") for row in rows]
+    assert found == [("0.125", "0", "2", False), ("0.25", "0", "1", True), ("0.25", "0", "2", True),
+                     ("0.25", "1", "2", False)]  # fmt: skip
+
+
+def test_files_that_make_a_comparison_doubtful_are_told(
+    lies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged, copy = tmp_path / "damaged.h5", tmp_path / "copy.h5"
+    content = bytearray((lies / "scale-2.0.h5").read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    rows, told = rows_of(damaged, lies, "--price", "0", "--deviators")
+    assert len(rows) == len(SCALES)
+    assert told.startswith(f"ppfl: left out: {damaged}: the result cannot be read: ")
+    copy.write_bytes((lies / "scale-2.0.h5").read_bytes())
+    done = ppfl("payments", lies, copy, "--price", "0")
+    assert done.exit_code == 2
+    assert f"{copy}: holds the same run as {lies / 'scale-2.0.h5'}; give one of them" in done.output
+    original = payment_table.outline
+    monkeypatch.setattr(payment_table, "outline", lambda path: _of_another_commit(original(path), path.stem))
+    _, told = rows_of(lies, "--price", "0")
+    assert told.startswith("ppfl: the results are of different commit: ")
+
+
+def _of_another_commit(found: Outline, commit: str) -> Outline:
+    return replace(found, provenance={**found.provenance, "commit": commit})
 
 
 def test_sampled_clients_pay_in_their_rounds_alone(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def payments_of(squared_norms: Array, price: float) -> Array:
 
 def utilities_of(losses: Array, payments: Array) -> Array:
     """U_i = −f_i(θ_K) − Σ_k p_i of every client, (M,); payments (K, M)."""
+    # both in units of the loss: the price C is what a squared norm costs in them
     left: Array = -losses - payments.sum(axis=0)
     return left
 

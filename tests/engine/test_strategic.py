@@ -45,6 +45,20 @@ WAYS: dict[str, dict[str, Any]] = {
     "attack beside": {"byzantine": {"attack": {"name": "sign_flip"}, "clients": 1, "placement": "beside"}},
     "sampled": {"cohort": 3, "weights": "samples"},
     "clock": CLOCK,
+    "buffer of a rule": {
+        **CLOCK, "asynchronous": {"engine": "virtual", "buffer": 3}, "aggregator": {"name": "median"},
+        "byzantine": {"attack": {"name": "sign_flip"}, "clients": ["1"]},
+    },
+    "pruned on a network": {
+        "algorithm": {
+            "name": "pruned_ffgg", "ratios": "network", "lr": 0.1,
+            "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1},
+        },
+        "network": {
+            "name": "wireless", "bandwidth_hz": 1e3, "rates": [1.0, 2.0, 3.0, 4.0, 5.0], "computing_seconds": 1.0,
+            "personal_seconds": 0.1, "target_share": 0.6,
+        },
+    },
     "chunks": {**NETWORK, "engine": {"clients_per_chunk": 2}, "rounds": 2},
     "chunks added up": {
         **NETWORK, "engine": {"clients_per_chunk": 2}, "rounds": 2, "evaluate": {"every": 1, "tuned": {"epochs": 0}},
