@@ -56,7 +56,7 @@ def test_what_follows_from_definitions_holds_in_short_runs_too(found: Study) -> 
 
 
 def test_a_claim_that_fails_is_told_as_such(found: Study) -> None:
-    """Payments bring a motive back where the split had removed it."""
+    """Payments bring the motive of free riding back where the split had removed every one."""
     (failed,) = [claim for claim in found.claims if claim.text.startswith("With an overpersonalized split payments")]
     assert not failed.holds
     assert failed.found.startswith("0, gain ")

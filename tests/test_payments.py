@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
+from ppfl.analysis import payment_table
 from ppfl.analysis.payments import gains, honest_of, payments_of, played, utilities_of
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.run import validate
 from ppfl.core.errors import UserError
 from ppfl.jobs.attempt import Caller
+from ppfl.results.quick_reader import Outline
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
@@ -85,14 +88,14 @@ def test_a_price_is_a_factor_and_a_utility_is_what_is_left() -> None:
 def test_data_that_are_twice_as_large_make_payments_four_times_as_large(tmp_path: Path) -> None:
     """By a power of 2, so that not a bit is lost."""
     large = {**GAME["problem"], "spread": 2.0}
-    one = played(open_result(compute(tmp_path, "one", **liar(2.0))))
-    two = played(open_result(compute(tmp_path, "two", **liar(2.0), problem=large)))
+    one = played(compute(tmp_path, "one", **liar(2.0)))
+    two = played(compute(tmp_path, "two", **liar(2.0), problem=large))
     np.testing.assert_array_equal(payments_of(two.squared_norms, 1.0), 4.0 * payments_of(one.squared_norms, 1.0))
     np.testing.assert_array_equal(two.utilities(1.0), 4.0 * one.utilities(1.0))
 
 
 def test_what_lying_gains_falls_with_the_price_for_those_who_exaggerate(lies: Path) -> None:
-    games = {scale: played(open_result(lies / f"scale-{scale}.h5")) for scale in SCALES}
+    games = {scale: played(lies / f"scale-{scale}.h5") for scale in SCALES}
     honest = honest_of(list(games.values()))
     assert {other.scale for other in honest.values()} == {1.0}
     prices = (0.0, 1e-3, 1e-2, 0.1)
@@ -146,11 +149,56 @@ def test_the_plain_run_is_a_counterpart_and_a_lie_without_one_has_no_gain(tmp_pa
     assert [row["gain"] for row in without] == [""]
     compute(tmp_path, "other-seed", seed=1)
     again, told = rows_of(tmp_path / "liar.h5", tmp_path / "other-seed.h5", "--price", "1", "--deviators")
-    assert [(row["seed"].split(",")[0], row["gain"]) for row in again] == [("0", "")]
+    assert [(row["seed"], row["gain"]) for row in again] == [("0", "")]
+
+
+def test_numbers_of_different_kinds_are_no_counterparts(lies: Path) -> None:
+    """A cohort of 1 is one client, and of 1.0 all."""
+    liar_of_one, honest = (played(lies / f"scale-{scale}.h5") for scale in (2.0, 1.0))
+    liar_of_one, one, everyone = (
+        replace(game, settings={**game.settings, "cohort": cohort})
+        for game, cohort in ((liar_of_one, 1), (honest, 1), (honest, 1.0))
+    )
+    assert liar_of_one.digest not in honest_of([everyone, liar_of_one])
+    assert honest_of([everyone, one, liar_of_one])[liar_of_one.digest] is one
+
+
+def test_what_varies_is_told_before_seeds(lies: Path, tmp_path: Path) -> None:
+    compute(tmp_path, "seed", **liar(2.0), seed=1)
+    compute(tmp_path, "step", **liar(2.0), algorithm={**GAME["algorithm"], "lr": 0.125})
+    rows, _ = rows_of(tmp_path, lies / "scale-2.0.h5", lies / "scale-1.0.h5", "--price", "1", "--deviators")
+    assert list(rows[0])[:5] == ["digest", "algorithm.lr", "seed", "scale", "noise"]
+    found = [(row["algorithm.lr"], row["seed"], row["scale"], row["gain"] != "") for row in rows]
+    assert found == [("0.125", "0", "2", False), ("0.25", "0", "1", True), ("0.25", "0", "2", True),
+                     ("0.25", "1", "2", False)]  # fmt: skip
+
+
+def test_files_that_make_a_comparison_doubtful_are_told(
+    lies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged, copy = tmp_path / "damaged.h5", tmp_path / "copy.h5"
+    content = bytearray((lies / "scale-2.0.h5").read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    rows, told = rows_of(damaged, lies, "--price", "0", "--deviators")
+    assert len(rows) == len(SCALES)
+    assert told.startswith(f"ppfl: left out: {damaged}: the result cannot be read: ")
+    copy.write_bytes((lies / "scale-2.0.h5").read_bytes())
+    done = ppfl("payments", lies, copy, "--price", "0")
+    assert done.exit_code == 2
+    assert f"{copy}: holds the same run as {lies / 'scale-2.0.h5'}; give one of them" in done.output
+    original = payment_table.outline
+    monkeypatch.setattr(payment_table, "outline", lambda path: _of_another_commit(original(path), path.stem))
+    _, told = rows_of(lies, "--price", "0")
+    assert told.startswith("ppfl: the results are of different commit: ")
+
+
+def _of_another_commit(found: Outline, commit: str) -> Outline:
+    return replace(found, provenance={**found.provenance, "commit": commit})
 
 
 def test_sampled_clients_pay_in_their_rounds_alone(tmp_path: Path) -> None:
-    game = played(open_result(compute(tmp_path, "sampled", cohort=2, **liar(2.0))))
+    game = played(compute(tmp_path, "sampled", cohort=2, **liar(2.0)))
     paid = payments_of(game.squared_norms, 1.0)
     assert (np.count_nonzero(paid, axis=1) == 2).all()
     np.testing.assert_allclose(paid.sum(axis=1), 0.0, atol=1e-15 * np.abs(paid).max())
@@ -200,16 +248,16 @@ def test_losses_of_networks_are_those_of_training_samples_where_they_are_scored(
     evaluate = {"every": 1, "reports": ["squared_norm"], "tuned": None}
     without = compute(tmp_path, "without", **network, evaluate=evaluate)
     with pytest.raises(UserError, match=r"add train to evaluate.parts, or choose by --loss among .*personal_test_loss"):
-        played(open_result(without))
+        played(without)
     rows, _ = rows_of(without, "--price", "1", "--loss", "personal_test_loss")
     wanted = open_result(without).clients["personal_test_loss"].to_numpy()
     assert [float(row["loss"]) for row in rows] == wanted.tolist()
-    for loss in ("personal_test_accuracy", "nothing"):
+    for loss in ("personal_test_accuracy", "nothing", "client", "num_train_samples"):
         done = ppfl("payments", without, "--price", "1", "--loss", loss)
         assert done.exit_code == 2
         assert f"--loss {loss}: no loss of clients in" in done.output
-    trained = open_result(compute(tmp_path, "with", **network, evaluate={**evaluate, "parts": ["train", "test"]}))
-    assert played(trained).losses.tolist() == trained.clients["personal_train_loss"].to_numpy().tolist()
+    trained = compute(tmp_path, "with", **network, evaluate={**evaluate, "parts": ["train", "test"]})
+    assert played(trained).losses.tolist() == open_result(trained).clients["personal_train_loss"].to_numpy().tolist()
 
 
 def test_what_is_no_result_and_no_price_is_refused(lies: Path, tmp_path: Path) -> None:
@@ -217,7 +265,7 @@ def test_what_is_no_result_and_no_price_is_refused(lies: Path, tmp_path: Path) -
     cases = {
         (tmp_path, "--price", "1"): "has no results (.h5) in it",
         (tmp_path / "a.yaml", "--price", "1"): "is no result of ppfl",
-        (tmp_path / "b.h5", "--price", "1"): "is no result of ppfl",
+        (tmp_path / "b.h5", "--price", "1"): "b.h5: no such file or folder",
         (lies, "--price", "-1"): "-1",
         (lies, "--price", "inf"): "--price: allowed: finite numbers of at least 0",
         (lies, "--price", "nan"): "--price: allowed: finite numbers of at least 0",

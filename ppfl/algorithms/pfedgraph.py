@@ -39,6 +39,10 @@ class PFedGraph(Mixing, Simultaneous):
     """
 
     name: Literal["pfedgraph"]
+    # tried on a quadratic: 1.1 u_m instead of u_m grows exponentially, where a scaled gradient moves the fixed point
+    needs_honesty: ClassVar[str] = (
+        "they send all that they have moved since θ_0, what they received included, and a lie would grow with itself"
+    )
     example: ClassVar[Example] = {**LocalTraining.example, "penalty": 0.5}
     penalty: PositiveFloat
     """λ, weight of ‖W_i − p‖²: how near everybody stays to the mean."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,18 @@ def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
 def same(left: Any, right: Any) -> bool:
     """Whether two values of a configuration are the same, as `_token` tells them apart."""
     return bool(_token(left) == _token(right))
+
+
+def identity_of(config: Config) -> Hashable:
+    """Return the same for flat configurations that have the same values, as `same` tells these apart.
+
+    >>> from ppfl.analysis.factors import identity_of
+    >>> identity_of({"cohort": 1, "rounds": 2}) == identity_of({"rounds": 2, "cohort": 1})
+    True
+    >>> identity_of({"cohort": 1}) == identity_of({"cohort": 1.0})
+    False
+    """
+    return frozenset((key, _token(value)) for key, value in config.items())
 
 
 def texts_of(values: Sequence[Any], text: Callable[[Any], str]) -> list[str]:

@@ -11,13 +11,14 @@ from math import isnan, nan
 from pathlib import Path
 from typing import TypeAlias
 
-from ppfl.analysis.factors import find_factors, is_seed
+from ppfl.analysis.factors import find_factors, is_seed, of_one_key
 from ppfl.analysis.payments import Played, gains, honest_of, payments_of, played, utilities_of
+from ppfl.analysis.sources import different_programs
 from ppfl.analysis.tables import number
 from ppfl.core.errors import UserError
+from ppfl.jobs.outcome import outline
 from ppfl.results.layout import FILE_KIND
 from ppfl.results.quick_reader import kind_of
-from ppfl.results.reader import open_result
 
 _Row: TypeAlias = tuple[tuple[str, ...], tuple[float, ...]]
 _NUMBERS = ("price", "payments", "loss", "utility", "gain")
@@ -50,6 +51,8 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
             if not of_folder:
                 raise UserError(f"{path}: has no results (.h5) in it; give the folder that ppfl wrote to")
             found += of_folder
+        elif not path.exists():
+            raise UserError(f"{path}: no such file or folder; give .h5 files that runs wrote, or folders of them")
         elif kind_of(path) == FILE_KIND:
             found.append(path)
         else:
@@ -64,26 +67,40 @@ def tabulate(
 
     deviators: rows of strategic clients alone. Raises UserError where no complete run is left, and as `played` does.
     """
-    results = [open_result(file) for file in files]
-    status = {result.path: str(result.attrs["status"]) for result in results}
-    games = [played(result, loss) for result in results if status[result.path] == "complete"]
-    if not games:
-        raise UserError(f"{files[0]}: no complete run to make payments in")
-    left_out = Counter(value for value in status.values() if value != "complete")
-    notes = [f"left out, utilities are of complete runs: {count} {what}" for what, count in sorted(left_out.items())]
+    games, notes = _games(files, loss)
     honest = honest_of(games)
     alone = sum(game.digest not in honest for game in games)
     if alone:
         notes.append(f"{alone} run(s) have no counterpart in which all tell the truth (scale 1), and so no gain")
-    factors = find_factors([game.settings for game in games], with_seeds=True)
+    settings = [game.settings for game in games]
+    factors = find_factors(settings, with_seeds=True)
+    # the seed of the data is that of the run where nobody says otherwise
+    factors = [of_one_key(one, settings) if all(map(is_seed, one.keys)) else one for one in factors]
     factors.sort(key=lambda factor: all(map(is_seed, factor.keys)))
-    keys = tuple(factor.keys[0] if all(map(is_seed, factor.keys)) else factor.title for factor in factors)
+    keys = tuple(factor.title for factor in factors)
     varying = {game.digest: tuple(factor.labels[row] for factor in factors) for row, game in enumerate(games)}
     rows: list[_Row] = []
     for game in sorted(games, key=lambda game: (varying[game.digest], game.scale, game.noise)):
         for price in prices:
             rows += _rows(game, honest.get(game.digest), varying[game.digest], price, deviators=deviators)
     return PaymentTable(keys, tuple(rows), tuple(notes))
+
+
+def _games(files: Sequence[Path], loss: str | None) -> tuple[list[Played], list[str]]:
+    """Return the complete runs, and what a user must know of all."""
+    outlines = {file: outline(file) for file in files}
+    complete = [file for file, found in outlines.items() if found.status == "complete"]
+    notes = [f"left out: {file}: {found.reason}" for file, found in outlines.items() if found.reason]
+    left_out = Counter(found.status for found in outlines.values() if found.status != "complete")
+    notes += [f"left out, utilities are of complete runs: {count} {what}" for what, count in sorted(left_out.items())]
+    if not complete:
+        raise UserError(f"{files[0]}: no complete run to make payments in")
+    by_digest: dict[str, Path] = {}
+    for file in complete:
+        other = by_digest.setdefault(str(outlines[file].attrs["digest"]), file)
+        if other is not file:
+            raise UserError(f"{file}: holds the same run as {other}; give one of them")
+    return [played(file, loss) for file in complete], notes + different_programs(outlines[file] for file in complete)
 
 
 def _rows(

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ppfl.analysis.factors import flatten
+from ppfl.analysis.factors import flatten, identity_of
 from ppfl.core.errors import UserError
 from ppfl.interfaces.strategic import SQUARED_NORM
-from ppfl.results.client_scores import larger_is_better
+from ppfl.results.quick_reader import read_clients, read_numbers, read_outline
+from ppfl.results.stored_config import stored_config
 
 if TYPE_CHECKING:
-    from ppfl.results.reader import Result
+    from collections.abc import Hashable
+    from pathlib import Path
 
 Array = npt.NDArray[np.float64]
 
@@ -23,6 +25,7 @@ LOSSES = ("personal_loss", "personal_train_loss")
 """Final scores of single clients that are their own loss f_i at the end, the first that there is."""
 _LEFT_OUT = {"strategic", "name", "engine", "save", "checkpoint", "plugins"}
 """Sections that are no part of what two counterfactuals have to have in common."""
+_MARK = "strategic"
 _NORMS = f"report_{SQUARED_NORM}"
 _HINT = f"payments need the squared norms of every round: evaluate: {{every: 1, reports: [{SQUARED_NORM}]}}"
 
@@ -51,6 +54,7 @@ def payments_of(squared_norms: Array, price: float) -> Array:
 
 def utilities_of(losses: Array, payments: Array) -> Array:
     """U_i = −f_i(θ_K) − Σ_k p_i of every client, (M,); payments (K, M)."""
+    # both in units of the loss: the price C is what a squared norm costs in them
     left: Array = -losses - payments.sum(axis=0)
     return left
 
@@ -84,47 +88,48 @@ class Played:
         return utilities_of(self.losses, payments_of(self.squared_norms, price))
 
 
-def played(result: Result, loss: str | None = None) -> Played:
+def played(path: Path, loss: str | None = None) -> Played:
     """Return a complete result as a game; loss: which final score of clients is their own loss, None: f_i itself.
 
     Raises UserError where squared norms are not told of every round, where payments are not defined and where there
     is no such loss.
     """
-    config, where = result.config, result.path
+    # a few arrays of a file: grids of lies are large, and reading a result whole takes ten times as long
+    found = read_outline(path)
+    config, where = stored_config(found.attrs["config"], path), path
     if config.get("asynchronous") is not None:
         raise UserError(f"{where}: is asynchronous; payments are between the clients of a round")
     if config.get("byzantine") is not None:
         raise UserError(
             f"{where}: has Byzantine clients, who tell nothing of what they send; payments need there be none"
         )
-    rounds = result.rounds["round"].to_numpy() if "round" in result.rounds else np.zeros(0)
-    if _NORMS not in result.rounds or not np.array_equal(rounds, np.arange(len(rounds))):
+    if _NORMS not in found.series or not np.array_equal(found.rounds, np.arange(len(found.rounds))):
         raise UserError(f"{where}: {_HINT}")
     strategic = config.get("strategic") or {}
     settings = {key: value for key, value in flatten(config).items() if key.split(".")[0] not in _LEFT_OUT}
-    clients = tuple(map(str, result.clients["client"].to_numpy()))
-    marked = result.clients["strategic"].to_numpy() if "strategic" in result.clients else np.zeros(len(clients))
+    series, _ = read_numbers(path, (_NORMS,), ())
+    clients, scores = read_clients(path, lambda name: name == _MARK or "loss" in name)
+    marked = scores.pop(_MARK, np.zeros(len(clients)))
     return Played(
-        str(result.attrs["digest"]),
+        str(found.attrs["digest"]),
         settings,
         float(strategic.get("scale", 1.0)),
         float(strategic.get("noise", 0.0)),
         clients,
         marked.astype(bool),
         # at round 0 nobody has sent anything
-        result.rounds[_NORMS].to_numpy()[1:],
-        result.clients[_loss_name(result, loss)].to_numpy(),
+        series[_NORMS][1:],
+        scores[_loss_name(path, sorted(scores), loss)],
     )
 
 
-def _loss_name(result: Result, loss: str | None) -> str:
-    there = [str(name) for name in result.clients.data_vars if "loss" in str(name)]
-    if loss is not None and (loss not in result.clients or larger_is_better(loss)):
-        raise UserError(f"--loss {loss}: no loss of clients in {result.path}; allowed: {', '.join(there) or 'none'}")
-    found = [loss] if loss is not None else [name for name in LOSSES if name in result.clients]
+def _loss_name(path: Path, there: Sequence[str], loss: str | None) -> str:
+    if loss is not None and loss not in there:
+        raise UserError(f"--loss {loss}: no loss of clients in {path}; allowed: {', '.join(there) or 'none'}")
+    found = [loss] if loss is not None else [name for name in LOSSES if name in there]
     if not found:
         raise UserError(
-            f"{result.path}: has no {' and no '.join(LOSSES)} of clients; add train to evaluate.parts, or choose "
+            f"{path}: has no {' and no '.join(LOSSES)} of clients; add train to evaluate.parts, or choose "
             f"by --loss among {', '.join(there) or 'none'}"
         )
     return found[0]
@@ -132,14 +137,13 @@ def _loss_name(result: Result, loss: str | None) -> str:
 
 def honest_of(games: Sequence[Played]) -> dict[str, Played]:
     """Return for each run, by its digest, the one that differs in nothing but that all clients tell the truth."""
-    honest: list[Played] = [game for game in games if game.is_honest]
-    found = {}
+    honest: dict[Hashable, Played] = {}
     for game in games:
-        # whoever of them could have lied: they have the same numbers
-        pairs = [other for other in honest if other.settings == game.settings]
-        if pairs:
-            found[game.digest] = pairs[0]
-    return found
+        if game.is_honest:
+            # the first one, whoever of them could have lied: they have the same numbers
+            honest.setdefault(identity_of(game.settings), game)
+    pairs = {game.digest: honest.get(identity_of(game.settings)) for game in games}
+    return {digest: other for digest, other in pairs.items() if other is not None}
 
 
 def gains(game: Played, honest: Played, price: float) -> Array:

@@ -91,14 +91,7 @@ class Source:
 
     def warnings(self) -> list[str]:
         """Return lines about what is not there, and about results of different programs."""
-        lines = list(self.notes)
-        for what in ("commit", "version_ppfl", "version_torch"):
-            values = {str(run.provenance[what]) for run in self.outlines if what in run.provenance}
-            lines += [f"the results are of different {what}: {_some(sorted(values))}"] if len(values) > 1 else []
-        lines += _different_plug_ins(self.outlines)
-        versions = {str(run.attrs["results_version"]) for run in self.outlines if "results_version" in run.attrs}
-        if len(versions) > 1:
-            lines.append(f"the results are of different results_version, do not compare: {_some(sorted(versions))}")
+        lines = [*self.notes, *different_programs(self.outlines)]
         unfinished = {status: count for status, count in self.statuses.items() if status not in FINISHED}
         if unfinished:
             counts = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
@@ -106,6 +99,19 @@ class Source:
         failures = [(digest, run.reason) for digest, run in zip(self.digests, self.outlines, strict=True) if run.reason]
         lines += [f"failed: {digest}: {reason}" for digest, reason in failures[:_MAX_LISTED]]
         return lines
+
+
+def different_programs(runs: Iterable[Outline]) -> list[str]:
+    """Return lines about results that different programs have computed."""
+    runs, lines = list(runs), []
+    for what in ("commit", "version_ppfl", "version_torch"):
+        values = {str(run.provenance[what]) for run in runs if what in run.provenance}
+        lines += [f"the results are of different {what}: {_some(sorted(values))}"] if len(values) > 1 else []
+    lines += _different_plug_ins(runs)
+    versions = {str(run.attrs["results_version"]) for run in runs if "results_version" in run.attrs}
+    if len(versions) > 1:
+        lines.append(f"the results are of different results_version, do not compare: {_some(sorted(versions))}")
+    return lines
 
 
 def _different_plug_ins(runs: Iterable[Outline]) -> list[str]:

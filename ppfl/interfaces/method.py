@@ -262,7 +262,7 @@ class Algorithm(InRounds):
     """Clients of a cohort without which it is not defined."""
 
     needs_honesty: ClassVar[str] = ""
-    """Why no client can be strategic; "" when it can: gradients or changes are sent, and no state follows them."""
+    """Why no client can be strategic; "" when it can: it sends gradients or changes of one round, and none again."""
 
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""

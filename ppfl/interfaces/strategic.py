@@ -61,6 +61,7 @@ class Strategic(Settings):
                     f"strategic.clients: {self.clients} wanted, and {len(free)} have training samples and are not "
                     f"Byzantine; at most {len(free)}"
                 )
+            # a stream of its own, so that who attacks and who takes part stay who they are in the plain run
             drawn = generator(seed, "strategic").choice(len(free), self.clients, replace=False)
             return frozenset(free[client] for client in drawn)
         both = sorted(client_names[client] for client in byzantine if client_names[client] in self.clients)
@@ -72,6 +73,7 @@ class Strategic(Settings):
         """Return m_i; asynchronously `round` is the number of the client's job."""
         if self.is_honest:
             return computed
+        # β is of what is added: a noisy free rider (a = 0) still sends noise
         sent = {name: value * self.scale for name, value in computed.items()}
         if self.noise == 0.0:
             return sent

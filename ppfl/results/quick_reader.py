@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,17 @@ def read_numbers(
     """Return the named series, and the named final metrics as arrays (stage, statistic), of those that it has."""
     with opened(path) as (file, _):
         return _arrays(file, b"rounds", series), _arrays(file, b"summary", metrics)
+
+
+def read_clients(path: Path, wanted: Callable[[str], bool]) -> tuple[tuple[str, ...], dict[str, Array]]:
+    """Return the names of the clients, (M,), and those of their final scores and marks whose names are wanted, (M, …).
+
+    Errors as of `ppfl.results.hdf5.opened`.
+    """
+    with opened(path) as (file, _):
+        group = h5py.h5g.open(h5py.h5g.open(file, b"/"), b"clients")
+        names = [name.decode() for name in group if name != b"client" and wanted(name.decode())]
+        return _texts(group, b"client"), {name: _array(group, name.encode()) for name in names}
 
 
 def _arrays(file: h5py.h5f.FileID, group: bytes, names: Collection[str]) -> dict[str, Array]:

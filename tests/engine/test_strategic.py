@@ -19,6 +19,7 @@ from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.joint import Joint
 from ppfl.interfaces.strategic import Strategic, squared_norm
 from ppfl.runs.assemble import build
+from tests.algorithms import test_floral as floral
 from tests.algorithms.cases import NAMES, sections
 from tests.engine.build import config, engine, ffgg
 from tests.engine.interrupted import fingerprint
@@ -44,13 +45,33 @@ WAYS: dict[str, dict[str, Any]] = {
     "attack beside": {"byzantine": {"attack": {"name": "sign_flip"}, "clients": 1, "placement": "beside"}},
     "sampled": {"cohort": 3, "weights": "samples"},
     "clock": CLOCK,
+    "buffer of a rule": {
+        **CLOCK, "asynchronous": {"engine": "virtual", "buffer": 3}, "aggregator": {"name": "median"},
+        "byzantine": {"attack": {"name": "sign_flip"}, "clients": ["1"]},
+    },
+    "pruned on a network": {
+        "algorithm": {
+            "name": "pruned_ffgg", "ratios": "network", "lr": 0.1,
+            "fine_tuner": {"name": "gradient_descent", "steps": 2, "lr": 0.1},
+        },
+        "network": {
+            "name": "wireless", "bandwidth_hz": 1e3, "rates": [1.0, 2.0, 3.0, 4.0, 5.0], "computing_seconds": 1.0,
+            "personal_seconds": 0.1, "target_share": 0.6,
+        },
+    },
     "chunks": {**NETWORK, "engine": {"clients_per_chunk": 2}, "rounds": 2},
     "chunks added up": {
         **NETWORK, "engine": {"clients_per_chunk": 2}, "rounds": 2, "evaluate": {"every": 1, "tuned": {"epochs": 0}},
     },
 }  # fmt: skip
-HONEST = ("l2gd", "l2gd_theta", "local_only")
-"""Methods whose clients send no gradients or changes."""
+HONEST = {
+    "interpolation": "they answer at many query points a round, and no one message is what they report",
+    "l2gd": "its clients send models, and neither gradients nor changes that could be scaled",
+    "l2gd_theta": "its clients send models, and neither gradients nor changes that could be scaled",
+    "local_only": "its clients send nothing that they could change",
+    "pfedgraph": "they send all that they have moved since θ_0, what they received included, and a lie would grow",
+}
+"""Methods whose clients send no gradients or changes of a round, and what is said of them."""
 
 
 def bits(communicator: Communicator | None = None, **document: Any) -> dict[Any, bytes]:
@@ -143,7 +164,7 @@ def test_single_uplinks_are_needed_for_lies_and_norms_alone() -> None:
 def test_every_method_takes_strategic_clients_or_says_why_not(name: str) -> None:
     lying = sections(name, "quadratic", strategic={"clients": 1, "scale": 3}, rounds=2)
     if name in HONEST:
-        with pytest.raises(ConfigError, match=f"null, since no client of '{name}' can be strategic: its clients send"):
+        with pytest.raises(ConfigError, match=f"null, since no client of '{name}' can be strategic: {HONEST[name]}"):
             engine(**lying)
         return
     running, plain = engine(**lying), engine(**{**lying, "strategic": None})
@@ -156,6 +177,28 @@ def test_norms_are_of_what_is_sent_and_of_nothing_0() -> None:
     assert squared_norm({}) == 0.0
     assert squared_norm({"a": torch.full((2, 2), 3.0), "b": torch.tensor([1.0])}) == 37.0
     assert (norms(**sections("local_only", "quadratic")) == 0.0).all()
+
+
+@pytest.mark.parametrize("clients_per_chunk", [1, 2])
+def test_weights_that_clients_send_stay_the_truth(clients_per_chunk: int) -> None:
+    """FLoRAL: changes of base and adaptors are scaled, the mixture is neither scaled, nor noisy, nor in the norm."""
+    lies, who, told = {"clients": ["1", "4"], "scale": 3.0, "noise": 0.5}, (1, 4), {"reports": ["squared_norm"]}
+    engine_section = {"clients_per_chunk": clients_per_chunk}
+    sections = floral.document(rounds=1, evaluate={**told, "tuned": {"epochs": 0}}, engine=engine_section)
+    running = engine(**sections, strategic=lies)
+    setup, before, sent = running.setup, running.server["shared"], floral.sent_by_each(running)
+    pi = torch.stack([one.pop("floral.mixture") for one in sent])
+    lying = Strategic(**lies)
+    sent = [lying.misreport(one, 0, m, 0) if m in who else one for m, one in enumerate(sent)]
+    *_, last = running
+    norms_of_sent = [sum(float(value.square().sum()) for value in one.values()) for one in sent]
+    np.testing.assert_allclose(last.metrics["report_squared_norm"], norms_of_sent, rtol=1e-10)
+    n = torch.tensor(setup.client_weights, dtype=torch.float64)
+    for name, value in running.server["shared"].items():
+        moved = torch.stack([one[name] for one in sent])
+        weights = n[:, None] * pi if name in setup.algorithm.sent_weights() else n[:, None]
+        weights = (weights / weights.sum(0)).reshape(len(n), -1, *[1] * (moved.ndim - 2))
+        torch.testing.assert_close(value, before[name] - (weights * moved).sum(0), rtol=1e-10, atol=1e-12)
 
 
 def test_norms_leave_out_coordinates_without_weight(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Game:
 
     def best(self, price: float, least: float) -> float:
         """Return the a ≥ least that gains most; of equal ones the smallest."""
+        # max keeps the first of equal ones, and scales ascend
         return max((scale for scale in self.by_scale if scale >= least), key=lambda scale: self.gain(scale, price))
 
     def most(self, price: float, least: float) -> float:
@@ -58,7 +59,7 @@ class Game:
 
 def games_of(runs: Sequence[Run]) -> dict[str, list[Game]]:
     """Return {targets: a game a seed} of the complete runs; problems without targets are under ""."""
-    found = [played(run.result) for run in runs if run.is_complete]
+    found = [played(run.result.path) for run in runs if run.is_complete]
     honest, apart = honest_of(found), dict[tuple[str, int], dict[float, Played]]()
     for game in sorted(found, key=lambda game: game.scale):
         if game.digest in honest:
@@ -160,7 +161,8 @@ def _claims_of_split(games: Mapping[str, Sequence[Game]]) -> tuple[Claim, ...]:
             _range(priced), f"{max(priced) - 1:g}", set(priced) == {1.0},
         ),
         Claim(
-            "With an overpersonalized split payments leave no motive to lie at all.", "asked here: nobody claims it",
+            "With an overpersonalized split payments leave no motive to lie at all, free riding included.",
+            "asked here: nobody claims it",
             f"best a ≥ 0 at C = {_SMALL:g}: 1",
             f"{_range(under)}, gain {size:.2g} (median), against {without:.2g} where it is not overpersonalized",
             f"{max(abs(one - 1) for one in under):g}", set(under) == {1.0},
@@ -174,6 +176,7 @@ def _most(games: Sequence[Game], price: float, least: float = 1.0) -> list[float
 
 def _imbalance(game: Played) -> float:
     """Return max_k |Σ_i p_i| over the largest payment of the run."""
+    # of price 1: a price is a factor, which the ratio does not see
     paid = payments_of(game.squared_norms, 1.0)
     return float(np.abs(paid.sum(axis=1)).max() / max(np.abs(paid).max(), np.finfo(float).tiny))
 
@@ -257,7 +260,8 @@ _READING = (
     "chosen for a problem, and one that is too high is paid for nothing. It is no rule that makes the truth best: who "
     "says less pays less and is paid by the others, and the free rider gains most where C is large. The right split "
     "removes the motive, not only the damage: overpersonalized clients gain nothing by lying, with no payment at all. "
-    "The two do not add up, though: a price on top of such a split brings back a motive to say less, which is small, "
-    "since gradients vanish and payments with them, while without the split it grows with every round. Clients who "
-    "share only what suits all of them need no payments, and should not be given any."
+    "That holds as long as nothing has a price. With one, who sends nothing is paid by those who send something, there "
+    "too: free riding is the best lie, and what the split had removed is back. It is small, since gradients vanish and "
+    "payments with them, while without the split it grows with every round. Clients who share only what suits all of "
+    "them need no payments, and should not be given any."
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def as_sent(setup: Setup, server: State, uplinks: Iterable[AnyUplink], round: int) -> Iterable[AnyUplink]:
     """Return what the clients of this rank send, given what they computed, and what they tell of it."""
+    # where nobody lies nothing is wrapped: sums over chunks, which have no single uplinks, stay possible
     return _as_sent(setup, server, uplinks, round) if setup.looks_at_each else uplinks
 
 
@@ -41,6 +42,7 @@ def rows_as_sent(setup: Setup, clients: Sequence[int], computed: Params, round: 
     rows = [row for row, client in enumerate(clients) if client in setup.roles.strategic]
     if not setup.misreports or not rows:
         return computed
+    # a copy: clients go on from what they computed, and their next states may be in the same memory
     sent = {name: value.clone() for name, value in computed.items()}
     # noise is drawn by client, as it is for one that is computed alone
     for row in rows:
@@ -73,6 +75,7 @@ def _as_sent(setup: Setup, server: State, uplinks: Iterable[AnyUplink], round: i
 def _misreport(setup: Setup, computed: Params, client: int, round: int) -> Params:
     """Return m_i of a strategic client; weights that it sends beside what they weigh stay as they are."""
     assert setup.strategic is not None
+    # the seed of the run, not that of the data: counterfactuals on the same data may draw other noise
     changed = setup.strategic.misreport(_weighed(setup, computed), setup.problem.objective.seed, client, round)
     return {name: changed.get(name, value) for name, value in computed.items()}
 
@@ -91,6 +94,7 @@ def _of_weight(setup: Setup, server: State, uplink: Uplink, round: int) -> Param
     """Return what a client sends, without coordinates that have no weight: those stay with it."""
     if not uplink.params:
         return {}
+    # asked for again: masks are not kept, since both sides can find them from θ whenever they need them
     weights = setup.algorithm.coordinate_weights(server, round, uplink.client)
     if weights is None:
         return _weighed(setup, uplink.params)
