@@ -115,6 +115,17 @@ def test_hiding_does_not_depend_on_the_unit(name: str, direction: str, unit: flo
     np.testing.assert_allclose(got / unit, want, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("direction", ["unit", "sign", "std"])
+@pytest.mark.parametrize("name", ["min_max", "min_sum"])
+def test_hiding_beside_one_honest_vector_that_is_far_off(name: str, direction: str) -> None:
+    """The direction may be far shorter than what lies between the others and the mean."""
+    x = vectors(11, DIMENSION, "generic").astype(np.float64)
+    x[1] *= 1e6
+    want = getattr(formulas, name)(np.delete(x, HOSTILE, axis=0), x[list(HOSTILE)], direction)
+    got = attacked(attack(name, direction=direction), x)[list(HOSTILE)]
+    np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), rtol=0, atol=1e-12 * np.abs(x).max())
+
+
 @pytest.mark.parametrize("name", ["min_max", "min_sum"])
 def test_a_mean_that_is_nearly_zero_has_a_direction(name: str) -> None:
     """Its square underflows, and with a direction that short γ is huge."""
@@ -172,6 +183,9 @@ def test_hiding_survives_vectors_far_from_zero_and_honest_ones_alike(name: str, 
     np.testing.assert_allclose(shifted - offset, np.broadcast_to(want - offset, shifted.shape), rtol=0, atol=1e-8)
     alike = np.ones_like(x)
     assert (attacked(attack(name, direction=direction), alike) == alike).all()
+    # whose mean is not quite any of them
+    alike = np.full_like(x, 0.1)
+    np.testing.assert_allclose(attacked(attack(name, direction=direction), alike), alike, rtol=1e-12)
 
 
 def test_one_honest_vector_has_no_distances_to_hide_in() -> None:
