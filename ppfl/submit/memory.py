@@ -43,7 +43,7 @@ _GPU_BYTES = 3072 * MIB
 _STATES = 2
 """How often the states of all clients of a rank are there: kept, and as much again of memory around them."""
 _VECTORS_LOOKED_AT = 2
-"""How often those that a rule or attackers look at are there: as sent, and as attackers or clipping have changed them."""
+"""How often those that a rule or attackers look at are there: as sent, and as attackers have changed them."""
 _BODY_BYTES = 64 * MIB
 """What images are turned into on their way through the body, a piece at a time."""
 _LOGITS, _LOGITS_SCORED = 5, 3
