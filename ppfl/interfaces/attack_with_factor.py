@@ -77,7 +77,8 @@ def worst_factor(
         try:
             aggregate = knowledge.aggregate(sent)
         except (NotFiniteError, TooFewVectorsError):
-            return 0.0  # for what honest clients send: the server is about to find out itself that they have diverged
+            # for what honest clients send: the server is about to find out itself that they have diverged
+            return 0.0
         return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
 
     # aggregates have the same bits on every rank, so that all ranks take the same turns without being told
