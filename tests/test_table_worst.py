@@ -107,6 +107,15 @@ def test_any_dimension_and_each_seed(results: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_value_that_its_plug_in_does_not_tell_is_called_by_its_key(make_result: MakeResult, tmp_path: Path) -> None:
+    for factor, loss in ((2.0, 0.1), ("optimal", 0.3)):
+        attack = {"name": "sign_flip", "factor": factor}
+        make_result(f"flip-{factor}", {"name": "one", "byzantine": {"attack": attack}}, {"loss": [1.0, loss]})
+    make_result("none", {"name": "one"}, {"loss": [1.0, 0.2]})
+    for key, worst in {"byzantine": "factor=optimal", "attack.factor": "optimal"}.items():
+        assert table(tmp_path, key, "--metric", "loss", "--at", "last").splitlines()[-1].endswith(f"0.3 ({worst})")
+
+
 def test_runs_that_diverged_are_the_worst_and_are_told(make_result: MakeResult, results: Path) -> None:
     write(make_result, "krum", "hide", 1, 1e-9, status="diverged")
     done = ppfl("table", results, "--worst", "attack", "--metric", "loss", "--at", "last")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ppfl.analysis.dimensions import case_factor, short_names
+from ppfl.analysis.factors import NONE
 from ppfl.analysis.sources import full_key
 from ppfl.core.errors import UserError
 
@@ -31,8 +32,19 @@ def split_worst(
     found = full_key(given, [*keys, *(section for section in sections if section not in keys)], where)
     inside = [factor for factor in factors if any(_is_in(key, found) for key in factor.keys)]
     names = short_names(keys, frozenset(), settings)
-    values = case_factor(inside, settings, names).labels
-    return [factor for factor in factors if factor not in inside], values
+    return [factor for factor in factors if factor not in inside], _labels(inside, found, settings, names)
+
+
+def _labels(
+    inside: Sequence[Factor], found: str, settings: Sequence[Settings], names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return what the value of each run is called: by its plug-in alone where that is enough, else with its keys."""
+    joined = case_factor(inside, settings, names)
+    key = joined.keys[0]
+    # several keys are written with their names anyway; one of a section would be a bare number
+    if len(joined.keys) > 1 or key == found or key.endswith(".name"):
+        return joined.labels
+    return tuple(label if label == NONE else f"{names[key]}={label}" for label in joined.labels)
 
 
 def _is_in(key: str, section: str) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from ppfl.core.plugins import Resolved
 from ppfl.interfaces.attack import AttackOnVectors, Block, Knowledge, rows_of
-from ppfl.rows.gram import around, squared_distances
+from ppfl.rows.gram import squared_distances
 
 if TYPE_CHECKING:
     from ppfl.rows.client_matrix import ClientMatrix
@@ -66,20 +66,19 @@ class AmongHonest(AttackOnVectors, ABC):
         return -mean.sign() if self.direction == "sign" else -honest.std(dim=0, keepdim=True, correction=0)
 
     def _look(self, matrix: ClientMatrix, byzantine: torch.Tensor) -> Geometry:
-        """Measure, by inner products of x_i − μ and p around 0. Collective."""
+        """Measure, by inner products of x_i − μ and p. Collective."""
         honest = rows_of(~byzantine & matrix.finite())
         number = len(honest)
 
         def changed(block: torch.Tensor, _: int) -> torch.Tensor:
             of_honest = block[:number].to(torch.float64)
             mean = of_honest.mean(dim=0, keepdim=True)
-            return torch.cat([of_honest - mean, self._towards(of_honest, mean), torch.zeros_like(mean)])
+            return torch.cat([of_honest - mean, self._towards(of_honest, mean)])
 
-        # two rows more than the honest ones, whatever is in them: p and 0 take their place
-        rows = torch.cat([honest, honest[:1], honest[:1]])
-        gram = matrix.select(rows).map_blocks(changed).gram()
-        origin = torch.zeros(number + 2, dtype=torch.float64)
-        origin[-1] = 1.0
-        products = around(gram, origin)
-        squares, length = products.diagonal()[:number], float(products[number, number])
-        return Geometry(squared_distances(gram[:number, :number]), squares, products[number, :number], length)
+        # a row more than the honest ones, whatever is in it: p takes its place
+        rows = torch.cat([honest, honest[:1]])
+        # not `gram`, which may centre once more, and p be lost beside a row that is far longer; around μ the largest
+        # of distances, which alone counts, does not cancel
+        products = matrix.select(rows).map_blocks(changed).inner_products()
+        of_honest, along = products[:number, :number], products[number, :number]
+        return Geometry(squared_distances(of_honest), of_honest.diagonal(), along, float(products[number, number]))

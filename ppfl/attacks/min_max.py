@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.attacks._among_honest import AmongHonest
@@ -23,5 +24,8 @@ class MinMax(AmongHonest):
         """Return the least over i of the larger root γ of ‖μ + γp − x_i‖² = max_ij ‖x_i − x_j‖², a quadratic in γ."""
         # the mean is within that distance of everybody, but for rounding
         room = (seen.distances.max() - seen.radii).clamp_min(0.0)
-        roots = (seen.along + (seen.along.square() + seen.length * room).sqrt()) / seen.length
-        return float(roots.min().clamp_min(0.0))
+        # along p/‖p‖, since ‖p‖² times a square overflows long before squares do
+        length = math.sqrt(seen.length)
+        along = seen.along / length
+        roots = along + (along.square() + room).sqrt()
+        return float(roots.min().clamp_min(0.0)) / length

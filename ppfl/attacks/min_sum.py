@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.attacks._among_honest import AmongHonest
@@ -21,4 +22,5 @@ class MinSum(AmongHonest):
 
     def largest(self, seen: Geometry) -> float:
         """Return max_j ‖x_j − μ‖/‖p‖: sums of squared distances from a point grow with that to the mean alone."""
-        return float((seen.radii.max() / seen.length).clamp_min(0.0).sqrt())
+        # a root each: where ‖p‖² is tiny the quotient of the squares overflows, though γ is a number
+        return float(seen.radii.max().clamp_min(0.0).sqrt()) / math.sqrt(seen.length)

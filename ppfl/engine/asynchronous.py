@@ -187,6 +187,7 @@ class AsynchronousEngine(Run, ABC):
     def _apply(self, client: int, version: int, uplink: Params, seconds: float, turnaround_seconds: float) -> bool:
         """Let the server take one uplink. Returns False when θ cannot go on for NaN or inf; it then stays as it was."""
         delay = self.version - version
+        # before anything is dropped or replaced: a replay has to meet the same arrivals, in the same order
         self.arrivals.append(Arrival(client, version, delay, seconds, turnaround_seconds))
         # rules leave such vectors out, as in rounds; half the price of torch.isfinite
         if self._rows is None and not all(math.isfinite(float(value.sum())) for value in uplink.values()):
@@ -201,6 +202,7 @@ class AsynchronousEngine(Run, ABC):
         """Put an uplink into the buffer."""
         if self._rows is not None:
             self._rows.add(client, self._rows.columns_of(flatten(uplink), self.setup.communicator.rank), delay)
+            # anew each time, since the oldest uplink may be the one whose place was taken
             self._num_buffered, self._largest_delay = len(self._rows.delays), max(self._rows.delays.values())
         else:
             self._total = uplink if self._total is None else add_scaled(self._total, uplink, 1.0)

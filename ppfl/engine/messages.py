@@ -197,6 +197,7 @@ class Messages(AsynchronousEngine):
 
     def _take(self, client: int, uplink: Params, delay: int) -> None:
         if self._rows is not None:
+            # from rank 0 to another one messages keep their order: a rank has all rows of a step before it is asked
             vector = flatten(uplink).cpu()
             for rank in range(1, self.setup.communicator.size):
                 self.setup.communicator.send(rank, [_Kind.ROW, client, delay], self._rows.columns_of(vector, rank))

@@ -85,6 +85,7 @@ class Asynchronous(Settings):
             return
         of_rule = max(getattr(step, "f", 0) for step in (aggregator, *aggregator.before))
         attackers, beside = (byzantine.num_attackers, byzantine.num_beside) if byzantine is not None else (0, 0)
+        # 1, although nobody may attack: of two vectors no rule can tell which one to believe
         f = max(of_rule, attackers, 1)
         least = 2 * f + 1 - beside
         if self.buffer < least:

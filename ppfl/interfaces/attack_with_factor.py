@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import PositiveFloat
 
+from ppfl.interfaces.aggregator import NotFiniteError, TooFewVectorsError
 from ppfl.interfaces.attack import AttackOnVectors, Knowledge, rows_of
 
 if TYPE_CHECKING:
@@ -72,7 +73,12 @@ def worst_factor(
     mean = matrix.select(rows_of(honest > 0)).combine(torch.full((int(honest.sum()),), 1.0 / float(honest.sum())))
 
     def damage(factor: float) -> float:
-        aggregate = knowledge.aggregate(attack_with(factor).replace(matrix, byzantine, knowledge))
+        sent = attack_with(factor).replace(matrix, byzantine, knowledge)
+        try:
+            aggregate = knowledge.aggregate(sent)
+        except (NotFiniteError, TooFewVectorsError):
+            # for what honest clients send: the server is about to find out itself that they have diverged
+            return 0.0
         return float(torch.linalg.vector_norm(aggregate.to(torch.float64) - mean.to(torch.float64)))
 
     # aggregates have the same bits on every rank, so that all ranks take the same turns without being told

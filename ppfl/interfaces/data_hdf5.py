@@ -240,6 +240,8 @@ def _unfiltered(found: h5py.h5d.DatasetID, num_bytes: int, file_bytes: int) -> b
         as_bytes.set_filter(code, flags, values)
     in_memory = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     in_memory.set_fapl_core(1 << 16, False)
+    # with all in it: what a damaged chunk raises holds `copy`, and a file of this name cannot be made while one is open
+    in_memory.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     file = h5py.h5f.create(b"of descriptors", h5py.h5f.ACC_TRUNC, fapl=in_memory)
     try:
         kind = h5py.h5t.py_create(np.dtype(f"V{width}"))

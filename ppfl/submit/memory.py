@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppfl.config.scope import origins_in
 from ppfl.core.errors import UserError
+from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.centralized import FilesDataset
+from ppfl.interfaces.cohort_size import cohort_size
 from ppfl.interfaces.method import Algorithm
+from ppfl.interfaces.personal_aggregates import PersonalAggregates
 from ppfl.networks.pieces import CPU
 from ppfl.runs.needs import VECTORS
 
@@ -39,6 +42,8 @@ _GPU_BYTES = 3072 * MIB
 """What CUDA may take of the host: on the safe side, not measured."""
 _STATES = 2
 """How often the states of all clients of a rank are there: kept, and as much again of memory around them."""
+_VECTORS_LOOKED_AT = 2
+"""How often those that a rule or attackers look at are there: as sent, and as attackers have changed them."""
 _BODY_BYTES = 64 * MIB
 """What images are turned into on their way through the body, a piece at a time."""
 _LOGITS, _LOGITS_SCORED = 5, 3
@@ -104,7 +109,19 @@ def _supervised_bytes(config: Config, ranks: int) -> float:
     data = sizes.numbers * (sizes.bytes_a_number + (number if problem.batch_size == "all" else 0))
     rows = max(_LOGITS_SCORED * CPU.rows, _LOGITS * _most_rows(config, sizes))
     body = max(_BODY_BYTES, rows * sizes.logits * number)
-    return float(sizes.library_bytes + body + data / ranks + states + (VECTORS * trained + frozen) * number)
+    looked_at = _VECTORS_LOOKED_AT * _vectors_looked_at(config, sizes.clients) * (trained - local) / ranks
+    vectors = VECTORS * trained + frozen + looked_at
+    return float(sizes.library_bytes + body + data / ranks + states + vectors * number)
+
+
+def _vectors_looked_at(config: Config, num_clients: int) -> int:
+    """Return how many vectors the server has at a time, of which each rank keeps its columns: a cohort's, or those of a
+    buffer, and of attackers beside them; 0 where their sum is enough."""
+    byzantine, rules = config.byzantine, config.asynchronous
+    if adds_up(config.aggregator, byzantine) and not isinstance(config.algorithm, PersonalAggregates):
+        return 0
+    of_clients = cohort_size(config.cohort, num_clients) if rules is None else rules.buffer
+    return of_clients + (0 if byzantine is None else byzantine.num_beside)
 
 
 def _most_rows(config: Config, sizes: _Sizes) -> int:

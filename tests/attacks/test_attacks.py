@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ppfl.interfaces.aggregator import NotFiniteError, TooFewVectorsError
 from ppfl.interfaces.attack import Knowledge
 from ppfl.interfaces.attack_with_factor import AttackWithFactor
 from ppfl.interfaces.pre_aggregator import RandomKey
@@ -22,6 +23,11 @@ from tests.ranks import on_ranks
 
 DIMENSION = 229
 HOSTILE = (0, 3, 4)
+
+
+OPTIMAL = pytest.mark.parametrize(
+    "name", [name for name in ON_VECTORS if issubclass(examples.kind("attacks", name), AttackWithFactor)]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +90,58 @@ def test_attackers_ignore_honest_vectors_that_are_not_finite(name: str) -> None:
     assert np.isinf(got).all() if name == "inf" else np.isfinite(got).all()
 
 
+@OPTIMAL
+@pytest.mark.parametrize("error", [NotFiniteError([7]), TooFewVectorsError("2 vectors")])
+def test_a_rule_that_does_not_survive_honest_vectors_is_left_to_say_so(name: str, error: ValueError) -> None:
+    """The server asks it in a moment, and finds that the run has diverged; the search finds nothing."""
+
+    def aggregator(changed: ClientMatrix, key: RandomKey) -> torch.Tensor:
+        raise error
+
+    x = vectors(11, DIMENSION, "generic")
+    x[7, 3] = np.nan
+    assert np.isfinite(attacked(attack(name, factor="optimal"), x, aggregator=aggregator)[list(HOSTILE)]).all()
+    if isinstance(error, NotFiniteError):
+        assert np.isfinite(attacked(attack(name, factor="optimal"), x, aggregator=rule("mean", 11))[0]).all()
+
+
+@pytest.mark.parametrize("unit", [1e100, 1e-100])
+@pytest.mark.parametrize("direction", ["unit", "sign", "std"])
+@pytest.mark.parametrize("name", ["min_max", "min_sum"])
+def test_hiding_does_not_depend_on_the_unit(name: str, direction: str, unit: float) -> None:
+    """Also where squares of squares overflow: of a run that diverges, attackers are not to be the reason."""
+    x = vectors(11, DIMENSION, "generic").astype(np.float64)
+    got, want = (attacked(attack(name, direction=direction), scale * x)[list(HOSTILE)] for scale in (unit, 1.0))
+    np.testing.assert_allclose(got / unit, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["unit", "sign", "std"])
+@pytest.mark.parametrize("name", ["min_max", "min_sum"])
+def test_hiding_beside_one_honest_vector_that_is_far_off(name: str, direction: str) -> None:
+    """The direction may be far shorter than what lies between the others and the mean."""
+    x = vectors(11, DIMENSION, "generic").astype(np.float64)
+    x[1] *= 1e6
+    want = getattr(formulas, name)(np.delete(x, HOSTILE, axis=0), x[list(HOSTILE)], direction)
+    got = attacked(attack(name, direction=direction), x)[list(HOSTILE)]
+    np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), rtol=0, atol=1e-12 * np.abs(x).max())
+
+
+@pytest.mark.parametrize("name", ["min_max", "min_sum"])
+def test_a_mean_that_is_nearly_zero_has_a_direction(name: str) -> None:
+    """Its square underflows, and with a direction that short γ is huge."""
+    x = np.random.default_rng(0).standard_normal((11, DIMENSION))
+    honest = [row for row in range(len(x)) if row not in HOSTILE]
+    half = len(honest) // 2
+    x[honest[half:]] = -x[honest[:half]]
+    x[honest, -1] = 1e-158
+    (got, *_) = attacked(attack(name), x)[list(HOSTILE)]
+    assert np.isfinite(got).all()
+    squares = ((got - x[honest]) ** 2).sum(axis=1)
+    between = ((x[honest][:, None] - x[honest][None]) ** 2).sum(axis=2)
+    reached, bound = (squares.max(), between.max()) if name == "min_max" else (squares.sum(), between.sum(1).max())
+    assert reached == pytest.approx(bound, rel=1e-6)
+
+
 def test_gaussian_draws_are_keyed_by_seed_round_attacker_and_block() -> None:
     x = np.zeros((11, 4000))
     chosen = attack("gaussian")
@@ -125,6 +183,9 @@ def test_hiding_survives_vectors_far_from_zero_and_honest_ones_alike(name: str, 
     np.testing.assert_allclose(shifted - offset, np.broadcast_to(want - offset, shifted.shape), rtol=0, atol=1e-8)
     alike = np.ones_like(x)
     assert (attacked(attack(name, direction=direction), alike) == alike).all()
+    # whose mean is not quite any of them
+    alike = np.full_like(x, 0.1)
+    np.testing.assert_allclose(attacked(attack(name, direction=direction), alike), alike, rtol=1e-12)
 
 
 def test_one_honest_vector_has_no_distances_to_hide_in() -> None:
@@ -141,11 +202,6 @@ LEAST_SHARE = {
     ("multi_krum", "sign_flip"): 0.755,
 }
 """Of the most damage, where the line search ends at another peak; the numbers of docs/methods.md."""
-
-
-OPTIMAL = pytest.mark.parametrize(
-    "name", [name for name in ON_VECTORS if issubclass(examples.kind("attacks", name), AttackWithFactor)]
-)
 
 
 def damages(rule_name: str, name: str, factors: Sequence[Any]) -> list[float]:

@@ -192,6 +192,20 @@ def test_chunks_that_cannot_be_in_the_file(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_damaged_chunk_keeps_nobody_from_reading_the_next_file(tmp_path: Path) -> None:
+    """As long as what was raised is held, by whoever tells of it or by a cycle that waits to be collected."""
+    bad, good = (write(tmp_path / name, **KEPT["gzip"]) for name in ("bad.h5", "good.h5"))
+    with h5py.File(bad) as file:
+        chunk = file["texts"].id.get_chunk_info(1)
+    content = bytearray(bad.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
+    bad.write_bytes(content)
+    with pytest.raises(UserError, match="texts: cannot be read: Can't") as held:
+        read(bad)
+    assert read(good) == [*TEXTS, "", ""]
+    assert held.value.__cause__ is not None
+
+
 def test_texts_are_no_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "data.h5")
     with open_data(path, "data.h5") as root:

@@ -47,6 +47,7 @@ def check_cohort(
             )
         num_vectors += byzantine.num_beside
         num_hostile = hostile + byzantine.num_beside
+        # a buffer, like a cohort, of as many as there are has all of them, hence the same attackers each time
         varies = byzantine.placement == "among" and num_sent < len(cohort.eligible)
         try:
             byzantine.attack.check(num_vectors, None if varies else num_hostile)

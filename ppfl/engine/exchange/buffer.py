@@ -59,6 +59,7 @@ class Buffer:
 
         version: steps of the server so far, by which all that is random is keyed.
         """
+        # rows in the order of arrival, which decides ties: all ranks and a replay have it, and no clock is asked
         setup, senders = self._setup, list(self.delays)
         rows = self._columns[: len(senders)]
         sent = ClientMatrix(setup.communicator, rows, self._bounds[-1])
@@ -87,6 +88,7 @@ class Buffer:
         self.delays = dict(numbers["delays"])
         self.num_replaced, self.num_nonfinite = numbers["num_replaced"], numbers["num_nonfinite"]
         end = self._first + self._columns.shape[1]
+        # pieces are of those ranks that wrote them, whose bounds may lie amid this one's columns
         for start in columns.starts:
             width = columns.like(start).shape[1]
             left, right = max(start, self._first), min(start + width, end)
