@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_HALVINGS = 200
-"""More than the bits of any interval of float64."""
-
 
 @dataclass(frozen=True)
 class Load:
@@ -43,7 +40,7 @@ class Load:
     def shared_seconds(self, bandwidths: NDArray[np.float64]) -> NDArray[np.float64]:
         """c + Q/(b r), inf without bandwidth, where there is something to send."""
         with np.errstate(divide="ignore"):
-            sending = np.where(self.bits > 0, self.bits / (bandwidths * self.rates), 0.0)
+            sending = np.divide(self.bits, bandwidths * self.rates, out=np.zeros_like(self.bits), where=self.bits > 0)
         return self.computing + sending
 
     def latencies(self, bandwidths: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -95,9 +92,14 @@ def best_bandwidths(load: Load, total: float, target: float) -> NDArray[np.float
     def at(scale: float) -> NDArray[np.float64]:  # scale: 1/√ν
         return np.clip((scale * slope - load.bits) / (load.computing * load.rates), 0.0, enough)
 
-    # with the upper end some client alone would have all of B
+    # with this some client alone would have all of B, but for rounding
     most = (total * load.computing * load.rates + load.bits) / np.where(slope > 0, slope, np.inf)
-    return at(_largest(lambda scale: math.fsum(at(scale)) <= total, 0.0, float(most.max())))
+    scale = _largest(lambda scale: math.fsum(at(scale)) <= total, 0.0, 2.0 * float(most.max()))
+    # where computing takes next to nothing one step of the scale decides on large parts of the band: clients that both
+    # neighbours part on gain the same a Hz, so that anything between the two is as good, and uses up B
+    fits, beyond = at(scale), at(math.nextafter(scale, math.inf))
+    more = math.fsum(beyond) - math.fsum(fits)
+    return fits + (beyond - fits) * min(1.0, (total - math.fsum(fits)) / more) if more > 0 else fits
 
 
 def fastest_bandwidths(load: Load, total: float) -> NDArray[np.float64]:
@@ -121,16 +123,15 @@ def fastest_bandwidths(load: Load, total: float) -> NDArray[np.float64]:
 
     slowest = float(own[sends].max())
     too_long = float(load.latencies(equal_bandwidths(load, total), np.ones(len(own)))[sends].max())
+    if too_long <= slowest:  # so wide a band that sending is lost in the rounding of seconds
+        return equal_bandwidths(load, total)
     # from the other side: the shortest time that fits is the negative of the largest that does
-    found = -_largest(lambda negative: math.fsum(within(-negative)) <= total, -too_long, -slowest)
-    return within(found)
+    found = within(-_largest(lambda negative: math.fsum(within(-negative)) <= total, -too_long, -slowest))
+    return found * (total / math.fsum(found))  # seconds are less exact than shares of the band where sending is short
 
 
 def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
     """Return the largest x in [low, high) that fits, by bisection; `low` does."""
-    for _ in range(_HALVINGS):
-        middle = low + (high - low) / 2
-        if middle in (low, high):
-            break
+    while low < (middle := low + (high - low) / 2) < high:  # there are numbers of float64 between them
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
