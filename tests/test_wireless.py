@@ -22,6 +22,7 @@ from ppfl.runs.assemble import build
 from tests import examples
 from tests.engine.build import config
 from tests.ranks import on_ranks
+from tests.test_datasets import images, write
 
 Array = NDArray[np.float64]
 CLIENTS, BITS, BAND = 10, 1e6, 2e6
@@ -199,6 +200,21 @@ def test_seconds_from_operations() -> None:
     np.testing.assert_allclose(slow, 2 * fast, rtol=1e-3)
     np.testing.assert_allclose(latencies("pruned_fedsim", 1e6, ratios=0.0), slow, rtol=1e-12)
     assert (latencies("pruned_fedsim", 1e6, ratios=0.5) < slow).all()
+
+
+def test_operations_are_known_where_rank_0_has_no_samples(tmp_path: Path) -> None:
+    """Who has no training samples is on nobody's list, and needs no number."""
+    train = write(tmp_path / "train.h5", {"b": images(30), "c": images(21)})
+    dataset = {"name": "federated_hdf5", "train": train, "test": write(tmp_path / "test.h5", {"a": images(4)})}
+    speeds = {"flops_per_second": [1e5, 2e5], "computing_seconds": None, "personal_seconds": None}
+    given = document(ratios="network", target_share=0.5, **speeds)
+    checked = config(**{**given, "problem": {**given["problem"], "dataset": dataset}})
+    alone = build(checked, SoloCommunicator())
+    assert isinstance(alone.algorithm, Pruned)
+    assert alone.latencies is not None
+    assert alone.latencies[0] == 0.0 < min(alone.latencies[1:])
+    for setup in on_ranks(3, lambda communicator: build(checked, communicator)):
+        assert (setup.latencies, setup.algorithm) == (alone.latencies, alone.algorithm)
 
 
 def test_every_rank_finds_the_same() -> None:
