@@ -69,7 +69,7 @@ def _shape(
     flops = None
     assert config.network is not None
     if config.network.flops_per_second is not None:
-        # samples of a rank may have shapes of their own, and rank 0 none at all: who has the first client speaks for all
+        # samples of a rank may have shapes of their own, and rank 0 none at all: the first client is asked
         first = cohort.eligible[0]
         told = on_one_rank(
             communicator, first in problem.client_data.clients, lambda: json.dumps(_flops_of_sample(problem, first))

@@ -58,8 +58,8 @@ def study(runs: Mapping[str, Sequence[Run]]) -> Study:
         claims=(*_claims_of_latency(ways), *_claims_of_accuracy(ways), *_claims_of_permuted(by_ratio)),
         figures=(
             Picture("wireless-seconds", _draw_seconds(ways), "Test accuracy on mnist20 against simulated seconds, "
-                    "medians of the seeds; T is a share of what a round takes with nothing pruned and equal bandwidth. To "
-                    "the left of FedSim is what the target saves."),
+                    "medians of the seeds; T is a share of what a round takes with nothing pruned and equal bandwidth. "
+                    "To the left of FedSim is what the target saves."),
             Picture("wireless-ratios", _draw_ratios(by_ratio), "Digits with permuted labels: test accuracy against the "
                     "share of θ that is pruned, FedSim and, new, FFGG; bars go from the lowest to the highest seed. "
                     "Below the line of local_only a client is better off alone."),
