@@ -17,10 +17,12 @@ from ppfl.core.params import flatten, num_bytes
 from ppfl.engine.choose import open_engine
 from ppfl.interfaces.bandwidth import Load, best_bandwidths, equal_bandwidths, fastest_bandwidths
 from ppfl.interfaces.pruning import Pruned
+from ppfl.interfaces.wireless import Shape, Wireless
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.engine.build import config
 from tests.ranks import on_ranks
+from tests.test_datasets import images, write
 
 Array = NDArray[np.float64]
 CLIENTS, BITS, BAND = 10, 1e6, 2e6
@@ -106,6 +108,50 @@ def test_without_pruning_the_slowest_client_is_as_fast_as_can_be(seed: int) -> N
     assert one.ratios(best_bandwidths(one, BAND, seconds.max() * 0.999), seconds.max() * 0.999).sum() > 0.0
 
 
+@pytest.mark.parametrize("exponent", [0, 4, 9, 16])
+def test_numbers_far_apart(exponent: int) -> None:
+    """Also where computing is nothing beside sending, or the other way round, and clients are alike or alone."""
+    draw = np.random.default_rng(exponent)
+    for number in range(60):
+        size = int(draw.integers(1, 6))
+        rates, computing, personal = (
+            np.resize(10.0 ** draw.uniform(*ends, 1 if number % 3 == 0 else size), size)
+            for ends in ((-exponent / 2, exponent / 2), (-exponent, 1.0), (-exponent / 2, 1.0))
+        )
+        one = Load(rates, computing, personal, np.full(size, 0.0 if number % 20 == 1 else 10.0 ** draw.uniform(0, 12)))
+        band, everything = 10.0 ** draw.uniform(0, 10), np.ones(size)
+        equal, fastest = equal_bandwidths(one, band), fastest_bandwidths(one, band)
+        whole = one.latencies(equal, everything).max()
+        assert fastest.sum() <= band * (1 + 1e-12)
+        assert one.latencies(fastest, everything).max() <= whole * (1 + 1e-12)
+        target = personal.max() + (whole - personal.max()) * draw.uniform(0.05, 1.2)
+        best = best_bandwidths(one, band, target)
+        ratios = one.ratios(best, target)
+        assert best.sum() <= band * (1 + 1e-12)
+        assert ((ratios >= 0) & (ratios <= 1)).all()
+        assert one.latencies(best, 1.0 - ratios).max() <= target * (1 + 1e-12)
+        assert ratios.sum() <= one.ratios(equal, target).sum() + 1e-9
+
+
+def test_clients_that_hardly_compute_share_a_band_that_is_alike_good_for_all() -> None:
+    """Where c is nothing, so that one step of ν decides on the whole band, nobody goes without for that."""
+    one = Load(*(np.full(4, value) for value in (2.0, 1e-18, 0.1, 1e6)))
+    best = best_bandwidths(one, BAND, 0.6)
+    np.testing.assert_allclose(best, BAND / 4, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("decibels", "rate"), [(0.0, 1.0), (20.0, 6.658211482751795), (-200.0, 1.4426950408889e-20)])
+def test_rates_from_decibels(decibels: float, rate: float) -> None:
+    """log2(1 + 10^(dB/10)); far below 1 it is SNR/ln 2, far above it has no end."""
+    shape = Shape(("0",), (0,), 64.0, None)
+    of_decibels, of_rates, of_many = (
+        Wireless.model_validate(section(**{"snr_db": None, **changed})).timing(shape, 0, [0.0]).load.rates
+        for changed in ({"snr_db": decibels}, {"rates": rate}, {"snr_db": 1e6})
+    )
+    np.testing.assert_allclose(of_decibels, of_rates, rtol=1e-12)
+    np.testing.assert_allclose(of_many, 1e5 * np.log2(10.0), rtol=1e-12)
+
+
 @pytest.mark.parametrize("bandwidth", ["equal", "best"])
 @pytest.mark.parametrize("share", [0.35, 0.75])
 def test_a_run_lasts_as_its_target_says_and_sends_what_it_keeps(bandwidth: str, share: float) -> None:
@@ -154,6 +200,21 @@ def test_seconds_from_operations() -> None:
     np.testing.assert_allclose(slow, 2 * fast, rtol=1e-3)
     np.testing.assert_allclose(latencies("pruned_fedsim", 1e6, ratios=0.0), slow, rtol=1e-12)
     assert (latencies("pruned_fedsim", 1e6, ratios=0.5) < slow).all()
+
+
+def test_operations_are_known_where_rank_0_has_no_samples(tmp_path: Path) -> None:
+    """Who has no training samples is on nobody's list, and needs no number."""
+    train = write(tmp_path / "train.h5", {"b": images(30), "c": images(21)})
+    dataset = {"name": "federated_hdf5", "train": train, "test": write(tmp_path / "test.h5", {"a": images(4)})}
+    speeds = {"flops_per_second": [1e5, 2e5], "computing_seconds": None, "personal_seconds": None}
+    given = document(ratios="network", target_share=0.5, **speeds)
+    checked = config(**{**given, "problem": {**given["problem"], "dataset": dataset}})
+    alone = build(checked, SoloCommunicator())
+    assert isinstance(alone.algorithm, Pruned)
+    assert alone.latencies is not None
+    assert alone.latencies[0] == 0.0 < min(alone.latencies[1:])
+    for setup in on_ranks(3, lambda communicator: build(checked, communicator)):
+        assert (setup.latencies, setup.algorithm) == (alone.latencies, alone.algorithm)
 
 
 def test_every_rank_finds_the_same() -> None:

@@ -43,7 +43,12 @@ def on_every_rank(communicator: Communicator, action: Callable[[], Result]) -> R
 
 def on_first_rank(communicator: Communicator, action: Callable[[], str]) -> str:
     """Run `action` on rank 0 alone and return its text on every rank. Collective; errors as in `on_every_rank`."""
-    text = on_every_rank(communicator, action if communicator.rank == 0 else lambda: "")
+    return on_one_rank(communicator, communicator.rank == 0, action)
+
+
+def on_one_rank(communicator: Communicator, is_mine: bool, action: Callable[[], str]) -> str:
+    """Do the same on the one rank where `is_mine`. Collective; errors as in `on_every_rank`."""
+    text = on_every_rank(communicator, action if is_mine else lambda: "")
     return _gather_text(communicator, text)
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_HALVINGS = 200
-"""More than the bits of any interval of float64."""
+_TOO_MUCH = 2.0
+"""Bands; sums of shares that are cut off here stay finite and are as much above 1."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Load:
 
     def shared_seconds(self, bandwidths: NDArray[np.float64]) -> NDArray[np.float64]:
         """c + Q/(b r), inf without bandwidth, where there is something to send."""
-        with np.errstate(divide="ignore"):
-            sending = np.where(self.bits > 0, self.bits / (bandwidths * self.rates), 0.0)
-        return self.computing + sending
+        with np.errstate(divide="ignore", over="ignore"):
+            at_one = np.divide(self.bits, bandwidths, out=np.zeros_like(self.bits), where=self.bits > 0)
+            return self.computing + at_one / self.rates
 
     def latencies(self, bandwidths: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
         """loc + κ(c + Q/(b r)), κ = 1 − ρ; loc where nothing is kept."""
@@ -61,6 +61,10 @@ class Load:
         array([0.6       , 0.46666667])
         """
         return np.maximum(0.0, 1.0 - (target - self.personal) / self.shared_seconds(bandwidths))
+
+    def seconds_alone(self, total: float) -> NDArray[np.float64]:
+        """Q/(B r), what sending takes with the whole band: bandwidths are found as shares of it, whatever the units."""
+        return self.bits / total / self.rates
 
     def kept(self, share: NDArray[np.float64]) -> Load:
         """Return what is left to do when shares κ of the shared part are kept."""
@@ -85,19 +89,25 @@ def best_bandwidths(load: Load, total: float, target: float) -> NDArray[np.float
     >>> [float(round(b)) for b in best_bandwidths(load, 1e6, target=0.8)]
     [535534.0, 464466.0]
     """
-    left = target - load.personal
-    with np.errstate(divide="ignore"):
-        enough = np.where(left > load.computing, load.bits / (load.rates * (left - load.computing)), np.inf)
-    if math.fsum(enough) <= total:
+    left, alone = target - load.personal, load.seconds_alone(total)
+    with np.errstate(divide="ignore", over="ignore"):
+        enough = np.where(left > load.computing, alone / (left - load.computing), np.inf).clip(max=_TOO_MUCH)
+    if math.fsum(enough) <= 1.0:
         return fastest_bandwidths(load, total)
-    slope = np.sqrt(left * load.rates * load.bits)
+    slope = np.sqrt(left) * np.sqrt(alone)
 
     def at(scale: float) -> NDArray[np.float64]:  # scale: 1/√ν
-        return np.clip((scale * slope - load.bits) / (load.computing * load.rates), 0.0, enough)
+        with np.errstate(over="ignore"):
+            return np.clip((scale * slope - alone) / load.computing, 0.0, enough)
 
-    # with the upper end some client alone would have all of B
-    most = (total * load.computing * load.rates + load.bits) / np.where(slope > 0, slope, np.inf)
-    return at(_largest(lambda scale: math.fsum(at(scale)) <= total, 0.0, float(most.max())))
+    # with half of it some client alone would have the whole band, but for rounding
+    most = 2.0 * float(((load.computing + alone) / np.where(slope > 0, slope, np.inf)).max())
+    scale = _largest(lambda scale: math.fsum(at(scale)) <= 1.0, 0.0, most)
+    # where computing takes next to nothing one step of the scale decides on large parts of the band: clients that both
+    # neighbours part on gain the same a Hz, so that anything between the two is as good, and uses up B
+    fits, beyond = at(scale), at(math.nextafter(scale, math.inf))
+    more = math.fsum(beyond) - math.fsum(fits)
+    return total * (fits + (beyond - fits) * (min(1.0, (1.0 - math.fsum(fits)) / more) if more > 0 else 0.0))
 
 
 def fastest_bandwidths(load: Load, total: float) -> NDArray[np.float64]:
@@ -110,27 +120,24 @@ def fastest_bandwidths(load: Load, total: float) -> NDArray[np.float64]:
     >>> [float(round(seconds, 6)) for seconds in load.latencies(bandwidths, np.ones(2))]
     [1.85, 1.85]
     """
-    if not load.bits.any():
+    alone, own = load.seconds_alone(total), load.personal + load.computing
+    sends = alone > 0
+    slowest = float(own[sends].max(initial=0.0))
+    too_long = float((own + len(own) * alone)[sends].max(initial=0.0))
+    if too_long <= slowest:  # nobody sends, or so wide a band that sending is lost in the rounding of seconds
         return equal_bandwidths(load, total)
-    own = load.personal + load.computing
-    sends = load.bits > 0
 
     def within(seconds: float) -> NDArray[np.float64]:
-        with np.errstate(divide="ignore"):
-            return np.where(sends, load.bits / (load.rates * (seconds - own)), 0.0)
+        with np.errstate(over="ignore"):
+            return np.divide(alone, seconds - own, out=np.zeros_like(alone), where=sends).clip(max=_TOO_MUCH)
 
-    slowest = float(own[sends].max())
-    too_long = float(load.latencies(equal_bandwidths(load, total), np.ones(len(own)))[sends].max())
     # from the other side: the shortest time that fits is the negative of the largest that does
-    found = -_largest(lambda negative: math.fsum(within(-negative)) <= total, -too_long, -slowest)
-    return within(found)
+    found = within(-_largest(lambda negative: math.fsum(within(-negative)) <= 1.0, -too_long, -slowest))
+    return total * found / math.fsum(found)  # seconds are less exact than shares of the band where sending is short
 
 
 def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
     """Return the largest x in [low, high) that fits, by bisection; `low` does."""
-    for _ in range(_HALVINGS):
-        middle = low + (high - low) / 2
-        if middle in (low, high):
-            break
+    while low < (middle := low + (high - low) / 2) < high:  # there are numbers of float64 between them
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low

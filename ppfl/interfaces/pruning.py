@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeAlias
 
@@ -150,7 +151,8 @@ def largest(x: Params, number: torch.Tensor) -> Params:
     """
     if not x:
         return {}
-    size = torch.abs(flatten(x))
+    # NaN is larger than all: pruned away it would hide that θ has diverged, and ratio 0 would not keep everything
+    size = torch.nan_to_num(torch.abs(flatten(x)), nan=math.inf, posinf=math.inf)
     number = number.to(size.device)
     threshold = _number_th(size, number)
     above = size > threshold

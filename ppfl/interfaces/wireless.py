@@ -152,7 +152,7 @@ class Wireless(Settings):
             rates = _amounts("rates", self.rates, shape, seed)
         else:
             decibels = _amounts("snr_db", _given(self.snr_db), shape, seed)
-            rates = np.array([math.log2(1.0 + 10.0 ** (float(x) / 10.0)) for x in decibels])
+            rates = np.logaddexp2(0.0, decibels * (math.log2(10.0) / 10.0))  # no overflow, and no 0 at -200 dB
         _above_zero("rates" if self.rates is not None else "snr_db", "a rate", rates, shape)
         if self.flops_per_second is None:
             computing = _amounts("computing_seconds", _given(self.computing_seconds), shape, seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppfl.core.agree import on_first_rank
+from ppfl.core.agree import on_one_rank
 from ppfl.core.params import num_bytes
 from ppfl.interfaces.counting import SampleFlops, count_flops
 from ppfl.interfaces.objective import JointObjective
@@ -69,19 +69,22 @@ def _shape(
     flops = None
     assert config.network is not None
     if config.network.flops_per_second is not None:
-        # parts of a problem that a rank holds may have samples of other shapes: one rank speaks for all
-        told = on_first_rank(communicator, lambda: json.dumps(_flops_of_sample(problem)))
+        # samples of a rank may have shapes of their own, and rank 0 none at all: the first client is asked
+        first = cohort.eligible[0]
+        told = on_one_rank(
+            communicator, first in problem.client_data.clients, lambda: json.dumps(_flops_of_sample(problem, first))
+        )
         if (of_sample := json.loads(told)) is not None:
             flops = _flops(config, problem, algorithm, cohort, SampleFlops(**of_sample))
     return Shape(names, cohort.eligible, bits, flops)
 
 
-def _flops_of_sample(problem: Problem) -> dict[str, int] | None:
-    data, objective = problem.client_data, problem.objective
-    mine = next((client for client in data.clients if data.num_train_samples[client] > 0), None)
-    if mine is None or not isinstance(objective, JointObjective):
+def _flops_of_sample(problem: Problem, client: int) -> dict[str, int] | None:
+    """Return the operations on a sample of a client of this rank; None where they are unknown."""
+    objective = problem.objective
+    if not isinstance(objective, JointObjective):
         return None
-    found = objective.flops_of_sample(data.data(mine, 0))
+    found = objective.flops_of_sample(problem.client_data.data(client, 0))
     return None if found is None else asdict(found)
 
 

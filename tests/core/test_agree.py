@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
+from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank, on_one_rank
 from ppfl.core.errors import UserError
 from tests.ranks import on_ranks
 
@@ -52,6 +52,10 @@ def test_values_come_back_where_they_were_made() -> None:
 
 def test_first_rank_decides_for_all() -> None:
     assert on_ranks(3, lambda c: on_first_rank(c, lambda: "already done")) == ["already done"] * 3
+
+
+def test_one_rank_speaks_for_all() -> None:
+    assert on_ranks(3, lambda c: on_one_rank(c, c.rank == 1, lambda: f"of {c.rank}")) == ["of 1"] * 3
 
 
 def test_other_errors_are_not_swallowed() -> None:

@@ -78,6 +78,13 @@ def test_masks_keep_the_largest_and_of_equal_ones_the_first(number: int) -> None
     assert (side_by_side[0] == flatten(found)).all()
 
 
+def test_nan_counts_as_largest() -> None:
+    """So that θ that has diverged is not deployed as if it had not, and ratio 0 keeps everything."""
+    x = {"a": torch.tensor([1.0, float("nan"), 3.0, -float("inf"), float("nan")])}
+    kept = [largest(x, torch.tensor(number))["a"].tolist() for number in (1, 4, 2**62)]
+    assert kept == [[False, True, False, False, False], [False, True, True, True, True], [True] * 5]
+
+
 def test_one_client_is_masking_again_and_again() -> None:
     """θ ← θ − (θ⊙M − its steps on kept coordinates), without any effect of a mean; what is not kept stays as it is."""
     problem = {"dataset": {"name": "digits", "partition": {"name": "iid", "clients": 1}}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import cycle
 from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib as mpl
@@ -56,7 +58,8 @@ def study(runs: Mapping[str, Sequence[Run]]) -> Study:
         claims=(*_claims_of_latency(ways), *_claims_of_accuracy(ways), *_claims_of_permuted(by_ratio)),
         figures=(
             Picture("wireless-seconds", _draw_seconds(ways), "Test accuracy on mnist20 against simulated seconds, "
-                    "medians of the seeds: to the left of FedSim is what the target saves."),
+                    "medians of the seeds; T is a share of what a round takes with nothing pruned and equal bandwidth. "
+                    "To the left of FedSim is what the target saves."),
             Picture("wireless-ratios", _draw_ratios(by_ratio), "Digits with permuted labels: test accuracy against the "
                     "share of θ that is pruned, FedSim and, new, FFGG; bars go from the lowest to the highest seed. "
                     "Below the line of local_only a client is better off alone."),
@@ -172,17 +175,20 @@ def _falls(ends: Mapping[float, float]) -> float:
 
 def _draw_seconds(ways: Mapping[_Way, Sequence[Run]]) -> Figure:
     figure, [axes] = _figure(1)
-    for (way, of_way), colour in zip(
-        sorted(ways.items(), key=lambda item: str(item[0])), _colours(len(ways)), strict=True
-    ):
-        seconds = np.median([run.result.rounds["virtual_seconds"].to_numpy() for run in of_way], axis=0)
-        accuracy = np.median([_accuracies(run) for run in of_way], axis=0)
+    ordered = sorted(ways, key=lambda way: (way.method, -(way.share or math.inf), way.bandwidth == "best"))
+    # one colour for what is compared, however the band is dealt: with one for each curve they would begin again
+    colours = dict(zip(dict.fromkeys((way.method, way.share) for way in ordered), cycle(CATEGORICAL), strict=False))
+    for way in ordered:
+        # round 0 has no place on a logarithmic axis, on which a saving by a factor is the same distance everywhere
+        seconds = np.median([run.result.rounds["virtual_seconds"].to_numpy()[1:] for run in ways[way]], axis=0)
+        accuracy = np.median([_accuracies(run)[1:] for run in ways[way]], axis=0)
         style = "-" if way.bandwidth == "equal" else "--"
-        axes.plot(seconds, accuracy, style, color=colour, label=_label(way), linewidth=1.2)
+        # T = 1 prunes nothing with equal bandwidth, and lies on FedSim, which is drawn wider to be seen beneath
+        width = 1.2 if way.share is not None else 2.6
+        axes.plot(seconds, accuracy, style, color=colours[way.method, way.share], label=_label(way), linewidth=width)
+    axes.set_xscale("log")
     axes.set_xlabel("simulated seconds")
     axes.set_ylabel("test accuracy, %")
-    lowest = min(float(np.min(_accuracies(run)[1:])) for of_way in ways.values() for run in of_way)
-    axes.set_ylim(bottom=max(0.0, lowest - 1.0))
     figure.legend(loc="outside right upper", frameon=False)
     return figure
 
@@ -208,10 +214,6 @@ def _figure(columns: int) -> tuple[Figure, list[Axes]]:
         figure = Figure(figsize=(4.6 * columns + 2.4, 3.2), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
-
-
-def _colours(number: int) -> list[str]:
-    return [CATEGORICAL[place % len(CATEGORICAL)] for place in range(number)]
 
 
 def _label(way: _Way) -> str:
