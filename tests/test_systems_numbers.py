@@ -54,7 +54,8 @@ def test_numbers_are_those_of_the_configuration_as_it_is(path: Path) -> None:
 
 
 def test_a_fingerprint_tells_which_runs_are_meant(tmp_path: Path) -> None:
-    text = "rounds: 2\nproblem: {name: quadratic, generator: comparison}\nalgorithm: {name: fedsim, lr: %s, local_steps: 1}\n"
+    sections = "rounds: 2\nproblem: {name: quadratic, generator: comparison}\n"
+    text = sections + "algorithm: {name: fedsim, lr: %s, local_steps: 1}\n"
     found = []
     for lr, name, note in ((0.1, "a", ""), (0.1, "a", "# a note\n"), (0.2, "a", "")):
         (tmp_path / "floral-part.yaml").write_text(f"{note}name: {name}\n" + text % lr)
