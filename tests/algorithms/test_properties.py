@@ -72,9 +72,9 @@ def test_three_ranks_give_the_bits_of_one(name: str, problem: str, cohort: str |
 
 @pytest.mark.parametrize(("name", "problem"), EACH)
 def test_inputs_stay_and_a_second_call_gives_the_same(name: str, problem: str) -> None:
-    running = engine(**sections(name, problem))
+    running = engine(**sections(name, problem, rounds=2))
     list(running)
-    setup, round, client = running.setup, 4, 1
+    setup, round, client = running.setup, 2, 1
     algorithm = setup.algorithm
     message, state = algorithm.downlink(running.server, round), running.group.state(client)
     data = setup.problem.client_data.data(client, round)
@@ -100,7 +100,7 @@ def test_uplinks_have_memory_of_their_own(name: str, problem: str) -> None:
     """A tensor that is sent is neither the client's state nor what the server sent."""
     running = engine(**sections(name, problem))
     setup = running.setup
-    for round in range(4):
+    for round in range(2):
         message, state = setup.algorithm.downlink(running.server, round), running.group.state(0)
         data = setup.problem.client_data.data(0, round)
         draws = setup.algorithm.draws(setup.problem.objective, 0, round, len(data["y"]) if "y" in data else 1)
@@ -146,7 +146,8 @@ def test_all_stages_are_scored(name: str, problem: str) -> None:
     from ppfl.engine.evaluate import score_stages
 
     tuner = {"name": "gradient_descent", "steps": 3, "lr": "theory" if problem == "quadratic" else 0.1}
-    running = engine(**sections(name, problem, evaluate={"every": 100, "tuned": {"epochs": 1, "fine_tuner": tuner}}))
+    evaluate = {"every": 100, "tuned": {"epochs": 1, "fine_tuner": tuner}}
+    running = engine(**sections(name, problem, rounds=2, evaluate=evaluate))
     list(running)
     stages = score_stages([running])[0].scores
     assert list(stages) == ["global", "personal", "tuned"]

@@ -232,13 +232,18 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 
 
 def counts_of_round(
-    path: str, num_clients: int, algorithm: dict[str, Any], local: tuple[str, ...], normalization: str = "none"
+    path: str, num_clients: int, algorithm: dict[str, Any], local: tuple[str, ...], **model: Any
 ) -> Counts:
     """Count the second round of float32 with all clients in one chunk; the first one finds out what lasts."""
     dataset = {"name": "federated_hdf5", "train": path, "test": 0.0, "validation": 0.0}
     split, chunk = {"local": list(local)}, {"clients_per_chunk": num_clients}
-    model = {"name": "cnn", "normalization": normalization}
-    problem = {"name": "supervised", "dataset": dataset, "model": model, "split": split, "batch_size": 44}
+    problem = {
+        "name": "supervised",
+        "dataset": dataset,
+        "model": {"name": "cnn", **model},
+        "split": split,
+        "batch_size": 44,
+    }
     running = engine(problem=problem, algorithm=algorithm, rounds=2, precision="float32", engine=chunk)
     play_round(running, 0)
     with counted() as counts:
@@ -279,14 +284,16 @@ def test_operations_of_one_piece_more(images: Callable[[int, int], str], device:
 def test_operations_of_a_step_of_fedavg(
     images: Callable[[int, int], str], device: Callable[[int], None], more: int, normalization: str, limit: int
 ) -> None:
+    """Few channels: they are in no count."""
     device(1 << 20)
+    model = {"channels": [4, 8], "hidden": 16, "normalization": normalization}
+    if normalization == "group":
+        model["groups"] = 2
     of_step = []
-    for number in (4, 40):
+    for number in (4, 20):
         path = images(number, more)
         method = {"name": "fedavg", "lr": 0.1, "batch_size": 16}
-        one, two = (
-            counts_of_round(path, number, {**method, "local_steps": steps}, (), normalization) for steps in (1, 2)
-        )
+        one, two = (counts_of_round(path, number, {**method, "local_steps": steps}, (), **model) for steps in (1, 2))
         of_step.append(two.operations - one.operations)
         assert one.waits == two.waits <= 3
     assert of_step[0] == of_step[1] <= limit

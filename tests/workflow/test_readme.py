@@ -122,7 +122,7 @@ def test_configurations_of_the_repository_are_valid(path: Path) -> None:
     if path.name == "workflow.yaml":
         return
     text = path.read_text(encoding="utf-8")
-    needed = ("mnist20_train.h5", "shakespeare40_train.h5", "a9a.svm.gz")
+    needed = ("mnist20_train.h5", "floral_data:mnist", "shakespeare40_train.h5", "a9a.svm.gz")
     if any(data in text for data in needed) and "PPFL_DATA" not in os.environ:
         pytest.skip("PPFL_DATA is not set: the data are not there")
     from ppfl.config.grid import load_cells

@@ -1,9 +1,8 @@
 # The systems around the paper: a pack for every configuration, a study for every system, one page.
 
-from ppfl.analysis.systems.runs import STUDIES, configs_of
+from ppfl.analysis.systems.runs import configs_of, studies_of
 
 SYSTEMS_FOLDER = Path(experiment_file(config["systems"]["folder"]))
-SYSTEMS = [study for study in STUDIES if configs_of(study, SYSTEMS_FOLDER)]
 
 
 def systems_configs(study):
@@ -61,7 +60,8 @@ rule systems_study:
 rule systems_report:
     """One self-contained HTML page."""
     input:
-        expand("results/systems/figures/{study}.json", study=SYSTEMS),
+        # found when it is wanted: other targets do without such a folder
+        lambda wildcards: expand("results/systems/figures/{study}.json", study=studies_of(SYSTEMS_FOLDER)),
     output:
         "results/systems/report.html",
     message:
@@ -69,7 +69,7 @@ rule systems_report:
     log:
         "logs/systems/report.log",
     params:
-        configs=[systems_configs(study) for study in SYSTEMS],
+        configs=lambda wildcards: [systems_configs(study) for study in studies_of(SYSTEMS_FOLDER)],
     conda:
         "../envs/ppfl.yaml"
     script:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ppfl.analysis.systems.runs import STUDIES, configs_of
+from ppfl.analysis.systems.runs import configs_of, studies_of
 from ppfl.config.grid import load_cells
 from ppfl.core.errors import UserError
 
@@ -25,27 +25,28 @@ _BLOCK = re.compile(r"(<!-- numbers: ([a-z]+) -->\n).*?(<!-- end of numbers -->)
 _COLUMNS = ("claim", "source", "wanted", "found", "distance", "holds")
 
 
-def gather(configs: Path, figures: Path, studies: Sequence[str] = STUDIES) -> dict[str, Any]:
+def gather(configs: Path, figures: Path) -> dict[str, Any]:
     """Return what the page is written from: {"experiments": fingerprints, "claims": {study: its claims}}.
 
     Raises UserError where the words of a study are missing.
     """
     claims = {}
-    for study in studies:
+    for study in studies_of(configs):
         words = figures / f"{study}.json"
         if not words.is_file():
             raise UserError(f"{words}: no such file; `make systems` writes it")
         claims[study] = json.loads(words.read_text(encoding="utf-8"))["claims"]
-    return {"experiments": fingerprints(configs, studies), "claims": claims}
+    return {"experiments": fingerprints(configs), "claims": claims}
 
 
-def fingerprints(configs: Path, studies: Sequence[str] = STUDIES) -> dict[str, str]:
-    """Return {configuration file: hash of the digests of its runs}, which the version of results is part of."""
-    return {
-        path.stem: hashlib.sha256(" ".join(sorted(load_cells(path))).encode()).hexdigest()[:16]
-        for study in studies
-        for path in configs_of(study, configs)
-    }
+def fingerprints(configs: Path) -> dict[str, str]:
+    """Return {configuration file: fingerprint} of all studies."""
+    return {path.stem: fingerprint(path) for study in studies_of(configs) for path in configs_of(study, configs)}
+
+
+def fingerprint(config: Path) -> str:
+    """Return a hash of the digests of all runs of a configuration; data and the version of results are in them."""
+    return hashlib.sha256(" ".join(sorted(load_cells(config))).encode()).hexdigest()[:16]
 
 
 def fill(page: str, stored: Mapping[str, Any]) -> str:
@@ -55,7 +56,8 @@ def fill(page: str, stored: Mapping[str, Any]) -> str:
     """
     places, studies = [name for _, name, _ in _BLOCK.findall(page)], list(stored["claims"])
     if sorted(places) != sorted(studies):
-        raise UserError(f"wanted one pair of markers for each of {', '.join(studies)}; there are {', '.join(places)}")
+        there = ", ".join(places) or "none"
+        raise UserError(f"the page needs one pair of markers for each of {', '.join(studies)}; there are {there}")
 
     def written(block: re.Match[str]) -> str:
         return block[1] + "\n".join(["", *_table(stored["claims"][block[2]]), "", block[3]])
@@ -71,9 +73,15 @@ def _table(claims: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 @click.command(help=__doc__)
-@click.option("--configs", type=click.Path(path_type=Path), default=Path("configs/systems"), show_default=True)
+@click.option(
+    "--configs", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("configs/systems"),
+    show_default=True,
+)  # fmt: skip
 @click.option("--figures", type=click.Path(path_type=Path), default=Path("results/systems/figures"), show_default=True)
-@click.option("--page", type=click.Path(path_type=Path), default=Path("docs/systems.md"), show_default=True)
+@click.option(
+    "--page", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=Path("docs/systems.md"),
+    show_default=True,
+)  # fmt: skip
 def main(configs: Path, figures: Path, page: Path) -> None:
     """Write the tables of the page."""
     try:

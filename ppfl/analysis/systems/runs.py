@@ -34,6 +34,14 @@ class Run:
         return bool(self.result.attrs["status"] == "complete")
 
 
+def studies_of(folder: Path) -> list[str]:
+    """Return the studies that have configurations in a folder; raises UserError when none has."""
+    found = [study for study in STUDIES if configs_of(study, folder)]
+    if not found:
+        raise UserError(f"{folder}: there is no configuration of {', '.join(STUDIES)}")
+    return found
+
+
 def configs_of(study: str, folder: Path) -> list[Path]:
     """Return the configurations of a study: `<study>.yaml` and `<study>-<part>.yaml`."""
     return sorted(path for path in folder.glob("*.yaml") if path.stem.split("-")[0] == study)
