@@ -126,7 +126,8 @@ class FLoRAL(Simultaneous):
                 better = preconditioned({**of_shared, **of_local}, {**shared, **local}, mixture)
                 of_shared, of_local = ({name: better[name] for name in part} for part in (of_shared, of_local))
             moved = add_scaled(local, of_local, -lr)
-            moved[ROUTER] = router - self.router_lr * of_router if self.router_lr else router
+            # asks a word and not the step, which is a tensor where runs are computed side by side
+            moved[ROUTER] = router if self.router == "optimal" else router - self.router_lr * of_router
             return add_scaled(shared, of_shared, -lr), moved, number + 1
 
         return step

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Annotated, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -13,7 +14,8 @@ ROUTER = "floral.router"
 """The logits r (adaptors,) of the mixture, one router for the whole model."""
 
 
-class Adaptor(NamedTuple):
+@dataclass(frozen=True)
+class Adaptor:
     """Names of the parameters of the C adaptors beside one weight W, in each of which an adaptor is a row."""
 
     weight: str
@@ -42,7 +44,8 @@ class Adaptor(NamedTuple):
         return factors if self.bias is None else (*factors, self.added_bias)
 
 
-class Mixture(NamedTuple):
+@dataclass(frozen=True)
+class Mixture:
     """The mixture of a model, for methods that train it."""
 
     num_adaptors: int

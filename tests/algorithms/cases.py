@@ -14,6 +14,10 @@ DIGITS = {key: value for key, value in examples.section("problems", "supervised"
 NAMES = examples.names("algorithms")
 PROBLEMS = ("quadratic", "digits")
 _SGD: Section = {"name": "sgd", "lr": 0.1, "batch_size": 6}
+ADAPTORS: Section = {
+    "local": ["floral.router", "head.*"], "floral": {"adaptors": 2, "layers": ["*"], "rank": 2}
+}  # fmt: skip
+"""Of networks: without adaptors, as on the quadratic problem, `floral` sends no weights. Those of the head are local."""
 
 
 def splits_of(name: str) -> str:
@@ -24,6 +28,8 @@ def splits_of(name: str) -> str:
 
 def split_of(name: str, problem: str) -> Section:
     """Return a split that the algorithm accepts."""
+    if name == "floral" and problem == "digits":
+        return ADAPTORS
     if splits_of(name) == "all shared":
         return {"local": []}
     if splits_of(name) == "input side":

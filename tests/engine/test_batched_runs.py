@@ -22,6 +22,7 @@ from ppfl.pack.cells import LastProblem
 from ppfl.rows import exact_sum
 from ppfl.runs.assemble import build
 from tests import examples
+from tests.algorithms.cases import split_of
 from tests.engine.build import config, engine, ffgg
 from tests.engine.test_batched import TUNERS, assert_equal, images, ragged, run_of
 from tests.operations import Counts, counted, on_a_device
@@ -154,14 +155,13 @@ def differ_in_all_numbers(runs: Section) -> list[Section]:
 @pytest.mark.parametrize("name", examples.names("algorithms"))
 def test_every_method_with_numbers_and_seeds_of_its_own(name: str) -> None:
     """Data, initial values, cohorts and mini-batches differ, too."""
-    splits = {"all shared": [], "input side": ["hidden1.*"]}
     method = examples.section("algorithms", name)
     if "fine_tuner" in method:
         method["fine_tuner"] = SGD
     batched = {key: value for key, value in method.items() if key != "local_steps"} | {"epochs": 2, "batch_size": 7}
     method = batched if examples.accepts("algorithms", name, batched) else method
-    local = splits.get(examples.kind("algorithms", name).splits, ["head.*"])
-    runs = differ_in_all_numbers({"problem": {**DIGITS, "split": {"local": local}}, "algorithm": method, "cohort": 4})
+    problem = {**DIGITS, "split": split_of(name, "digits")}
+    runs = differ_in_all_numbers({"problem": problem, "algorithm": method, "cohort": 4})
     if not goes_with_others(examples.kind("algorithms", name)):
         with on_a_device():
             assert not fits(engine(**runs[0]).setup)

@@ -17,6 +17,7 @@ from ppfl.core.errors import UserError
 from ppfl.jobs.failures import rank_log_path, read_failure
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
+from tests.algorithms.cases import ADAPTORS, DIGITS
 from tests.mpi.jobs import ATTACKED, MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
 
 pytestmark = pytest.mark.mpi
@@ -29,6 +30,11 @@ LYING: dict[str, Any] = {
 ENGINES: dict[str, dict[str, Any]] = {
     "rounds": LYING,
     "virtual": {**VIRTUAL, "rounds": 400},
+    "adaptors": {
+        "problem": {**DIGITS, "split": ADAPTORS},
+        "algorithm": {"name": "floral", "lr": 0.1, "local_steps": 2, "batch_size": 5, "router_lr": 0.3},
+        "rounds": 60,
+    },
     "buffered": {**VIRTUAL, **ATTACKED, "rounds": 400, "asynchronous": {**VIRTUAL["asynchronous"], "buffer": 6}},
 }
 
@@ -80,19 +86,20 @@ def test_a_signal_saves_and_stops_and_other_ranks_finish(
 
 
 @pytest.mark.parametrize(
-    ("engine", "rounds"),
+    ("engine", "rounds", "kills"),
     [
-        ("rounds", 95),
-        pytest.param("buffered", 10, marks=pytest.mark.slow),  # of a client: it has about 44
+        ("rounds", 95, 4),
+        pytest.param("adaptors", 25, 2, marks=pytest.mark.slow),
+        pytest.param("buffered", 10, 4, marks=pytest.mark.slow),  # of a client: it has about 44
     ],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
-    tmp_path: Path, whole: dict[str, dict[str, bytes]], engine: str, rounds: int
+    tmp_path: Path, whole: dict[str, dict[str, bytes]], engine: str, rounds: int, kills: int
 ) -> None:
     out, draw, gone_on, saved = tmp_path / "r.h5", random.Random(5), 0, 0
     current = out.with_name("r.h5.checkpoint") / "current.json"
     checkpoints = {**ENGINES[engine], "checkpoint": {"every_rounds": 20}}
-    for attempt in range(4):
+    for attempt in range(kills):
         # it would end some day, and has a checkpoint or more until there
         stays = (tmp_path / f"stays-{attempt}", 0, rounds * (attempt + 1))
         with job(1 + attempt % 3, out, *stays, config=checkpoints) as process:
@@ -103,7 +110,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
             saved = json.loads(current.read_text())["round"]
     with job(2, out, config=checkpoints) as process:
         finish(process)
-    assert gone_on == 3
+    assert gone_on == kills - 1
     assert arrays(out) == whole[engine]
     assert left_beside(out) == set()
 

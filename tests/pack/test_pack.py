@@ -25,6 +25,7 @@ from ppfl.results.layout import failed_path, shared_path
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
+from tests.algorithms.cases import ADAPTORS
 from tests.grids import change
 from tests.mpi.test_same_bits import arrays
 from tests.pack.test_sharing import wait_for
@@ -50,6 +51,7 @@ DIGITS: dict[str, Any] = {
     "split": {"local": ["head.*"]},
     "batch_size": 16,
 }
+STEPS = {"name": "floral", "local_steps": 2, "batch_size": 5, "router_lr": 0.3}
 
 
 def write(folder: Path, **sections: Any) -> Path:
@@ -71,13 +73,15 @@ def test_results_have_the_bytes_of_single_runs(tmp_path: Path) -> None:
         {"algorithm.fine_tuner": {"name": "exact"}, "cohort": 2, "engine.clients_per_chunk": 3},
         {"problem": DIGITS, "algorithm.lr": 0.1, "algorithm.fine_tuner": gd, "server_optimizer": {"name": "momentum"}},
         {"problem": DIGITS, "algorithm.lr": 0.1, "algorithm.fine_tuner": gd},
+        {"problem": {**DIGITS, "split": ADAPTORS}, "algorithm": {**STEPS, "lr": 0.1}},
+        {"problem": {**DIGITS, "split": ADAPTORS}, "algorithm": {**STEPS, "lr": 0.2}},
         {"algorithm.fine_tuner": {"name": "exact"}},
     ]
     config = write(tmp_path, grid={"cases": cases})
     cells = load_cells(config)
     assert len(cells) == len(cases)
     done = pack(config, "--out", tmp_path / "packed", "--jobs", "2")
-    assert (done.exit_code, done.stdout) == (0, f"6 complete: {tmp_path / 'packed'}\n"), done.stderr
+    assert (done.exit_code, done.stdout) == (0, f"8 complete: {tmp_path / 'packed'}\n"), done.stderr
     for digest, cell in cells.items():
         run(cell.config, tmp_path / "alone" / f"{digest}.h5", Silent(), SoloCommunicator())
         expected, got = (arrays(tmp_path / folder / f"{digest}.h5") for folder in ("alone", "packed"))
