@@ -282,7 +282,7 @@ def _reading(curves: Mapping[tuple[str, int], Curve], partition: Mapping[int, fl
     most = max(partition)
     gain = 100 * (both[most] - partition[most])
     return (
-        "On means the best λ is where the law has it. On digits three seeds and four clients a seed tell some points "
+        "On means the best λ is where the law has it. On digits eight seeds and four clients a seed tell some points "
         "of accuracy apart and not less: the order of neighbouring λ is not to be trusted. The best λ was chosen on "
         "the test samples themselves, which flatters interpolation beside partition, where nothing is chosen. What a "
         "partition leaves shared, an attack reaches in full; a λ below 1 bounds what it reaches of every parameter. "
