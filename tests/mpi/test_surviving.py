@@ -183,9 +183,7 @@ def test_a_success_removes_the_note_of_a_failure(tmp_path: Path) -> None:
     assert left_beside(out) == set()
 
 
-def test_a_second_job_on_a_run_is_refused_and_damages_nothing(
-    tmp_path: Path, whole: Undisturbed
-) -> None:
+def test_a_second_job_on_a_run_is_refused_and_damages_nothing(tmp_path: Path, whole: Undisturbed) -> None:
     out, mark = tmp_path / "r.h5", tmp_path / "stays"
     with job(2, out, mark, 0, 100, config=ENGINES["rounds"]) as first:
         wait_for(first, mark)
