@@ -65,8 +65,8 @@ class Interpolation(Scheduled, QueryPoints):
             return {}
         if client is None:
             return None
-        like = next(iter(server["shared"].values())).sum()
-        return {_LEVEL: torch.full_like(like, self.collaboration if client in self.mains else 0.0)}
+        like = next(iter(server["shared"].values()))
+        return {_LEVEL: like.new_full((), self.collaboration if client in self.mains else 0.0)}
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return the samples of the own step, those of the first step of local_only."""

@@ -30,7 +30,7 @@ def hurt(result: Path, than: tuple[Path, ...], metric: str, stage: str, than_sta
     """Say how many clients of RESULT have a worse final score than in OTHER, and how the worst tenth fares.
 
     Clients are compared by name, on the same samples: results of other data, or of another seed of the data, are
-    refused. Clients without a score are left out, and so are Byzantine ones.
+    refused. Clients without a score are left out, and so are Byzantine ones and those that only answer others.
     """
     defer_torch()
     from ppfl.cli.rows import print_rows
@@ -38,7 +38,8 @@ def hurt(result: Path, than: tuple[Path, ...], metric: str, stage: str, than_sta
 
     found = who_is_hurt(result, than, metric, stage, than_stage)
     print_rows(_HEADER, _rows(found))
-    for number, what in ((found.num_unscored, "no such score"), (found.num_byzantine, "attackers")):
+    left_out = {"no such score": found.num_unscored, "attackers": found.num_byzantine, "not main": found.num_answering}
+    for what, number in left_out.items():
         if number:
             click.echo(f"ppfl: left out: {number} clients, {what}", err=True)
     return 0

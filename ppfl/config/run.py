@@ -155,6 +155,9 @@ class Config(Settings):
         if evaluate.clients is not None and known is not None and evaluate.clients > known:
             what = "that train" if evaluate.newcomers is not None else "of the partition"
             raise refusal("evaluate.clients", f"at most {known}, the clients {what}")
+        if evaluate.clients is not None and getattr(self.algorithm, "main_clients", "all") != "all":
+            # none of those drawn may be among them
+            raise refusal("evaluate.clients", "null, since scores are of `algorithm.main_clients` alone")
         return self
 
     @model_validator(mode="after")

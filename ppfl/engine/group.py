@@ -151,10 +151,6 @@ class ClientGroup:
         for index, chunk, members in self.parts(cohort):
             yield from self._answering(downlink, chunk, members, self.store.get(index), round)[0]
 
-    def receive(self, client: int, own: Params, round: int) -> None:
-        """Give one client of this rank its own aggregate of a round; for methods of personal aggregates."""
-        self.receive_each({client: own}, round)
-
     def receive_each(self, own: Mapping[int, Params], round: int) -> None:
         """Give clients of this rank their own aggregates, and keep their new states, each chunk once."""
         algorithm = self._setup.algorithm_at(round)

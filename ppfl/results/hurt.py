@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,8 @@ class Hurt:
     num_unscored: int
     """Clients that have no score in any of the runs: without such samples, or not scored."""
     num_byzantine: int
+    num_answering: int
+    """Honest clients that only answer at the query points of others in any of the runs."""
 
     def worst(self, scores: Scores) -> Worst:
         """Return how the worst tenth fares."""
@@ -81,11 +83,12 @@ def hurt(
     names = list(map(str, judged.clients["client"].to_numpy()))
     option = "--than-stage" if than_stage else "--stage"
     theirs = [_by_name(other, names, _scores(other, metric, than_stage or stage, option)) for other in others]
-    attackers = np.logical_or.reduce(
-        [_by_name(result, names, _flags(result)).astype(bool) for result in (judged, *others)]
+    attackers, answering = (
+        np.logical_or.reduce([_by_name(result, names, of(result)) for result in (judged, *others)])
+        for of in (_attacking, _answering)
     )
     scored = np.logical_or.reduce([~np.isnan(scores) for scores in (mine, *theirs)])
-    there = scored & ~attackers
+    there = scored & ~attackers & ~answering
     if not there.any():
         raise UserError(
             f"--metric {metric}: no honest client of {path} has such a score, nor of what it is compared with"
@@ -95,7 +98,8 @@ def hurt(
     )
     return Hurt(
         judged.path, _method(judged), metric, tuple(np.array(names, dtype=object)[there]), mine[there], found,
-        num_unscored=int((~scored & ~attackers).sum()), num_byzantine=int(attackers.sum()),
+        num_unscored=int((~scored & ~attackers & ~answering).sum()), num_byzantine=int(attackers.sum()),
+        num_answering=int((answering & ~attackers).sum()),
     )  # fmt: skip
 
 
@@ -125,13 +129,22 @@ def _scores(result: Result, metric: str, stage: str, option: str) -> Scores:
     return np.asarray(result.clients[name].to_numpy(), dtype=np.float64)
 
 
-def _flags(result: Result) -> Scores:
-    if "byzantine" not in result.clients:
-        return np.zeros(result.clients.sizes["client"])
-    return np.asarray(result.clients["byzantine"].to_numpy(), dtype=np.float64)
+def _attacking(result: Result) -> npt.NDArray[np.bool_]:
+    return _marked(result, "byzantine", otherwise=False)
 
 
-def _by_name(result: Result, names: Sequence[str], values: Scores) -> Scores:
+def _answering(result: Result) -> npt.NDArray[np.bool_]:
+    # where nobody asks everybody is served
+    return ~_marked(result, "main", otherwise=True)
+
+
+def _marked(result: Result, role: str, otherwise: bool) -> npt.NDArray[np.bool_]:
+    if role not in result.clients:
+        return np.full(result.clients.sizes["client"], otherwise)
+    return np.asarray(result.clients[role].to_numpy() == 1)
+
+
+def _by_name(result: Result, names: Sequence[str], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     places = {str(name): place for place, name in enumerate(result.clients["client"].to_numpy())}
     return values[[places[name] for name in names]]
 

@@ -127,12 +127,14 @@ def work_of(setup: Setup, engine: AnyEngine) -> Work:
     from ppfl.core.params import num_bytes
     from ppfl.engine.participants import Downlink
 
-    clients = _clients_of_round(setup)
+    clients, points = _clients_of_round(setup), _query_points(setup)
     downlink = Downlink(setup.algorithm, engine.server, 0)
     some = setup.cohort.eligible[:1]
     if downlink.to_all is None:
         downlink.to(some[0])
     sent = clients * (num_bytes(setup.algorithm.uplink_like(engine.server)) + downlink.num_bytes(some))
+    # an answer of each client, and what each that asks receives: told to it, and sent
+    sent += round(2 * points * (clients + 1) * num_bytes(engine.server["shared"]))
     flops = _flops_of_client(setup)
     ranks = min(setup.communicator.size, clients)
     rate = ranks * product_rate(setup.device)
@@ -226,13 +228,24 @@ def _least_flops(setup: Setup, engine: AnyEngine) -> float:
         return 0.0
     state = engine.group.like(engine.group.clients.start)
     numbers = _parameter_bytes(engine) / number_type(engine.server["shared"], state["local"]).itemsize
-    most = _WAYS * numbers * setup.num_rounds * _clients_of_round(setup) * _mean_samples(setup)
+    calls = _clients_of_round(setup) * (1 + _query_points(setup))
+    most = _WAYS * numbers * setup.num_rounds * calls * _mean_samples(setup)
     # rounds of small batches are known by a look at one
     return most if most < _LARGE_FLOPS else most / _mean_samples(setup) * _samples_of_client(setup)
 
 
 def _clients_of_round(setup: Setup) -> int:
     return 1 if setup.asynchronous else setup.cohort.size
+
+
+def _query_points(setup: Setup) -> float:
+    """Return how many main clients a cohort has, on average; 0 where nobody asks."""
+    from ppfl.interfaces.query_points import QueryPoints
+
+    method = setup.algorithm
+    if not isinstance(method, QueryPoints) or not method.asks:
+        return 0.0
+    return len(method.mains) * setup.cohort.size / len(setup.cohort.eligible)
 
 
 def _mean_samples(setup: Setup) -> int:
@@ -257,8 +270,10 @@ def _samples_of_client(setup: Setup) -> int:
 
 def _flops_of_client(setup: Setup) -> float | None:
     """Return what an average client computes in a round; None where the problem does not tell."""
+    from ppfl.engine.answers import Answers
     from ppfl.interfaces.counting import count_flops
     from ppfl.interfaces.objective import JointObjective
+    from ppfl.interfaces.query_points import QueryPoints
 
     found, objective = _data_of_one(setup), setup.problem.objective
     if found is None or not isinstance(objective, JointObjective):
@@ -266,4 +281,10 @@ def _flops_of_client(setup: Setup) -> float | None:
     of_sample = objective.flops_of_sample(found[1])
     if of_sample is None:
         return None
-    return count_flops(setup.algorithm_at(0), setup.server_optimizer, of_sample, _samples_of_client(setup))[0]
+    method, samples = setup.algorithm_at(0), _samples_of_client(setup)
+    flops = count_flops(method, setup.server_optimizer, of_sample, samples)[0]
+    if points := _query_points(setup):
+        assert isinstance(method, QueryPoints)
+        answers = Answers(name="answers", of=method)
+        flops += points * count_flops(answers, setup.server_optimizer, of_sample, samples)[0]
+    return flops

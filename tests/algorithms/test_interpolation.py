@@ -93,6 +93,18 @@ def test_on_means_the_distance_to_the_fixed_point_falls_by_one_minus_the_step(ru
         np.testing.assert_allclose(distance, (1 - lr) ** rounds * -limit, rtol=1e-12)
 
 
+def test_own_step_and_answers_follow_the_schedule() -> None:
+    """The same distance is Π_t (1 − γ_t) times what it was."""
+    scheduled = method(0.6, lr=0.4, lr_schedule={"name": "linear"})
+    found, _ = ended(MEANS, scheduled, rounds=4)
+    steps = [found.setup.algorithm_at(t).lr for t in range(4)]
+    assert len(set(steps)) == 4
+    y = torch.stack([found.setup.problem.client_data.data(m, 0)["shared_linear"] for m in range(11)])
+    limits = 0.4 * y + 0.6 * y.mean(dim=0)
+    reached = torch.stack([found.group.state(m)["personal"]["theta"] for m in range(11)])
+    np.testing.assert_allclose(reached - limits, -np.prod(1 - np.array(steps)) * limits, rtol=1e-12)
+
+
 def test_local_parts_follow_their_own_gradient() -> None:
     problem = SHARED | {"split": {"local": ["w"]}}
     found, _ = ended(problem, method(0.5, lr=0.05), rounds=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import LocalParameterError
 from ppfl.core.rng import generator
 from ppfl.engine.mapping.laned import Laned
+from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.pre_aggregator import RandomKey
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
-from tests import examples
 from tests.engine.build import engine
 from tests.engine.interrupted import fingerprint, go_on
 from tests.mpi.jobs import arrays
@@ -148,10 +149,16 @@ def test_costs_are_those_of_reports_and_of_all_that_is_told() -> None:
     assert costs["uplink_bytes"] == costs["downlink_bytes"] == 2 * (3 * 9 + 3) * of_theta
 
 
-def test_random_choices_differ_between_query_points() -> None:
-    """From one common θ all would receive the same, were it not for the draws of the attack."""
-    noise = {"attack": {"name": "gaussian", "standard_deviation": 1.0}, "clients": 2, "placement": "among"}
-    others = {"byzantine": noise, "aggregator": {"name": "mean"}}
+NOISE = {"attack": {"name": "gaussian", "standard_deviation": 1.0}, "clients": 2, "placement": "among"}
+RANDOM: dict[str, dict[str, Any]] = {
+    "attack": {"byzantine": NOISE, "aggregator": {"name": "mean"}},
+    "buckets": {"aggregator": {"name": "median", "before": [{"name": "bucketing", "size": 2}]}},
+}
+
+
+@pytest.mark.parametrize("others", RANDOM.values(), ids=list(RANDOM))
+def test_random_choices_differ_between_query_points(others: dict[str, Any]) -> None:
+    """From one common θ all would receive the same, were it not for what is drawn."""
     drawn = personal(engine(**asking(rounds=1, collaboration=1.0, others=others)))
     same = personal(engine(**asking(rounds=1, collaboration=1.0)))
     honest = engine(**asking()).setup.algorithm.mains
@@ -165,20 +172,52 @@ def test_without_query_points_keys_are_those_of_seed_round_and_client() -> None:
     assert RandomKey(3, 5, query=0).generator("bucketing", 2).random() != second.random()
 
 
+def changed(running: Synchronous, **methods: Any) -> Synchronous:
+    """Return the same run with other methods of the clients."""
+    kind = type("Changed", (type(running.setup.algorithm),), methods)
+    algorithm = kind.model_construct(**vars(running.setup.algorithm))
+    return Synchronous(replace(running.setup, algorithm=algorithm))
+
+
+def test_names_of_a_query_point_may_stand_in_any_order() -> None:
+    document = asking({**DIGITS, "split": {"local": []}}, rounds=1)
+    backwards = changed(engine(**document), query=lambda self, state: dict(reversed(state["personal"].items())))
+    assert len(backwards.server["shared"]) > 1
+    found, expected = personal(backwards), personal(engine(**document))
+    assert all(found[client].tobytes() == value.tobytes() for client, value in expected.items())
+
+
+def test_vectors_that_are_left_out_are_counted_at_every_query_point() -> None:
+    inf = {"byzantine": {**FLIP, "attack": {"name": "inf"}}}
+    costs = list(engine(**asking(rounds=2, main_clients=3, others=inf)))[-1].costs
+    assert costs["nonfinite_clients"] == 2 * 3 * 2
+
+
+def test_where_one_answer_cannot_be_told_nobody_has_moved() -> None:
+    """The query point of the last one alone: what others would receive is known by then."""
+    document = asking(rounds=3, others={"byzantine": None, "aggregator": {"name": "mean"}})
+    running = engine(**document)
+    seen: list[int] = []
+
+    def query(self: Any, state: Any) -> Any:
+        seen.append(len(seen))
+        of_last = len(seen) == 2 * 9
+        return {name: value * (np.nan if of_last else 1.0) for name, value in state["personal"].items()}
+
+    broken = changed(running, query=query)
+    found, expected = personal(broken), personal(engine(**{**document, "rounds": 1}))
+    assert broken.status == "diverged"
+    assert all(found[client].tobytes() == value.tobytes() for client, value in expected.items())
+
+
 @pytest.mark.parametrize("how", ["by name", "instead of θ"])
 def test_a_query_point_with_local_parameters_is_refused(how: str) -> None:
-    interpolation = examples.kind("algorithms", "interpolation")
+    def query(self: Any, state: Any) -> Any:
+        own = state["personal"]
+        return {**own, **state["local"]} if how == "by name" else dict.fromkeys(own, state["local"]["w"])
 
-    class Leaky(interpolation):  # type: ignore[misc, valid-type]
-        def query(self, state: Any) -> Any:
-            own = state["personal"]
-            return {**own, **state["local"]} if how == "by name" else dict.fromkeys(own, state["local"]["w"])
-
-    running = engine(**asking())
-    setup = running.setup
-    leaky = Leaky.model_construct(**vars(setup.algorithm))
     with pytest.raises(LocalParameterError, match="only theta may leave a client"):
-        list(type(running)(type(setup)(**{**vars(setup), "algorithm": leaky})))
+        list(changed(engine(**asking()), query=query))
 
 
 def test_what_no_rule_can_aggregate_is_a_run_that_has_diverged() -> None:

@@ -36,20 +36,37 @@ ENGINES: dict[str, dict[str, Any]] = {
         "rounds": 60,
     },
     "buffered": {**VIRTUAL, **ATTACKED, "rounds": 400, "asynchronous": {**VIRTUAL["asynchronous"], "buffer": 6}},
+    "query points": {
+        **ATTACKED,
+        "algorithm": {"name": "interpolation", "lr": "theory", "collaboration": 0.5, "main_clients": 3},
+        "server_optimizer": {"name": "sgd"},
+    },
+    "mixing": {
+        "algorithm": {"name": "pfedgraph", "lr": "theory", "local_steps": 2, "penalty": 0.5},
+        "server_optimizer": {"name": "sgd"},
+        "cohort": 6,
+        "evaluate": {"every": 10, "tuned": {"epochs": 0}, "reports": ["mixing"]},
+    },
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
-    """What runs that nothing disturbed hold."""
-    folder = tmp_path_factory.mktemp("whole")
-    found = {}
-    for name, config in ENGINES.items():
-        with job(1, folder / f"{name}.h5", config=config) as process:
+class Undisturbed(dict[str, dict[str, bytes]]):
+    """What a run holds that nothing disturbed, once somebody asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __missing__(self, engine: str) -> dict[str, bytes]:
+        with job(1, self._folder / f"{engine}.h5", config=ENGINES[engine]) as process:
             finish(process)
-        found[name] = arrays(folder / f"{name}.h5")
-        assert len(found[name]) > 20
-    return found
+        self[engine] = arrays(self._folder / f"{engine}.h5")
+        assert len(self[engine]) > 20
+        return self[engine]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +79,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes
 )
 def test_a_signal_saves_and_stops_and_other_ranks_finish(
     tmp_path: Path,
-    whole: dict[str, dict[str, bytes]],
+    whole: Undisturbed,
     engine: str,
     number: signal.Signals,
     ranks: tuple[int, ...],
@@ -91,10 +108,12 @@ def test_a_signal_saves_and_stops_and_other_ranks_finish(
         ("rounds", 95, 4),
         pytest.param("adaptors", 25, 2, marks=pytest.mark.slow),
         pytest.param("buffered", 10, 4, marks=pytest.mark.slow),  # of a client: it has about 44
+        pytest.param("query points", 95, 4, marks=pytest.mark.slow),
+        pytest.param("mixing", 60, 4, marks=pytest.mark.slow),  # of those in which a client takes part
     ],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
-    tmp_path: Path, whole: dict[str, dict[str, bytes]], engine: str, rounds: int, kills: int
+    tmp_path: Path, whole: Undisturbed, engine: str, rounds: int, kills: int
 ) -> None:
     out, draw, gone_on, saved = tmp_path / "r.h5", random.Random(5), 0, 0
     current = out.with_name("r.h5.checkpoint") / "current.json"
@@ -171,9 +190,7 @@ def test_a_success_removes_the_note_of_a_failure(tmp_path: Path) -> None:
     assert left_beside(out) == set()
 
 
-def test_a_second_job_on_a_run_is_refused_and_damages_nothing(
-    tmp_path: Path, whole: dict[str, dict[str, bytes]]
-) -> None:
+def test_a_second_job_on_a_run_is_refused_and_damages_nothing(tmp_path: Path, whole: Undisturbed) -> None:
     out, mark = tmp_path / "r.h5", tmp_path / "stays"
     with job(2, out, mark, 0, 100, config=ENGINES["rounds"]) as first:
         wait_for(first, mark)

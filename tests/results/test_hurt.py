@@ -93,6 +93,16 @@ def test_attackers_are_left_out(tmp_path: Path) -> None:
         assert found.num_byzantine == 1
 
 
+def test_who_only_answers_is_left_out(tmp_path: Path) -> None:
+    """Of either run, and an attacker, who asks nobody, is one."""
+    marks = {"main": np.array([0, 1, 0]), "byzantine": np.array([0, 0, 1])}
+    ours = result(tmp_path / "ours.h5", [0.1, 0.1, 0.1], ("a", "b", "c"), **marks)
+    theirs = result(tmp_path / "theirs.h5", [0.2, 0.2, 0.2], ("a", "b", "c"))
+    for found in (hurt(ours, [theirs]), hurt(theirs, [ours])):
+        assert found.clients == ("b",)
+        assert (found.num_answering, found.num_byzantine) == (1, 1)
+
+
 def test_attackers_are_not_among_the_worst_that_are_shown(tmp_path: Path) -> None:
     path = result(tmp_path / "r.h5", [0.125, 0.5, 0.75], ("a", "b", "c"), byzantine=np.array([1, 0, 0]))
     row = next(line for line in command("show", path).stdout.splitlines() if "personal" in line)

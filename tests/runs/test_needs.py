@@ -24,6 +24,7 @@ from ppfl.networks.network import Network
 from ppfl.runs import needs
 from ppfl.server_optimizers.sgd import Sgd
 from tests import examples
+from tests.engine.build import engine
 from tests.grids import ppfl
 from tests.supervised_problems import make
 
@@ -88,6 +89,8 @@ WHOLE_BATCHES = {"ffgg", "l2gd", "l2gd_theta", "local_ffgg", "local_gd", "pruned
 )
 def test_what_is_counted_is_what_a_method_reports(name: str, batches: dict[str, Any]) -> None:
     kind = examples.kind("algorithms", name)
+    # some have mini-batches, and one step whatever they are
+    batches = {key: value for key, value in batches.items() if key in kind.model_fields}
     settings = {**kind.example, "local_steps": None, **batches} if batches else kind.example
     algorithm = kind.model_validate({"name": name, **{key: x for key, x in settings.items() if x is not None}})
     of_theta, of_w = SampleFlops(0, 0, 0, 0, 1, 1), SampleFlops(0, 0, 0, 1, 0, 1)
@@ -134,6 +137,25 @@ def test_nothing_is_needed_of_what_is_shared_where_nothing_is(tmp_path: Path, mo
     )
     assert told.exit_code == 0
     assert "3 client(s), 0 B sent" in told.output
+
+
+def test_answers_at_query_points_are_work_and_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many gradients of θ as the ledger counts: 4 of 6 clients ask, of whom 3 · 4/6 are in a cohort on average."""
+    told = {}
+    monkeypatch.setattr(needs, "_LARGE_FLOPS", 0.0)
+    for asking in ("all", 4):
+        method = {"name": "interpolation", "lr": 0.1, "collaboration": 0.5, "main_clients": asking}
+        document_ = document(algorithm=method, cohort="all" if asking == "all" else 3)
+        engine_ = engine(**{key: value for key, value in document_.items() if key != "name"})
+        told[asking] = needs.work_of(engine_.setup, engine_)
+    theta = 8 * (64 * 16 + 16)
+    assert told["all"].num_bytes == 2 * 6 * (6 + 1) * theta
+    assert told[4].num_bytes == 2 * 2 * (3 + 1) * theta
+    of_client = {asking: work.num_flops / work.clients for asking, work in told.items()}
+    # a step of one's own beside 6 or 2 answers
+    an_answer = (of_client["all"] - of_client[4]) / 4
+    assert an_answer > 0
+    assert of_client[4] > 2 * an_answer
 
 
 @pytest.fixture

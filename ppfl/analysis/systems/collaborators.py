@@ -20,7 +20,7 @@ CONFIGS = ("collaborators-toy", "collaborators-digits", "collaborators-mnist")
 _TOY, _DIGITS, _MNIST = CONFIGS
 _METRICS = {_TOY: "test_mean_squared_error", _DIGITS: "test_accuracy", _MNIST: "test_accuracy"}
 _REPLICA = "replica in plain NumPy, ours"
-_BENCHMARK = "DH-Benchmark (2410.07286), its method pFedGraph"
+_EXPECTED = "expected of the method; no printed number was at hand"
 _NONE = 1e-3
 """Weight on the other group that counts as none."""
 _NEAR_ERROR = 0.1
@@ -124,7 +124,7 @@ def _of_toy(toy: Found) -> tuple[Claim, ...]:
         ),
         Claim(
             "Toy: that is so for every λ from 0.1 to 2", _REPLICA, "0.214 for λ from 0.1 to 2",
-            ", ".join(f"{toy.mean(name):.3f} ({name})" for name in wide),
+            ", ".join(f"{toy.mean(name):.3f} ({name}, {_as_oracle(toy, name)})" for name in wide),
             f"at worst {max(map(toy.mean, wide)) / oracle:.1f} times the oracle's", near == wide,
         ),
         Claim(
@@ -136,23 +136,29 @@ def _of_toy(toy: Found) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
+def _as_oracle(toy: Found, name: str) -> str:
+    """Say of how many seeds the error is the oracle's: one seed that is not makes the mean."""
+    near = toy.scores[name] <= (1 + _NEAR_ERROR) * toy.scores["oracle"]
+    return f"{int(near.sum())} of {len(near)} seeds as the oracle"
+
+
 def _of_digits(digits: Found) -> tuple[Claim, ...]:
     best, headed = max(digits.penalties, key=digits.mean), ("pfedgraph, head", "fedsim, head")
     across, score = digits.across(best), digits.mean(best)
     of_heads = digits.mean(headed[0]) - digits.mean(headed[1])
     return (
         Claim(
-            "Digits: nobody works with the other group", _BENCHMARK, "weight on the other group → 0",
+            "Digits: nobody works with the other group", _EXPECTED, "weight on the other group → 0",
             f"{across:.2g} ({best})", f"{across:.2g}", across <= _NONE,
         ),
         Claim(
-            "Digits: better than FedAvg, and no worse than training alone", _BENCHMARK, "accuracy > FedAvg, ≥ local",
+            "Digits: better than FedAvg, and no worse than training alone", _EXPECTED, "accuracy > FedAvg, ≥ local",
             f"{digits.percent(best)}; FedAvg {digits.percent('fedavg')}, local {digits.percent('local')}",
             f"{digits.points(best, 'fedavg')} and {digits.points(best, 'local')}",
             score > digits.mean("fedavg") and score >= digits.mean("local"),
         ),
         Claim(
-            "Digits: as good as the oracle", "derived", f"within {100 * _NEAR_ACCURACY:.0f} points",
+            "Digits: as good as the oracle", _EXPECTED, f"within {100 * _NEAR_ACCURACY:.0f} points",
             f"{digits.percent(best)}; oracle {digits.percent('oracle')}", digits.points(best, "oracle"),
             abs(score - digits.mean("oracle")) <= _NEAR_ACCURACY,
         ),
@@ -174,13 +180,14 @@ def _of_mnist(mnist: Found) -> tuple[Claim, ...]:
     worst = max(across.values(), default=0.0)
     return (
         Claim(
-            "mnist20: better than FedAvg, and no worse than training alone", _BENCHMARK, "accuracy > FedAvg, ≥ local",
-            f"{mnist.percent(best)} ({best}); FedAvg {mnist.percent('fedavg')}, local {mnist.percent('local')}",
+            "mnist20: better than FedAvg, and no worse than training alone", _EXPECTED, "accuracy > FedAvg, ≥ local",
+            f"{mnist.percent(best)} ({best}, weight on others {mnist.company(best):.2g}); FedAvg "
+            f"{mnist.percent('fedavg')}, local {mnist.percent('local')}",
             f"{mnist.points(best, 'fedavg')} and {mnist.points(best, 'local')}",
             mnist.mean(best) > mnist.mean("fedavg") and mnist.mean(best) >= mnist.mean("local"),
         ),
         Claim(
-            "mnist20: clients that work with others do so within their group", _BENCHMARK,
+            "mnist20: clients that work with others do so within their group", _EXPECTED,
             "weight on the other group → 0", told, f"{worst:.2f}", bool(working) and worst <= _NONE,
         ),
     )  # fmt: skip
@@ -194,7 +201,8 @@ def _reading(digits: Found, mnist: Found) -> str:
         "everybody the mean in the first rounds, when all move alike. And since u counts what was received, clients "
         "once mixed stay alike, so that the weights no longer change. On mnist20 the classes of single clients differ "
         "as much as the groups do, and what is found there are not the groups of names. Even the oracle, "
-        f"{mnist.percent('oracle')}, is to be compared with training alone, {mnist.percent('local')}. With a head of "
+        f"{mnist.percent('oracle')}, is to be compared with training alone, {mnist.percent('local')}. The best λ of "
+        "digits and mnist20 was chosen by these very test scores. With a head of "
         f"one's own (digits) pFedGraph on θ ends at {digits.percent('pfedgraph, head')}, FedSim at "
         f"{digits.percent('fedsim, head')}, FedAlt at {digits.percent('fedalt, head')}, FFGG at "
         f"{digits.percent('ffgg, head')}, all below {digits.percent(best)} with everything shared: a head learned "

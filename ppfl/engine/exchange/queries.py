@@ -91,7 +91,8 @@ def _published(setup: Setup, group: ClientGroup, method: QueryPoints, client: in
                 f"the query point of {method.name} has {', '.join(query)}; only {', '.join(like)} may leave a client, "
                 "in memory that none of its local parameters has"
             )
-        vector = flatten(query)
+        # a method may name them in another order, which others do not know
+        vector = flatten({name: query[name] for name in like})
     told = setup.communicator.broadcast(vector.cpu(), owner) if setup.communicator.size > 1 else vector
     return unflatten(told.to(vector.device), like)
 
