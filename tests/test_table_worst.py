@@ -143,6 +143,22 @@ def test_runs_that_diverged_are_the_worst_and_are_told(make_result: MakeResult, 
     assert table(results, "attack", "--metric", "loss").splitlines()[1].endswith("2 of 2 (min_max, sign_flip)")
 
 
+def test_of_values_with_diverged_runs_the_larger_part_counts(make_result: MakeResult, tmp_path: Path) -> None:
+    for seed in range(4):
+        write(make_result, "krum", "flip", seed, 0.5, status="diverged" if seed < 2 else "complete")
+    write(make_result, "krum", "hide", 0, 0.5, status="diverged")
+    assert table(tmp_path, "attack", "--metric", "loss", "--at", "last").endswith(" diverged, 1 of 1 (min_max)\n")
+
+
+def test_a_key_that_another_one_begins_with_is_itself_alone(make_result: MakeResult, tmp_path: Path) -> None:
+    for lr in (0.1, 0.2):
+        for schedule in ("linear", "cosine"):
+            settings = {"name": "one", "server_optimizer": {"lr": lr, "lr_schedule": schedule}}
+            make_result(f"{lr}-{schedule}", settings, {"loss": [1.0, lr]})
+    rows = table(tmp_path, "server_optimizer.lr", "--metric", "loss", "--at", "last").splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["cosine", "linear"]
+
+
 def test_runs_without_a_result_do_not_count_and_are_told(make_result: MakeResult, results: Path) -> None:
     for seed in (0, 1):
         write(make_result, "krum", "flip", seed, 1.0, status="running")

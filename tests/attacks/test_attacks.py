@@ -188,6 +188,16 @@ def test_hiding_survives_vectors_far_from_zero_and_honest_ones_alike(name: str, 
     np.testing.assert_allclose(attacked(attack(name, direction=direction), alike), alike, rtol=1e-12)
 
 
+@pytest.mark.parametrize("direction", ["unit", "sign", "std"])
+@pytest.mark.parametrize("name", ["min_max", "min_sum"])
+def test_a_round_with_one_honest_vector_is_answered_with_it(name: str, direction: str) -> None:
+    """Sampled cohorts may have such rounds, and honest vectors may be NaN."""
+    x = vectors(5, DIMENSION, "generic")
+    x[2, 0] = np.nan
+    got = attacked(attack(name, direction=direction), x)[list(HOSTILE)]
+    assert (got == x[1]).all()
+
+
 def test_one_honest_vector_has_no_distances_to_hide_in() -> None:
     for name in ("min_max", "min_sum", "little_is_enough"):
         with pytest.raises(ValueError, match="name: one honest vector has no"):

@@ -262,9 +262,23 @@ def test_vectors_that_are_not_finite_are_left_out_or_end_the_run() -> None:
     assert math.isfinite(float(torch.linalg.vector_norm(torch.from_numpy(theta(robust)))))
     with pytest.raises(SharedUserError, match=r"server step \d+: NaN or inf from client .*which the mean does not"):
         engine(aggregator={"name": "mean"})
-    diverged = clock(**run_with(algorithm=ffgg(EXACT, 1e200)), rules={"buffer": 5, "step": "constant"})
+    # no score in between, which would tell it before nothing finite is left for the rule
+    document = run_with(algorithm=ffgg(EXACT, 1e200), evaluate={**EVALUATE, "every": 1000})
+    diverged = clock(**document, rules={"buffer": 5, "step": "constant"})
     assert diverged.status == "diverged"
     assert np.isfinite(theta(diverged)).all()
+    assert diverged.trail[-1].round < document["rounds"]  # type: ignore[attr-defined]
+
+
+def test_an_honest_vector_that_is_not_finite_is_left_to_the_rule() -> None:
+    """Which the mean does not survive: there the run ends at once."""
+    document = run_with(strategic={"clients": 1, "noise": 1.7e308}, byzantine=None)
+    robust = clock(**document, rules={"buffer": 5})
+    (loud,) = robust.setup.roles.strategic
+    assert robust.status == "complete"
+    costs = robust.trail[-1].costs  # type: ignore[attr-defined]
+    assert costs["nonfinite_clients"] == sum(loud in senders for senders in buffers(robust, 5)) > 1
+    assert clock(**{**document, "aggregator": {"name": "mean"}}, rules={"buffer": 5}).status == "diverged"
 
 
 ASYNCHRONOUS = {"engine": "virtual"}
