@@ -15,6 +15,7 @@ from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import Communicator
 from ppfl.engine.choose import open_engine
+from ppfl.engine.exchange.misreports import rows_as_sent
 from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.joint import Joint
 from ppfl.interfaces.strategic import Strategic, squared_norm
@@ -114,6 +115,14 @@ def test_what_is_sent_is_a_multiple_of_what_was_computed() -> None:
         assert lied[0, 3] == scale**2 * told[0, 3]
         assert lied[0, others].tobytes() == told[0, others].tobytes()
         assert (lied[1] != told[1]).all()
+
+
+def test_what_was_computed_stays_as_it_was() -> None:
+    setup = build(config(**ROUNDS, strategic={"clients": ["3"], "scale": 2.0}), SoloCommunicator())
+    computed = {"theta": torch.ones(2, 4, dtype=torch.float64)}
+    sent = rows_as_sent(setup, [1, 3], computed, 0)["theta"]
+    assert sent.tolist() == [[1.0] * 4, [2.0] * 4]
+    assert bool((computed["theta"] == 1.0).all())
 
 
 def test_a_scaled_gradient_moves_theta_by_as_much() -> None:
