@@ -97,6 +97,10 @@ def test_who_says_the_truth_changes_no_bit(sections: dict[str, Any]) -> None:
     assert bits(**sections, strategic={"clients": names, "scale": 2}) != plain
 
 
+def test_noise_alone_is_a_lie() -> None:
+    assert bits(strategic={"clients": ["2"], "noise": 0.1}) != bits()
+
+
 @pytest.mark.parametrize("sections", WAYS.values(), ids=list(WAYS))
 def test_liars_have_the_same_bits_on_any_number_of_ranks(sections: dict[str, Any]) -> None:
     lying = {**sections, "strategic": {"clients": 2, "scale": -1.5, "noise": 0.3}}
@@ -185,6 +189,8 @@ def test_every_method_takes_strategic_clients_or_says_why_not(name: str) -> None
 def test_norms_are_of_what_is_sent_and_of_nothing_0() -> None:
     assert squared_norm({}) == 0.0
     assert squared_norm({"a": torch.full((2, 2), 3.0), "b": torch.tensor([1.0])}) == 37.0
+    # more than float32 holds
+    assert squared_norm({"a": torch.full((3,), 1e25, dtype=torch.float32)}) == pytest.approx(3e50, rel=1e-6)
     assert (norms(**sections("local_only", "quadratic")) == 0.0).all()
 
 
@@ -237,9 +243,19 @@ def members(**sections: Any) -> frozenset[int]:
 def test_who_is_strategic_is_drawn_by_the_seed_or_named() -> None:
     assert members(strategic={"clients": ["4", "1", "4"]}) == {1, 4}
     assert members(strategic={"clients": 5}) == set(range(5))
+    assert members(strategic={"clients": ["0", "1", "2", "3", "4", "4"]}) == set(range(5))
     found = {members(strategic={"clients": 2}, seed=seed) for seed in range(8)}
     assert {len(one) for one in found} == {2}
     assert len(found) > 2
+
+
+def test_who_has_no_training_samples_says_nothing() -> None:
+    names, samples = ("a", "b", "c"), (3, 0, 5)
+    assert Strategic(clients=2).members(names, samples, frozenset(), 0) == {0, 2}
+    with pytest.raises(SharedUserError, match=r"^strategic.clients: 3 wanted, and 2 have training samples"):
+        Strategic(clients=3).members(names, samples, frozenset(), 0)
+    with pytest.raises(SharedUserError, match=r"^strategic.clients: b without training samples would never take part"):
+        Strategic(clients=("b",)).members(names, samples, frozenset(), 0)
 
 
 def test_nobody_is_strategic_and_byzantine() -> None:
