@@ -265,6 +265,9 @@ def test_nobody_is_strategic_and_byzantine() -> None:
             config(**ROUNDS, byzantine=attackers, strategic={"clients": 3}, seed=seed), SoloCommunicator()
         ).roles
         assert roles.strategic == set(range(5)) - roles.byzantine
+    # attackers beside the clients take nobody's place
+    beside = {**attackers, "placement": "beside"}
+    assert members(byzantine=beside, strategic={"clients": 5}) == set(range(5))
     both = {"byzantine": {**attackers, "clients": ["1"]}, "strategic": {"clients": ["1", "2"]}}
     with pytest.raises(SharedUserError, match=r"^strategic.clients: 1 is Byzantine, and nobody can be both"):
         members(**both)
