@@ -38,8 +38,8 @@ GAME: dict[str, Any] = {
 SCALES = (0.5, 1.0, 2.0, 8.0)
 
 
-def compute(folder: Path, name: str, caller: Caller | None = None, **sections: Any) -> Path:
-    out = folder / f"{name}.h5"
+def compute(folder: Path, stem: str, caller: Caller | None = None, **sections: Any) -> Path:
+    out = folder / f"{stem}.h5"
     config = validate({**GAME, **sections}, folder, "test")
     run(config, out, Silent(), SoloCommunicator(), **({} if caller is None else {"caller": caller}))
     return out
@@ -139,7 +139,7 @@ def test_the_command_tells_payments_utilities_and_gains(lies: Path, tmp_path: Pa
 
 
 def test_the_plain_run_is_a_counterpart_and_a_lie_without_one_has_no_gain(tmp_path: Path) -> None:
-    compute(tmp_path, "plain")
+    compute(tmp_path, "plain", name="another-name")
     compute(tmp_path, "liar", **liar(2.0, noise=0.1))
     with_one, told = rows_of(tmp_path, "--price", "1", "--deviators")
     assert told == ""

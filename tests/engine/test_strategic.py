@@ -15,6 +15,7 @@ from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import Communicator
 from ppfl.engine.choose import open_engine
+from ppfl.engine.exchange.misreports import rows_as_sent
 from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.joint import Joint
 from ppfl.interfaces.strategic import Strategic, squared_norm
@@ -96,6 +97,10 @@ def test_who_says_the_truth_changes_no_bit(sections: dict[str, Any]) -> None:
     assert bits(**sections, strategic={"clients": names, "scale": 2}) != plain
 
 
+def test_noise_alone_is_a_lie() -> None:
+    assert bits(strategic={"clients": ["2"], "noise": 0.1}) != bits()
+
+
 @pytest.mark.parametrize("sections", WAYS.values(), ids=list(WAYS))
 def test_liars_have_the_same_bits_on_any_number_of_ranks(sections: dict[str, Any]) -> None:
     lying = {**sections, "strategic": {"clients": 2, "scale": -1.5, "noise": 0.3}}
@@ -114,6 +119,14 @@ def test_what_is_sent_is_a_multiple_of_what_was_computed() -> None:
         assert lied[0, 3] == scale**2 * told[0, 3]
         assert lied[0, others].tobytes() == told[0, others].tobytes()
         assert (lied[1] != told[1]).all()
+
+
+def test_what_was_computed_stays_as_it_was() -> None:
+    setup = build(config(**ROUNDS, strategic={"clients": ["3"], "scale": 2.0}), SoloCommunicator())
+    computed = {"theta": torch.ones(2, 4, dtype=torch.float64)}
+    sent = rows_as_sent(setup, [1, 3], computed, 0)["theta"]
+    assert sent.tolist() == [[1.0] * 4, [2.0] * 4]
+    assert bool((computed["theta"] == 1.0).all())
 
 
 def test_a_scaled_gradient_moves_theta_by_as_much() -> None:
@@ -176,6 +189,8 @@ def test_every_method_takes_strategic_clients_or_says_why_not(name: str) -> None
 def test_norms_are_of_what_is_sent_and_of_nothing_0() -> None:
     assert squared_norm({}) == 0.0
     assert squared_norm({"a": torch.full((2, 2), 3.0), "b": torch.tensor([1.0])}) == 37.0
+    # more than float32 holds
+    assert squared_norm({"a": torch.full((3,), 1e25, dtype=torch.float32)}) == pytest.approx(3e50, rel=1e-6)
     assert (norms(**sections("local_only", "quadratic")) == 0.0).all()
 
 
@@ -228,9 +243,19 @@ def members(**sections: Any) -> frozenset[int]:
 def test_who_is_strategic_is_drawn_by_the_seed_or_named() -> None:
     assert members(strategic={"clients": ["4", "1", "4"]}) == {1, 4}
     assert members(strategic={"clients": 5}) == set(range(5))
+    assert members(strategic={"clients": ["0", "1", "2", "3", "4", "4"]}) == set(range(5))
     found = {members(strategic={"clients": 2}, seed=seed) for seed in range(8)}
     assert {len(one) for one in found} == {2}
     assert len(found) > 2
+
+
+def test_who_has_no_training_samples_says_nothing() -> None:
+    names, samples = ("a", "b", "c"), (3, 0, 5)
+    assert Strategic(clients=2).members(names, samples, frozenset(), 0) == {0, 2}
+    with pytest.raises(SharedUserError, match=r"^strategic.clients: 3 wanted, and 2 have training samples"):
+        Strategic(clients=3).members(names, samples, frozenset(), 0)
+    with pytest.raises(SharedUserError, match=r"^strategic.clients: b without training samples would never take part"):
+        Strategic(clients=("b",)).members(names, samples, frozenset(), 0)
 
 
 def test_nobody_is_strategic_and_byzantine() -> None:
@@ -240,6 +265,9 @@ def test_nobody_is_strategic_and_byzantine() -> None:
             config(**ROUNDS, byzantine=attackers, strategic={"clients": 3}, seed=seed), SoloCommunicator()
         ).roles
         assert roles.strategic == set(range(5)) - roles.byzantine
+    # attackers beside the clients take nobody's place
+    beside = {**attackers, "placement": "beside"}
+    assert members(byzantine=beside, strategic={"clients": 5}) == set(range(5))
     both = {"byzantine": {**attackers, "clients": ["1"]}, "strategic": {"clients": ["1", "2"]}}
     with pytest.raises(SharedUserError, match=r"^strategic.clients: 1 is Byzantine, and nobody can be both"):
         members(**both)
