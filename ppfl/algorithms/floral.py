@@ -75,12 +75,14 @@ class FLoRAL(Simultaneous):
             return found
         number = self.mixture.num_adaptors
         if self.clusters:
+            # no large number in its place: an adaptor is moved by those of its cluster alone, exactly
             logits = torch.full((number,), -math.inf, dtype=torch.float64)
             logits[self.clusters[client]] = 0.0
             return {**found, _TRUE_CLUSTER: logits}
         if not self.noise:
             return found
         an_epoch = 1 if self.batch_size == "all" else steps_an_epoch(num_samples, self.batch_size)
+        # of all steps at once, so that they do not depend on who is computed beside it
         random = generator(objective.seed, _NOISE, round=round, client=client)
         noise = random.uniform(0.0, self.noise, (self._steps_of(an_epoch), number))
         return {**found, _NOISE: torch.from_numpy(noise)}
@@ -104,6 +106,7 @@ class FLoRAL(Simultaneous):
         if _TRUE_CLUSTER in draws:
             local = {**local, ROUTER: draws[_TRUE_CLUSTER].to(local[ROUTER])}
         shared, local, _ = self.iterate(self._step(objective, mixture, draws), (message, local, 0), data, draws)
+        # where the router has come, without noise and without the least weight that layers know
         weights = torch.softmax(local[ROUTER] / mixture.temperature, dim=0)
         sent = {_MIXTURE: weights} if self.shared_adaptors else {}
         told: Report = {f"router_{number}": weight for number, weight in enumerate(weights.unbind(0))}

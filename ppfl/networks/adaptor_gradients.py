@@ -33,6 +33,7 @@ def preconditioned(gradients: Params, params: Params, mixture: Mixture) -> Param
             better[of_v] = gradients[of_v] / _norms(of_columns)
             better[of_u] = gradients[of_u] / _norms(of_rows)
         else:
+            # U begins as 0, whose Gram matrix has no inverse
             little = _EPSILON * torch.eye(u.shape[2], dtype=u.dtype, device=u.device)
             better[of_v] = torch.linalg.solve(of_columns + little, gradients[of_v])
             better[of_u] = torch.linalg.solve(of_rows + little, gradients[of_u].mT).mT

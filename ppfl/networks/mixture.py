@@ -111,6 +111,7 @@ class Merge:
 
     def __call__(self, params: Params) -> Params:
         """Return them beside all others."""
+        # not normalized again, as in the paper's code; below the floor a weight has no gradient
         mixture = torch.clamp(torch.softmax(params[ROUTER] / self.temperature, dim=0), min=_FLOOR)
         added: Params = {}
         for adaptor in self.adaptors:
@@ -125,6 +126,7 @@ class Merge:
 
 def _product(u: torch.Tensor, v: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
     """Return Σ_c π_c U_c V_c, (out, in); of kernels the one (out, in, k, k) of both convolutions one after another."""
+    # Σ_c π_c U_c V_c is one product, of the π_c U_c side by side with the V_c one below the other
     scaled = u * mixture.reshape(-1, *[1] * (u.ndim - 1))
     if u.ndim == 3:
         of_output = scaled.permute(1, 0, 2).reshape(u.shape[1], -1)

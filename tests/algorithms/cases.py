@@ -17,7 +17,7 @@ _SGD: Section = {"name": "sgd", "lr": 0.1, "batch_size": 6}
 ADAPTORS: Section = {
     "local": ["floral.router", "head.*"], "floral": {"adaptors": 2, "layers": ["*"], "rank": 2}
 }  # fmt: skip
-"""Of networks: without adaptors, as on the quadratic problem, `floral` sends no weights. The head has local ones."""
+"""Of networks, those of the head local. Without adaptors, as on the quadratic problem, `floral` sends no weights."""
 
 
 def splits_of(name: str) -> str:

@@ -23,8 +23,8 @@ from tests.engine.test_partial import run, told
 from tests.ranks import on_ranks
 from tests.supervised_problems import CNN, make
 
-CLUSTERS, CLIENTS, LR = 3, 6, 0.05
-FLORAL: dict[str, Any] = {"adaptors": CLUSTERS, "layers": ["*"], "rank": 2}
+CLUSTERS, CLIENTS, LR, TEMPERATURE = 3, 6, 0.05, 0.8
+FLORAL: dict[str, Any] = {"adaptors": CLUSTERS, "layers": ["*"], "rank": 2, "temperature": TEMPERATURE}
 STEPS: dict[str, Any] = {"lr": LR, "epochs": 2, "batch_size": 25}
 DIGITS: dict[str, Any] = {
     "name": "supervised",
@@ -55,6 +55,11 @@ def ran(*args: Any, **keys: Any) -> Any:
 
 def routers(running: Any) -> list[list[float]]:
     return [running.group.state(m)["local"][ROUTER].tolist() for m in range(CLIENTS)]
+
+
+def mixtures(running: Any) -> torch.Tensor:
+    """Return π_m of all clients, a row each."""
+    return torch.softmax(torch.tensor(routers(running), dtype=torch.float64) / TEMPERATURE, dim=1)
 
 
 def equal(one: Params, other: Params) -> bool:
@@ -141,8 +146,7 @@ def test_adaptors_are_averaged_by_the_mixtures() -> None:
     before, sent = running.server["shared"], sent_by_each(running)
     sizes = running.setup.client_weights
     list(running)
-    pi = torch.softmax(torch.tensor(routers(running), dtype=torch.float64), dim=1)
-    weights = pi * torch.tensor(sizes, dtype=torch.float64)[:, None]
+    weights = mixtures(running) * torch.tensor(sizes, dtype=torch.float64)[:, None]
     name = "hidden1.floral_V"
     moved = torch.stack([one[name] for one in sent])
     mean = torch.einsum("mc,mcij->cij", weights, moved) / weights.sum(0)[:, None, None]
@@ -206,26 +210,31 @@ def test_routers_are_told_and_sent() -> None:
     told = np.stack([last.metrics[f"report_{name}"] for name in reports])
     assert told.shape == (CLUSTERS, CLIENTS)
     np.testing.assert_allclose(told.sum(axis=0), 1.0, rtol=1e-12)
-    np.testing.assert_allclose(told.T, torch.softmax(torch.tensor(routers(running)).double(), dim=1), rtol=1e-6)
+    np.testing.assert_allclose(told.T, mixtures(running), rtol=1e-6)
     size = flatten(running.server["shared"]).numel()
     assert last.costs["downlink_bytes"] == 8 * 3 * CLIENTS * size
     assert last.costs["uplink_bytes"] == 8 * 3 * CLIENTS * (size + CLUSTERS)
 
 
 def test_a_step_sees_the_noise_and_a_score_does_not() -> None:
-    running = engine(**document(local_steps=1, epochs=None, batch_size="all", rounds=1, noise=2.0))
+    running = engine(**document(local_steps=2, epochs=None, batch_size="all", rounds=1, noise=2.0))
     setup, draw = running.setup, torch.Generator().manual_seed(1)
     shared = {name: x + 0.2 * torch.randn(x.shape, generator=draw, dtype=x.dtype)
               for name, x in running.server["shared"].items()}  # fmt: skip
     objective, state, data = setup.problem.objective, running.group.state(1), setup.problem.client_data.data(1, 0)
     draws = setup.algorithm.draws(objective, 1, 0, len(data["y"]))
     noise = draws["noise of routers"]
-    assert noise.shape == (1, CLUSTERS)
+    assert noise.shape == (2, CLUSTERS)
     assert 0.0 <= float(noise.min()) < float(noise.max()) < 2.0
     step = setup.algorithm.client(objective, shared, state, data, draws)
-    of_shared, of_local = objective.gradients(shared, {ROUTER: noise[0]}, data)
-    torch.testing.assert_close(step.uplink["head.weight"], LR * of_shared["head.weight"], rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(step.state["local"][ROUTER], -0.5 * of_local[ROUTER], rtol=1e-12, atol=1e-15)
+    moved, router = shared, torch.zeros_like(noise[0])
+    for of_step in noise:  # drawn anew in each
+        of_shared, of_local = objective.gradients(moved, {ROUTER: router + of_step}, data)
+        moved = {name: value - LR * of_shared[name] for name, value in moved.items()}
+        router = router - 0.5 * of_local[ROUTER]
+    wanted = shared["head.weight"] - moved["head.weight"]
+    torch.testing.assert_close(step.uplink["head.weight"], wanted, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(step.state["local"][ROUTER], router, rtol=1e-12, atol=1e-14)
     assert equal(setup.algorithm.view({"shared": shared}, state)[1], state["local"])
     others = [setup.algorithm.draws(objective, m, k, 40)["noise of routers"] for m, k in ((1, 0), (2, 0), (1, 1))]
     assert torch.equal(others[0], noise)

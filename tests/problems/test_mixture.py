@@ -89,6 +89,9 @@ def test_is_the_layer_and_its_adaptors(model: dict[str, Any], layers: list[str])
     objective, data = problem.objective, problem.client_data.data(1, 0)
     draw = torch.Generator().manual_seed(0)
     shared, local = moved(objective.init_shared(), draw), moved(objective.init_local(1), draw)
+    local[ROUTER] = local[ROUTER] + torch.tensor([0.0, 1.0, -4.0])
+    # the least weight holds for the last one
+    assert float(torch.softmax(local[ROUTER] / FLORAL["temperature"], 0)[2]) < 0.01
     names = ["conv1", "conv2", "hidden", "head"] if model["name"] == "cnn" else ["hidden1", "hidden2", "head"]
 
     def loss(theta: Params, w: Params) -> torch.Tensor:

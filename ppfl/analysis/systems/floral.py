@@ -214,6 +214,7 @@ def _reading(claims: Sequence[Claim]) -> str:
     return (
         f"{verdict} For the order, the published accuracies on MNIST with shifted labels (300 clients, 784-200-10, all "
         f"data and 5 % of them; {_PAPER}): {rows}. These are other clients, another model and more rounds, and their "
-        "numbers are not to be met here. A local adaptor with the step of the others is what diverges first: its "
-        "input factor begins as large as a layer's, so it was given a smaller one."
+        "numbers are not to be met here. With the step of the others an adaptor that has all the weight from the "
+        "start is what diverges first, a local one or that of an optimal router, since its input factor begins larger "
+        "than a layer's weights: on digits both were given a smaller one."
     )

@@ -61,6 +61,7 @@ class Sent:
     def _weighed_by_client(self, uplink: AnyUplink) -> Uplink | UplinkRows:
         """Return v_m x_m in the place of x_m, beside the v_m."""
         uplink = self._of_single_clients(uplink)
+        # in float64, where products of two float32 are exact: what is added up is not rounded before
         params = {
             name: weighed(value, uplink.params[self.weights_of[name]]) if name in self.weights_of else value
             for name, value in uplink.params.items()

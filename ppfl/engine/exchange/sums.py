@@ -56,6 +56,7 @@ def _over_sent_weights(
     sums = dict(zip(like, torch.split(of_all, lengths), strict=True))
     found = dict(zip(like, torch.split(means, lengths), strict=True))
     for name, of_weights in weights_of.items():
+        # Σ n_m v_m was added up exactly with all the rest, and n_m > 0: 0 means that no client had a weight
         weights = sums[of_weights][:, None]
         found[name] = ratio(sums[name].reshape(len(weights), -1), weights).reshape(-1)
     return torch.cat(list(found.values()))
