@@ -23,6 +23,7 @@ class PrunedFFGG(Pruned, FineTunedGradient):
 
     name: Literal["pruned_ffgg"]
     example: ClassVar[Example] = {**FineTunedGradient.example, "ratios": 0.5}
+    server_settings: ClassVar[frozenset[str]] = Pruned.server_settings | FineTunedGradient.server_settings
 
     def on_kept(
         self, objective: Objective, start: Params, masks: Params, state: State, data: Data, draws: Draws

@@ -69,6 +69,9 @@ class Pruned(Algorithm):
     needs_rounds: ClassVar[str] = "a coordinate is averaged over those of a cohort that keep it"
     needs_mean: ClassVar[str] = "other rules cannot tell coordinates that were pruned away"
 
+    # clients are told how much to keep as one of their draws, so that runs of other ratios are computed together
+    server_settings: ClassVar[frozenset[str]] = frozenset({"ratios", "kept"})
+
     ratios: Ratio | Annotated[tuple[Ratio, ...], Field(strict=False, min_length=1)] | Literal["network"]
     """ρ of all clients, of each of them, or as the section `network` says."""
     kept: Resolved[tuple[int, ...]] = ()
