@@ -246,6 +246,18 @@ def test_what_cannot_be_asked_is_refused(sections: Any, words: str) -> None:
     assert words in str(raised.value)
 
 
+def test_main_clients_are_the_first_honest_ones_with_samples() -> None:
+    setup = engine(**asking(main_clients=2)).setup
+    asks: Any = setup.algorithm
+    names, samples = ("a", "b", "c", "d", "e"), (0, 4, 4, 4, 4)
+    assert asks.chosen(names, samples, byzantine={2}).mains == (1, 3)
+    everybody = asks.model_copy(update={"main_clients": "all"})
+    assert everybody.chosen(names, samples, byzantine={2}).mains == (1, 3, 4)
+    named = asks.model_copy(update={"main_clients": ("d", "a")})
+    with pytest.raises(ValueError, match="samples is called a$"):
+        named.chosen(names, samples, byzantine=())
+
+
 def test_two_honest_clients_are_also_asked_for_where_only_the_data_know_how_many_there_are() -> None:
     from ppfl.engine.exchange.queries import check_query_points
 
