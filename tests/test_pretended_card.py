@@ -11,6 +11,7 @@ from ppfl.core.types import Params
 from ppfl.engine.evaluate import score_stages
 from tests.algorithms.cases import NAMES, PROBLEMS, sections
 from tests.engine.build import engine
+from tests.engine.test_queries import asking
 from tests.mpi.test_same_bits import robust_cases
 from tests.pretended_card import CARD, OnCard, pretended_card, under
 from tests.test_on_a_gpu import CNN, FFGG
@@ -21,12 +22,13 @@ SCORED = {"evaluate": {"every": 2, "tuned": {"epochs": 1}}}
 
 
 def found(**document: Any) -> tuple[Params, dict[str, Any]]:
-    """Return θ after a run with all scores, and those of its stages."""
+    """Return θ and what the first client keeps after a run with all scores, and those of its stages."""
     run = engine(**{**SCORED, **document})
     for _ in run:
         pass
     assert run.status == "complete"
-    return run.server["shared"], score_stages([run])[0].scores
+    kept = {f"{group}/{name}": value for group, params in run.group.state(0).items() for name, value in params.items()}
+    return {**run.server["shared"], **kept}, score_stages([run])[0].scores
 
 
 def check(monkeypatch: pytest.MonkeyPatch, **document: Any) -> None:
@@ -63,6 +65,10 @@ def test_every_algorithm(name: str, problem: str, monkeypatch: pytest.MonkeyPatc
 def test_networks(client_state: str, clients_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {"client_state": client_state, "clients_per_chunk": clients_per_chunk}
     check(monkeypatch, problem=CNN, algorithm=FFGG, rounds=2, engine=chosen)
+
+
+def test_an_attack_at_query_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch, **asking(rounds=2, main_clients=2))
 
 
 @pytest.mark.parametrize("case", robust_cases())

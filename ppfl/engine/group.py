@@ -156,6 +156,7 @@ class ClientGroup:
         algorithm = self._setup.algorithm_at(round)
         assert isinstance(algorithm, PersonalAggregates)
         for index, chunk, members in self.parts(frozenset(own)):
+            # a chunk is kept whole, so that who receives nothing is stacked with the others
             states = [self.store.member(index, row) for row in range(len(chunk))]
             for client in members:
                 row = client - chunk.start

@@ -91,6 +91,7 @@ class QueryPoints(PersonalAggregates):
     def chosen(self, client_names: Sequence[str], num_train_samples: Sequence[int], byzantine: Collection[int]) -> Self:
         """Return this method with its main clients found. Raises ValueError, beginning with the key, where there are
         none such."""
+        # by number, so that all ranks find the same ones without a message
         able = [m for m, samples in enumerate(num_train_samples) if samples > 0 and m not in byzantine]
         if isinstance(self.main_clients, int):
             if self.main_clients > len(able):

@@ -133,8 +133,9 @@ def work_of(setup: Setup, engine: AnyEngine) -> Work:
     if downlink.to_all is None:
         downlink.to(some[0])
     sent = clients * (num_bytes(setup.algorithm.uplink_like(engine.server)) + downlink.num_bytes(some))
-    # an answer of each client, and what each that asks receives: told to it, and sent
-    sent += round(2 * points * (clients + 1) * num_bytes(engine.server["shared"]))
+    if points:
+        # θ_i and an answer for each client, R_i for who asks; what a downlink has is known, and not counted
+        sent = round(2 * points * (clients + 1) * num_bytes(engine.server["shared"]))
     flops = _flops_of_client(setup)
     ranks = min(setup.communicator.size, clients)
     rate = ranks * product_rate(setup.device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from ppfl.comm.solo import SoloCommunicator
-from ppfl.config.grid import load_cells
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import LocalParameterError
 from ppfl.core.rng import generator
 from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.pre_aggregator import RandomKey
-from ppfl.runs.experiment import run
-from ppfl.runs.progress import Silent
 from tests.engine.build import engine
 from tests.engine.interrupted import fingerprint, go_on
-from tests.mpi.jobs import arrays
 from tests.ranks import on_ranks
 
 NNM_TRIMMED = {"name": "trimmed_mean", "f": 2, "before": [{"name": "nnm"}]}
@@ -246,6 +239,18 @@ def test_what_cannot_be_asked_is_refused(sections: Any, words: str) -> None:
     assert words in str(raised.value)
 
 
+def test_main_clients_are_the_first_honest_ones_with_samples() -> None:
+    setup = engine(**asking(main_clients=2)).setup
+    asks: Any = setup.algorithm
+    names, samples = ("a", "b", "c", "d", "e"), (0, 4, 4, 4, 4)
+    assert asks.chosen(names, samples, byzantine={2}).mains == (1, 3)
+    everybody = asks.model_copy(update={"main_clients": "all"})
+    assert everybody.chosen(names, samples, byzantine={2}).mains == (1, 3, 4)
+    named = asks.model_copy(update={"main_clients": ("d", "a")})
+    with pytest.raises(ValueError, match=r"samples is called a$"):
+        named.chosen(names, samples, byzantine=())
+
+
 def test_two_honest_clients_are_also_asked_for_where_only_the_data_know_how_many_there_are() -> None:
     from ppfl.engine.exchange.queries import check_query_points
 
@@ -261,24 +266,3 @@ def test_names_of_main_clients_have_to_be_honest_ones() -> None:
     others = {"byzantine": {**FLIP, "clients": ["0", "1"]}}
     with pytest.raises(SharedUserError, match="no honest client with training samples is called 0"):
         engine(**asking(main_clients=["0", "3"], others=others))
-
-
-@pytest.mark.slow
-def test_packed_runs_have_the_bytes_of_single_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    levels = [0.0, 0.5, 1.0]
-    document = {
-        "name": "packed",
-        "save": {"local": True},
-        **asking(main_clients=3),
-        "grid": {"algorithm.collaboration": levels},
-    }
-    Path("grid.yaml").write_text(yaml.safe_dump(document))
-    for digest, cell in load_cells(Path("grid.yaml")).items():
-        run(cell.config, Path(f"alone/{digest}.h5"), Silent(), SoloCommunicator())
-    command = [sys.executable, "-m", "ppfl", "pack", "grid.yaml", "--out", "packed"]
-    packed = subprocess.run(command, capture_output=True, text=True)
-    assert packed.returncode == 0, packed.stderr
-    alone, together = ({one.name: arrays(one) for one in Path(name).glob("*.h5")} for name in ("alone", "packed"))
-    assert len(alone) == len(levels)
-    assert alone == together

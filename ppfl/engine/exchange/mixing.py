@@ -48,6 +48,7 @@ def mix(
     num_left_out = matrix.num_vectors - len(rows)
     if not rows:
         return Exchanged(False, 0, sent.num_bytes, int((~matrix.finite()).sum()))
+    # what follows is the same on every rank: N×N products come from the exchange, and nothing is drawn
     chosen = matrix.select(torch.tensor(rows)) if num_left_out else matrix
     mixing = method.mixing(chosen.inner_products(), _weights(setup, members, matrix.num_vectors)[rows])
     clients = [members[row] for row in rows if row < len(members)]

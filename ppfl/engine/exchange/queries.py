@@ -67,6 +67,7 @@ def ask(
         uplink_bytes += answered.num_bytes
         if client in group.clients:
             own[client] = answered.params
+    # own steps come after all answers, which are given with every w_j as it was before the round
     for _ in counted(group.step(Downlink(setup.algorithm, server, round), cohort, round)):
         pass
     group.receive_each(own, round)
@@ -79,12 +80,14 @@ def _published(setup: Setup, group: ClientGroup, method: QueryPoints, client: in
 
     Raises LocalParameterError where it has other names than the shared parameters, or memory of local ones.
     """
+    # every rank has to come to the broadcast below; the owner alone knows where its client is
     if setup.communicator.rank != owner:
         vector = torch.empty_like(flatten(like))
     else:
         state = group.state(client)
         query = method.query(state)
-        private = {value.untyped_storage().data_ptr() for value in state["local"].values() if value.numel()}
+        # 0 is no address: tensors without memory would all share it
+        private = {value.untyped_storage().data_ptr() for value in state["local"].values() if value.numel()} - {0}
         shares = any(value.untyped_storage().data_ptr() in private for value in query.values())
         if shares or query.keys() != like.keys():
             raise LocalParameterError(
