@@ -29,10 +29,11 @@ SCRIPT = Path(gpu.__file__).with_name("gpu_machine.sh")
 @pytest.fixture(scope="module")
 def by_script(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what the script leaves, by file, without wheels, where nothing is lacking, and on the CPU; it takes the
-    options of the chapter's command."""
+    options of the chapter's command. Without a wheel of MPI the machine has to have mpiexec itself."""
     folder = tmp_path_factory.mktemp("bare")
     (folder / "wheels").mkdir()
     environment = os.environ | {"PYTHON": sys.executable, "TMPDIR": str(folder), "BENCHMARK_OPTIONS": ON_A_CPU}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = [str(SCRIPT), "run", str(folder / "wheels"), str(folder / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
