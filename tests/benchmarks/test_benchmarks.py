@@ -37,7 +37,7 @@ BY_CHAPTER = ["quadratic", "reductions"]
 """What two commands of the chapter measure."""
 OTHERS = [name for name in SUMMARIES if name not in (*TRAINING, *BY_COMMAND, *BY_CHAPTER, "gpu")]
 ON_A_CPU = "--device cpu --tiny"
-"""Options of `gpu` in the chapter, with which tests/benchmarks/test_gpu.py has all of it done, once."""
+"""Options of `gpu` in the chapter, with which tests/benchmarks/test_gpu.py has all of it done."""
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 

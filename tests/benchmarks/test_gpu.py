@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks import gpu, gpu_rounds
+from benchmarks.__main__ import main
 from benchmarks.gpu import Found, Part, in_a_process, judged, measure, summary
 from benchmarks.gpu_checks import LARGEST, METHODS, same
 from benchmarks.gpu_rounds import Rounds, counted, variants
@@ -26,24 +27,16 @@ Row = dict[str, Any]
 SCRIPT = Path(gpu.__file__).with_name("gpu_machine.sh")
 
 
-@pytest.fixture(scope="module")
-def by_script(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return what the script leaves, by file, without wheels, where nothing is lacking, and on the CPU; it takes the
-    options of the chapter's command."""
-    folder = tmp_path_factory.mktemp("bare")
-    (folder / "wheels").mkdir()
-    environment = os.environ | {"PYTHON": sys.executable, "TMPDIR": str(folder), "BENCHMARK_OPTIONS": ON_A_CPU}
-    command = [str(SCRIPT), "run", str(folder / "wheels"), str(folder / "out")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {path.name: path.read_text() for path in (folder / "out").iterdir()}
-
-
 @pytest.mark.mpi
 @pytest.mark.slow
-def test_all_of_it_runs_on_a_cpu(by_script: dict[str, str]) -> None:
-    document = json.loads(by_script["gpu.json"])
-    assert as_markdown(document) in by_script["gpu.md"]
+def test_all_of_it_runs_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "gpu", *ON_A_CPU.split(), "--json", str(out)])
+    main()
+    document = json.loads(out.read_text())
+    assert as_markdown(document) in capfd.readouterr().out
     check_common(document, "gpu")
     tables = document["tables"]
     assert {row["what"] for row in tables["Ceilings"]} == {"matmul", "copy"}
@@ -61,11 +54,21 @@ def test_all_of_it_runs_on_a_cpu(by_script: dict[str, str]) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.slow
-def test_one_script_does_everything_on_a_bare_machine(by_script: dict[str, str]) -> None:
-    assert by_script.keys() == {"machine.txt", "tests.txt", "tests.xml", "gpu.json", "gpu.md", "gpu.err", "steps.txt"}
-    assert "DOES NOT LOAD" not in by_script["machine.txt"]
-    assert "skipped" in by_script["tests.txt"] or torch.cuda.is_available()
-    assert [line.partition(":")[0] for line in by_script["steps.txt"].splitlines()] == ["setup", "tests", "benchmark"]
+def test_one_script_does_everything_on_a_bare_machine(tmp_path: Path) -> None:
+    """Without wheels, where nothing is lacking, and on the CPU."""
+    (tmp_path / "wheels").mkdir()
+    environment = os.environ | {
+        "PYTHON": sys.executable, "TMPDIR": str(tmp_path), "BENCHMARK_OPTIONS": ON_A_CPU,
+    }  # fmt: skip
+    command = [str(SCRIPT), "run", str(tmp_path / "wheels"), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert said.keys() == {"machine.txt", "tests.txt", "tests.xml", "gpu.json", "gpu.md", "gpu.err", "steps.txt"}
+    assert "DOES NOT LOAD" not in said["machine.txt"]
+    assert "skipped" in said["tests.txt"] or torch.cuda.is_available()
+    assert as_markdown(json.loads(said["gpu.json"])) in said["gpu.md"]
+    assert [line.partition(":")[0] for line in said["steps.txt"].splitlines()] == ["setup", "tests", "benchmark"]
 
 
 @pytest.mark.parametrize(
