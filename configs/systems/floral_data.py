@@ -24,11 +24,12 @@ def linear(
     weights = []
     for _ in range(clusters):
         u, v = draw.normal(size=outputs), draw.normal(size=features)
-        weights.append(shared + 2.0 * np.outer(u / np.linalg.norm(u), v / np.linalg.norm(v)))
+        weights.append(shared + 2.0 * np.outer(u, v) / np.sqrt((u**2).sum() * (v**2).sum()))
 
     def of_client(m: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         x = draw.normal(size=(samples - kept + scored + kept, features))
-        y = x @ weights[m % clusters].T + bias
+        # term by term: the last bits of a product of BLAS depend on the processor, and those of y are in the digest
+        y = (x.T[:, :, None] * weights[m % clusters].T[:, None, :]).sum(axis=0) + bias
         return {"train": (x[:kept], y[:kept]), "test": (x[kept:], y[kept:])}
 
     return [of_client(m) for m in range(clients)]
