@@ -19,6 +19,7 @@ include: "workflow/rules/paper_common.smk"
 include: "workflow/rules/paper_packs.smk"
 include: "workflow/rules/paper.smk"
 include: "workflow/rules/paper_report.smk"
+include: "workflow/rules/systems_common.smk"
 include: "workflow/rules/systems.smk"
 
 

@@ -77,8 +77,8 @@ SURFACE = {
         "--out": "FILE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--clients": "", "--help": "",
     },
     "table [OPTIONS] SOURCE": {
-        "--metric": "NAME", "--at": "WHEN", "--statistic": "NAME", "--seeds": "", "--format": "", "--out": "FILE",
-        "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
+        "--metric": "NAME", "--at": "WHEN", "--statistic": "NAME", "--seeds": "", "--worst": "KEY",
+        "--format": "", "--out": "FILE", "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
     },
     "hurt [OPTIONS] RESULT": {
         "--than": "OTHER", "--metric": "NAME", "--stage": "STAGE", "--than-stage": "STAGE", "--help": "",

@@ -186,6 +186,21 @@ def local_only(world: World, *, lr: float, local_steps: int) -> Rounds:
         yield Round(world.theta, list(models), count, count)
 
 
+def interpolation(world: World, *, lr: float, collaboration: float) -> Rounds:
+    """Allouah et al. 2024: a gradient of one's own, and the mean of all clients' at one's own θ."""
+    models = [(world.theta, world.w) for _ in world.clients]
+    for cohort in world.cohorts:
+        before, size = list(models), len(cohort)
+        for m in cohort:
+            theta, w = before[m]
+            together = world.mean({j: world.f.of_theta(j, theta, before[j][1]) for j in cohort})
+            own, of_w = world.f.of_both(m, theta, w)
+            step = (1 - collaboration) * own + collaboration * together
+            models[m] = theta - lr * step, w - lr * of_w
+        # every answer, and each θ that is told and each mean that comes back
+        yield Round(world.theta, list(models), size + size**2, size, size**2 + size, size**2 + size)
+
+
 def pfedgraph(world: World, *, lr: float, local_steps: int, penalty: float) -> Rounds:
     """Ye et al. 2023: rows argmin λ‖a‖² + ⟨d_i − 2λp, a⟩ over the simplex, by where the derivative is one τ."""
     models = [(world.theta, world.w) for _ in world.clients]

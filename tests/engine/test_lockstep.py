@@ -22,6 +22,7 @@ from ppfl.engine.mapping.lanes import Lanes, as_lanes, stack, take, values_of
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
 from ppfl.interfaces.personal_aggregates import goes_with_others
+from ppfl.interfaces.pruning import Pruned
 from ppfl.rows.exact_sum import ExactSum, exact_sums
 from ppfl.runs.assemble import build
 from tests import examples
@@ -127,7 +128,11 @@ def test_scores_states_and_stages_have_the_bits_of_single_runs(case: str, tmp_pa
     assert_bits_of_single_runs(setups(tmp_path, **CASES[case]))
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+LANED = [name for name in TOGETHER if not issubclass(examples.kind("algorithms", name), Pruned)]
+"""Clients that prune are no lanes (test_mapping.py)."""
+
+
+@pytest.mark.parametrize("name", LANED)
 def test_every_method_that_does_not_branch_on_its_server_has_the_bits_of_single_runs(name: str, tmp_path: Path) -> None:
     """One that does and does not say so fails here."""
     runs = setups_of_method(name, tmp_path)

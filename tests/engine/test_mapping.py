@@ -23,7 +23,9 @@ from ppfl.engine.mapping.laned import Laned
 from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.setup import Setup
 from ppfl.engine.synchronous import Synchronous
+from ppfl.interfaces.pruning import Pruned
 from ppfl.runs.assemble import build
+from tests import examples
 from tests.algorithms.cases import NAMES, QUADRATIC, sections
 from tests.engine.build import config, engine, ffgg
 from tests.engine.each_run import scores_of_each
@@ -90,7 +92,17 @@ def assert_lanes_have_the_bits_of_a_loop(**document: Any) -> None:
         assert [one for one in found if not _is_of_client(one)] == [one for one in wanted if not _is_of_client(one)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+PRUNED = [name for name in NAMES if issubclass(examples.kind("algorithms", name), Pruned)]
+"""The largest coordinates are found one client after another."""
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_clients_that_prune_are_no_lanes(name: str) -> None:
+    running = engine(**{**sections(name, "quadratic"), "rounds": 2})
+    assert not isinstance(running.group.mapping, Laned)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PRUNED])
 def test_every_method(name: str) -> None:
     assert_lanes_have_the_bits_of_a_loop(**{**sections(name, "quadratic"), **TUNED, "rounds": 5})
 

@@ -32,7 +32,7 @@ class Weighted:
 
     def __init__(self, weights: tuple[int, ...], byzantine: frozenset[int] = frozenset()) -> None:
         self.problem = self.scores = self.roles = self
-        self.byzantine = byzantine
+        self.byzantine = self.not_counted = byzantine
         self._weights = weights
 
     def metric_weights(self, metric: str) -> tuple[int, ...]:

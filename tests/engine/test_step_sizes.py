@@ -40,7 +40,7 @@ def test_what_is_refused_does_diverge(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refused step, forced through, makes ‖θ − θ*‖ grow."""
     bound = 2 / constants().mean_smoothness
     forced = lambda lr, *_: lr  # noqa: E731
-    monkeypatch.setattr("ppfl.algorithms.ffgg.resolve_shared_lr", forced)
+    monkeypatch.setattr("ppfl.algorithms._fine_tuned.resolve_shared_lr", forced)
     found = scores(problem=SMALL, algorithm=ffgg(EXACT, bound * 1.05), rounds=300)
     assert found[-1].metrics["distance"] > 100 * found[0].metrics["distance"]
 

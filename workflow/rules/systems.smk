@@ -1,21 +1,6 @@
 # The systems around the paper: a pack for every configuration, a study for every system, one page.
 
-from ppfl.analysis.systems.runs import configs_of, studies_of
-
-SYSTEMS_FOLDER = Path(experiment_file(config["systems"]["folder"]))
-
-
-def systems_configs(study):
-    """Return the configurations of a study, as texts."""
-    return [str(path) for path in configs_of(study, SYSTEMS_FOLDER)]
-
-
-wildcard_constraints:
-    study="[a-z]+",
-
-
 rule systems:
-    """All studies and their report."""
     input:
         "results/systems/report.html",
 
@@ -30,7 +15,6 @@ rule systems_pack:
         "logs/systems/{part}.log",
     params:
         config=lambda wildcards: str(SYSTEMS_FOLDER / f"{wildcards.part}.yaml"),
-        # not used by the command: another grid is another job
         digests=lambda wildcards: list(load_cells(SYSTEMS_FOLDER / f"{wildcards.part}.yaml")),
     threads: workflow.cores
     conda:
