@@ -78,7 +78,8 @@ SURFACE = {
     },
     "table [OPTIONS] SOURCE": {
         "--metric": "NAME", "--at": "WHEN", "--statistic": "NAME", "--seeds": "", "--worst": "KEY",
-        "--format": "", "--out": "FILE", "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
+        "--format": "", "--out": "FILE", "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE",
+        "--help": "",
     },
     "hurt [OPTIONS] RESULT": {
         "--than": "OTHER", "--metric": "NAME", "--stage": "STAGE", "--than-stage": "STAGE", "--help": "",
