@@ -11,11 +11,9 @@ import pytest
 import yaml
 
 from ppfl.analysis.systems import floral
-from ppfl.analysis.systems.runs import Run, configs_of, load_runs
+from ppfl.analysis.systems.runs import configs_of
 from ppfl.analysis.systems.study import Study
-from ppfl.config.grid import load_cells
-from ppfl.runs.experiment import run
-from ppfl.runs.progress import Silent
+from tests.studies import runs_of
 
 FOLDER = Path(__file__).parents[1] / "configs" / "systems"
 ROUNDS = {"floral-linear": 20, "floral-digits": 2, "floral-mnist20": 1}
@@ -46,15 +44,9 @@ def test_its_configurations_are_found_and_have_three_seeds() -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return what short runs come to."""
-    folder, runs = tmp_path_factory.mktemp("floral"), dict[str, list[Run]]()
+    folder = tmp_path_factory.mktemp("floral")
     shutil.copy(FOLDER / "floral_data.py", folder)
-    for stem in floral.CONFIGS:
-        config = folder / f"{stem}.yaml"
-        config.write_text(yaml.safe_dump(shortened(stem)))
-        for digest, cell in load_cells(config).items():
-            run(cell.config, folder / stem / f"{digest}.h5", Silent())
-        runs[stem] = load_runs(config, folder / stem)
-    return floral.study(runs)
+    return floral.study(runs_of({stem: shortened(stem) for stem in floral.CONFIGS}, folder))
 
 
 def test_every_claim_is_there_and_told_with_numbers(found: Study, tmp_path: Path) -> None:

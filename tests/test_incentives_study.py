@@ -9,11 +9,9 @@ import pytest
 import yaml
 
 from ppfl.analysis.systems import incentives
-from ppfl.analysis.systems.runs import Run, configs_of, load_runs
+from ppfl.analysis.systems.runs import configs_of
 from ppfl.analysis.systems.study import Study
-from ppfl.config.grid import load_cells
-from ppfl.runs.experiment import run
-from ppfl.runs.progress import Silent
+from tests.studies import runs_of
 
 FOLDER = Path(__file__).parents[1] / "configs" / "systems"
 SCALES = [0, 1, 2, 20]
@@ -36,15 +34,9 @@ def test_its_configurations_are_found_and_have_three_seeds_and_counterparts() ->
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return what short runs come to."""
-    folder, runs = tmp_path_factory.mktemp("incentives"), dict[str, list[Run]]()
-    for stem, changes in SHORT.items():
-        document = yaml.safe_load((FOLDER / f"{stem}.yaml").read_text(encoding="utf-8"))
-        config = folder / f"{stem}.yaml"
-        config.write_text(yaml.safe_dump({**document, **changes}))
-        for digest, cell in load_cells(config).items():
-            run(cell.config, folder / stem / f"{digest}.h5", Silent())
-        runs[stem] = load_runs(config, folder / stem)
-    return incentives.study(runs)
+    whole = {stem: yaml.safe_load((FOLDER / f"{stem}.yaml").read_text(encoding="utf-8")) for stem in SHORT}
+    short = {stem: {**document, **SHORT[stem]} for stem, document in whole.items()}
+    return incentives.study(runs_of(short, tmp_path_factory.mktemp("incentives")))
 
 
 def test_what_follows_from_definitions_holds_in_short_runs_too(found: Study) -> None:

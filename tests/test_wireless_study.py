@@ -9,11 +9,9 @@ import pytest
 import yaml
 
 from ppfl.analysis.systems import wireless
-from ppfl.analysis.systems.runs import Run, configs_of, load_runs
+from ppfl.analysis.systems.runs import configs_of
 from ppfl.analysis.systems.study import Study
-from ppfl.config.grid import load_cells
-from ppfl.runs.experiment import run
-from ppfl.runs.progress import Silent
+from tests.studies import runs_of
 
 FOLDER = Path(__file__).parents[1] / "configs" / "systems"
 DIGITS: dict[str, Any] = {
@@ -34,19 +32,15 @@ def test_its_configurations_are_found_and_have_three_seeds() -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return what short runs come to."""
-    folder, runs = tmp_path_factory.mktemp("wireless"), dict[str, list[Run]]()
+    found = {}
     for stem, document in documents().items():
         short = {**document, "rounds": 2, "evaluate": {**document["evaluate"], "every": 1}}
         short["grid"] = {**document["grid"], "seed": [0]}
         if stem == wireless.MNIST:
             short["problem"] = {**document["problem"], "dataset": DIGITS, "model": {"name": "mlp", "hidden": [4]}}
             short["network"] = {**document["network"], "bandwidth_hz": 5e3}
-        config = folder / f"{stem}.yaml"
-        config.write_text(yaml.safe_dump(short))
-        for digest, cell in load_cells(config).items():
-            run(cell.config, folder / stem / f"{digest}.h5", Silent())
-        runs[stem] = load_runs(config, folder / stem)
-    return wireless.study(runs)
+        found[stem] = short
+    return wireless.study(runs_of(found, tmp_path_factory.mktemp("wireless")))
 
 
 def test_what_follows_from_definitions_holds_in_short_runs_too(found: Study) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ppfl.cli.written import write_text
 from ppfl.config.deferred import defer_torch
 
 
@@ -50,7 +51,6 @@ def payments(
     defer_torch()
     from ppfl.analysis.payment_table import FORMATS, files_of, tabulate
     from ppfl.core.errors import UserError
-    from ppfl.core.files import write_whole
 
     if not all(price < float("inf") for price in prices):
         raise UserError("--price: allowed: finite numbers of at least 0")
@@ -58,12 +58,5 @@ def payments(
     for line in table.notes:
         click.echo(f"ppfl: {line}", err=True)
     text = FORMATS[format_name](table)
-    if out is None:
-        click.echo(text, nl=False)
-        return 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, text.encode())
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot write it: {error.strerror}") from error
+    write_text(text, out)
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ppfl.cli.options import overrides_option, results_option, where_option
+from ppfl.cli.written import write_text
 from ppfl.config.deferred import defer_torch
 
 
@@ -66,7 +67,6 @@ def table(
     from ppfl.analysis.sources import open_source
     from ppfl.analysis.table_formats import FORMATS
     from ppfl.core.errors import UserError
-    from ppfl.core.files import write_whole
     from ppfl.core.numbers import whole_number
 
     if at not in (None, "last", "best") and whole_number(str(at)) is None:
@@ -76,12 +76,5 @@ def table(
     text = FORMATS[format_name](compared)
     for line in [*found.warnings(), *compared.notes]:
         click.echo(f"ppfl: {line}", err=True)
-    if out is None:
-        click.echo(text, nl=False)
-        return 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, text.encode())
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot write it: {error.strerror}") from error
+    write_text(text, out)
     return 0

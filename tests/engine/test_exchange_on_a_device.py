@@ -142,7 +142,7 @@ def test_attacks_take_as_many_for_many_rows(name: str) -> None:
     # who hides among honest vectors takes products of them as rules do
     by_distances = issubclass(examples.kind("attacks", name), AmongHonest)
     assert few.of_device == many.of_device <= (200 if by_distances else 150)
-    # the rows as they came, and as they are after the attack
+    # the rows as they came, their products where an attack takes them, and the rows as they are after the attack
     assert few.waits == many.waits == 2 + by_distances
 
 
