@@ -15,23 +15,22 @@ from ppfl.config.clients import Round
 from ppfl.config.computing import Checkpoint, Engine, Save
 from ppfl.config.errors import ConfigError, Finding, error_of
 from ppfl.config.evaluate import Evaluate
+from ppfl.config.refusals import REFUSALS
 from ppfl.config.schema import schema_of
 from ppfl.config.scope import Scope, carried, origins_in, scope_of
 from ppfl.config.start import Start
 from ppfl.config.yaml_file import apply_overrides, read_yaml
-from ppfl.core.plugins import ChosenFrom, Seed, Settings, joined_by, refusal
+from ppfl.core.plugins import ChosenFrom, Seed, Settings, joined_by
 from ppfl.core.results_version import RESULTS_VERSION as RESULTS_VERSION
 from ppfl.core.yaml_text import dump_text
-from ppfl.interfaces.aggregator import Aggregator, is_sum
+from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.asynchronous import Asynchronous
 from ppfl.interfaces.byzantine import Byzantine
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
 from ppfl.interfaces.problem import ProblemSettings
-from ppfl.interfaces.query_points import QueryPoints
-from ppfl.interfaces.strategic import SQUARED_NORM, Strategic
-from ppfl.interfaces.wireless import Wireless, refuse_network
-from ppfl.networks.model_problem import ModelProblemSettings
+from ppfl.interfaces.strategic import Strategic
+from ppfl.interfaces.wireless import Wireless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,109 +109,9 @@ class Config(Settings):
         return document | {"problem": {**problem, "seed": seed}}
 
     @model_validator(mode="after")
-    def _one_vote_a_client(self) -> Config:
-        if self.weights == "samples" and not is_sum(self.aggregator):
-            raise refusal("weights", f"'uniform', since aggregator {self.aggregator.name!r} takes one vote per client")
-        return self
-
-    @model_validator(mode="after")
-    def _takes_the_mean(self) -> Config:
-        if self.algorithm.needs_mean and not is_sum(self.aggregator):
-            where = "before" if self.aggregator.name == "mean" else "name"
-            what = "nothing" if where == "before" else "'mean'"
-            reason = f"since {self.algorithm.name!r} takes the mean alone: {self.algorithm.needs_mean}"
-            raise refusal(f"aggregator.{where}", f"{what}, {reason}")
-        return self
-
-    @model_validator(mode="after")
-    def _may_clip(self) -> Config:
-        training = getattr(self.problem, "training", None)
-        if getattr(training, "clip_norm", None) is None:
-            return self
-        tuned = self.evaluate.tuned.fine_tuner if self.evaluate.tuned else None
-        of_newcomers = self.evaluate.fine_tuner_of_newcomers if self.evaluate.newcomers else None
-        for what in (self.algorithm, self.algorithm.fine_tuner_of_clients, tuned, of_newcomers):
-            if what is not None and what.needs_whole_gradients:
-                reason = f"nothing, since {what.name!r} takes whole gradients: {what.needs_whole_gradients}"
-                raise refusal("problem.training.clip_norm", reason)
-        return self
-
-    @model_validator(mode="after")
-    def _has_a_model(self) -> Config:
-        if self.precision in ("tf32", "bfloat16") and not isinstance(self.problem, ModelProblemSettings):
-            raise refusal("precision", f"'float32' or 'float64', since problem {self.problem.name!r} has no model")
-        return self
-
-    @model_validator(mode="after")
-    def _has_what_is_scored(self) -> Config:
-        evaluate, known = self.evaluate, self.known_clients
-        if evaluate.selected and not isinstance(self.problem, ModelProblemSettings):
-            where = f"evaluate.{evaluate.selected[0]}"
-            raise refusal(where, f"nothing, since problem {self.problem.name!r} has no samples to choose from")
-        if evaluate.best_round is not None and not isinstance(self.problem, ModelProblemSettings):
-            reason = f"null, since problem {self.problem.name!r} has no validation samples to judge rounds by"
-            raise refusal("evaluate.best_round", reason)
-        if evaluate.clients is not None and known is not None and evaluate.clients > known:
-            what = "that train" if evaluate.newcomers is not None else "of the partition"
-            raise refusal("evaluate.clients", f"at most {known}, the clients {what}")
-        if evaluate.clients is not None and getattr(self.algorithm, "main_clients", "all") != "all":
-            # none of those drawn may be among them
-            raise refusal("evaluate.clients", "null, since scores are of `algorithm.main_clients` alone")
-        return self
-
-    @model_validator(mode="after")
-    def _has_newcomers(self) -> Config:
-        evaluate = self.evaluate
-        if evaluate.newcomers is None:
-            return self
-        if not isinstance(self.problem, ModelProblemSettings):
-            what = "θ*, ‖F‖ and legal steps are of all clients, and w*(θ) needs no training"
-            raise refusal("evaluate.newcomers", f"nothing, since of problem {self.problem.name!r} {what}")
-        if self.known_clients is not None and self.known_clients < 1:
-            raise refusal("evaluate.newcomers.clients", "fewer of them, so that a client is left to train")
-        if (evaluate.fine_tuner_of_newcomers or self.algorithm.fine_tuner_of_clients) is None:
-            reason = f"since {self.algorithm.name!r} has no fine-tuner of its own and evaluate.tuned names none"
-            example = "{name: gradient_descent, steps: 1, lr: 0.1}"
-            raise refusal("evaluate.newcomers.fine_tuner", f"a section such as {example}, {reason}")
-        return self
-
-    @model_validator(mode="after")
-    def _fits_attackers(self) -> Config:
-        if self.byzantine is not None:
-            has_classes = isinstance(self.problem, ModelProblemSettings) and self.problem.has_classes
-            self.byzantine.refuse_settings(self.aggregator, self.weights, has_classes)
-        return self
-
-    @model_validator(mode="after")
-    def _fits_strategic(self) -> Config:
-        if self.strategic is not None and self.algorithm.needs_honesty:
-            reason = f"since no client of {self.algorithm.name!r} can be strategic: {self.algorithm.needs_honesty}"
-            raise refusal("strategic", f"null, {reason}")
-        if SQUARED_NORM in self.evaluate.reports and isinstance(self.algorithm, QueryPoints):
-            reason = f"since clients of {self.algorithm.name!r} send several vectors a round"
-            raise refusal("evaluate.reports", f"no {SQUARED_NORM}, {reason}")
-        return self
-
-    @model_validator(mode="after")
-    def _fits_asynchrony(self) -> Config:
-        if self.asynchronous is not None:
-            self.asynchronous.refuse_method(self.algorithm, self.weights, self.cohort)
-            self.asynchronous.refuse_buffer(self.aggregator, self.byzantine)
-            self.asynchronous.refuse_times(self.compute_times)
-            self.asynchronous.refuse_chunks(self.engine.clients_per_chunk)
-        return self
-
-    @model_validator(mode="after")
-    def _fits_network(self) -> Config:
-        refuse_network(self.network, self.algorithm, self.compute_times, self.asynchronous)
-        return self
-
-    @model_validator(mode="after")
-    def _fits_schedules(self) -> Config:
-        steps = self.rounds if self.asynchronous is None else self.asynchronous.num_steps(self.rounds)
-        for key, schedule in self._schedules().items():
-            if (found := schedule.unfit(steps)) is not None:
-                raise refusal(f"{key}.{found[0]}", found[1])
+    def _sections_go_together(self) -> Config:
+        for refuse in REFUSALS:
+            refuse(self)
         return self
 
     @property
@@ -231,9 +130,10 @@ class Config(Settings):
     @property
     def schedules_over_rounds(self) -> tuple[str, ...]:
         """Keys of the schedules that `rounds` decides: with more rounds they differ from the first round on."""
-        return tuple(key for key, schedule in self._schedules().items() if schedule.depends_on_num_rounds)
+        return tuple(key for key, schedule in self.schedules().items() if schedule.depends_on_num_rounds)
 
-    def _schedules(self) -> dict[str, Schedule]:
+    def schedules(self) -> dict[str, Schedule]:
+        """Return the schedules of step sizes by their keys."""
         sections = {"algorithm": self.algorithm, "server_optimizer": self.server_optimizer}
         return {
             f"{name}.{key}": schedule
