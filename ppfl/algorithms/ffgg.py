@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ppfl.algorithms._fine_tuned import FineTunedGradient
 from ppfl.core.transforms import for_all
-from ppfl.interfaces.method import ClientStep, JointAlgorithm, JointStep, Report
+from ppfl.interfaces.joint_method import JointAlgorithm, JointStep
+from ppfl.interfaces.method import ClientStep, Report
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from ppfl.engine.mapping.chunks import Chunks, reports_of
 from ppfl.engine.mapping.mapping import UplinkSum
 from ppfl.engine.mapping.padding import stack_draws
 from ppfl.interfaces.client_data import SampledData
-from ppfl.interfaces.method import JointAlgorithm
+from ppfl.interfaces.joint_method import JointAlgorithm
 from ppfl.interfaces.objective import JointObjective
 
 if TYPE_CHECKING:
