@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ppfl.cli.streams import accept_any_text, finish_output, give_up_output
+from ppfl.core.collector import not_at_the_end
 from ppfl.core.errors import USER_ERROR, UserError, in_one_line
 from ppfl.jobs.launcher import launched_as
 from ppfl.jobs.stopping import INTERRUPTED
@@ -29,6 +30,8 @@ class Commands(click.Group):
         """Run the command line and exit with its code."""
         standalone_mode = options.get("standalone_mode", True)
         accept_any_text()
+        if standalone_mode:
+            not_at_the_end()
         try:
             code = super().main(*args, **{"prog_name": "ppfl"} | options | {"standalone_mode": False})
             finish_output()

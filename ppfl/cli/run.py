@@ -10,6 +10,7 @@ import click
 
 from ppfl.cli.group import end_together
 from ppfl.cli.options import config_argument, overrides_option
+from ppfl.core.collector import while_torch_is_loaded, without_collector
 from ppfl.jobs.launcher import launched_as
 from ppfl.jobs.stopping import ON_REQUEST, STOPPED, STOPPED_ON_REQUEST, StopSignals
 
@@ -55,7 +56,8 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
     # before anything heavy is imported: what the fork shares is small, and neither torch nor MPI knows of it
     report = Report() if launched.size == 1 else fork_rank(launched.rank)
     with report:
-        from ppfl.config.grid import choose_cell, show_varying
+        with while_torch_is_loaded():
+            from ppfl.config.grid import choose_cell, show_varying
 
         found = choose_cell(config, overrides, cell)
         out = out or found.config.default_out()
@@ -64,10 +66,11 @@ def run(config: Path, out: Path | None, overrides: tuple[str, ...], deliver: boo
 
 
 def _run(config: Config, out: Path, varying: str, stop: StopSignals, report: Report, *, delivers: bool) -> int:
-    from ppfl.jobs.attempt import Caller
-    from ppfl.jobs.gpus_in_vain import in_vain
-    from ppfl.runs.experiment import run as run_experiment
-    from ppfl.runs.progress import Bar, choose_progress, show_warnings
+    with without_collector():
+        from ppfl.jobs.attempt import Caller
+        from ppfl.jobs.gpus_in_vain import in_vain
+        from ppfl.runs.experiment import run as run_experiment
+        from ppfl.runs.progress import Bar, choose_progress, show_warnings
 
     rank = launched_as().rank
     show_warnings(rank)

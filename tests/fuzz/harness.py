@@ -200,13 +200,13 @@ def _child(arguments: list[str]) -> None:
     faulthandler.enable()
     kinds = {kind.name: kind for kind in _kinds(module)}
     units = [(name, number) for name in chosen for number in range(flips)]
-    good = {name: _make(kinds[name], folder / name) for name in chosen}
+    good = {name: _Good.of(_make(kinds[name], folder / name), folder / name) for name in chosen}
     _limit_memory()
     gc.freeze()
     _tell(told, "ready")
     for name, number in units[first:]:
         kind = kinds[name]
-        file = _damaged(good[name], folder / name, folder / f"{name}-{number}", seed, number, told)
+        file = good[name].damaged(folder / f"{name}-{number}", seed, number, told)
         try:
             outcome = kind.check(file)
             is_allowed = outcome.split(":", 1)[0] in kind.allowed
@@ -232,15 +232,33 @@ def _make(kind: Kind, folder: Path) -> Path:
     return file
 
 
-def _damaged(good: Path, source: Path, target: Path, seed: int, number: int, told: IO[str]) -> Path:
-    """Copy the folder of the good file, and the file with a wrong byte; tell which."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
-    content, words = damage(good.read_bytes(), seed, number)
-    file = target / good.relative_to(source)
-    file.write_bytes(content)
-    _tell(told, f"begin {words}")
-    return file
+@dataclass(frozen=True)
+class _Good:
+    """A good file and what lies beside it, by relative paths: read once, written for each flip."""
+
+    file: Path
+    folders: tuple[Path, ...]
+    contents: dict[Path, bytes]
+
+    @classmethod
+    def of(cls, file: Path, folder: Path) -> _Good:
+        found = sorted(folder.rglob("*"))
+        folders = tuple(path.relative_to(folder) for path in found if path.is_dir())
+        contents = {path.relative_to(folder): path.read_bytes() for path in found if path.is_file()}
+        return cls(file.relative_to(folder), folders, contents)
+
+    def damaged(self, target: Path, seed: int, number: int, told: IO[str]) -> Path:
+        """Write all of it anew, the file with a wrong byte; tell which."""
+        if target.exists():  # of a child that has died
+            shutil.rmtree(target)
+        target.mkdir()
+        for folder in self.folders:
+            (target / folder).mkdir()
+        content, words = damage(self.contents[self.file], seed, number)
+        for path, whole in self.contents.items():
+            (target / path).write_bytes(content if path == self.file else whole)
+        _tell(told, f"begin {words}")
+        return target / self.file
 
 
 def _tell(told: IO[str], text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,14 +17,14 @@ from ppfl.interfaces.objective import Objective
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.scores import Scores
 from ppfl.interfaces.theory import Theory
-from tests.house.counts import INTERFACES, ROOT, Source, sources_of
+from tests.house.counts import INTERFACES, ROOT
 
-SOURCES = sources_of(ROOT / "ppfl")
+SOURCES = sorted((ROOT / "ppfl").rglob("*.py"))
 FINDER = doctest.DocTestFinder(exclude_empty=True)
 
 
-def module_of(source: Source) -> ModuleType:
-    return importlib.import_module(".".join(source.path.relative_to(ROOT).with_suffix("").parts))
+def module_of(source: Path) -> ModuleType:
+    return importlib.import_module(".".join(source.relative_to(ROOT).with_suffix("").parts))
 
 
 def examples_of(module: ModuleType) -> list[doctest.DocTest]:
@@ -33,14 +34,19 @@ def examples_of(module: ModuleType) -> list[doctest.DocTest]:
 
 
 def base_classes() -> set[type[Any]]:
-    modules = [module_of(source) for source in SOURCES if source.path.parent.name in INTERFACES]
+    modules = [module_of(source) for source in SOURCES if source.parent.name in INTERFACES]
     classes = {value for module in modules for _, value in inspect.getmembers(module, inspect.isclass)}
     return {Problem, Objective, ClientData, Scores, Theory} | {
         kind for kind in classes if issubclass(kind, PlugIn) and kind is not PlugIn
     }
 
 
-EXAMPLES = {test.name: test for source in SOURCES if ">>> " in source.text for test in examples_of(module_of(source))}
+EXAMPLES = {
+    test.name: test
+    for source in SOURCES
+    if ">>> " in source.read_text(encoding="utf-8")
+    for test in examples_of(module_of(source))
+}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
