@@ -91,11 +91,11 @@ def test_success_is_what_numpy_finds(trigger: str) -> None:
     rows = list(running)
     setup, data = running.setup, running.setup.problem.client_data
     squares = {"own": [(6, 6), (6, 4)]}.get(trigger, [(6, 6)])
-    weight = running.server["shared"]["head.weight"].numpy()
     found, sizes = [], []
     of_clients = score_stages([running])[0].scores["personal"]["test_backdoor_success"]
     for client in data.clients:
-        bias = running.clients[client]["local"]["head.bias"].numpy()
+        shared, local = setup.algorithm.view(running.server, running.group.state(client))
+        weight, bias = shared["head.weight"].numpy(), local["head.bias"].numpy()
         test = data.samples(client, "test", torch.arange(data.part_sizes("test")[client]))
         x, y = test["x"].numpy()[:, 0], test["y"].numpy()
         guesses = []
@@ -127,6 +127,15 @@ def test_chunks_of_clients_have_the_scores_of_the_loop() -> None:
     loop, chunks = scores(**run), scores(**run, engine={"clients_per_chunk": 3})
     assert loop[-1].metrics["loss"] == pytest.approx(chunks[-1].metrics["loss"], rel=1e-9)
     assert loop[-1].metrics["test_backdoor_success"] == chunks[-1].metrics["test_backdoor_success"]
+
+
+def test_asynchronous_runs_are_attacked_and_scored() -> None:
+    virtual = {"compute_times": {"name": "exponential"}, "asynchronous": {"engine": "virtual", "concurrency": 4}}
+    sections = {**RUN, **virtual, "rounds": 60, "evaluate": {"every": 60, "tuned": {"epochs": 0}}}
+    sections["problem"] = {**RUN["problem"], "split": {"local": []}}
+    sections["algorithm"] = {**RUN["algorithm"], "name": "fedavg", "lr": 0.5}
+    first, *_, last = scores(**sections)
+    assert 0.0 <= float(first.metrics["test_backdoor_success"]) < float(last.metrics["test_backdoor_success"]) <= 1.0
 
 
 def test_other_attacks_are_not_scored_so() -> None:

@@ -161,9 +161,9 @@ def _reading(found: _Found) -> str:
         f"{known['local_only']:.0f} %. A head that has never seen the target can hardly be made to say it, and that "
         "part of the gain is no defence: it comes with the classes a client lacks. For the rest a reason is likely, "
         "and not tested: attackers have a head of their own, too, and nothing ties what θ makes of the trigger to a "
-        "class of an honest head. Clean accuracy has to be read beside it: it is that of clients with few classes, for whom a head of their own is "
-        "better anyway. A share of attackers, one pattern and one small network were tried, and no attack that "
-        "is made for personal heads."
+        "class of an honest head. Clean accuracy has to be read beside it: it is that of clients with few classes, for "
+        "whom a head of their own is better anyway. One share of attackers, one pattern and one small network were "
+        "tried, and no attack that is made for personal heads."
     )
 
 
