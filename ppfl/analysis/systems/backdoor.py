@@ -158,12 +158,13 @@ def _reading(found: _Found) -> str:
     return (
         f"Success under the mean: FedAvg {plain:.0f} %, FedPer {head:.0f} %, nothing shared {base:.0f} %; with clients "
         f"that have 0 among their own classes {known['fedavg']:.0f}, {known['fedper']:.0f} and "
-        f"{known['local_only']:.0f} %. A head that has never seen the target can hardly be made to say it, and that "
-        "part of the gain is no defence: it comes with the classes a client lacks. For the rest a reason is likely, "
-        "and not tested: attackers have a head of their own, too, and nothing ties what θ makes of the trigger to a "
-        "class of an honest head. Clean accuracy has to be read beside it: it is that of clients with few classes, for "
-        "whom a head of their own is better anyway. One share of attackers, one pattern and one small network were "
-        "tried, and no attack that is made for personal heads."
+        f"{known['local_only']:.0f} %: the last three are to be looked at, since a head that has never seen the target "
+        "hardly says it, attacked or not. A reason is likely, and not tested: attackers have a head of their own, too, "
+        "and nothing ties what θ makes of the trigger to a class of an honest head. So it is what is local that "
+        "protects, at no price in clean accuracy beyond that of the method, whereas Krum pays for it where all is "
+        "shared and clients are unlike. One share of attackers, one pattern and one small network "
+        "were tried, without scaled updates, and no attack that is made for personal heads, whose attackers would "
+        "have to make the features of the trigger look like those of the target."
     )
 
 
