@@ -13,6 +13,7 @@ from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.core.communicator import Communicator
 from ppfl.engine.evaluate import score_stages
+from ppfl.interfaces.client_data import LabelledData
 from ppfl.interfaces.trigger import SampleFacts, square
 from tests.engine.build import config, engine, scores
 from tests.ranks import on_ranks
@@ -90,6 +91,7 @@ def test_success_is_what_numpy_finds(trigger: str) -> None:
     running = engine(**with_attack(trigger=trigger))
     rows = list(running)
     setup, data = running.setup, running.setup.problem.client_data
+    assert isinstance(data, LabelledData)
     squares = {"own": [(6, 6), (6, 4)]}.get(trigger, [(6, 6)])
     found, sizes = [], []
     of_clients = score_stages([running])[0].scores["personal"]["test_backdoor_success"]
@@ -131,7 +133,7 @@ def test_chunks_of_clients_have_the_scores_of_the_loop() -> None:
 
 def test_asynchronous_runs_are_attacked_and_scored() -> None:
     virtual = {"compute_times": {"name": "exponential"}, "asynchronous": {"engine": "virtual", "concurrency": 4}}
-    sections = {**RUN, **virtual, "rounds": 60, "evaluate": {"every": 60, "tuned": {"epochs": 0}}}
+    sections: dict[str, Any] = {**RUN, **virtual, "rounds": 60, "evaluate": {"every": 60, "tuned": {"epochs": 0}}}
     sections["problem"] = {**RUN["problem"], "split": {"local": []}}
     sections["algorithm"] = {**RUN["algorithm"], "name": "fedavg", "lr": 0.5}
     first, *_, last = scores(**sections)
