@@ -160,9 +160,9 @@ def _reading(found: _Found) -> str:
         f"that have 0 among their own classes {known['fedavg']:.0f}, {known['fedper']:.0f} and "
         f"{known['local_only']:.0f} %: the last three are to be looked at, since a head that has never seen the target "
         "hardly says it, attacked or not. A reason is likely, and not tested: attackers have a head of their own, too, "
-        "and nothing ties what θ makes of the trigger to a class of an honest head. So it is what is local that "
-        "protects, at no price in clean accuracy beyond that of the method, whereas Krum pays for it where all is "
-        "shared and clients are unlike. One share of attackers, one pattern and one small network "
+        "and nothing ties what θ makes of the trigger to a class of an honest head. Clean accuracy "
+        "is that under attack: nothing was run without attackers, so that no price of any of these is known, only that "
+        "Krum with FedAvg ends far below the mean. One share of attackers, one pattern and one small network "
         "were tried, without scaled updates, and no attack that is made for personal heads, whose attackers would "
         "have to make the features of the trigger look like those of the target."
     )
