@@ -171,7 +171,7 @@ def _scale(axes: Axes, curves: Curves) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=curves.x == "round"))
     if curves.x in ("uplink-bytes", "gradients"):
         axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
-    if curves.metric.endswith("accuracy"):
+    if curves.metric.endswith(("accuracy", "backdoor_success")):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         return
     values = np.concatenate([curve.values[np.isfinite(curve.values)] for curve in curves.curves])

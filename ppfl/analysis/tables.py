@@ -86,10 +86,10 @@ def stages_of(result: Result) -> list[str]:
 
 
 def number(value: float, metric: str = "") -> str:
-    """Return four significant digits; accuracies in percent."""
+    """Return four significant digits; accuracies, and success of backdoors, in percent."""
     if math.isnan(value):
         return "–"
-    if metric.endswith("accuracy"):
+    if metric.endswith(("accuracy", "backdoor_success")):
         return f"{100 * value:.2f} %"
     return f"{value:.4g}"
 

@@ -13,6 +13,7 @@ from ppfl.core.rng import generator
 from ppfl.interfaces.attack import AttackOnData
 from ppfl.interfaces.client_data import Joined, LabelledData, join
 from ppfl.interfaces.cohort_size import cohort_size
+from ppfl.interfaces.trigger import SampleFacts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.method import Algorithm
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.strategic import Strategic
+    from ppfl.interfaces.trigger import Probe
 
 
 class CohortSampler:
@@ -79,8 +81,8 @@ class Roles:
     """Those of all ranks."""
     on_data: AttackOnData | None = None
     """What attackers do to their data, if it is that."""
-    num_classes: int = 0
-    """Of the labels of these data."""
+    samples: SampleFacts | None = None
+    """Of these data."""
     strategic: frozenset[int] = frozenset()
     """Clients of all ranks that misreport; all else of them is as of honest ones, scores included."""
 
@@ -90,20 +92,27 @@ class Roles:
         byzantine = placement.byzantine_clients(data.client_names, data.num_train_samples)
         honest = tuple(sorted(set(data.clients) - byzantine) if byzantine else data.clients)
         attack = placement.byzantine.attack if placement.byzantine is not None else None
-        on_data, num_classes = None, 0
+        on_data, samples = None, None
         if isinstance(attack, AttackOnData):
             assert isinstance(data, LabelledData)
-            on_data, num_classes = attack, data.num_classes
+            on_data, samples = attack, SampleFacts(data.sample_shape, data.num_classes, len(byzantine))
+            attack.refuse_samples(samples)
         misreporting: frozenset[int] = frozenset()
         if strategic is not None:
             misreporting = strategic.members(data.client_names, data.num_train_samples, byzantine, placement.seed)
-        return cls(byzantine, honest, data.num_clients - len(byzantine), on_data, num_classes, misreporting)
+        return cls(byzantine, honest, data.num_clients - len(byzantine), on_data, samples, misreporting)
 
     def seen_by(self, client: int, data: Data) -> Data:
         """Return the data that a client computes on in a round, given those of the problem."""
         if self.on_data is None or client not in self.byzantine:
             return data
-        return self.on_data.poison(data, self.num_classes)
+        assert self.samples is not None
+        return self.on_data.poison_of(sorted(self.byzantine).index(client), data, self.samples)
+
+    @property
+    def probe(self) -> Probe | None:
+        """What scored samples are tried with; None where attackers have no trigger."""
+        return self.on_data.probe(self.samples) if self.on_data is not None and self.samples is not None else None
 
     def seen_by_all(self, clients: Sequence[int], joined: Joined) -> Joined:
         """Return the same of several clients."""

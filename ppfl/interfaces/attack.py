@@ -15,6 +15,7 @@ from ppfl.interfaces.pre_aggregator import RandomKey
 
 if TYPE_CHECKING:
     from ppfl.core.types import Data
+    from ppfl.interfaces.trigger import Probe, SampleFacts
     from ppfl.rows.client_matrix import ClientMatrix
 
 
@@ -77,6 +78,17 @@ class AttackOnData(Attack):
     >>> NextLabel(name="next_label").poison({"y": torch.tensor([0, 2])}, num_classes=3)
     {'y': tensor([1, 0])}
     """
+
+    def poison_of(self, number: int, data: Data, facts: SampleFacts) -> Data:
+        """Return the data that attacker number a, of all in the order of clients, computes on."""
+        return self.poison(data, facts.num_classes)
+
+    def refuse_samples(self, facts: SampleFacts) -> None:
+        """Raise SharedUserError for samples that cannot be poisoned so."""
+
+    def probe(self, facts: SampleFacts) -> Probe | None:
+        """Return what scored samples are tried with, where the attack has an aim that can be told by it."""
+        return None
 
 
 class AttackOnVectors(Attack):

@@ -138,6 +138,8 @@ class LabelledData(SampledData):
 
     num_classes: int
     """Length of the last axis of the logits; labels that are integers are below it, on all ranks."""
+    sample_shape: tuple[int, ...] | None
+    """Of x of one sample; None: samples are tokens."""
 
 
 class Statistics(ClientData):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ppfl.interfaces.client_data import Part
+    from ppfl.interfaces.trigger import Probe
 
 
 ORDER_OF_SCORES: tuple[Part, ...] = ("test", "validation", "train")
@@ -30,6 +31,8 @@ class Selection:
     """Clients of all ranks that are scored; None: all."""
     seed: int = 0
     """Of the choice of samples."""
+    probe: Probe | None = None
+    """What samples are also scored with, where attackers have a trigger."""
 
     def has(self, client: int) -> bool:
         """Say whether a client is scored."""

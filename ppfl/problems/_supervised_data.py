@@ -57,6 +57,7 @@ class SupervisedData(LabelledData):
         self._task, self._communicator = task, placement.communicator
         self._seed = placement.seed
         self._dtype, self._device = placement.dtype, placement.device
+        self.sample_shape = samples.input_shape if samples.vocabulary_size is None else None
         self._divisor, self._are_tokens = samples.divisor, samples.vocabulary_size is not None
         self._normalization = normalization
         self._batch_size = batch_size
@@ -159,6 +160,16 @@ class SupervisedData(LabelledData):
             found.append(self._counts_of(y[as_numbers(self._rows(part, client))[rows]]))
         mine = np.array(found, dtype=np.int64).reshape(len(found), len(self._counts_of(y[:0])))
         return [tuple(kind) for kind in self._communicator.allgather_rows(torch.from_numpy(mine)).T.tolist()]
+
+    def count_others(self, part: Part, selection: Selection, target: int) -> tuple[int, ...]:
+        """Return how many of what is selected of a part are not of a class, of all M clients. Collective."""
+        y, there = self._parts[part].pack.y, set(selection.clients_in(self.clients))
+        mine = torch.zeros(len(self.clients), dtype=torch.int64)
+        for number, client in enumerate(self.clients):
+            if client in there:
+                rows = selection.rows(part, client, self.part_sizes(part)[client]).numpy()
+                mine[number] = int((y[as_numbers(self._rows(part, client))[rows]] != target).sum())
+        return tuple(self._communicator.allgather_rows(mine[:, None])[:, 0].tolist())
 
     @property
     def _counts_positions(self) -> bool:

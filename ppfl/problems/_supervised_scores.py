@@ -11,6 +11,7 @@ import torch
 from ppfl.interfaces.advanced_client import AdvancedClient
 from ppfl.interfaces.scores import Scores
 from ppfl.interfaces.selection import Selection
+from ppfl.interfaces.task import ratio
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Supervised
 
@@ -40,6 +41,11 @@ class SupervisedScores(Scores):
         labels = client_data.labels
         no_labels = torch.zeros(0, *labels.shape, dtype=torch.float64 if labels.is_floating else torch.int64)
         self._nothing = task.totals(torch.zeros(0, *task.output_shape(labels)), no_labels).tolist()
+        probe = self.selection.probe
+        self._others: dict[str, tuple[int, ...]] = {}
+        if probe is not None:
+            for part in self.selection.parts:
+                self._others[f"{part}_{probe.metric}"] = client_data.count_others(part, self.selection, probe.target)
         # `loss` is of a mini-batch, which stands for all of a client's samples, also where fewer are scored
         self._train_counts = client_data.counts("train", replace(self.selection, max_samples=None))
 
@@ -72,11 +78,40 @@ class SupervisedScores(Scores):
                     for part, rows in spans:
                         found = self.task.totals(logits[rows], data["y"][rows])
                         totals[part] = totals[part] + found if part in totals else found
-        return self._of_totals(totals)
+        return self._of_totals(totals) | self._tried(shared, local, client.client)
 
     def of_nobody(self) -> dict[str, float]:
         """Return the names of scores, and NaN."""
-        return self._of_totals({})
+        return self._of_totals({}) | dict.fromkeys(self._others, math.nan)
+
+    def _tried(self, shared: Params, local: Params, client: int) -> dict[str, float]:
+        """Return how many samples of other classes are taken for the target when a trigger is stamped on them, in
+        [0, 1]; NaN where there are none such, and where a logit is NaN or inf."""
+        if (probe := self.selection.probe) is None:
+            return {}
+        found = dict.fromkeys(self._others, math.nan)
+        if not self.is_scored(client):
+            return found
+        for part in self.selection.parts:
+            rows = self.selection.rows(part, client, self.client_data.part_sizes(part)[client])
+            taken, tried = 0.0, 0
+            for piece in torch.split(rows, self.objective.piece_rows):
+                data = self.client_data.samples(client, part, piece)
+                others = data["y"] != probe.target
+                if others.any():
+                    x, y = data["x"][others], data["y"][others]
+                    tried += len(y) * len(probe.triggers)
+                    taken += sum(
+                        self._taken(shared, local, {"x": one.stamped(x), "y": y}, probe.target)
+                        for one in probe.triggers
+                    )
+            found[f"{part}_{probe.metric}"] = ratio(taken, tried)
+        return found
+
+    def _taken(self, shared: Params, local: Params, data: Data, target: int) -> float:
+        with torch.no_grad():
+            logits = self.objective.logits(shared, local, self.objective.advance(shared, data))
+        return float((logits.argmax(dim=1) == target).sum()) if logits.isfinite().all() else math.nan
 
     def _of_totals(self, totals: Mapping[Part, torch.Tensor]) -> dict[str, float]:
         scores: dict[str, float] = {}
@@ -107,6 +142,8 @@ class SupervisedScores(Scores):
     def metric_weights(self, metric: str) -> tuple[int, ...]:
         """Return how many samples, or tokens, are scored of the part that the metric is named after; of `loss`, all
         that train."""
+        if metric in self._others:
+            return self._others[metric]
         part, _, of_part = metric.partition("_")
         if part in self.selection.parts:
             return self._counts[part][self.task.weighs(of_part)]

@@ -171,15 +171,16 @@ def _chunk_memory(config: Config, device: torch.device) -> ChunkMemory | None:
 def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:
     """Return the problem with what of its samples the configuration wants to have scored."""
     evaluate, data = config.evaluate, problem.client_data
-    if not evaluate.selected:
+    if not evaluate.selected and roles.probe is None:
         return problem
     clients = None
     if (number := evaluate.clients) is not None:
         choices = [m for m, size in enumerate(data.num_train_samples) if size > 0 and m not in roles.byzantine]
         clients = _named("evaluate.clients: ", lambda: draw_clients(number, choices, config.seed))
     parts = tuple(part for part in ORDER_OF_SCORES if part in evaluate.parts)
-    selection = Selection(parts, evaluate.samples, clients, config.seed)
-    return _named(f"evaluate.{evaluate.selected[0]}: ", lambda: problem.scored_on(selection))
+    selection = Selection(parts, evaluate.samples, clients, config.seed, roles.probe)
+    key = f"evaluate.{evaluate.selected[0]}" if evaluate.selected else "byzantine.attack.name"
+    return _named(f"{key}: ", lambda: problem.scored_on(selection))
 
 
 def _sample(config: Config, data: ClientData) -> CohortSampler:

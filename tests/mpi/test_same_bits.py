@@ -199,6 +199,11 @@ CASES: dict[str, dict[str, object]] = {
         "strategic": {"clients": 2, "scale": -1, "noise": 0.1},
         "cohort": 5,
     },
+    "digits-backdoor": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "byzantine": {"attack": {"name": "backdoor", "target": 1, "trigger": "own"}, "clients": 3},
+    },
     "digits-label-flip": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, GD),
