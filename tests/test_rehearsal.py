@@ -39,7 +39,7 @@ def test_mean_trace_and_leading_directions_are_those_of_the_samples(components: 
     variances, directions = torch.linalg.eigh(sample)
     leading = directions[:, -components:] * variances[-components:] @ directions[:, -components:].T
     rest = (sample.trace() - (1 - shrinkage) * leading.trace()) / NUM_FEATURES
-    wanted = (1 - shrinkage) * leading + rest * torch.eye(NUM_FEATURES)
+    wanted = (1 - shrinkage) * leading + rest * torch.eye(NUM_FEATURES, dtype=rest.dtype)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
     if components >= NUM_FEATURES and shrinkage == 0:
         torch.testing.assert_close(found, sample, rtol=1e-10, atol=1e-10)
