@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from ppfl.config.grid import load_cells
 from ppfl.core.agree import SharedUserError
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run
@@ -18,6 +20,8 @@ from tests.algorithms.test_identities import MINI_BATCHES, assert_same_views, fi
 from tests.algorithms.test_pfedgraph import EVERYBODY, NOBODY
 from tests.engine.build import config, engine
 from tests.engine.test_interrupted import whole_and_pieces
+from tests.grids import ppfl
+from tests.mpi.jobs import arrays as arrays_of
 from tests.ranks import on_ranks
 from tests.supervised_problems import make
 
@@ -170,6 +174,20 @@ def test_the_best_round_has_memories_too(tmp_path: Path) -> None:
     document = {"problem": PROBLEM, "algorithm": METHODS[1], "rounds": 6, "evaluate": evaluate}
     whole, pieces = whole_and_pieces(tmp_path, [(1, 3), (2, None)], **document)
     assert whole == pieces
+
+
+@pytest.mark.slow
+def test_packed_runs_have_the_bytes_of_single_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = {"problem.rehearsal": [None, {"samples": 2}], "problem.batch_size": [20, "all"]}
+    document = {"name": "packed", "problem": PROBLEM, "algorithm": METHODS[1], "rounds": 6, "grid": grid}
+    Path("grid.yaml").write_text(yaml.safe_dump(document))
+    for digest, cell in load_cells(Path("grid.yaml")).items():
+        run(cell.config, Path(f"alone/{digest}.h5"), Silent())
+    assert ppfl("pack", "grid.yaml", "--out", "packed").exit_code == 0
+    alone, together = ({one.name: arrays_of(one) for one in Path(name).glob("*.h5")} for name in ("alone", "packed"))
+    assert len(alone) == 4
+    assert alone == together
 
 
 @pytest.mark.parametrize("clients_per_chunk", [2, 3])

@@ -45,12 +45,13 @@ class Found:
         """Best earlier accuracy minus the final one, mean over the phases but the last, (seeds,)."""
         last = self.of_phases.shape[1] - 1
         lost = [self.of_phases[:, p, p:].max(axis=1) - self.of_phases[:, p, -1] for p in range(last)]
-        return np.mean(lost, axis=0)
+        return np.array(lost).mean(axis=0)
 
     @property
     def newest(self) -> np.ndarray:
         """Accuracy on the classes of the last phase after it, (seeds,)."""
-        return self.of_phases[:, -1, -1]
+        of_last: np.ndarray = self.of_phases[:, -1, -1]
+        return of_last
 
 
 Key = tuple[str, str]
