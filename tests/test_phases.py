@@ -180,7 +180,8 @@ def test_the_best_round_has_memories_too(tmp_path: Path) -> None:
 def test_packed_runs_have_the_bytes_of_single_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     grid = {"problem.rehearsal": [None, {"samples": 2}], "problem.batch_size": [20, "all"]}
-    document = {"name": "packed", "problem": PROBLEM, "algorithm": METHODS[1], "rounds": 6, "grid": grid}
+    document = {"name": "packed", "problem": PROBLEM, "algorithm": METHODS[1], "rounds": 6, "save": {"local": True}}
+    document["grid"] = grid
     Path("grid.yaml").write_text(yaml.safe_dump(document))
     for digest, cell in load_cells(Path("grid.yaml")).items():
         run(cell.config, Path(f"alone/{digest}.h5"), Silent())

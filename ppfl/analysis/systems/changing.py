@@ -45,7 +45,8 @@ class Found:
         """Best earlier accuracy minus the final one, mean over the phases but the last, (seeds,)."""
         last = self.of_phases.shape[1] - 1
         lost = [self.of_phases[:, p, p:].max(axis=1) - self.of_phases[:, p, -1] for p in range(last)]
-        return np.array(lost).mean(axis=0)
+        mean: np.ndarray = np.mean(lost, axis=0)
+        return mean
 
     @property
     def newest(self) -> np.ndarray:
