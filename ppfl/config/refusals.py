@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.plugins import refusal
 from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.phases import Phases
 from ppfl.interfaces.query_points import QueryPoints
 from ppfl.interfaces.strategic import SQUARED_NORM
 from ppfl.interfaces.wireless import refuse_network
@@ -105,6 +106,20 @@ def _fits_network(config: Config) -> None:
     refuse_network(config.network, config.algorithm, config.compute_times, config.asynchronous)
 
 
+def _fits_phases(config: Config) -> None:
+    phases = getattr(config.problem, "phases", None)
+    if not isinstance(phases, Phases):
+        return
+    if (total := sum(phases.lengths)) != config.rounds:
+        raise refusal("problem.phases.rounds", f"numbers that add up to rounds: {config.rounds}; these are {total}")
+    if config.asynchronous is not None:
+        raise refusal("asynchronous", "null, since problem.phases are of rounds, and arrivals are of none")
+    if config.weights == "samples":
+        raise refusal("weights", "'uniform', since with problem.phases clients have other samples in other rounds")
+    if config.evaluate.newcomers is not None:
+        raise refusal("evaluate.newcomers", "null, since problem.phases are of clients that take part in rounds")
+
+
 def _fits_schedules(config: Config) -> None:
     steps = config.rounds if config.asynchronous is None else config.asynchronous.num_steps(config.rounds)
     for key, schedule in config.schedules().items():
@@ -123,6 +138,7 @@ REFUSALS: tuple[Callable[[Config], None], ...] = (
     _fits_strategic,
     _fits_asynchrony,
     _fits_network,
+    _fits_phases,
     _fits_schedules,
 )
 """In the order in which they are asked; the first that is raised is what the user reads."""

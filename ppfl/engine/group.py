@@ -14,9 +14,10 @@ from ppfl.engine.mapping.loop import Loop
 from ppfl.engine.mapping.mapping import member, stack_states
 from ppfl.interfaces.personal_aggregates import PersonalAggregates
 from ppfl.interfaces.query_points import QueryPoints
+from ppfl.interfaces.remembering import MEMORY, Remembering, with_memory, without_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
@@ -140,16 +141,41 @@ class ClientGroup:
 
     def step(self, downlink: Downlink, cohort: frozenset[int], round: int) -> Iterator[AnyUplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
-        for index, chunk, members in self.parts(cohort):
-            uplinks, states = self.mapping(downlink, chunk, members, self.store.get(index), round)
-            self._keep(index, states)
+        self._remember(round)
+        for part in self.parts(cohort):
+            uplinks, states = self._computed(self.mapping, downlink, part, round)
+            self._keep(part.number, states)
             yield from uplinks
 
     def ask(self, downlink: Downlink, cohort: frozenset[int], round: int) -> Iterator[AnyUplink]:
         """Have the clients of the cohort that live here answer at a query point, in client order; states stay."""
         assert self._answering is not None
-        for index, chunk, members in self.parts(cohort):
-            yield from self._answering(downlink, chunk, members, self.store.get(index), round)[0]
+        for part in self.parts(cohort):
+            yield from self._computed(self._answering, downlink, part, round)[0]
+
+    def _computed(
+        self, mapping: ClientMapping, downlink: Downlink, part: Part, round: int
+    ) -> tuple[Sequence[AnyUplink], State]:
+        """Return what members of a chunk send, and the states of all of it, with what clients remember as it was."""
+        index, chunk, members = part
+        states, data = self.store.get(index), self._setup.problem.client_data
+        if not isinstance(data, Remembering):
+            return mapping(downlink, chunk, members, states, round)
+        memories = {MEMORY: states[MEMORY]}
+        data.recall({client: member(memories, client - chunk.start)[MEMORY] for client in members})
+        uplinks, new = mapping(downlink, chunk, members, without_memory(states), round)
+        return uplinks, new | memories
+
+    def _remember(self, round: int) -> None:
+        """Have all clients of this rank, in the cohort or not, keep something of data that are gone with this round."""
+        data = self._setup.problem.client_data
+        if not isinstance(data, Remembering) or not data.remembers_at(round):
+            return
+        for index, chunk, members in self.parts(frozenset(self.clients)):
+            states = self.store.get(index)
+            before = {MEMORY: states[MEMORY]}
+            now = [data.remember(m, member(before, m - chunk.start)[MEMORY], round) for m in members]
+            self._keep(index, states | stack_states([{MEMORY: memory} for memory in now]))
 
     def receive_each(self, own: Mapping[int, Params], round: int) -> None:
         """Give clients of this rank their own aggregates, and keep their new states, each chunk once."""
@@ -160,7 +186,7 @@ class ClientGroup:
             states = [self.store.member(index, row) for row in range(len(chunk))]
             for client in members:
                 row = client - chunk.start
-                states[row] = algorithm.receive(states[row], own[client])
+                states[row] = states[row] | algorithm.receive(without_memory(states[row]), own[client])
             self._keep(index, stack_states(states))
 
     def parts(self, cohort: frozenset[int]) -> list[Part]:
@@ -197,7 +223,8 @@ class ClientGroup:
         return range(first, min(first + self._clients_per_chunk, self.clients.stop))
 
     def _initial_of(self, client: int) -> State:
-        return self.algorithm.init_client(self._initial_shared, self.objective.init_local(client))
+        of_method = self.algorithm.init_client(self._initial_shared, self.objective.init_local(client))
+        return with_memory(of_method, self._setup.problem.client_data)
 
     def _initial(self, index: int) -> State:
         return stack_states([self._initial_of(client) for client in self._chunk(index)])

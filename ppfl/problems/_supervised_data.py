@@ -193,7 +193,7 @@ class SupervisedData(LabelledData):
 
     def _batch(self, client: int, round: int) -> slice | np.ndarray:
         """Return the rows of the pack that a client computes on in a round."""
-        rows, num_samples = self._rows("train", client), self.num_train_samples[client]
+        rows, num_samples = self._trained_on(client, round)
         size = self._size_of_batch(num_samples)
         if size == num_samples:
             return rows
@@ -201,6 +201,10 @@ class SupervisedData(LabelledData):
         drawn: np.ndarray = self._batches.at(round, client).choice(num_samples, size, replace=False)
         chosen: np.ndarray = rows.start + drawn if isinstance(rows, slice) else rows[drawn]
         return chosen
+
+    def _trained_on(self, client: int, round: int) -> tuple[slice | np.ndarray, int]:
+        """Return the rows of the pack that a batch of this round is drawn from, and how many they are."""
+        return self._rows("train", client), self.num_train_samples[client]
 
     def _size_of_batch(self, num_samples: int) -> int:
         return num_samples if self._batch_size == "all" else min(self._batch_size, num_samples)

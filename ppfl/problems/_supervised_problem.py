@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ppfl.networks.training import Augmentation
 
     MakeObjective = Callable[[Made, Placement], Supervised]
+    MakeData = Callable[..., SupervisedData]
 
 
 logger = logging.getLogger(__name__)
@@ -122,10 +123,11 @@ def build_supervised(
     make: MakeObjective,
     scores: type[SupervisedScores],
     task: Task,
+    make_data: MakeData = SupervisedData,
 ) -> SupervisedProblem:
     """Load the samples, agree on the number of classes, and build the stages of the model. Collective.
 
-    make: (what it is made of, placement) -> what is minimized.
+    make: (what it is made of, placement) -> what is minimized; make_data: what samples become.
     Raises UserError, on every rank, where task, labels, samples and model do not fit each other.
     """
     if settings.batch_size != "all":
@@ -139,7 +141,7 @@ def build_supervised(
     if (normalization := settings.dataset.normalize) is not None:
         on_every_rank(placement.communicator, lambda: normalization.check(samples.input_shape, samples.vocabulary_size))
     _tell_who_is_not_tested(samples)
-    data = SupervisedData(samples, settings.batch_size, placement, task, normalization)
+    data = make_data(samples, settings.batch_size, placement, task, normalization)
     stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, samples, data, task))
     augmentation = _augmentation(settings, samples.input_shape)
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))

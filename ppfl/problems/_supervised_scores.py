@@ -70,15 +70,29 @@ class SupervisedScores(Scores):
 
     def metrics_of(self, shared: Params, local: Params, client: AdvancedClient) -> dict[str, float]:
         """Return `client_metrics`, from what is advanced already where it is."""
-        totals: dict[Part, torch.Tensor] = {}
+        return self._metrics(shared, local, client)
+
+    def _metrics(
+        self, shared: Params, local: Params, client: AdvancedClient, round: int | None = None
+    ) -> dict[str, float]:
+        """Return what is scored after so many rounds; None: after all of them."""
+        found = self._of_totals(self._totals(shared, local, client), round)
+        return found | self._tried(shared, local, client.client)
+
+    def _totals(self, shared: Params, local: Params, client: AdvancedClient) -> dict[str, torch.Tensor]:
+        totals: dict[str, torch.Tensor] = {}
         if self.is_scored(client.client):
             with torch.no_grad():
                 for data, spans in client.scored(shared):
                     logits = self.objective.logits(shared, local, data)
                     for part, rows in spans:
-                        found = self.task.totals(logits[rows], data["y"][rows])
-                        totals[part] = totals[part] + found if part in totals else found
-        return self._of_totals(totals) | self._tried(shared, local, client.client)
+                        for key, found in self._totals_of(part, logits[rows], data["y"][rows]).items():
+                            totals[key] = totals[key] + found if key in totals else found
+        return totals
+
+    def _totals_of(self, part: Part, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what is added up over the samples of a part, by name."""
+        return {part: self.task.totals(logits, labels)}
 
     def of_nobody(self) -> dict[str, float]:
         """Return the names of scores, and NaN."""
@@ -113,13 +127,17 @@ class SupervisedScores(Scores):
             logits = self.objective.logits(shared, local, self.objective.advance(shared, data))
         return float((logits.argmax(dim=1) == target).sum()) if logits.isfinite().all() else math.nan
 
-    def _of_totals(self, totals: Mapping[Part, torch.Tensor]) -> dict[str, float]:
+    def _of_totals(self, totals: Mapping[str, torch.Tensor], round: int | None = None) -> dict[str, float]:
+        """Return scores of what was added up, after so many rounds; None: after all of them."""
         scores: dict[str, float] = {}
         for part in self.selection.parts:
             # where a part has no samples, as of a client that is not scored
-            of_part = self.task.scores(totals[part].tolist() if part in totals else self._nothing)
+            of_part = self._scores_of(totals, part)
             scores |= {f"{part}_{metric}": score for metric, score in of_part.items()}
         return scores
+
+    def _scores_of(self, totals: Mapping[str, torch.Tensor], key: str) -> dict[str, float]:
+        return self.task.scores(totals[key].tolist() if key in totals else self._nothing)
 
     def round_metrics(self, shared: Params, local: Params, client: int, round: int) -> dict[str, float]:
         """Add `loss`, f_m(θ, w) on the training samples of this round as they are stored, without what
@@ -131,9 +149,13 @@ class SupervisedScores(Scores):
         loss, number = math.nan, client.client
         if self.client_data.num_train_samples[number] and self.is_scored(number):
             with torch.no_grad():
-                data = self.objective.advance(shared, self.client_data.unchanged(number, round))
+                data = self.objective.advance(shared, self.round_data(number, round))
                 loss = float(self.round_loss(shared, local, data))
-        return {"loss": loss, **self.metrics_of(shared, local, client)}
+        return {"loss": loss, **self._metrics(shared, local, client, round)}
+
+    def round_data(self, client: int, round: int) -> Data:
+        """Return the samples that the score `loss` is of."""
+        return self.client_data.unchanged(client, round)
 
     def round_loss(self, shared: Params, local: Params, data: Data) -> torch.Tensor:
         """Return what the score `loss` is of."""

@@ -22,6 +22,7 @@ from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.held_out import HeldOut
 from ppfl.interfaces.placement import ChunkMemory, Placement
 from ppfl.interfaces.query_points import QueryPoints
+from ppfl.interfaces.remembering import with_memory
 from ppfl.interfaces.selection import ORDER_OF_SCORES, Selection, draw_clients
 from ppfl.interfaces.split import refuse_split
 from ppfl.networks.kernels import of_this_processor
@@ -299,8 +300,8 @@ def _place_states(
 ) -> tuple[Kind, int]:
     """Return where all ranks keep states, the farthest place that any of them needs, and a state's size. Collective."""
     objective, clients = problem.objective, problem.client_data.clients
-    initial = algorithm.init_client(objective.init_shared(), objective.init_local(clients.start))
-    bytes_a_client = state_bytes(initial)
+    of_method = algorithm.init_client(objective.init_shared(), objective.init_local(clients.start))
+    bytes_a_client = state_bytes(with_memory(of_method, problem.client_data))
     # the free memory of a host is shared by its ranks; the host with most of them decides for all
     sharers = ranks_of_host(communicator)
     # those of the best round are kept beside those of now

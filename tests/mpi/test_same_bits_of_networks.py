@@ -89,6 +89,13 @@ CASES: dict[str, dict[str, Any]] = {
         CHARACTERS, {"name": "lstm", "embedding": 3, "hidden": 5}, ["head.*"],
         problem=NEXT, evaluate={"every": 1, "newcomers": {"clients": 0.2, "in_rounds": True}},
     ),
+    "phases": run(
+        {"name": "digits", "partition": {"name": "iid", "clients": 5}}, {"name": "mlp", "hidden": [4]}, ["head.*"],
+        problem={
+            "phases": {"classes": [[0, 1, 2, 3], [4, 5, 6]], "rounds": 1}, "rehearsal": {"samples": 2},
+            "batch_size": 16,
+        },
+    ),
     "regression": run(
         {"name": "federated_hdf5", "train": "numbers.h5"}, {"name": "mlp", "hidden": [4]}, ["head.*"],
         problem={"task": {"name": "regression"}},

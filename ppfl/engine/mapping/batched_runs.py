@@ -27,6 +27,7 @@ from ppfl.interfaces.client_data import SampledData
 from ppfl.interfaces.objective import FixedAtStart, JointObjective
 from ppfl.interfaces.personal_aggregates import goes_with_others
 from ppfl.interfaces.placement import MAX_MEMBERS
+from ppfl.interfaces.remembering import Remembering
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -52,6 +53,7 @@ def fits(setup: Setup) -> bool:
         and setup.client_state == "device"
         and goes_with_others(setup.algorithm)
         and isinstance(setup.problem.client_data, SampledData)
+        and not isinstance(setup.problem.client_data, Remembering)
         and isinstance(setup.problem.objective, JointObjective)
     )
 
