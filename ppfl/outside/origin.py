@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.attack import Attack
+from ppfl.interfaces.compressor import Compressor
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.dataset import Dataset
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
@@ -29,6 +30,7 @@ ROOMS: dict[str, type[PlugIn]] = {
     "aggregators": Aggregator,
     "algorithms": Algorithm,
     "attacks": Attack,
+    "compressors": Compressor,
     "compute_times": ComputeTimes,
     "datasets": Dataset,
     "fine_tuners": FineTuner,
