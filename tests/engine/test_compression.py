@@ -90,7 +90,7 @@ def bits(communicator: Communicator | None = None, **document: Any) -> dict[Any,
 
 
 def compression(name: str, *, error_feedback: bool = True, **settings: Any) -> dict[str, Any]:
-    compressor = settings and {"name": name, **settings} or examples.section("compressors", name)
+    compressor = {"name": name, **settings} if settings else examples.section("compressors", name)
     return {"compression": {"compressor": compressor, "error_feedback": error_feedback}}
 
 
@@ -224,11 +224,11 @@ def test_error_feedback_converges_where_top_k_alone_stalls(tmp_path: Path) -> No
 
 
 def test_bytes_are_those_of_messages() -> None:
-    for sections, num_sent in (({}, 4 * 5), ({"cohort": 3}, 4 * 3), (CLOCK, 23)):
-        running, scores = run(**sections, **compression("top_k", k=10))
+    for way, num_sent in (({}, 4 * 5), ({"cohort": 3}, 4 * 3), (CLOCK, 23)):
+        running, scores = run(**way, **compression("top_k", k=10))
         width = (running.setup.algorithm.size - 1).bit_length()  # type: ignore[attr-defined]
         assert scores[-1].costs["uplink_bytes"] == num_sent * (10 * 8 + -(-10 * width // 8))
-        _, plain = run(**sections)
+        _, plain = run(**way)
         assert scores[-1].costs["downlink_bytes"] == plain[-1].costs["downlink_bytes"]
 
 
