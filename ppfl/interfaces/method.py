@@ -251,6 +251,9 @@ class Algorithm(InRounds):
     needs_honesty: ClassVar[str] = ""
     """Why no client can be strategic; "" when it can: it sends gradients or changes of one round, and none again."""
 
+    needs_all_uplinks: ClassVar[str] = ""
+    """Why it cannot do without the uplink of a client that was asked in a round; "" when it can."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 

@@ -11,6 +11,7 @@ from ppfl.interfaces.attack import Attack
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.dataset import Dataset
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.interfaces.network import Network
 from ppfl.interfaces.partition import Partition
 from ppfl.interfaces.pre_aggregator import PreAggregator
 from ppfl.interfaces.problem import ProblemSettings
@@ -32,6 +33,7 @@ ROOMS: dict[str, type[PlugIn]] = {
     "compute_times": ComputeTimes,
     "datasets": Dataset,
     "fine_tuners": FineTuner,
+    "links": Network,
     "models": Model,
     "partitions": Partition,
     "pre_aggregators": PreAggregator,

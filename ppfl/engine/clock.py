@@ -1,0 +1,91 @@
+"""How long clients take on the virtual clock, who of them is heard, and how long a round lasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ppfl.interfaces.links import Links
+from ppfl.interfaces.network import Fate, Trip
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ppfl.interfaces.compute_times import ComputeTimes
+    from ppfl.interfaces.links import Sizes
+    from ppfl.interfaces.network import Network
+
+
+class BandSeconds(NamedTuple):
+    """Of a round of every client of all ranks, where clients share one band."""
+
+    whole: tuple[float, ...]
+    computing: tuple[float, ...]
+    """The part of it in which the client computes."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds of one job of one client: a function of its number and of the sizes of its messages."""
+
+    seed: int
+    compute_times: ComputeTimes | None
+    network: Network | None
+    band: BandSeconds | None = None
+
+    def trip(self, client: int, job: int, sizes: Sizes | None) -> Trip:
+        """Return how long a client takes that is there, and what becomes of it; sizes: None where none are needed."""
+        if self.band is not None:
+            whole, compute = self.band.whole[client], self.band.computing[client]
+            return self._ended(client, job, Trip(0.0, compute, whole - compute, whole))
+        compute = 0.0 if self.compute_times is None else self.compute_times.seconds(self.seed, client, job)
+        if not isinstance(self.network, Links):
+            return self._ended(client, job, Trip(0.0, compute, 0.0, compute))
+        assert sizes is not None
+        down, up = self.network.seconds(self.seed, client, job, sizes)
+        return self._ended(client, job, Trip(down, compute, up, down + compute + up))
+
+    def is_there(self, client: int, job: int) -> bool:
+        """Say whether a client can be asked."""
+        return self.network is None or self.network.is_there(self.seed, client, job)
+
+    def _ended(self, client: int, job: int, trip: Trip) -> Trip:
+        if self.network is None or not self.network.loses:
+            return trip
+        return trip._replace(fate=self.network.fate(self.seed, client, job, trip.seconds))
+
+
+@dataclass(frozen=True)
+class RoundOnClock:
+    """One round before it is played: known to all ranks."""
+
+    trips: Mapping[int, Trip]
+    """Of the clients that are asked."""
+    arrived: frozenset[int]
+    """Those whose uplinks come in time."""
+    is_heard: bool
+    """False where too few do, so that θ stays as it is."""
+    seconds: float
+
+    @property
+    def num_lost(self) -> int:
+        """Clients that were asked, and whose uplink the server did not get."""
+        return len(self.trips) - len(self.arrived)
+
+
+def round_of(clock: Clock, sizes: Mapping[int, Sizes | None], round: int, least: int) -> RoundOnClock:
+    """Return what becomes of the clients that are asked in a round, `sizes` their messages; least: uplinks that the
+    server needs.
+
+    The round lasts until the last uplink of those that have not dropped out is there, or until the timeout; until the
+    timeout, too, where fewer than `least` come.
+    """
+    trips = {client: clock.trip(client, round, of_client) for client, of_client in sizes.items()}
+    arrived = frozenset(client for client, trip in trips.items() if trip.fate == Fate.ARRIVED)
+    waited_for = [trip.seconds for trip in trips.values() if trip.fate != Fate.DROPPED]
+    timeout = None if clock.network is None else clock.network.timeout_seconds
+    is_heard = len(arrived) >= least
+    seconds = max(waited_for, default=0.0)
+    if timeout is not None:
+        seconds = min(seconds, timeout) if is_heard else timeout
+    return RoundOnClock(trips, arrived, is_heard, seconds)
