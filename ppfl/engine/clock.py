@@ -45,9 +45,20 @@ class Clock:
         down, up = self.network.seconds(self.seed, client, job, sizes)
         return self._ended(client, job, Trip(down, compute, up, down + compute + up))
 
-    def is_there(self, client: int, job: int) -> bool:
-        """Say whether a client can be asked."""
-        return self.network is None or self.network.is_there(self.seed, client, job)
+    def job(self, client: int, number: int, sizes: Sizes | None) -> tuple[Trip | None, float, Fate]:
+        """Return the trip of an asynchronous job, after how long the server knows what became of it, and what did.
+
+        Of a client that is away, to which nothing is sent, it is the timeout, as of one whose uplink does not come.
+        """
+        if self.network is None or self.network.is_there(self.seed, client, number):
+            trip = self.trip(client, number, sizes)
+            if trip.fate == Fate.ARRIVED:
+                return trip, trip.seconds, Fate.ARRIVED
+        else:
+            trip = None
+        assert self.network is not None
+        assert self.network.timeout_seconds is not None
+        return trip, self.network.timeout_seconds, Fate.AWAY if trip is None else trip.fate
 
     def _ended(self, client: int, job: int, trip: Trip) -> Trip:
         if self.network is None or not self.network.loses:

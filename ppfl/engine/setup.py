@@ -93,6 +93,8 @@ class Setup:
     """Whether the scores of single clients are kept with their means."""
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
+    replayed_losses: Mapping[str, np.ndarray] | None = None
+    """Of the jobs that were lost in between, (losses,); None where none were."""
     newcomers: Newcomers | None = None
     """Clients that are held out of training; `problem` knows nothing of them."""
     start_files: tuple[Path, ...] = ()

@@ -16,7 +16,7 @@ from ppfl.engine.exchange.queries import check_query_points
 from ppfl.engine.newcomers import Newcomers
 from ppfl.engine.participants import CohortSampler, Roles
 from ppfl.engine.setup import Setup
-from ppfl.interfaces.arrival_log import read_arrivals
+from ppfl.interfaces.arrival_log import read_arrivals, read_losses
 from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.held_out import HeldOut
@@ -85,6 +85,7 @@ def build(
     algorithm, band = _method(config, problem, roles, cohort, communicator)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
+    replay, losses = _read_replay(config, communicator)
     return Setup(
         problem=problem,
         roles=roles,
@@ -117,7 +118,8 @@ def build(
         best_round=config.evaluate.best_round,
         history=config.evaluate.history,
         newcomers=_newcomers(config, problem, algorithm),
-        replay=_read_replay(config, communicator),
+        replay=replay,
+        replayed_losses=losses or None,
         start_files=start_files,
     )
 
@@ -267,20 +269,23 @@ def _newcomers(config: Config, problem: Problem, algorithm: Algorithm) -> Newcom
     return Newcomers(theirs, tuned_problem, tuner, (0, *wanted.steps), wanted.in_rounds)
 
 
-def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
-    """Return the arrival log that is to be repeated. Collective."""
+def _read_replay(
+    config: Config, communicator: Communicator
+) -> tuple[dict[str, np.ndarray] | None, dict[str, np.ndarray]]:
+    """Return the arrival log that is to be repeated, and that of what was lost in between. Collective."""
     file = config.asynchronous.replay if config.asynchronous is not None else None
     if file is None:
-        return None
+        return None, {}
 
-    def read() -> dict[str, np.ndarray]:
-        log = read_arrivals(file.path, f"asynchronous.replay: {file.path}")
+    def read() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        where = f"asynchronous.replay: {file.path}"
+        log = read_arrivals(file.path, where)
         recorded = len(log["client"]) if log else 0
         if recorded < config.rounds:
             raise UserError(
                 f"asynchronous.replay: {file.path} has {recorded} arrivals, rounds: {config.rounds} asks for more"
             )
-        return log
+        return log, read_losses(file.path, where)
 
     return on_every_rank(communicator, read)
 

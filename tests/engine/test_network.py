@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.engine.choose import open_engine
 from ppfl.engine.setup import Setup
 from ppfl.interfaces.network import Fate
 from ppfl.runs.assemble import build
+from tests import examples
 from tests.engine.build import config, ffgg
+from tests.engine.test_interrupted import whole_and_pieces
 
 SMALL: dict[str, Any] = {
     "name": "quadratic", "generator": "comparison", "zeta": 0, "rows": 40, "shared_dimension": 6, "local_dimension": 4
@@ -87,3 +92,105 @@ def test_who_is_lost_is_left_out_of_the_mean_and_keeps_what_it_learned() -> None
 def test_bandwidth_0_is_refused_where_something_is_sent() -> None:
     with pytest.raises(SharedUserError, match=r"network\.up_bits_per_second: client 3 sends 48 bytes and has"):
         built(network={**LINKS, "up_bits_per_second": [1.0, 1.0, 1.0, 0.0, *[1.0] * 4]})
+
+
+CLOCK: dict[str, Any] = {
+    "asynchronous": {"engine": "virtual", "concurrency": 5}, "compute_times": {"name": "exponential"}, "rounds": 40,
+}  # fmt: skip
+
+
+WALL = {"seconds": 0.0, "communication_seconds": 0.0}
+
+
+def tensors_of(engine: Any) -> dict[str, bytes]:
+    found = {f"shared/{name}": value.numpy().tobytes() for name, value in engine.server["shared"].items()}
+    for client in engine.group.clients:
+        state = engine.group.state(client)["local"]
+        found |= {f"{client}/{name}": value.numpy().tobytes() for name, value in state.items()}
+    return found
+
+
+def test_asynchronous_jobs_take_their_messages_and_are_lost_and_replayed() -> None:
+    """An event loop of its own finds the same arrivals; the log, replayed without network and times, the same bits."""
+    lossy = {**LINKS, "availability": 0.8, "drop_out": 0.2, "timeout_seconds": 2.5}
+    setup = built(network=lossy, **CLOCK)
+    engine = open_engine(setup)
+    scored = list(engine)
+    log, losses = engine.arrivals.arrays(), engine.losses.arrays()
+    assert set(losses["fate"]) == {Fate.DROPPED, Fate.LATE, Fate.AWAY}
+    of_messages = 2 * 0.25 + 48 * 8 / 1e4 + 48 * 8 / 1e3
+    assert (log["turnaround_seconds"] > of_messages).all()
+    assert (log["turnaround_seconds"] <= 2.5).all()
+    assert (np.diff(log["seconds"]) >= 0).all()
+    assert scored[-1].costs["lost_uplinks"] == (losses["fate"] != Fate.AWAY).sum()
+    asked = len(log["client"]) + (losses["fate"] != Fate.AWAY).sum()
+    assert scored[-1].costs["downlink_bytes"] == 48 * asked
+    assert scored[-1].costs["uplink_bytes"] == 48 * len(log["client"])
+    replayed = open_engine(replace(setup, network=None, compute_times=None, replay=log, replayed_losses=losses))
+    again = list(replayed)
+    assert tensors_of(replayed) == tensors_of(engine)
+    for of, values in ((replayed.arrivals, log), (replayed.losses, losses)):
+        assert all(np.array_equal(found, values[name]) for name, found in of.arrays().items())
+    for one, other in zip(again, scored, strict=True):
+        assert all(np.array_equal(value, other.metrics[name]) for name, value in one.metrics.items())
+        assert {**one.costs, **WALL} == {**other.costs, **WALL}
+
+
+RULE: dict[str, Any] = {
+    "aggregator": {"name": "trimmed_mean", "f": 1, "before": [{"name": "nnm", "f": 1}]},
+    "byzantine": {"attack": {"name": "sign_flip", "factor": 10}, "clients": 1},
+}  # fmt: skip
+CASES: dict[str, dict[str, Any]] = {
+    "rounds": {"cohort": 7, "rounds": 9},
+    "everybody": {"rounds": 9},
+    "rule": {**RULE, "rounds": 9},
+    "asynchronous": CLOCK,
+    "asynchronous rule": {**CLOCK, **RULE, "asynchronous": {"engine": "virtual", "buffer": 4}},
+    "log-normal": {"network": {**LINKS, **LOSSY, "name": "log_normal", "jitter_seconds": 0.5}, "rounds": 9},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_other_ranks_and_goes_give_the_same_bits(tmp_path: Path, case: str) -> None:
+    evaluate = {"every": 2, "tuned": {"epochs": 0}}
+    document = {
+        "problem": SMALL, "algorithm": ffgg(WARM, 0.01), "network": {**LINKS, **LOSSY}, "evaluate": evaluate,
+        **CASES[case],
+    }  # fmt: skip
+    stops = (17, 30) if "asynchronous" in document else (3, 6)
+    whole, pieces = whole_and_pieces(tmp_path, [(2, stops[0]), (4, stops[1]), (3, None)], **document)
+    assert whole == pieces
+
+
+def test_a_rule_hears_as_many_as_it_is_defined_for_or_nobody() -> None:
+    """A median of means of 2f + 1 = 3; with an attacker among the clients at least one is honest."""
+    setup = built(**RULE, network={**LINKS, **LOSSY, "drop_out": 0.6}, rounds=10)
+    assert setup.least_arrivals == 3
+    last = list(open_engine(setup))[-1]
+    assert last.costs["silent_rounds"] > 0
+    assert np.isfinite(float(last.metrics["loss"]))
+
+
+def test_a_round_with_too_few_lasts_until_the_timeout() -> None:
+    for one in open_engine(built(network={**LINKS, **LOSSY, "least_arrivals": 8}, rounds=8)):
+        assert one.costs["virtual_seconds"] == 2.0 * one.costs["silent_rounds"] == 2.0 * one.round
+
+
+@pytest.mark.parametrize(
+    ("sections", "refused"),
+    [
+        ({"network": {**LINKS, "drop_out": 0.5}}, "network.timeout_seconds"),
+        ({"network": {**LINKS, "availability": 0.5}}, "network.timeout_seconds"),
+        ({"network": {**LINKS, **LOSSY, "availability": 0.0}}, "network.availability"),
+        ({"network": {**LINKS, **LOSSY, "availability": 1.5}}, "network.availability"),
+        ({"network": {**LINKS, **LOSSY, "drop_out": 1.0}}, "network.drop_out"),
+        ({"network": {**LINKS, **LOSSY}, "algorithm": examples.section("algorithms", "scaffold")}, "network"),
+        ({"network": {**LINKS, **LOSSY}, "algorithm": examples.section("algorithms", "l2gd")}, "network"),
+        ({"asynchronous": {"engine": "messages"}, "compute_times": None}, "network"),
+        ({**CLOCK, "network": {**LINKS, "least_arrivals": 2}}, "network.least_arrivals"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(sections: dict[str, Any], refused: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        built(**sections)
+    assert refused in str(error.value)
