@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ppfl.interfaces.links import Links
+from ppfl.interfaces.links import Links, Sizes
 from ppfl.interfaces.network import Fate, Trip
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ppfl.interfaces.compute_times import ComputeTimes
-    from ppfl.interfaces.links import Sizes
     from ppfl.interfaces.network import Network
 
 
@@ -82,6 +81,21 @@ class RoundOnClock:
     def num_lost(self) -> int:
         """Clients that were asked, and whose uplink the server did not get."""
         return len(self.trips) - len(self.arrived)
+
+
+def gossip_round_of(clock: Clock, neighbours: Sequence[Sequence[int]], message_bytes: int, round: int) -> RoundOnClock:
+    """Return how long a round lasts in which every node of a graph computes, sends to all neighbours and hears of all.
+
+    A node sends one after another on its link up, and receives on its link down from when the last of its neighbours
+    has sent; the round lasts until the slowest node has heard of all its neighbours.
+    """
+    sizes = [Sizes(len(others) * message_bytes, len(others) * message_bytes) for others in neighbours]
+    trips = {node: clock.trip(node, round, of_node) for node, of_node in enumerate(sizes)}
+    sent = [trip.compute + trip.up for trip in trips.values()]
+    heard = [
+        max((sent[other] for other in others), default=0.0) + trips[node].down for node, others in enumerate(neighbours)
+    ]
+    return RoundOnClock(trips, frozenset(trips), is_heard=True, seconds=max([*sent, *heard]))
 
 
 def round_of(clock: Clock, sizes: Mapping[int, Sizes | None], round: int, least: int) -> RoundOnClock:

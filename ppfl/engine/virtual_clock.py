@@ -156,7 +156,9 @@ class VirtualClock(AsynchronousEngine):
     def _sizes(self, client: int) -> Sizes | None:
         if not isinstance(self.setup.network, Links):
             return None
-        return Sizes(num_bytes(self._like_of_message(client, self.version)), num_bytes(self._like))
+        return Sizes(
+            num_bytes(self._like_of_message(client, self.version)), self.setup.algorithm.uplink_bytes(self._like)
+        )
 
     def _lose(self, position: int) -> None:
         """Give up the jobs whose time is over before the next uplink arrives, and let others, or the same, begin."""
@@ -234,7 +236,11 @@ class VirtualClock(AsynchronousEngine):
             computed = self._compute(client, job.message, job.number, job.version)
         uplink, state = computed
         self._keep(client, state, uplink.report)
-        self._count(client, job.version, uplink.report, uplink.params if arrives else {})
+        if arrives:
+            self._count(client, job.version, uplink.report, uplink.params)
+        else:
+            self.ledger.count_clients(uplink.report)
+            self.ledger.count_bytes(num_bytes(self._like_of_message(client, job.version)), 0)
         return uplink
 
     def _compute_ahead(self) -> None:

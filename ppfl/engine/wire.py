@@ -26,7 +26,7 @@ def sizes_of(algorithm: Algorithm, server: State, cohort: Collection[int], round
         return _sizes_of_answers(algorithm, num_bytes(server["shared"]), cohort)
     like = algorithm.uplink_like(server)
     if isinstance(algorithm, PersonalAggregates):
-        return {client: Sizes(num_bytes(like), num_bytes(like)) for client in sorted(cohort)}
+        return {client: Sizes(num_bytes(like), algorithm.uplink_bytes(like)) for client in sorted(cohort)}
     downlink = Downlink(algorithm, server, round)
     return {
         client: Sizes(num_bytes(downlink.to(client)), uplink_bytes(algorithm, server, like, client, round))
@@ -42,7 +42,7 @@ def uplink_bytes(algorithm: Algorithm, server: State, like: Params, client: int,
         return algorithm.kept[client] * next(iter(element_sizes.values()))
     weights = algorithm.coordinate_weights(server, round, client) if like else None
     if weights is None:
-        return num_bytes(like)
+        return algorithm.uplink_bytes(like)
     return sum(element_sizes[name] * int(torch.count_nonzero(value)) for name, value in weights.items())
 
 

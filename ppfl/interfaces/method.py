@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import PositiveFloat
 
-from ppfl.core.params import add_scaled
+from ppfl.core.params import add_scaled, num_bytes
 from ppfl.interfaces.schedule import InRounds, Scheduled
 
 if TYPE_CHECKING:
@@ -307,6 +307,10 @@ class Algorithm(InRounds):
     def uplink_like(self, server: State) -> Params:
         """Return tensors with the names and shapes of an uplink; values do not matter."""
         return server["shared"]
+
+    def uplink_bytes(self, like: Params) -> int:
+        """Return the bytes of an uplink of these names and shapes, of coordinates that all have a weight."""
+        return num_bytes(like)
 
     @abstractmethod
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:

@@ -6,15 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.compute_times.fixed import Fixed
 from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
+from ppfl.core.errors import UserError
 from ppfl.engine.choose import open_engine
+from ppfl.engine.clock import Clock, gossip_round_of
 from ppfl.engine.setup import Setup
 from ppfl.interfaces.network import Fate
+from ppfl.links.constant import Constant
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.engine.build import config, ffgg
@@ -194,3 +199,54 @@ def test_what_does_not_go_together_is_refused(sections: dict[str, Any], refused:
     with pytest.raises(ConfigError) as error:
         built(**sections)
     assert refused in str(error.value)
+
+
+def write_trace(path: Path, **arrays: Any) -> dict[str, Any]:
+    with h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+    return {"name": "trace", "file": str(path)}
+
+
+def test_a_trace_says_the_bandwidth_of_each_round(tmp_path: Path) -> None:
+    rates = np.random.default_rng(0).uniform(10.0, 100.0, (CLIENTS, 6))
+    traced = write_trace(tmp_path / "rates.h5", up_bits_per_second=rates)
+    wanted = np.concatenate([[0.0], np.cumsum(48 * 8 / rates.min(axis=0))])
+    np.testing.assert_allclose(series("virtual_seconds", network=traced), wanted, rtol=1e-12)
+    again = series("virtual_seconds", network={**traced, "repeats": True}, rounds=12)
+    np.testing.assert_allclose(again[-1], 2 * wanted[-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        (np.ones((CLIENTS, 5)), r"network\.file: rates\.h5, up_bits_per_second: 5 entries, and 6 rounds asked for"),
+        (np.ones((3, 6)), r"3 rows for 8 clients"),
+        (np.ones(6), r"no table of numbers"),
+        (np.full((CLIENTS, 6), -1.0), r"client 0 has -1 at entry 0; allowed are numbers above 0"),
+        (np.zeros((CLIENTS, 6)), r"client 0 has 0 at entry 0"),
+        (np.full((CLIENTS, 6), np.nan), r"client 0 has nan at entry 0"),
+    ],
+)
+def test_traces_that_do_not_fit_are_refused(tmp_path: Path, values: Any, refused: str) -> None:
+    traced = write_trace(tmp_path / "rates.h5", up_bits_per_second=values)
+    with pytest.raises(UserError, match=refused):
+        built(network=traced)
+
+
+def test_a_trace_that_ends_during_an_asynchronous_run_is_refused_then(tmp_path: Path) -> None:
+    traced = write_trace(tmp_path / "rates.h5", up_bits_per_second=np.full((CLIENTS, 2), 1e4))
+    with pytest.raises(UserError, match=r"2 entries, and job 3 of client"):
+        list(open_engine(built(network=traced, **CLOCK)))
+
+
+def test_nodes_of_a_graph_wait_for_their_slowest_neighbour() -> None:
+    """A path 0 – 1 – 2: 100 bytes an edge; node 2 sends slowly, and node 1 hears of it last."""
+    links = Constant(
+        name="constant", up_bits_per_second=(800.0, 800.0, 80.0), down_bits_per_second=1600.0, latency_seconds=0.5
+    )
+    clock = Clock(0, Fixed(name="fixed", mean_seconds=2.0), links)
+    found = gossip_round_of(clock, [[1], [0, 2], [1]], 100, round=0)
+    assert found.seconds == (2.0 + 0.5 + 10.0) + (0.5 + 2 * 0.5)
+    assert found.is_heard
+    assert found.num_lost == 0
