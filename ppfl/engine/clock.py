@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from ppfl.core.agree import SharedUserError
 from ppfl.interfaces.links import Links, Sizes
 from ppfl.interfaces.network import Fate, Trip
 
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 
     from ppfl.interfaces.compute_times import ComputeTimes
     from ppfl.interfaces.network import Network
+
+
+_MOST_LOST = 1000
+"""Jobs in a row that may be lost, for each client at work, until it is taken for certain that nothing will arrive."""
+
+
+def refuse_endless(num_lost: int, num_in_flight: int) -> None:
+    """Raise SharedUserError where so many asynchronous jobs in a row were lost that none will arrive."""
+    if num_lost >= _MOST_LOST * num_in_flight:
+        raise SharedUserError(
+            f"network.timeout_seconds: {num_lost} jobs in a row were away, dropped out or took longer than that; "
+            f"allowed are times in which uplinks can arrive"
+        )
 
 
 class BandSeconds(NamedTuple):
@@ -59,6 +73,12 @@ class Clock:
         assert self.network.timeout_seconds is not None
         return trip, self.network.timeout_seconds, Fate.AWAY if trip is None else trip.fate
 
+    def answer(self, client: int, round: int, num_bytes: int) -> float:
+        """Return how long it takes to send something to a client that has been heard."""
+        if not isinstance(self.network, Links):
+            return 0.0
+        return self.network.message(self.seed, "down", client, round, num_bytes)
+
     def _ended(self, client: int, job: int, trip: Trip) -> Trip:
         if self.network is None or not self.network.loses:
             return trip
@@ -75,7 +95,15 @@ class RoundOnClock:
     """Those whose uplinks come in time."""
     is_heard: bool
     """False where too few do, so that θ stays as it is."""
-    seconds: float
+    waited: float
+    """Seconds until the server waits for nobody any more."""
+    answers: Mapping[int, float]
+    """Seconds of what clients are sent after that, where each gets an aggregate of its own."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the round lasts."""
+        return self.waited + max(self.answers.values(), default=0.0)
 
     @property
     def num_lost(self) -> int:
@@ -95,14 +123,16 @@ def gossip_round_of(clock: Clock, neighbours: Sequence[Sequence[int]], message_b
     heard = [
         max((sent[other] for other in others), default=0.0) + trips[node].down for node, others in enumerate(neighbours)
     ]
-    return RoundOnClock(trips, frozenset(trips), is_heard=True, seconds=max([*sent, *heard]))
+    return RoundOnClock(trips, frozenset(trips), is_heard=True, waited=max([*sent, *heard]), answers={})
 
 
-def round_of(clock: Clock, sizes: Mapping[int, Sizes | None], round: int, least: int) -> RoundOnClock:
+def round_of(
+    clock: Clock, sizes: Mapping[int, Sizes | None], round: int, least: int, answers: Mapping[int, int] | None = None
+) -> RoundOnClock:
     """Return what becomes of the clients that are asked in a round, `sizes` their messages; least: uplinks that the
-    server needs.
+    server needs; answers: bytes that each client is sent in the end, if it was heard.
 
-    The round lasts until the last uplink of those that have not dropped out is there, or until the timeout; until the
+    The server waits until the last uplink of those that have not dropped out is there, or until the timeout; until the
     timeout, too, where fewer than `least` come.
     """
     trips = {client: clock.trip(client, round, of_client) for client, of_client in sizes.items()}
@@ -113,4 +143,6 @@ def round_of(clock: Clock, sizes: Mapping[int, Sizes | None], round: int, least:
     seconds = max(waited_for, default=0.0)
     if timeout is not None:
         seconds = min(seconds, timeout) if is_heard else timeout
-    return RoundOnClock(trips, arrived, is_heard, seconds)
+    sent = {} if answers is None or not is_heard else {client: answers[client] for client in sorted(arrived)}
+    back = {client: clock.answer(client, round, num_bytes) for client, num_bytes in sent.items()}
+    return RoundOnClock(trips, arrived, is_heard, seconds, back)

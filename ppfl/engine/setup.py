@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppfl.engine.clock import Clock, RoundOnClock, round_of
-from ppfl.engine.wire import sizes_of
+from ppfl.engine.wire import answers_after, sizes_of
 from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.links import Links
 from ppfl.interfaces.query_points import QueryPoints
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ppfl.interfaces.best_round import BestRound
     from ppfl.interfaces.byzantine import Byzantine
     from ppfl.interfaces.compute_times import ComputeTimes
-    from ppfl.interfaces.links import Sizes
     from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
     from ppfl.interfaces.network import Network
     from ppfl.interfaces.problem import Problem
@@ -131,11 +130,15 @@ class Setup:
     def on_clock(self, server: State, cohort: frozenset[int], round: int) -> RoundOnClock:
         """Return who of a cohort is heard in a round, and how long it lasts; 0 s where nobody knows."""
         if not self.has_virtual_seconds:
-            return RoundOnClock({}, cohort, is_heard=True, seconds=0.0)
-        sizes: Mapping[int, Sizes | None] = dict.fromkeys(sorted(cohort))
-        if isinstance(self.network, Links):
-            sizes = sizes_of(self.algorithm, server, cohort, round)
-        return round_of(self.clock, sizes, round, self.least_arrivals)
+            return RoundOnClock({}, cohort, is_heard=True, waited=0.0, answers={})
+        if not isinstance(self.network, Links):
+            return round_of(self.clock, dict.fromkeys(sorted(cohort)), round, self.least_arrivals)
+        sizes = sizes_of(self.algorithm, server, cohort, round)
+        answers = None
+        if answers_after(self.algorithm):
+            answers = {client: of_client.down for client, of_client in sizes.items()}
+            sizes = {client: of_client._replace(down=0) for client, of_client in sizes.items()}
+        return round_of(self.clock, sizes, round, self.least_arrivals, answers)
 
     @property
     def adds_up(self) -> bool:

@@ -14,6 +14,7 @@ from ppfl.core.params import flatten, num_bytes, unflatten
 from ppfl.engine.arrivals import Loss, LossLog
 from ppfl.engine.asynchronous import AsynchronousEngine
 from ppfl.engine.checkpoint import agree, name_params, read_params
+from ppfl.engine.clock import refuse_endless
 from ppfl.engine.ledger import timed
 from ppfl.engine.recorded import Recorded
 from ppfl.interfaces.links import Links, Sizes
@@ -43,10 +44,6 @@ class _Job:
     """None on ranks that do not have this client."""
     started_seconds: float
     fate: Fate
-
-
-_MOST_LOST = 1000
-"""Jobs in a row that may be lost, for each client at work, until it is taken for certain that nothing will arrive."""
 
 
 class VirtualClock(AsynchronousEngine):
@@ -171,11 +168,7 @@ class VirtualClock(AsynchronousEngine):
             self.losses.append(Loss(client, job.version, position, int(job.fate), self._now))
             self._dispatch(self._dispatcher.next(client))
             num_lost += 1
-            if num_lost >= _MOST_LOST * self.setup.cohort.size:
-                raise SharedUserError(
-                    f"network.timeout_seconds: {num_lost} jobs in a row were away, dropped out or took longer than "
-                    f"that; allowed are times in which uplinks can arrive"
-                )
+            refuse_endless(num_lost, self.setup.cohort.size)
 
     def _next_loss(self, position: int) -> tuple[float, int] | None:
         """Return when the next job is given up, and whose; None where an uplink arrives before."""

@@ -34,6 +34,11 @@ def sizes_of(algorithm: Algorithm, server: State, cohort: Collection[int], round
     }
 
 
+def answers_after(algorithm: Algorithm) -> bool:
+    """Say whether clients are sent what they are sent after the server has heard all: aggregates of their own."""
+    return isinstance(algorithm, PersonalAggregates) and not isinstance(algorithm, QueryPoints)
+
+
 def uplink_bytes(algorithm: Algorithm, server: State, like: Params, client: int, round: int) -> int:
     """Return the size of what one client sends: of what has weights, of the coordinates that have one."""
     element_sizes = {name: value.element_size() for name, value in like.items()}
