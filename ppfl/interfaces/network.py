@@ -81,9 +81,10 @@ class Network(PlugIn):
 
     @model_validator(mode="after")
     def _ends(self) -> Network:
-        if self.timeout_seconds is None and (self.drop_out > 0 or self.is_away_at_times):
-            reason = "since there may be nobody to wait for with availability below 1, or drop_out above 0"
-            raise refusal("timeout_seconds", f"a number of seconds, {reason}")
+        may_be_missed = self.drop_out > 0 or self.is_away_at_times or self.least_arrivals > 1
+        if self.timeout_seconds is None and may_be_missed:
+            reason = "with availability below 1, drop_out above 0 or least_arrivals above 1"
+            raise refusal("timeout_seconds", f"a number of seconds, since nobody may come to end the waiting {reason}")
         return self
 
     @property

@@ -28,7 +28,9 @@ CASES: dict[str, dict[str, Any]] = {
     "asynchronous": CLOCK,
     "asynchronous rule": {**CLOCK, **RULE, "asynchronous": {"engine": "virtual", "buffer": 4, "max_staleness": 6}},
     "masks": {"problem": DIGITS, "algorithm": examples.section("algorithms", "pruned_fedsim"), "cohort": 4},
-    "masks by band": {"problem": DIGITS, "algorithm": examples.section("algorithms", "pruned_ffgg"), "network": WIRELESS},
+    "masks by band": {
+        "problem": DIGITS, "algorithm": examples.section("algorithms", "pruned_ffgg"), "network": WIRELESS,
+    },
     "coins": {"algorithm": examples.section("algorithms", "l2gd_theta"), "network": LINKS, "rounds": 20},
     "coins, sampled": {
         "algorithm": examples.section("algorithms", "l2gd_theta"), "network": LINKS, "rounds": 20, "cohort": 3,
@@ -39,7 +41,9 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "mixing": {"problem": DIGITS, "algorithm": examples.section("algorithms", "pfedgraph")},
     "nothing sent": {"algorithm": examples.section("algorithms", "local_only")},
-    "mask of samples": {"problem": DIGITS, "algorithm": examples.section("algorithms", "scaffold_theta"), "network": LINKS},
+    "control variates": {
+        "problem": DIGITS, "algorithm": examples.section("algorithms", "scaffold_theta"), "network": LINKS,
+    },
 }  # fmt: skip
 
 
