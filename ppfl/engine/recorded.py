@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ppfl.interfaces.network import Fate
 
@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
+
+
+class RecordedLoss(NamedTuple):
+    """One job that was lost."""
+
+    client: int
+    version: int
+    seconds: float
 
 
 class Recorded:
@@ -34,8 +42,8 @@ class Recorded:
         known = self._fates.get(client, ())
         return known[number] if number < len(known) else Fate.ARRIVED
 
-    def loss(self, number: int, position: int) -> tuple[float, int] | None:
-        """Return when a loss was, and whose, where it was before the arrival at a position; else None."""
+    def loss(self, number: int, position: int) -> RecordedLoss | None:
+        """Return a loss where it was before the arrival at a position; else None."""
         if number >= self._num_losses or self._losses["arrivals"][number] > position:
             return None
-        return self._losses["seconds"][number], self._losses["client"][number]
+        return RecordedLoss(*(self._losses[name][number] for name in RecordedLoss._fields))

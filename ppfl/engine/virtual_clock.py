@@ -173,7 +173,11 @@ class VirtualClock(AsynchronousEngine):
     def _next_loss(self, position: int) -> tuple[float, int] | None:
         """Return when the next job is given up, and whose; None where an uplink arrives before."""
         if self._fates is not None:
-            return self._fates.loss(len(self.losses), position)
+            found = self._fates.loss(len(self.losses), position)
+            if found is None:
+                return None
+            self._refuse_other(f"loss {len(self.losses)}", found.client, found.version)
+            return found.seconds, found.client
         if self._in_flight[self._events[0][1]].fate == Fate.ARRIVED:
             return None
         return heapq.heappop(self._events)
@@ -195,14 +199,18 @@ class VirtualClock(AsynchronousEngine):
         if self._recorded is None:
             return heapq.heappop(self._events)
         client, version = self._recorded["client"][position], self._recorded["version"][position]
+        self._refuse_other(f"arrival {position}", client, version)
+        return self._recorded["seconds"][position], client
+
+    def _refuse_other(self, what: str, client: int, version: int) -> None:
+        """Raise SharedUserError where what is logged of a job is not so here."""
         job = self._in_flight.get(client)
         if job is None or job.version != version:
             here = f"its θ is of version {job.version}" if job else "it is not at work"
             raise SharedUserError(
-                f"asynchronous.replay: arrival {position} of the log is of client {client} with version {version}, but "
+                f"asynchronous.replay: {what} of the log is of client {client} with version {version}, but "
                 f"here {here}: the log is of a run with other clients, concurrency, buffer, max_staleness or seed"
             )
-        return self._recorded["seconds"][position], client
 
     def _uplink(self, client: int, job: _Job) -> Params:
         """Return the uplink of a client on every rank, and keep the client's new state on its own."""
