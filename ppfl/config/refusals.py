@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from ppfl.core.plugins import refusal
 from ppfl.interfaces.aggregator import is_sum
 from ppfl.interfaces.query_points import QueryPoints
+from ppfl.interfaces.shared_band import SharedBand, chooses_ratios
 from ppfl.interfaces.strategic import SQUARED_NORM
-from ppfl.interfaces.wireless import refuse_network
 from ppfl.networks.model_problem import ModelProblemSettings
 
 if TYPE_CHECKING:
@@ -102,12 +102,16 @@ def _fits_asynchrony(config: Config) -> None:
     if config.asynchronous is not None:
         config.asynchronous.refuse_method(config.algorithm, config.weights, config.cohort)
         config.asynchronous.refuse_buffer(config.aggregator, config.byzantine)
-        config.asynchronous.refuse_times(config.compute_times)
+        config.asynchronous.refuse_times(config.compute_times, config.network)
         config.asynchronous.refuse_chunks(config.engine.clients_per_chunk)
 
 
 def _fits_network(config: Config) -> None:
-    refuse_network(config.network, config.algorithm, config.compute_times, config.asynchronous)
+    if config.network is not None:
+        config.network.refuse_others(config.algorithm, config.compute_times, config.asynchronous)
+    if chooses_ratios(config.algorithm) and not isinstance(config.network, SharedBand):
+        allowed = "a number or a list of them, or 'network' beside a section `network` whose clients share one band"
+        raise refusal("algorithm.ratios", allowed)
 
 
 def _fits_schedules(config: Config) -> None:

@@ -29,9 +29,9 @@ from ppfl.interfaces.byzantine import Byzantine
 from ppfl.interfaces.compression import Compression
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
+from ppfl.interfaces.network import Network
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.strategic import Strategic
-from ppfl.interfaces.wireless import Wireless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,8 +82,8 @@ class Config(Settings):
     """Where parameters begin; null: at the initial law of the problem."""
     compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None
     """How long clients take on a virtual clock; null: nothing counts virtual seconds."""
-    network: Wireless | None = None
-    """How long clients compute and send in a round; null: nothing is known of it."""
+    network: Annotated[Network, ChosenFrom("ppfl.links")] | None = None
+    """How long messages take, and which of them are lost; null: nothing is known of it."""
     asynchronous: Asynchronous | None = None
     """Uplinks are applied as they arrive; null: in rounds. With it, `rounds` and `evaluate.every` count arrivals."""
     evaluate: Evaluate = Evaluate()

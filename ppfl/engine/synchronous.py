@@ -78,5 +78,7 @@ class Synchronous(Run):
         """Return the costs that only some runs have."""
         setup, costs = self.setup, self.ledger.costs
         virtual = {"virtual_seconds": costs.virtual_seconds} if setup.has_virtual_seconds else {}
+        if setup.loses:
+            virtual |= {"lost_uplinks": float(costs.lost_uplinks), "silent_rounds": float(costs.silent_rounds)}
         robust = not is_sum(setup.aggregator) or setup.byzantine is not None
         return {**virtual, **({"nonfinite_clients": float(costs.nonfinite_clients)} if robust else {})}

@@ -255,6 +255,9 @@ class Algorithm(InRounds):
     """Why what clients send cannot be compressed; "" when it can: gradients or changes of θ, of which a part, or one
     that comes a round later, is still a direction."""
 
+    needs_all_uplinks: ClassVar[str] = ""
+    """Why it cannot do without the uplink of a client that was asked in a round; "" when it can."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 

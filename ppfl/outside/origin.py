@@ -12,6 +12,7 @@ from ppfl.interfaces.compressor import Compressor
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.dataset import Dataset
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.interfaces.network import Network
 from ppfl.interfaces.partition import Partition
 from ppfl.interfaces.pre_aggregator import PreAggregator
 from ppfl.interfaces.problem import ProblemSettings
@@ -34,6 +35,7 @@ ROOMS: dict[str, type[PlugIn]] = {
     "compute_times": ComputeTimes,
     "datasets": Dataset,
     "fine_tuners": FineTuner,
+    "links": Network,
     "models": Model,
     "partitions": Partition,
     "pre_aggregators": PreAggregator,

@@ -12,12 +12,12 @@ from ppfl.core.communicator import GuardedCommunicator, ranks_of_host
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
 from ppfl.engine.compressed import compressed
-from ppfl.engine.exchange.attackers import check_cohort
+from ppfl.engine.exchange.attackers import check_cohort, least_arrivals
 from ppfl.engine.exchange.queries import check_query_points
 from ppfl.engine.newcomers import Newcomers
 from ppfl.engine.participants import CohortSampler, Roles
 from ppfl.engine.setup import Setup
-from ppfl.interfaces.arrival_log import read_arrivals
+from ppfl.interfaces.arrival_log import read_arrivals, read_losses
 from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.held_out import HeldOut
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ppfl.config.run import Config
     from ppfl.core.communicator import Communicator
     from ppfl.engine.client_store import Kind
+    from ppfl.engine.clock import BandSeconds
     from ppfl.interfaces.client_data import ClientData
     from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
@@ -82,9 +83,10 @@ def build(
     problem, clients_per_chunk = _build(config, placement, wanted, build_problem)
     roles, cohort = Roles.of(placement, problem.client_data, config.strategic), _sample(config, problem.client_data)
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
-    algorithm, latencies = _method(config, problem, roles, cohort, communicator)
+    algorithm, band = _method(config, problem, roles, cohort, communicator)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
+    replay, losses = _read_replay(config, communicator)
     return Setup(
         problem=problem,
         roles=roles,
@@ -110,12 +112,15 @@ def build(
         strategic=config.strategic,
         asynchronous=config.asynchronous,
         compute_times=config.compute_times,
-        latencies=latencies,
+        network=config.network,
+        band=band,
+        least_arrivals=_least_arrivals(config, roles, cohort),
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         best_round=config.evaluate.best_round,
         history=config.evaluate.history,
         newcomers=_newcomers(config, problem, algorithm),
-        replay=_read_replay(config, communicator),
+        replay=replay,
+        replayed_losses=losses or None,
         start_files=start_files,
     )
 
@@ -148,9 +153,22 @@ def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communic
     """Raise UserError when rules cannot cope with a cohort, or a client has no compute time. Collective."""
     least = config.algorithm.least_cohort
     buffer = config.asynchronous.buffer if config.asynchronous is not None else None
-    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine, least, buffer))
+    rules, loses = (config.aggregator, config.byzantine), config.network is not None and config.network.loses
+    _named("", lambda: check_cohort(roles, cohort, *rules, least, buffer, may_be_fewer=loses and buffer is None))
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
+
+
+def _least_arrivals(config: Config, roles: Roles, cohort: CohortSampler) -> int:
+    """Return without how many uplinks of a round θ stays as it is."""
+    if config.network is None or not config.network.loses or config.asynchronous is not None:
+        return 1
+    least = max(config.algorithm.least_cohort, config.network.least_arrivals)
+    if config.network.least_arrivals > cohort.size:
+        raise SharedUserError(
+            f"network.least_arrivals: {config.network.least_arrivals} uplinks wanted of {cohort.size} clients a round"
+        )
+    return least_arrivals(roles, cohort, config.aggregator, config.byzantine, least)
 
 
 def _placement(config: Config, communicator: Communicator, device: torch.device, kernels: str) -> Placement:
@@ -186,7 +204,7 @@ def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:
 def _sample(config: Config, data: ClientData) -> CohortSampler:
     """Return who takes part in a round, or who is in flight."""
     if config.asynchronous is None:
-        return _named("cohort: ", lambda: CohortSampler(data, config.cohort, config.seed))
+        return _named("cohort: ", lambda: CohortSampler(data, config.cohort, config.seed, config.network))
     concurrency = config.asynchronous.concurrency
     return _named("asynchronous.concurrency: ", lambda: CohortSampler(data, concurrency, config.seed))
 
@@ -195,19 +213,24 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     """Return the method with every step size a number, as it works on this problem with these participants."""
     # one uplink at a time is a cohort of one client
     participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
+    loses = config.network is not None and config.network.loses
+    if config.network is not None and not config.asynchronous:
+        participation *= config.network.part_heard
     optimizer = config.server_optimizer
     _named("algorithm.", lambda: refuse_split(config.algorithm, problem))
     algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
-    if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
+    of_all = config.asynchronous is None and cohort.is_full and not loses
+    if of_all and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
     return algorithm
 
 
 def _method(
     config: Config, problem: Problem, roles: Roles, cohort: CohortSampler, communicator: Communicator
-) -> tuple[Algorithm, tuple[float, ...] | None]:
+) -> tuple[Algorithm, BandSeconds | None]:
     """Return the method, resolved, with its main clients found and ratios chosen where it has such, and the seconds of
-    each client on the network. Raises UserError where clients, rules, compute times or network cannot do. Collective.
+    each client where they share one band. Raises UserError where clients, rules, compute times or network cannot do.
+    Collective.
     """
     _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
@@ -255,20 +278,23 @@ def _newcomers(config: Config, problem: Problem, algorithm: Algorithm) -> Newcom
     return Newcomers(theirs, tuned_problem, tuner, (0, *wanted.steps), wanted.in_rounds)
 
 
-def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
-    """Return the arrival log that is to be repeated. Collective."""
+def _read_replay(
+    config: Config, communicator: Communicator
+) -> tuple[dict[str, np.ndarray] | None, dict[str, np.ndarray]]:
+    """Return the arrival log that is to be repeated, and that of what was lost in between. Collective."""
     file = config.asynchronous.replay if config.asynchronous is not None else None
     if file is None:
-        return None
+        return None, {}
 
-    def read() -> dict[str, np.ndarray]:
-        log = read_arrivals(file.path, f"asynchronous.replay: {file.path}")
+    def read() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        where = f"asynchronous.replay: {file.path}"
+        log = read_arrivals(file.path, where)
         recorded = len(log["client"]) if log else 0
         if recorded < config.rounds:
             raise UserError(
                 f"asynchronous.replay: {file.path} has {recorded} arrivals, rounds: {config.rounds} asks for more"
             )
-        return log
+        return log, read_losses(file.path, where)
 
     return on_every_rank(communicator, read)
 

@@ -142,6 +142,28 @@ CASES: dict[str, dict[str, object]] = {
         "rounds": 30,
         "evaluate": {"every": 1, "history": True, "best_round": {"patience": 2}},
     },
+    "digits-network": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "aggregator": {"name": "median"},
+        "cohort": 5,
+        "rounds": 8,
+        "compute_times": {"name": "log_normal"},
+        "network": {
+            "name": "log_normal", "up_bits_per_second": {"low": 1e5, "high": 1e6}, "jitter_seconds": 0.5,
+            "availability": 0.8, "drop_out": 0.2, "timeout_seconds": 3.0,
+        },
+    },
+    "asynchronous-network": {
+        "problem": QUADRATIC,
+        "algorithm": ffgg("theory", CG),
+        "rounds": 40,
+        "asynchronous": {"engine": "virtual", "step": "delay_adaptive", "concurrency": 4},
+        "compute_times": {"name": "log_normal"},
+        "network": {
+            "name": "constant", "up_bits_per_second": 1e4, "availability": 0.8, "drop_out": 0.2, "timeout_seconds": 4.0,
+        },
+    },
     "digits-one-client-a-round": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),

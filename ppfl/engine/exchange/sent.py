@@ -32,7 +32,7 @@ class Sent:
         self._like = like
         self._round = round
         # asked of a client that all ranks know: they have to agree on the sums that they exchange
-        self.is_weighed = bool(like) and algorithm.coordinate_weights(server, round, min(cohort)) is not None
+        self.is_weighed = bool(like) and algorithm.coordinate_weights(server, round, min(cohort, default=0)) is not None
         """Whether coordinates have weights of their own that server and clients know."""
         self.weights_of = algorithm.sent_weights() if like else {}
         """Of tensors that clients weigh themselves, the name of the weights, which come along."""
