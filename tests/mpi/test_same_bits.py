@@ -221,6 +221,13 @@ CASES: dict[str, dict[str, object]] = {
         "strategic": {"clients": 2, "scale": -1, "noise": 0.1},
         "cohort": 5,
     },
+    "digits-compressed": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "aggregator": {"name": "trimmed_mean", "f": 1},
+        "compression": {"compressor": {"name": "quantizer", "bits": 3}},
+        "cohort": 5,
+    },
     "digits-label-flip": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, GD),

@@ -30,6 +30,8 @@ LYING: dict[str, Any] = {
 ENGINES: dict[str, dict[str, Any]] = {
     "rounds": LYING,
     "virtual": {**VIRTUAL, "rounds": 400},
+    "compressed": {"compression": {"compressor": {"name": "top_k", "share": 0.1}}, "cohort": 5, "rounds": 200},
+    "compressed arrivals": {**VIRTUAL, "rounds": 400, "compression": {"compressor": {"name": "rand_k", "share": 0.2}}},
     "adaptors": {
         "problem": {**DIGITS, "split": ADAPTORS},
         "algorithm": {"name": "floral", "lr": 0.1, "local_steps": 2, "batch_size": 5, "router_lr": 0.3},
