@@ -53,6 +53,7 @@ class Quantizer(Compressor):
         drawn = counter_hash.bits(draws["key"].reshape(1), size)[0] / (1 << counter_hash.BITS)
         level = torch.floor(share.nan_to_num(0.0, 0.0) * self.levels + drawn).clamp(max=self.levels).to(torch.int64)
         signed = torch.where(x < 0, -level, level) + self.levels
+        # a number without room for NaN: m tells of it
         return {"levels": pack(signed, self.bits), "largest": as_diverged(largest.reshape(1), x)}
 
     def decode(self, message: Params, size: int, dtype: torch.dtype) -> torch.Tensor:

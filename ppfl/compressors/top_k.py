@@ -28,6 +28,7 @@ class TopK(Sparsifier):
         """Return values and positions."""
         # `topk` and other orders leave open which of equal entries are taken; NaN comes first in a descending order
         largest = torch.sort(x.abs(), descending=True, stable=True).indices[: self.kept(x.shape[0])]
+        # increasing, so that a message does not depend on the order in which magnitudes were found
         positions = torch.sort(largest).values
         return {"values": x[positions], "positions": pack(positions, _width(x.shape[0]))}
 

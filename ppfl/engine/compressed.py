@@ -77,10 +77,12 @@ class Compressed(Algorithm):
         drawn = {name.removeprefix(_DRAWN): value for name, value in draws.items() if name.startswith(_DRAWN)}
         step = self.of.client(objective, message, state, data, of_method)
         x = flatten(step.uplink)
+        # their operations know no orders, and lane after lane nothing would be saved: such a run is computed alone
         if not isinstance(x, torch.Tensor):
             raise TypeError("lanes are not compressed together")
         if self.error_feedback:
             x = x + state[_ERROR][_ERROR]
+        # by way of the message, which is all that a server would have
         decoded = self.compressor.decode(self.compressor.encode(x, drawn), self.size, x.dtype)
         uplink = unflatten(decoded, step.uplink)
         if not self.error_feedback:
@@ -114,6 +116,7 @@ def compressed(
     compressor, server = compression.compressor, algorithm.init_server(shared, optimizer)
     if algorithm.sent_weights() or algorithm.coordinate_weights(server, 0, 0) is not None:
         raise TypeError(f"{algorithm.name} weighs coordinates, and has to say `needs_whole_uplinks`")
+    # not the parameters: a method may send other tensors than those that are shared
     like = flatten(algorithm.uplink_like(server)) if shared else torch.empty(0)
     if not len(like):
         raise ValueError("name: 'none', since nothing of this problem is shared, and nothing is sent")

@@ -35,6 +35,7 @@ class Compression(Settings):
 
     def refuse(self, algorithm: Algorithm, strategic: Strategic | None) -> None:
         """Raise pydantic's error for methods and clients whose messages cannot be shortened."""
+        # which loses nothing, and goes with everything
         if not self.changes:
             return
         if algorithm.needs_whole_uplinks:

@@ -150,8 +150,12 @@ CASES: dict[str, dict[str, object]] = {
         "rounds": 8,
         "compute_times": {"name": "log_normal"},
         "network": {
-            "name": "log_normal", "up_bits_per_second": {"low": 1e5, "high": 1e6}, "jitter_seconds": 0.5,
-            "availability": 0.8, "drop_out": 0.2, "timeout_seconds": 3.0,
+            "name": "log_normal",
+            "up_bits_per_second": {"low": 1e5, "high": 1e6},
+            "jitter_seconds": 0.5,
+            "availability": 0.8,
+            "drop_out": 0.2,
+            "timeout_seconds": 3.0,
         },
     },
     "asynchronous-network": {
@@ -161,7 +165,11 @@ CASES: dict[str, dict[str, object]] = {
         "asynchronous": {"engine": "virtual", "step": "delay_adaptive", "concurrency": 4},
         "compute_times": {"name": "log_normal"},
         "network": {
-            "name": "constant", "up_bits_per_second": 1e4, "availability": 0.8, "drop_out": 0.2, "timeout_seconds": 4.0,
+            "name": "constant",
+            "up_bits_per_second": 1e4,
+            "availability": 0.8,
+            "drop_out": 0.2,
+            "timeout_seconds": 4.0,
         },
     },
     "digits-one-client-a-round": {

@@ -100,6 +100,7 @@ def _claims_of_method(name: str, ways: _ByWay) -> list[Claim]:
     pairs = [(way, way._replace(error_feedback=True)) for way in ways if way != _NONE and not way.error_feedback]
     gains = {way.compressor: ends[remembering] - ends[way] for way, remembering in pairs if remembering in ends}
     least = min(gains.values())
+    # after as many rounds, and not after as many bytes: what a message loses, and not what it saves
     lost = ends[top] - ends[_NONE]
     return [
         Claim(
@@ -119,6 +120,7 @@ def _claims_of_method(name: str, ways: _ByWay) -> list[Claim]:
 
 
 def _claim_of_goal(label: str, ways: _ByWay, top: _Way, axis: str, factor: float) -> Claim:
+    # for all seeds one goal: that of a single seed may be met by chance
     goal = _median(map(_final, ways[_NONE])) - POINT
     plain, shorter = (_median([_until(run, goal, axis) for run in ways[way]]) for way in (_NONE, top))
     what, scale, unit = AXES[axis]
@@ -185,6 +187,7 @@ def _way_of(run: Run) -> _Way:
     compression = run.config.compression
     if compression is None:
         return _NONE
+    # keys that were left out are null, and say nothing
     settings = compression.compressor.model_dump(exclude_none=True)
     kept = f"{100 * settings['share']:g} %" if "share" in settings else f"{settings['bits']} bits"
     return _Way(f"{settings['name'].replace('_', '-')} {kept}", compression.error_feedback)
