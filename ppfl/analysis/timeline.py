@@ -139,6 +139,7 @@ def _draw_work(axes: Axes, row: int, work: Work) -> None:
     """Draw the parts one after another, up to where the server went on; and what is sent back."""
     trip, left = work.trip, work.began
     for seconds, colour in ((trip.down, _DOWN), (trip.compute, _COMPUTE), (trip.up, _UP)):
+        # what goes on after the server has given up would lie under the bars of the next round
         right = min(left + seconds, work.ended)
         is_lost_uplink = colour == _UP and trip.fate == Fate.DROPPED
         if right > left and not is_lost_uplink:

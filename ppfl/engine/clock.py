@@ -50,6 +50,7 @@ class Clock:
         """Return how long a client takes that is there, and what becomes of it; sizes: None where none are needed."""
         if self.band is not None:
             whole, compute = self.band.whole[client], self.band.computing[client]
+            # the whole is not put together from its parts, whose sum would round otherwise
             return self._ended(client, job, Trip(0.0, compute, whole - compute, whole))
         compute = 0.0 if self.compute_times is None else self.compute_times.seconds(self.seed, client, job)
         if not isinstance(self.network, Links):
@@ -142,6 +143,7 @@ def round_of(
     is_heard = len(arrived) >= least
     seconds = max(waited_for, default=0.0)
     if timeout is not None:
+        # a server that has not heard enough goes on hoping, as it does not know who has dropped out for good
         seconds = min(seconds, timeout) if is_heard else timeout
     sent = {} if answers is None or not is_heard else {client: answers[client] for client in sorted(arrived)}
     back = {client: clock.answer(client, round, num_bytes) for client, num_bytes in sent.items()}

@@ -157,7 +157,8 @@ class _Arrivals:
         self._dispatch(self._dispatcher.next(client), now)
 
     def _take(self, client: int, job: _Job) -> None:
-        """Count versions, which sizes may depend on."""
+        """Count versions."""
+        # a method of one's own may send messages whose shapes depend on the version
         rules = self._setup.asynchronous
         assert rules is not None
         if rules.max_staleness is not None and self._version - job.version > rules.max_staleness:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
@@ -85,8 +86,7 @@ def build(
     algorithm, band = _method(config, problem, roles, cohort, communicator)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
-    replay, losses = _read_replay(config, communicator)
-    return Setup(
+    setup = Setup(
         problem=problem,
         roles=roles,
         algorithm=algorithm,
@@ -110,17 +110,27 @@ def build(
         byzantine=config.byzantine,
         strategic=config.strategic,
         asynchronous=config.asynchronous,
-        compute_times=config.compute_times,
-        network=config.network,
         band=band,
-        least_arrivals=_least_arrivals(config, roles, cohort),
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         best_round=config.evaluate.best_round,
         history=config.evaluate.history,
         newcomers=_newcomers(config, problem, algorithm),
-        replay=replay,
-        replayed_losses=losses or None,
         start_files=start_files,
+    )
+    return _on_clock(config, setup)
+
+
+def _on_clock(config: Config, setup: Setup) -> Setup:
+    """Return the run with what it knows of seconds, and of what gets lost on the way. Collective."""
+    replay, losses = _read_replay(config, setup.communicator)
+    return replace(
+        setup,
+        compute_times=config.compute_times,
+        network=config.network,
+        least_arrivals=_least_arrivals(config, setup.roles, setup.cohort),
+        replay=replay,
+        # a log without losses is one of a network that might have had some
+        replayed_losses=losses or None,
     )
 
 
@@ -161,7 +171,7 @@ def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communic
 def _least_arrivals(config: Config, roles: Roles, cohort: CohortSampler) -> int:
     """Return without how many uplinks of a round θ stays as it is."""
     if config.network is None or not config.network.loses or config.asynchronous is not None:
-        return 1
+        return 1  # everybody is heard; what arrivals are too few for a rule, a buffer knows
     least = max(config.algorithm.least_cohort, config.network.least_arrivals)
     if config.network.least_arrivals > cohort.size:
         raise SharedUserError(
@@ -218,6 +228,7 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     optimizer = config.server_optimizer
     _named("algorithm.", lambda: refuse_split(config.algorithm, problem))
     algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
+    # a mean over those who were heard is not one over all, whoever was asked
     of_all = config.asynchronous is None and cohort.is_full and not loses
     if of_all and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
