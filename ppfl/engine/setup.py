@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.best_round import BestRound
     from ppfl.interfaces.byzantine import Byzantine
     from ppfl.interfaces.compute_times import ComputeTimes
+    from ppfl.interfaces.graph import Weights
     from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
     from ppfl.interfaces.problem import Problem
     from ppfl.interfaces.strategic import Strategic
@@ -74,6 +75,8 @@ class Setup:
     """Of the virtual clock; None when nothing asks for virtual seconds."""
     latencies: tuple[float, ...] | None = None
     """Seconds of a round of every client of all ranks on their network; None when there is none."""
+    weights_of_graph: Weights | None = None
+    """Of neighbours for each other, where clients are nodes of a graph; None: there is a server."""
     reports: tuple[str, ...] = ()
     """What clients tell that is kept with the scores."""
     best_round: BestRound | None = None

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ppfl.core.communicator import Communicator
     from ppfl.engine.client_store import Kind
     from ppfl.interfaces.client_data import ClientData
+    from ppfl.interfaces.graph import Weights
     from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
@@ -110,6 +111,7 @@ def build(
         asynchronous=config.asynchronous,
         compute_times=config.compute_times,
         latencies=latencies,
+        weights_of_graph=_named("gossip.", lambda: _weights_of_graph(config, problem.client_data)),
         reports=tuple(dict.fromkeys(config.evaluate.reports)),
         best_round=config.evaluate.best_round,
         history=config.evaluate.history,
@@ -308,6 +310,16 @@ def _place_states(
     mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, sharers))
     # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
+
+
+def _weights_of_graph(config: Config, data: ClientData) -> Weights | None:
+    """Return the weights of neighbours for each other; None where there is a server."""
+    if config.gossip is None:
+        return None
+    idle = [name for name, samples in zip(data.client_names, data.num_train_samples, strict=True) if samples == 0]
+    if idle:
+        raise ValueError(f"graph: client {idle[0]} has no training samples, and every client is a node that works")
+    return config.gossip.weights(data.num_clients, config.seed)
 
 
 def _client_weights(config: Config, data: ClientData) -> tuple[float, ...]:
