@@ -81,13 +81,14 @@ class Lanes:
         """Return the number of elements of one lane."""
         return self.shape.numel()
 
-    def to(self, *args: Any) -> Lanes:
+    def to(self, *args: Any, **kwargs: Any) -> Lanes:
         """Convert every lane."""
-        return Lanes(self.values.to(*args))
+        return Lanes(self.values.to(*args, **kwargs))
 
-    def reshape(self, *shape: int) -> Lanes:
-        """Reshape every lane."""
-        return Lanes(self.values.reshape(len(self.values), *shape))
+    def reshape(self, *shape: int | Sequence[int]) -> Lanes:
+        """Reshape every lane; to a shape, or to so many numbers."""
+        of_lane = [size for part in shape for size in (part if isinstance(part, Sequence) else [part])]
+        return Lanes(self.values.reshape(len(self.values), *of_lane))
 
     def sum(self) -> Lanes:
         """Sum every lane up; vectors alone, whose sum over the last dimension has the bits of a single one."""
