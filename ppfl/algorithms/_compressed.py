@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
 
 from ppfl.algorithms._decentralized import Decentralized
 from ppfl.core.params import flatten
 from ppfl.core.plugins import ChosenFrom, Resolved
+from ppfl.core.transforms import of_each
 from ppfl.interfaces.compressor import Compressor
 
 if TYPE_CHECKING:
@@ -52,15 +54,19 @@ class Compressing(Decentralized):
 
     def tell(self, what: str, y: torch.Tensor, reference: torch.Tensor, apart: torch.Tensor, draws: Draws) -> Told:
         """Return what is sent of y (D,), and what is known after it; `what` names it in messages and draws."""
-        message = self.compressor.encode(y - reference, _parts(draws, what))
-        moved = self.compressor.decode(message, self.size, y.dtype)
+        message, moved = of_each(self._compressed, y - reference, _parts(draws, what))
         named = {_name(what, part): value for part, value in message.items()}
         return Told(named, reference + moved, apart - moved)
+
+    def _compressed(self, x: torch.Tensor, draws: Draws) -> tuple[Params, torch.Tensor]:
+        """Return the message and C(x)."""
+        message = self.compressor.encode(x, draws)
+        return message, self.compressor.decode(message, self.size, x.dtype)
 
     def message_like(self, what: str, shared: Params) -> Params:
         """Return tensors of the names, shapes and number types of a message."""
         like = flatten(shared)
-        parts = self.compressor.message_like(self.size, like.dtype)
+        parts = _message_like(self.compressor, self.size, like.dtype)
         return {_name(what, part): value.to(like.device) for part, value in parts.items()}
 
     def decode(self, sent: Params, shared: Params) -> Params:
@@ -80,6 +86,12 @@ class Compressing(Decentralized):
         except ValueError as error:
             raise ValueError(f"compressor.{error}") from error
         return super().resolve(problem, participation, optimizer).model_copy(update={"size": size})
+
+
+@cache
+def _message_like(compressor: Compressor, size: int, dtype: torch.dtype) -> Params:
+    # asked in each round
+    return compressor.message_like(size, dtype)
 
 
 def _name(what: str, part: str) -> str:

@@ -6,25 +6,46 @@ neighbour, and one message decoded: never N×D, unless everybody is everybody's 
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from ppfl.core import devices
 from ppfl.core.params import num_bytes
 from ppfl.engine.exchange.exchanged import Exchanged
 from ppfl.engine.exchange.sent import Sent
-from ppfl.engine.mapping.mapping import Uplink, UplinkRows
+from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL, Uplink, UplinkRows
 from ppfl.interfaces.gossip import Gossip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ppfl.core.types import Params, State
     from ppfl.engine.group import ClientGroup
     from ppfl.engine.mapping.mapping import AnyUplink
     from ppfl.engine.setup import Setup
     from ppfl.interfaces.graph import Weights
+
+
+_FEW = 1 << 20
+"""Numbers of all decoded messages of a rank that may be there at once: 8 MB."""
+
+
+class Term(NamedTuple):
+    """The k-th term of the sums of several nodes."""
+
+    rows: torch.Tensor | None
+    """Of this rank, the nodes that have so many terms, (R,); None: all of them."""
+    senders: torch.Tensor
+    """Places of those that they hear of, among all whose messages are there, (R,)."""
+    weights: torch.Tensor
+    """w_ij, (R,)."""
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """Return w_ij y_j, (R, …), of what all have sent."""
+        chosen = values.index_select(0, self.senders)
+        return self.weights.to(values.dtype).reshape(-1, *[1] * (chosen.ndim - 1)) * chosen
 
 
 class Neighbours:
@@ -34,16 +55,18 @@ class Neighbours:
         assert setup.weights_of_graph is not None
         self.weights: Weights = setup.weights_of_graph
         self._setup = setup
-        self._mine = setup.problem.client_data.clients
+        self.nodes = setup.problem.client_data.clients
+        """Of this rank."""
+        self._terms: list[Term] = []
         ranks = _ranks_of_nodes(setup)
         self.outgoing: dict[int, list[int]] = {}
         """Of each rank with neighbours of this one's nodes, ascending: those nodes of this rank, ascending."""
         incoming: dict[int, set[int]] = {}
-        for node in self._mine:
+        for node in self.nodes:
             for rank in {ranks[other] for other in self.weights.neighbours(node)} - {setup.communicator.rank}:
                 self.outgoing.setdefault(rank, []).append(node)
             for other in self.weights.neighbours(node):
-                if other not in self._mine:
+                if other not in self.nodes:
                     incoming.setdefault(ranks[other], set()).add(other)
         # W is symmetric, so that a rank hears of those that it sends to
         self.outgoing = {rank: self.outgoing[rank] for rank in sorted(self.outgoing)}
@@ -51,10 +74,25 @@ class Neighbours:
         """Of each of these ranks: the nodes that it sends the messages of, ascending."""
         self._exchange = setup.communicator.neighbourhood(list(self.outgoing))
 
+    def terms(self, known: frozenset[int]) -> list[Term]:
+        """Return the sums of this rank's nodes term by term, given whose messages there are: this rank's and theirs."""
+        if not self._terms:
+            place = {node: number for number, node in enumerate(sorted(known))}
+            rows = [self.weights.rows[node] for node in self.nodes]
+            for number in range(max(map(len, rows))):
+                having = [row for row, terms in enumerate(rows) if len(terms) > number]
+                nodes, weights = zip(*(rows[row][number] for row in having), strict=True)
+                self._terms.append(Term(
+                    None if len(having) == len(rows) else torch.tensor(having),
+                    torch.tensor([place[node] for node in nodes]),
+                    torch.tensor(weights, dtype=torch.float64),
+                ))  # fmt: skip
+        return self._terms
+
     @cached_property
     def edges_of_rank(self) -> int:
         """Pairs of a node of this rank and a neighbour of it, wherever that is."""
-        return sum(len(self.weights.neighbours(node)) for node in self._mine)
+        return sum(len(self.weights.neighbours(node)) for node in self.nodes)
 
     def received(self, sent: dict[int, Params], like: Params) -> dict[int, Params]:
         """Return the messages of the neighbours that live on other ranks. Collective."""
@@ -91,23 +129,53 @@ def gossip(
             sent[one.client] = {name: one.params[name] for name in like}
     if like:
         messages = {**sent, **neighbours.received(sent, like)}
-        group.receive_each(_sums(method, neighbours.weights, messages, group.clients, server["shared"]), round)
+        decode = partial(method.decode, shared=server["shared"])
+        if (rows := _at_once(decode, neighbours, messages, server["shared"])) is not None:
+            group.receive_rows(rows, round)
+        else:
+            group.receive_each(_one_by_one(decode, neighbours, messages), round)
     return Exchanged(True, 0, neighbours.edges_of_rank * num_bytes(like), 0)
 
 
-def _sums(
-    method: Gossip, weights: Weights, messages: dict[int, Params], mine: range, shared: Params
+def _one_by_one(
+    decode: Callable[[Params], Params], neighbours: Neighbours, messages: dict[int, Params]
 ) -> dict[int, Params]:
     """Return Σ_j w_ij y_j of the nodes of this rank."""
     totals: dict[int, Params] = {}
-    # one message is decoded at a time; in the order of nodes, so that the bits are those of any number of ranks
+    # in the order of nodes, so that the bits are those of any number of ranks
     for node in sorted(messages):
-        decoded = method.decode(messages[node], shared)
-        for other, weight in weights.rows[node]:
-            if other in mine:
+        decoded = decode(messages[node])
+        for other, weight in neighbours.weights.rows[node]:
+            if other in neighbours.nodes:
                 terms = {name: weight * value for name, value in decoded.items()}
                 before = totals.get(other)
                 totals[other] = terms if before is None else {name: before[name] + terms[name] for name in terms}
+    return totals
+
+
+def _at_once(
+    decode: Callable[[Params], Params], neighbours: Neighbours, messages: dict[int, Params], shared: Params
+) -> Params | None:
+    """Return the same bits as rows (C, …), where calls are what takes time: few numbers on the host. Else None."""
+    size = sum(value.numel() for value in shared.values())
+    if len(messages) * size > _FEW or not devices.is_host(next(iter(shared.values())).device):
+        return None
+    first, *others = neighbours.terms(frozenset(messages))
+    in_order = [messages[node] for node in sorted(messages)]
+    try:
+        stacked = {name: torch.stack([message[name] for message in in_order]) for name in in_order[0]}
+        decoded = torch.func.vmap(decode)(stacked)
+    except NOT_FOR_SEVERAL:  # a mistake is raised one by one, too
+        return None
+    totals = {}
+    for name, values in decoded.items():
+        total = first.of(values)
+        for term in others:
+            if term.rows is None:
+                total = total + term.of(values)
+            else:
+                total[term.rows] = total[term.rows] + term.of(values)
+        totals[name] = total
     return totals
 
 
