@@ -49,7 +49,7 @@ class Compressing(Decentralized):
 
     def message_draws(self, objective: Objective, client: int, round: int, what: str) -> Draws:
         """Return the random inputs of one message."""
-        drawn = self.compressor.draws(objective.seed, client, round, what, self.size)
+        drawn = {} if not self.size else self.compressor.draws(objective.seed, client, round, what, self.size)
         return {_name(what, part): value for part, value in drawn.items()}
 
     def tell(self, what: str, y: torch.Tensor, reference: torch.Tensor, apart: torch.Tensor, draws: Draws) -> Told:
@@ -82,7 +82,8 @@ class Compressing(Decentralized):
         """Find D; refuse compressors that vectors are too short for."""
         size = sum(value.numel() for value in problem.objective.init_shared().values())
         try:
-            self.compressor.check(size)
+            if size:
+                self.compressor.check(size)
         except ValueError as error:
             raise ValueError(f"compressor.{error}") from error
         return super().resolve(problem, participation, optimizer).model_copy(update={"size": size})

@@ -3,6 +3,7 @@ parameters are local."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self
 
 from pydantic import PositiveFloat
@@ -10,7 +11,7 @@ from pydantic import PositiveFloat
 from ppfl.core.plugins import ChosenFrom
 from ppfl.interfaces.gossip import Gossip
 from ppfl.interfaces.local_training import refuse_server_optimizer
-from ppfl.interfaces.method import FineTuner
+from ppfl.interfaces.method import ClientStep, FineTuner
 from ppfl.interfaces.schedule import Scheduled
 
 if TYPE_CHECKING:
@@ -48,9 +49,40 @@ class Decentralized(Scheduled, Gossip):
         """Return the fine-tuner of the rounds."""
         return self.fine_tuner
 
+    @abstractmethod
+    def begin(self, shared: Params) -> State:
+        """Return what a node keeps beside x_i and w_i, before the first round."""
+
+    @abstractmethod
+    def messages_like(self, shared: Params) -> Params:
+        """Return tensors with the names and shapes of what a node sends."""
+
+    @abstractmethod
+    def moved(
+        self, objective: Objective, found: Computed, state: State, data: Data, draws: Draws
+    ) -> tuple[Params, State]:
+        """Return what a node sends, and what changes of its state beside w_i."""
+
+    def init_client(self, shared: Params, local: Params) -> State:
+        """x_i = θ_0."""
+        return {"local": local, "model": shared, **(self.begin(shared) if shared else {})}
+
+    def uplink_like(self, server: State) -> Params:
+        """Return tensors with the names and shapes of what a node sends; nothing where nothing is shared."""
+        return self.messages_like(server["shared"]) if server["shared"] else {}
+
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what the fine-tuner draws."""
         return {} if self.fine_tuner is None else self.fine_tuner.draws(objective, client, round, num_samples)
+
+    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+        """Compute g_i and w_i, and what follows from them."""
+        found = self.computed(objective, state["model"], state, data, draws)
+        sent: Params = {}
+        changed: State = {}
+        if state["model"]:
+            sent, changed = self.moved(objective, found, state, data, draws)
+        return ClientStep(sent, {**state, "local": found.local, **changed}, found.report)
 
     def computed(self, objective: Objective, model: Params, state: State, data: Data, draws: Draws) -> Computed:
         """Return g_i at x_i = `model`, and the tuned w_i."""

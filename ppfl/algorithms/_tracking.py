@@ -12,10 +12,10 @@ from ppfl.algorithms._compressed import Compressing, Told
 from ppfl.algorithms._decentralized import Decentralized
 from ppfl.core.params import flatten, unflatten
 from ppfl.core.plugins import Resolved
-from ppfl.interfaces.method import ClientStep
 from ppfl.interfaces.step_sizes import step_size
 
 if TYPE_CHECKING:
+    from ppfl.algorithms._decentralized import Computed
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.interfaces.objective import Objective
@@ -61,24 +61,22 @@ class Tracking(Decentralized):
         begins = round == 0
         return scaled if scaled.begins == begins else scaled.model_copy(update={"begins": begins})
 
-    def init_client(self, shared: Params, local: Params) -> State:
-        """x_i = θ_0; nobody has computed anything."""
-        start = flatten(shared)
+    def begin(self, shared: Params) -> State:
+        """Nobody has computed anything."""
         names = ("momentum", TRACKER, apart(MODEL), apart(TRACKER))
-        vectors = {name: torch.zeros_like(start) for name in names}
-        return {"local": local, "model": shared, "vectors": vectors}
+        return {"vectors": {name: torch.zeros_like(flatten(shared)) for name in names}}
 
-    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def moved(
+        self, objective: Objective, found: Computed, state: State, data: Data, draws: Draws
+    ) -> tuple[Params, State]:
         """Return what is told of the next x_i and of V_i."""
         known, before = state["vectors"], flatten(state["model"])
-        found = self.computed(objective, state["model"], state, data, draws)
         momentum = self.averaged(objective, flatten(found.gradient), state, data, draws)
         tracker = known[TRACKER] + self.mixing * known[apart(TRACKER)] + (momentum - known["momentum"])
         model = before + self.mixing * known[apart(MODEL)] - step_size(self.lr) * tracker
         told = self.publish(model, tracker, known, draws)
         vectors = {**known, "momentum": momentum, TRACKER: tracker, **told.vectors}
-        moved = {**state, "local": found.local, "model": unflatten(model, state["model"]), "vectors": vectors}
-        return ClientStep(told.message, moved, found.report)
+        return told.message, {"model": unflatten(model, state["model"]), "vectors": vectors}
 
     def averaged(
         self, objective: Objective, gradient: torch.Tensor, state: State, data: Data, draws: Draws
@@ -96,11 +94,11 @@ class CompressedTracking(Tracking, Compressing):
 
     example: ClassVar[Example] = Compressing.example
 
-    def init_client(self, shared: Params, local: Params) -> State:
-        """x_i = H_i = θ_0."""
-        state, start = super().init_client(shared, local), flatten(shared)
+    def begin(self, shared: Params) -> State:
+        """H_i = θ_0."""
+        state, start = super().begin(shared), flatten(shared)
         known = {reference(MODEL): start, reference(TRACKER): torch.zeros_like(start)}
-        return {**state, "vectors": {**state["vectors"], **known}}
+        return {"vectors": {**state["vectors"], **known}}
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what the fine-tuner and the compressor draw."""
@@ -109,9 +107,8 @@ class CompressedTracking(Tracking, Compressing):
             drawn = {**drawn, **self.message_draws(objective, client, round, what)}
         return drawn
 
-    def uplink_like(self, server: State) -> Params:
+    def messages_like(self, shared: Params) -> Params:
         """Two messages; that of V_i is V_i in the first round."""
-        shared = server["shared"]
         of_tracker = {TRACKER: flatten(shared)} if self.begins else self.message_like(TRACKER, shared)
         return {**self.message_like(MODEL, shared), **of_tracker}
 
@@ -119,7 +116,7 @@ class CompressedTracking(Tracking, Compressing):
         """H_i ← H_i + C(x_i − H_i);  G_i ← G_i + C(V_i − G_i)."""
         told = {MODEL: self._told(MODEL, model, vectors, draws)}
         if self.begins:
-            told[TRACKER] = Told({TRACKER: tracker}, tracker, -tracker)
+            told[TRACKER] = Told({TRACKER: tracker.clone()}, tracker, -tracker)
         else:
             told[TRACKER] = self._told(TRACKER, tracker, vectors, draws)
         message = {name: value for one in told.values() for name, value in one.message.items()}

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from ppfl.algorithms._compressed import Compressing
 from ppfl.core.params import flatten, unflatten
-from ppfl.interfaces.method import ClientStep
 from ppfl.interfaces.step_sizes import step_size
 
 if TYPE_CHECKING:
+    from ppfl.algorithms._decentralized import Computed
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.interfaces.objective import Objective
 
@@ -30,29 +30,29 @@ class ChocoSgd(Compressing):
     mixing: Annotated[float, Field(gt=0, le=1)]
     """γ."""
 
-    def init_client(self, shared: Params, local: Params) -> State:
-        """x_i = x̂_i = θ_0."""
+    def begin(self, shared: Params) -> State:
+        """x̂_i = θ_0."""
         start = flatten(shared)
-        return {"local": local, "model": shared, "vectors": {"reference": start, "apart": torch.zeros_like(start)}}
+        return {"vectors": {"reference": start, "apart": torch.zeros_like(start)}}
 
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return what the fine-tuner and the compressor draw."""
         drawn = super().draws(objective, client, round, num_samples)
         return {**drawn, **self.message_draws(objective, client, round, _MODEL)}
 
-    def uplink_like(self, server: State) -> Params:
+    def messages_like(self, shared: Params) -> Params:
         """One message."""
-        return self.message_like(_MODEL, server["shared"])
+        return self.message_like(_MODEL, shared)
 
-    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def moved(
+        self, objective: Objective, found: Computed, state: State, data: Data, draws: Draws
+    ) -> tuple[Params, State]:
         """Take a step of one's own, and tell how far it leads from x̂_i."""
         known = state["vectors"]
-        found = self.computed(objective, state["model"], state, data, draws)
         model = flatten(state["model"]) - step_size(self.lr) * flatten(found.gradient)
         told = self.tell(_MODEL, model, known["reference"], known["apart"], draws)
         vectors = {"reference": told.reference, "apart": told.apart}
-        moved = {"local": found.local, "model": unflatten(model, state["model"]), "vectors": vectors}
-        return ClientStep(told.message, moved, found.report)
+        return told.message, {"model": unflatten(model, state["model"]), "vectors": vectors}
 
     def receive(self, state: State, own: Params) -> State:
         """x_i ← x_i + γ Σ_j w_ij (x̂_j − x̂_i)."""

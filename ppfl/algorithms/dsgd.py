@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from ppfl.algorithms._decentralized import Decentralized
 from ppfl.core.params import add_scaled
-from ppfl.interfaces.method import ClientStep
 from ppfl.interfaces.step_sizes import step_size
 
 if TYPE_CHECKING:
+    from ppfl.algorithms._decentralized import Computed
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.interfaces.objective import Objective
 
@@ -23,15 +23,20 @@ class Dsgd(Decentralized):
 
     name: Literal["dsgd"]
 
-    def init_client(self, shared: Params, local: Params) -> State:
-        """x_i = Σ_j w_ij x_j = θ_0."""
-        return {"local": local, "model": shared, "mixed": shared}
+    def begin(self, shared: Params) -> State:
+        """Σ_j w_ij x_j = θ_0."""
+        return {"mixed": shared}
 
-    def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
+    def messages_like(self, shared: Params) -> Params:
+        """x_i."""
+        return shared
+
+    def moved(
+        self, objective: Objective, found: Computed, state: State, data: Data, draws: Draws
+    ) -> tuple[Params, State]:
         """Take a step from the mean of the neighbours, and send where it leads."""
-        found = self.computed(objective, state["model"], state, data, draws)
         model = add_scaled(state["mixed"], found.gradient, -step_size(self.lr))
-        return ClientStep(model, {**state, "local": found.local, "model": model}, found.report)
+        return {name: value.clone() for name, value in model.items()}, {"model": model}
 
     def receive(self, state: State, own: Params) -> State:
         """Keep Σ_j w_ij x_j for the next round."""

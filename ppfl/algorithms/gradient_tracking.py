@@ -34,14 +34,14 @@ class GradientTracking(Tracking):
         """λ."""
         return self.momentum
 
-    def uplink_like(self, server: State) -> Params:
+    def messages_like(self, shared: Params) -> Params:
         """x_i and V_i."""
-        like = flatten(server["shared"])
+        like = flatten(shared)
         return {MODEL: like, TRACKER: like}
 
     def publish(self, model: torch.Tensor, tracker: torch.Tensor, vectors: Params, draws: Draws) -> Published:
         """Tell x_i and V_i."""
-        return Published({MODEL: model, TRACKER: tracker}, {})
+        return Published({MODEL: model, TRACKER: tracker.clone()}, {})
 
     def receive(self, state: State, own: Params) -> State:
         """Σ_j w_ij (x_j − x_i) and Σ_j w_ij (V_j − V_i) of now."""

@@ -13,6 +13,7 @@ from ppfl.core.params import flatten
 if TYPE_CHECKING:
     import torch
 
+    from ppfl.algorithms._decentralized import Computed
     from ppfl.core.plugins import Example
     from ppfl.core.types import Data, Draws, Params, State
     from ppfl.interfaces.method import ClientStep
@@ -36,15 +37,23 @@ class MotefVr(CompressedTracking):
         """λ."""
         return self.momentum
 
-    def init_client(self, shared: Params, local: Params) -> State:
+    def begin(self, shared: Params) -> State:
         """There is no x_i of before; θ_0 stands for it."""
-        return {**super().init_client(shared, local), "before": shared}
+        return {**super().begin(shared), "before": shared}
 
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
-        """Return what MoTEF does, and keep x_i; two gradients in all rounds but the first."""
+        """Do what MoTEF does; two gradients in all rounds but the first."""
         step = super().client(objective, message, state, data, draws)
-        report = step.report if self.begins else {name: 2.0 * value for name, value in step.report.items()}
-        return replace(step, state={**step.state, "before": state["model"]}, report=report)
+        if self.begins or not state["model"]:
+            return step
+        return replace(step, report={name: 2.0 * value for name, value in step.report.items()})
+
+    def moved(
+        self, objective: Objective, found: Computed, state: State, data: Data, draws: Draws
+    ) -> tuple[Params, State]:
+        """Do what MoTEF does, and keep x_i."""
+        message, changed = super().moved(objective, found, state, data, draws)
+        return message, {**changed, "before": state["model"]}
 
     def averaged(
         self, objective: Objective, gradient: torch.Tensor, state: State, data: Data, draws: Draws

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.attack import Attack
+from ppfl.interfaces.compressor import Compressor
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.dataset import Dataset
+from ppfl.interfaces.graph import Graph
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.interfaces.partition import Partition
 from ppfl.interfaces.pre_aggregator import PreAggregator
@@ -29,9 +31,11 @@ ROOMS: dict[str, type[PlugIn]] = {
     "aggregators": Aggregator,
     "algorithms": Algorithm,
     "attacks": Attack,
+    "compressors": Compressor,
     "compute_times": ComputeTimes,
     "datasets": Dataset,
     "fine_tuners": FineTuner,
+    "graphs": Graph,
     "models": Model,
     "partitions": Partition,
     "pre_aggregators": PreAggregator,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
@@ -98,8 +98,7 @@ def build(
         client_state=client_state,
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,
-        evaluate_every=config.evaluate.every,
-        tuned_epochs=config.evaluate.tuned.epochs if config.evaluate.tuned else 0,
+        **_of_evaluation(config),
         tuned_fine_tuner=tuner,
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
@@ -112,13 +111,22 @@ def build(
         compute_times=config.compute_times,
         latencies=latencies,
         weights_of_graph=_named("gossip.", lambda: _weights_of_graph(config, problem.client_data)),
-        reports=tuple(dict.fromkeys(config.evaluate.reports)),
-        best_round=config.evaluate.best_round,
-        history=config.evaluate.history,
         newcomers=_newcomers(config, problem, algorithm),
         replay=_read_replay(config, communicator),
         start_files=start_files,
     )
+
+
+def _of_evaluation(config: Config) -> dict[str, Any]:
+    """Return what a setup says of scores, by name."""
+    evaluate = config.evaluate
+    return {
+        "evaluate_every": evaluate.every,
+        "tuned_epochs": evaluate.tuned.epochs if evaluate.tuned else 0,
+        "reports": tuple(dict.fromkeys(evaluate.reports)),
+        "best_round": evaluate.best_round,
+        "history": evaluate.history,
+    }
 
 
 def _build(
