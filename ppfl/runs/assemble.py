@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ppfl.engine.client_store import Kind
     from ppfl.engine.clock import BandSeconds
     from ppfl.interfaces.client_data import ClientData
+    from ppfl.interfaces.graph import Weights
     from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
@@ -99,8 +100,7 @@ def build(
         client_state=client_state,
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,
-        evaluate_every=config.evaluate.every,
-        tuned_epochs=config.evaluate.tuned.epochs if config.evaluate.tuned else 0,
+        **_of_evaluation(config),
         tuned_fine_tuner=tuner,
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
@@ -111,9 +111,7 @@ def build(
         strategic=config.strategic,
         asynchronous=config.asynchronous,
         band=band,
-        reports=tuple(dict.fromkeys(config.evaluate.reports)),
-        best_round=config.evaluate.best_round,
-        history=config.evaluate.history,
+        weights_of_graph=_named("gossip.", lambda: _weights_of_graph(config, problem.client_data)),
         newcomers=_newcomers(config, problem, algorithm),
         start_files=start_files,
     )
@@ -132,6 +130,18 @@ def _on_clock(config: Config, setup: Setup) -> Setup:
         # a log without losses is one of a network that might have had some
         replayed_losses=losses or None,
     )
+
+
+def _of_evaluation(config: Config) -> dict[str, Any]:
+    """Return what a setup says of scores, by name."""
+    evaluate = config.evaluate
+    return {
+        "evaluate_every": evaluate.every,
+        "tuned_epochs": evaluate.tuned.epochs if evaluate.tuned else 0,
+        "reports": tuple(dict.fromkeys(evaluate.reports)),
+        "best_round": evaluate.best_round,
+        "history": evaluate.history,
+    }
 
 
 def _build(
@@ -345,6 +355,16 @@ def _place_states(
     mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, sharers))
     # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
+
+
+def _weights_of_graph(config: Config, data: ClientData) -> Weights | None:
+    """Return the weights of neighbours for each other; None where there is a server."""
+    if config.gossip is None:
+        return None
+    idle = [name for name, samples in zip(data.client_names, data.num_train_samples, strict=True) if samples == 0]
+    if idle:
+        raise ValueError(f"graph: client {idle[0]} has no training samples, and every client is a node that works")
+    return config.gossip.weights(data.num_clients, config.seed)
 
 
 def _client_weights(config: Config, data: ClientData) -> tuple[float, ...]:
