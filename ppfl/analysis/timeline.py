@@ -139,6 +139,7 @@ def _draw_work(axes: Axes, row: int, work: Work) -> None:
     """Draw the parts one after another, up to where the server went on; and what is sent back."""
     trip, left = work.trip, work.began
     for seconds, colour in ((trip.down, _DOWN), (trip.compute, _COMPUTE), (trip.up, _UP)):
+        # what goes on after the server has given up would lie under the bars of the next round
         right = min(left + seconds, work.ended)
         is_lost_uplink = colour == _UP and trip.fate == Fate.DROPPED
         if right > left and not is_lost_uplink:
@@ -149,8 +150,9 @@ def _draw_work(axes: Axes, row: int, work: Work) -> None:
         axes.plot([at], [row], "X", color=_LOST, markersize=6.5, markeredgecolor="white", markeredgewidth=0.5)
     elif trip.fate == Fate.LATE:
         axes.plot([work.ended], [row], ">", color=_LOST, markersize=6.5, markeredgecolor="white", markeredgewidth=0.5)
-    if work.answer:
-        axes.barh(row, work.answer, _HEIGHT, left=work.ended, color=_DOWN, edgecolor="white", linewidth=0.4)
+    if work.answer is not None:
+        began, seconds = work.answer
+        axes.barh(row, seconds, _HEIGHT, left=began, color=_DOWN, edgecolor="white", linewidth=0.4)
 
 
 def _legend(history: History) -> list[Patch | Line2D]:
@@ -161,7 +163,7 @@ def _legend(history: History) -> list[Patch | Line2D]:
     handles: list[Patch | Line2D] = [
         Patch(color=colour, label=label)
         for colour, label, part in parts
-        if any(getattr(work.trip, part) > 0 for work in history.work)
+        if any(getattr(work.trip, part) > 0 or (part == "down" and work.answer) for work in history.work)
     ]
     marks = ((Fate.DROPPED, "X", "drops out"), (Fate.LATE, ">", "comes too late"))
     handles += [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.plugins import refusal
 from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.gossip import Gossip
 from ppfl.interfaces.query_points import QueryPoints
 from ppfl.interfaces.shared_band import SharedBand, chooses_ratios
 from ppfl.interfaces.strategic import SQUARED_NORM
@@ -15,6 +16,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ppfl.config.run import Config
+
+
+def _fits_gossip(config: Config) -> None:
+    method = config.algorithm
+    if not isinstance(method, Gossip):
+        if config.gossip is not None:
+            raise refusal("gossip", f"null, since {method.name!r} has a server, and its clients no neighbours")
+        return
+    if config.gossip is None:
+        example = "{graph: {name: ring}}"
+        raise refusal("gossip", f"a section such as {example}, since clients of {method.name!r} are nodes of a graph")
+    if config.cohort not in ("all", 1.0) or isinstance(config.cohort, int):
+        raise refusal("cohort", f"'all', since each node of {method.name!r} waits for all of its neighbours")
+    if config.weights != "uniform":
+        raise refusal("weights", "'uniform', since the weights of a graph are doubly stochastic: all nodes count alike")
+    if config.byzantine is not None:
+        raise refusal("byzantine", f"null, since no rule stands between a node of {method.name!r} and its neighbours")
+    if isinstance(config.network, SharedBand):
+        what = "null, or links that are each node's own"
+        raise refusal("network", f"{what}, since {method.name!r} has no server with a band that all would share")
 
 
 def _one_vote_a_client(config: Config) -> None:
@@ -122,6 +143,7 @@ def _fits_schedules(config: Config) -> None:
 
 
 REFUSALS: tuple[Callable[[Config], None], ...] = (
+    _fits_gossip,
     _one_vote_a_client,
     _takes_the_mean,
     _may_clip,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from ppfl.config.clients import Round
+from ppfl.config.clients import Round, unfit_graph
 from ppfl.config.computing import Checkpoint, Engine, Save
 from ppfl.config.errors import ConfigError, Finding, error_of
 from ppfl.config.evaluate import Evaluate
@@ -28,6 +28,7 @@ from ppfl.interfaces.asynchronous import Asynchronous
 from ppfl.interfaces.byzantine import Byzantine
 from ppfl.interfaces.compression import Compression
 from ppfl.interfaces.compute_times import ComputeTimes
+from ppfl.interfaces.gossip import Neighbourhood
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
 from ppfl.interfaces.network import Network
 from ppfl.interfaces.problem import ProblemSettings
@@ -48,7 +49,7 @@ _MEAN: Any = {"name": "mean"}
 class Config(Settings):
     """One run."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic", "network", "compression"})
+    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic", "network", "compression", "gossip"})
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     """What results are filed under."""
     seed: Seed = 0
@@ -86,6 +87,8 @@ class Config(Settings):
     """How long messages take, and which of them are lost; null: nothing is known of it."""
     asynchronous: Asynchronous | None = None
     """Uplinks are applied as they arrive; null: in rounds. With it, `rounds` and `evaluate.every` count arrivals."""
+    gossip: Neighbourhood | None = None
+    """Clients are nodes of a graph, and each sends to its neighbours; null: to a server."""
     evaluate: Evaluate = Evaluate()
     """Scores during the run and at its end."""
     save: Save = Save()
@@ -230,6 +233,8 @@ def _unfit_for_clients(config: Config) -> Finding | None:
     clients = config.known_clients
     if clients is None:
         return None
+    if config.gossip is not None and (lonely := unfit_graph(config.gossip, clients, config.seed)) is not None:
+        return lonely
     wanted, key, buffer = config.cohort, "cohort", None
     if config.asynchronous is not None:
         wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"

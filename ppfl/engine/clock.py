@@ -50,6 +50,7 @@ class Clock:
         """Return how long a client takes that is there, and what becomes of it; sizes: None where none are needed."""
         if self.band is not None:
             whole, compute = self.band.whole[client], self.band.computing[client]
+            # the whole is not put together from its parts, whose sum would round otherwise
             return self._ended(client, job, Trip(0.0, compute, whole - compute, whole))
         compute = 0.0 if self.compute_times is None else self.compute_times.seconds(self.seed, client, job)
         if not isinstance(self.network, Links):
@@ -85,6 +86,13 @@ class Clock:
         return trip._replace(fate=self.network.fate(self.seed, client, job, trip.seconds))
 
 
+class Answer(NamedTuple):
+    """What a client is sent in the end, or a node hears of its neighbours, on the clock of a round."""
+
+    began: float
+    seconds: float
+
+
 @dataclass(frozen=True)
 class RoundOnClock:
     """One round before it is played: known to all ranks."""
@@ -97,13 +105,13 @@ class RoundOnClock:
     """False where too few do, so that θ stays as it is."""
     waited: float
     """Seconds until the server waits for nobody any more."""
-    answers: Mapping[int, float]
-    """Seconds of what clients are sent after that, where each gets an aggregate of its own."""
+    answers: Mapping[int, Answer]
+    """What clients are sent after others have been heard, where each gets an aggregate of its own."""
 
     @property
     def seconds(self) -> float:
         """How long the round lasts."""
-        return self.waited + max(self.answers.values(), default=0.0)
+        return max([self.waited, *(answer.began + answer.seconds for answer in self.answers.values())])
 
     @property
     def num_lost(self) -> int:
@@ -117,13 +125,15 @@ def gossip_round_of(clock: Clock, neighbours: Sequence[Sequence[int]], message_b
     A node sends one after another on its link up, and receives on its link down from when the last of its neighbours
     has sent; the round lasts until the slowest node has heard of all its neighbours.
     """
-    sizes = [Sizes(len(others) * message_bytes, len(others) * message_bytes) for others in neighbours]
-    trips = {node: clock.trip(node, round, of_node) for node, of_node in enumerate(sizes)}
-    sent = [trip.compute + trip.up for trip in trips.values()]
-    heard = [
-        max((sent[other] for other in others), default=0.0) + trips[node].down for node, others in enumerate(neighbours)
-    ]
-    return RoundOnClock(trips, frozenset(trips), is_heard=True, waited=max([*sent, *heard]), answers={})
+    sizes = [len(others) * message_bytes for others in neighbours]
+    trips = {node: clock.trip(node, round, Sizes(0, num_bytes)) for node, num_bytes in enumerate(sizes)}
+    heard = {
+        node: Answer(max(trips[other].seconds for other in others), clock.answer(node, round, sizes[node]))
+        for node, others in enumerate(neighbours)
+        if others
+    }
+    waited = max(trip.seconds for trip in trips.values())
+    return RoundOnClock(trips, frozenset(trips), is_heard=True, waited=waited, answers=heard)
 
 
 def round_of(
@@ -142,7 +152,8 @@ def round_of(
     is_heard = len(arrived) >= least
     seconds = max(waited_for, default=0.0)
     if timeout is not None:
+        # a server that has not heard enough goes on hoping, as it does not know who has dropped out for good
         seconds = min(seconds, timeout) if is_heard else timeout
     sent = {} if answers is None or not is_heard else {client: answers[client] for client in sorted(arrived)}
-    back = {client: clock.answer(client, round, num_bytes) for client, num_bytes in sent.items()}
+    back = {client: Answer(seconds, clock.answer(client, round, num_bytes)) for client, num_bytes in sent.items()}
     return RoundOnClock(trips, arrived, is_heard, seconds, back)

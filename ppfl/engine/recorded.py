@@ -30,6 +30,7 @@ class Recorded:
         self._fates: dict[int, list[Fate]] = defaultdict(list)
         if not self._num_losses:
             return
+        # by client: numbers of jobs are not in a log, and each client has its jobs one after another
         lost = 0
         for position, client in enumerate(arrivals["client"].tolist()):
             while lost < self._num_losses and self._losses["arrivals"][lost] <= position:

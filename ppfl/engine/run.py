@@ -11,6 +11,7 @@ from ppfl.engine.best_round import Best, states_of_now
 from ppfl.engine.checkpoint import StatesOf, name_state, read_state
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.exchange.exchanged import Exchanged
+from ppfl.engine.exchange.gossip import Neighbours, gossip
 from ppfl.engine.exchange.lost import of_arrived, of_unheard
 from ppfl.engine.exchange.misreports import as_sent
 from ppfl.engine.exchange.mixing import mix
@@ -18,6 +19,7 @@ from ppfl.engine.exchange.queries import ask
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
 from ppfl.engine.participants import Downlink
+from ppfl.interfaces.gossip import Gossip
 from ppfl.interfaces.mixing import Mixing
 from ppfl.interfaces.personal_aggregates import PersonalAggregates
 from ppfl.interfaces.query_points import QueryPoints
@@ -48,6 +50,8 @@ class Run:
         self.ledger = Ledger(setup)
         self.advanced: dict[int, AdvancedClient] = {}
         """Clients of this rank as the last scores of the rounds have left them, for the final stages."""
+        self.neighbours = Neighbours(setup) if isinstance(setup.algorithm, Gossip) else None
+        """Of the nodes of this rank, where clients are nodes of a graph."""
         self.best = None if setup.best_round is None else Best(setup, setup.best_round, self.group)
         """The best round by validation, where it is wanted."""
         setup.communicator.protect(self.group)
@@ -122,6 +126,8 @@ def _exchanged(run: Run, cohort: frozenset[int], on_clock: RoundOnClock, round: 
     like = setup.algorithm.uplink_like(run.server)
     # clients work as their uplinks are asked for
     uplinks = _counted(run, as_sent(setup, run.server, group.step(downlink, cohort, round), round))
+    if run.neighbours is not None:
+        return gossip(setup, group, run.neighbours, run.server, uplinks, cohort, round)
     mine = [client for client in cohort if client in group.clients]
     if not on_clock.is_heard:
         sent_bytes = of_unheard(setup, run.server, uplinks, on_clock.arrived, like, round)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppfl.engine.clock import Clock, RoundOnClock, round_of
+from ppfl.core.params import num_bytes
+from ppfl.engine.clock import Clock, RoundOnClock, gossip_round_of, round_of
 from ppfl.engine.wire import answers_after, sizes_of
 from ppfl.interfaces.byzantine import adds_up
-from ppfl.interfaces.links import Links
+from ppfl.interfaces.links import Links, Sizes
 from ppfl.interfaces.query_points import QueryPoints
 from ppfl.interfaces.strategic import SQUARED_NORM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.best_round import BestRound
     from ppfl.interfaces.byzantine import Byzantine
     from ppfl.interfaces.compute_times import ComputeTimes
+    from ppfl.interfaces.graph import Weights
     from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
     from ppfl.interfaces.network import Network
     from ppfl.interfaces.problem import Problem
@@ -84,6 +86,8 @@ class Setup:
     """Of clients that share one band; None when they do not."""
     least_arrivals: int = 1
     """Uplinks of a round without which θ stays as it is."""
+    weights_of_graph: Weights | None = None
+    """Of neighbours for each other, where clients are nodes of a graph; None: there is a server."""
     reports: tuple[str, ...] = ()
     """What clients tell that is kept with the scores."""
     best_round: BestRound | None = None
@@ -131,14 +135,25 @@ class Setup:
         """Return who of a cohort is heard in a round, and how long it lasts; 0 s where nobody knows."""
         if not self.has_virtual_seconds:
             return RoundOnClock({}, cohort, is_heard=True, waited=0.0, answers={})
+        if self.weights_of_graph is not None:
+            neighbours = [self.weights_of_graph.neighbours(node) for node in range(self.weights_of_graph.num_nodes)]
+            return gossip_round_of(self.clock, neighbours, num_bytes(self.algorithm.uplink_like(server)), round)
         if not isinstance(self.network, Links):
             return round_of(self.clock, dict.fromkeys(sorted(cohort)), round, self.least_arrivals)
-        sizes = sizes_of(self.algorithm, server, cohort, round)
+        sizes = self.sizes_of(server, cohort, round)
         answers = None
         if answers_after(self.algorithm):
             answers = {client: of_client.down for client, of_client in sizes.items()}
             sizes = {client: of_client._replace(down=0) for client, of_client in sizes.items()}
         return round_of(self.clock, sizes, round, self.least_arrivals, answers)
+
+    def sizes_of(self, server: State, cohort: Collection[int], round: int) -> dict[int, Sizes]:
+        """Return the bytes that clients of a cohort are sent and send in a round; of nodes what goes over their edges
+        from them."""
+        if self.weights_of_graph is None:
+            return sizes_of(self.algorithm, server, cohort, round)
+        of_message = num_bytes(self.algorithm.uplink_like(server))
+        return {node: Sizes(0, len(self.weights_of_graph.neighbours(node)) * of_message) for node in sorted(cohort)}
 
     @property
     def adds_up(self) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.checkpoint import Checkpointer, agree
+from ppfl.engine.consensus import meet
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.newcomers import series_of_newcomers
 from ppfl.engine.run import Run, play_round
@@ -71,7 +72,7 @@ class Synchronous(Run):
         return due.stop
 
     def _score(self, round: int, *, is_finite: bool = True) -> Scored:
-        scores = score_rounds([self], round)[0] | series_of_newcomers(self)
+        scores = meet(self) | score_rounds([self], round)[0] | series_of_newcomers(self)
         return self.scored(round, scores, self._more_costs(), is_finite=is_finite)
 
     def _more_costs(self) -> dict[str, float]:

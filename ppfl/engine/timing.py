@@ -14,8 +14,8 @@ import numpy as np
 
 from ppfl.core.agree import SharedUserError
 from ppfl.engine.asynchronous import Dispatcher
-from ppfl.engine.clock import refuse_endless
-from ppfl.engine.wire import answers_after, sizes_of
+from ppfl.engine.clock import Answer, refuse_endless
+from ppfl.engine.wire import answers_after
 from ppfl.interfaces.network import Fate
 
 if TYPE_CHECKING:
@@ -37,8 +37,13 @@ class Work:
     trip: Trip
     ended: float
     """When the server went on: at the arrival, at the end of the round, or when it gave the job up."""
-    answer: float = 0.0
-    """Seconds of what it was sent after `ended`."""
+    answer: Answer | None = None
+    """What it was sent in the end, or heard of its neighbours; None where nothing was."""
+
+
+def _since(began: float, answer: Answer | None) -> Answer | None:
+    """Return an answer of a round on the clock of the run."""
+    return None if answer is None else Answer(began + answer.began, answer.seconds)
 
 
 @dataclass
@@ -65,7 +70,7 @@ class Timing:
         self.silent_rounds += not on_clock.is_heard
         ended = began + on_clock.waited
         self.work = [
-            Work(client, began, trip, ended, on_clock.answers.get(client, 0.0))
+            Work(client, began, trip, ended, _since(began, on_clock.answers.get(client)))
             for client, trip in on_clock.trips.items()
         ]
 
@@ -101,7 +106,7 @@ def _of_rounds(setup: Setup) -> Iterator[Timing]:
     for round in range(setup.num_rounds):
         cohort = setup.cohort(round)
         on_clock = setup.on_clock(server, cohort, round)
-        found.count_round(setup, on_clock, sizes_of(setup.algorithm, server, cohort, round))
+        found.count_round(setup, on_clock, setup.sizes_of(server, cohort, round))
         if setup.algorithm.branches_on_server:
             # what it sends in the next round is up to its coins, which the step of the server passes on
             sent = setup.algorithm.uplink_like(server)
@@ -157,7 +162,8 @@ class _Arrivals:
         self._dispatch(self._dispatcher.next(client), now)
 
     def _take(self, client: int, job: _Job) -> None:
-        """Count versions, which sizes may depend on."""
+        """Count versions."""
+        # a method of one's own may send messages whose shapes depend on the version
         rules = self._setup.asynchronous
         assert rules is not None
         if rules.max_staleness is not None and self._version - job.version > rules.max_staleness:
@@ -171,7 +177,7 @@ class _Arrivals:
     def _dispatch(self, client: int, now: float) -> None:
         number = self._num_jobs[client]
         self._num_jobs[client] += 1
-        sizes = sizes_of(self._setup.algorithm, self._server, [client], self._version)[client]
+        sizes = self._setup.sizes_of(self._server, [client], self._version)[client]
         trip, seconds, fate = self._setup.clock.job(client, number, sizes)
         self._jobs[client] = _Job(self._version, sizes, now, trip, fate)
         heapq.heappush(self._events, (now + seconds, client))

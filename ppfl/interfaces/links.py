@@ -111,7 +111,19 @@ def _needs(name: str, direction: Direction, num_bytes: int) -> str:
 
 
 class SteadyLinks(Links):
-    """b = the bandwidth of the client in that direction, times x_t, x independent with mean 1."""
+    """b = the bandwidth of the client in that direction, times x_t, x independent with mean 1.
+
+    >>> from typing import Literal
+    >>> from ppfl.interfaces.links import SteadyLinks
+    >>> class Halved(SteadyLinks):
+    ...     name: Literal["halved"]
+    ...
+    ...     def factor(self, direction, seed, client, job):
+    ...         return 0.5 if job else 1.5
+    >>> halved = Halved(name="halved", up_bits_per_second=(10.0, 30.0))
+    >>> [halved.bits_per_second("up", 0, client, job) for client in (0, 1) for job in (0, 1)]
+    [15.0, 5.0, 45.0, 15.0]
+    """
 
     down_bits_per_second: Amounts | None = None
     """From the server to a client; null: what goes down takes its latency alone."""
@@ -139,4 +151,5 @@ class SteadyLinks(Links):
 
     def _bandwidth(self, direction: Direction, seed: int, client: int) -> float:
         amounts = self.down_bits_per_second if direction == "down" else self.up_bits_per_second
+        # another name than that of the factor's draws, which are of messages
         return float("inf") if amounts is None else amount(f"{direction} bandwidth", amounts, seed, client)

@@ -66,6 +66,16 @@ class Network(PlugIn):
 
     Everything is a function of seed, client and number of the round, asynchronously of the client's job: all ranks know
     who drops out without a message, and a run that goes on knows it again.
+
+    >>> from typing import Literal
+    >>> from ppfl.interfaces.network import Network
+    >>> class Lossy(Network):
+    ...     name: Literal["lossy"]
+    >>> network = Lossy(name="lossy", drop_out=0.25, timeout_seconds=3.0)
+    >>> [network.fate(seed=0, client=2, job=job, seconds=1.0 + job).name for job in range(4)]
+    ['ARRIVED', 'ARRIVED', 'ARRIVED', 'LATE']
+    >>> network.is_there(seed=0, client=2, job=0), network.part_heard
+    (True, 0.75)
     """
 
     silent: ClassVar[frozenset[str]] = frozenset({"availability", "drop_out", "timeout_seconds", "least_arrivals"})
@@ -107,10 +117,12 @@ class Network(PlugIn):
     def is_there(self, seed: int, client: int, job: int) -> bool:
         """Say whether a client can be asked in a round, or given the job of this number."""
         chance = self.availability if isinstance(self.availability, float) else self.availability[client]
+        # nothing is drawn for who is always there: in a large cohort that would be most of the time
         return chance >= 1.0 or uniform(seed, "network availability", client, job) < chance
 
     def fate(self, seed: int, client: int, job: int, seconds: float) -> Fate:
         """Return what becomes of the job of a client that is there, which takes so long."""
+        # dropping out comes first: who has gone is waited for by nobody, however long it would have taken
         if self.drop_out > 0 and uniform(seed, "network drop-out", client, job) < self.drop_out:
             return Fate.DROPPED
         return Fate.LATE if self.timeout_seconds is not None and seconds > self.timeout_seconds else Fate.ARRIVED

@@ -68,6 +68,7 @@ class Trace(Links):
     @cached_property
     def _traces(self) -> dict[Direction, NDArray[np.float64]]:
         """Read once, as the digest is. Raises UserError for anything but finite numbers above 0."""
+        # now, as configurations are read without HDF5
         from ppfl.interfaces.data_hdf5 import open_data
 
         path, found = self.file.path, {}

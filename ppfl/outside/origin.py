@@ -11,6 +11,7 @@ from ppfl.interfaces.attack import Attack
 from ppfl.interfaces.compressor import Compressor
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.dataset import Dataset
+from ppfl.interfaces.graph import Graph
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
 from ppfl.interfaces.network import Network
 from ppfl.interfaces.partition import Partition
@@ -35,6 +36,7 @@ ROOMS: dict[str, type[PlugIn]] = {
     "compute_times": ComputeTimes,
     "datasets": Dataset,
     "fine_tuners": FineTuner,
+    "graphs": Graph,
     "links": Network,
     "models": Model,
     "partitions": Partition,

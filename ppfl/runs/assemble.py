@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ppfl.engine.client_store import Kind
     from ppfl.engine.clock import BandSeconds
     from ppfl.interfaces.client_data import ClientData
+    from ppfl.interfaces.graph import Weights
     from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
@@ -86,8 +88,7 @@ def build(
     algorithm, band = _method(config, problem, roles, cohort, communicator)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
-    replay, losses = _read_replay(config, communicator)
-    return Setup(
+    setup = Setup(
         problem=problem,
         roles=roles,
         algorithm=algorithm,
@@ -100,8 +101,7 @@ def build(
         client_state=client_state,
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,
-        evaluate_every=config.evaluate.every,
-        tuned_epochs=config.evaluate.tuned.epochs if config.evaluate.tuned else 0,
+        **_of_evaluation(config),
         tuned_fine_tuner=tuner,
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
@@ -111,18 +111,38 @@ def build(
         byzantine=config.byzantine,
         strategic=config.strategic,
         asynchronous=config.asynchronous,
-        compute_times=config.compute_times,
-        network=config.network,
         band=band,
-        least_arrivals=_least_arrivals(config, roles, cohort),
-        reports=tuple(dict.fromkeys(config.evaluate.reports)),
-        best_round=config.evaluate.best_round,
-        history=config.evaluate.history,
+        weights_of_graph=_named("gossip.", lambda: _weights_of_graph(config, problem.client_data)),
         newcomers=_newcomers(config, problem, algorithm),
-        replay=replay,
-        replayed_losses=losses or None,
         start_files=start_files,
     )
+    return _on_clock(config, setup)
+
+
+def _on_clock(config: Config, setup: Setup) -> Setup:
+    """Return the run with what it knows of seconds, and of what gets lost on the way. Collective."""
+    replay, losses = _read_replay(config, setup.communicator)
+    return replace(
+        setup,
+        compute_times=config.compute_times,
+        network=config.network,
+        least_arrivals=_least_arrivals(config, setup.roles, setup.cohort),
+        replay=replay,
+        # a log without losses is one of a network that might have had some
+        replayed_losses=losses or None,
+    )
+
+
+def _of_evaluation(config: Config) -> dict[str, Any]:
+    """Return what a setup says of scores, by name."""
+    evaluate = config.evaluate
+    return {
+        "evaluate_every": evaluate.every,
+        "tuned_epochs": evaluate.tuned.epochs if evaluate.tuned else 0,
+        "reports": tuple(dict.fromkeys(evaluate.reports)),
+        "best_round": evaluate.best_round,
+        "history": evaluate.history,
+    }
 
 
 def _build(
@@ -162,7 +182,7 @@ def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communic
 def _least_arrivals(config: Config, roles: Roles, cohort: CohortSampler) -> int:
     """Return without how many uplinks of a round θ stays as it is."""
     if config.network is None or not config.network.loses or config.asynchronous is not None:
-        return 1
+        return 1  # everybody is heard; what arrivals are too few for a rule, a buffer knows
     least = max(config.algorithm.least_cohort, config.network.least_arrivals)
     if config.network.least_arrivals > cohort.size:
         raise SharedUserError(
@@ -219,6 +239,7 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     optimizer = config.server_optimizer
     _named("algorithm.", lambda: refuse_split(config.algorithm, problem))
     algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
+    # a mean over those who were heard is not one over all, whoever was asked
     of_all = config.asynchronous is None and cohort.is_full and not loses
     if of_all and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
@@ -343,6 +364,16 @@ def _place_states(
     mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, sharers))
     # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
+
+
+def _weights_of_graph(config: Config, data: ClientData) -> Weights | None:
+    """Return the weights of neighbours for each other; None where there is a server."""
+    if config.gossip is None:
+        return None
+    idle = [name for name, samples in zip(data.client_names, data.num_train_samples, strict=True) if samples == 0]
+    if idle:
+        raise ValueError(f"graph: client {idle[0]} has no training samples, and every client is a node that works")
+    return config.gossip.weights(data.num_clients, config.seed)
 
 
 def _client_weights(config: Config, data: ClientData) -> tuple[float, ...]:

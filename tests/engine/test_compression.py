@@ -24,6 +24,7 @@ from ppfl.engine.mapping.batched import Batched
 from ppfl.engine.mapping.mapping import Uplink
 from ppfl.engine.participants import Downlink
 from ppfl.engine.synchronous import Synchronous
+from ppfl.interfaces.personal_aggregates import PersonalAggregates
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.algorithms.cases import NAMES, sections
@@ -235,8 +236,11 @@ def test_bytes_are_those_of_messages() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_is_compressed_or_says_why_not(name: str) -> None:
     document = sections(name, "quadratic", rounds=2, **compression("quantizer", bits=4))
-    if name in WHOLE:
-        with pytest.raises(ConfigError, match=f"null, since what '{name}' sends cannot be compressed: {WHOLE[name]}"):
+    kind = examples.kind("algorithms", name)
+    assert bool(kind.needs_whole_uplinks) == (name in WHOLE or issubclass(kind, PersonalAggregates))
+    if kind.needs_whole_uplinks:
+        reason = WHOLE.get(name, kind.needs_whole_uplinks)
+        with pytest.raises(ConfigError, match=f"null, since what '{name}' sends cannot be compressed: {reason}"):
             engine(**document)
         bits(**{**document, **compression("none")})
         return

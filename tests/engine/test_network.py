@@ -36,6 +36,12 @@ LINKS: dict[str, Any] = {
 LOSSY: dict[str, Any] = {"availability": 0.7, "drop_out": 0.2, "timeout_seconds": 2.0}
 
 
+NEIGHBOURS = {"algorithm": {"name": "dsgd", "lr": 0.01}, "gossip": {"graph": {"name": "ring"}}}
+WIRELESS = {
+    "name": "wireless", "bandwidth_hz": 1e5, "rates": 4.0, "computing_seconds": 0.5, "personal_seconds": 0.1,
+}  # fmt: skip
+
+
 def built(**sections: Any) -> Setup:
     evaluate = {"every": 1, "tuned": {"epochs": 0}}
     document = {"problem": SMALL, "algorithm": ffgg(WARM, 0.01), "network": LINKS, "rounds": 6, "evaluate": evaluate}
@@ -202,6 +208,8 @@ def test_a_round_with_too_few_lasts_until_the_timeout() -> None:
         ({"network": {**LINKS, **LOSSY, "drop_out": 1.0}}, "network.drop_out"),
         ({"network": {**LINKS, **LOSSY}, "algorithm": examples.section("algorithms", "scaffold")}, "network"),
         ({"network": {**LINKS, **LOSSY}, "algorithm": examples.section("algorithms", "l2gd")}, "network"),
+        ({"network": {**LINKS, **LOSSY}, **NEIGHBOURS}, "network.availability"),
+        ({"network": WIRELESS, **NEIGHBOURS}, "network"),
         ({"asynchronous": {"engine": "messages"}, "compute_times": None}, "network"),
         ({**CLOCK, "network": {**LINKS, **LOSSY, "least_arrivals": 2}}, "network.least_arrivals"),
     ],

@@ -40,6 +40,10 @@ CASES: dict[str, dict[str, Any]] = {
         "algorithm": {**examples.section("algorithms", "interpolation"), "main_clients": 2},
     },
     "mixing": {"problem": DIGITS, "algorithm": examples.section("algorithms", "pfedgraph")},
+    "neighbours": {
+        "algorithm": examples.section("algorithms", "motef"), "gossip": {"graph": {"name": "ring"}}, "network": LINKS,
+        "compute_times": {"name": "exponential"},
+    },
     "nothing sent": {"algorithm": examples.section("algorithms", "local_only")},
     "control variates": {
         "problem": DIGITS, "algorithm": examples.section("algorithms", "scaffold_theta"), "network": LINKS,

@@ -31,6 +31,8 @@ PARTIAL = str(Path(__file__).parents[1] / "examples" / "partial")
 CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
 GD = {"name": "gradient_descent", "steps": 3, "lr": 0.1}
 
+MOTEF = {"name": "motef", "mixing": 0.3, "momentum": 0.2, "compressor": {"name": "top_k", "share": 0.1}}
+
 
 def ffgg(lr: object, fine_tuner: dict[str, object]) -> dict[str, object]:
     return {"name": "ffgg", "lr": lr, "fine_tuner": fine_tuner}
@@ -235,6 +237,23 @@ CASES: dict[str, dict[str, object]] = {
         "aggregator": {"name": "trimmed_mean", "f": 1},
         "compression": {"compressor": {"name": "quantizer", "bits": 3}},
         "cohort": 5,
+    },
+    "gossip-quadratic": {
+        "problem": QUADRATIC,
+        "algorithm": {**MOTEF, "lr": 0.001, "fine_tuner": CG},
+        "gossip": {"graph": {"name": "erdos_renyi", "probability": 0.6}},
+        "precision": "float64",
+        "rounds": 20,
+    },
+    "gossip-digits": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": {**MOTEF, "lr": 0.1, "fine_tuner": {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}},
+        "gossip": {"graph": {"name": "ring"}},
+    },
+    "gossip-choco": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}, "split": {"local": []}},
+        "algorithm": {"name": "choco_sgd", "lr": 0.1, "mixing": 0.3, "compressor": {"name": "top_k", "share": 0.1}},
+        "gossip": {"graph": {"name": "star"}},
     },
     "digits-label-flip": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},

@@ -18,7 +18,7 @@ from ppfl.jobs.failures import rank_log_path, read_failure
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from tests.algorithms.cases import ADAPTORS, DIGITS
-from tests.mpi.jobs import ATTACKED, MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
+from tests.mpi.jobs import ATTACKED, CG, MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
 
 pytestmark = pytest.mark.mpi
 
@@ -49,7 +49,15 @@ ENGINES: dict[str, dict[str, Any]] = {
         "cohort": 6,
         "evaluate": {"every": 10, "tuned": {"epochs": 0}, "reports": ["mixing"]},
     },
-}
+    "gossip": {
+        "algorithm": {
+            "name": "motef", "lr": 0.001, "mixing": 0.3, "momentum": 0.2, "fine_tuner": CG,
+            "compressor": {"name": "top_k", "share": 0.1},
+        },
+        "server_optimizer": {"name": "sgd"},
+        "gossip": {"graph": {"name": "ring"}},
+    },
+}  # fmt: skip
 
 
 class Undisturbed(dict[str, dict[str, bytes]]):

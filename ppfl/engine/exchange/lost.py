@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def of_arrived(uplinks: Iterable[AnyUplink], arrived: frozenset[int]) -> Iterator[AnyUplink]:
     """Yield the uplinks of those clients alone; all of them work."""
     for uplink in uplinks:
+        # looked at one by one, so that clients whose uplinks nobody sees are computed all the same
         if isinstance(uplink, UplinkRows):
             yield from _rows(uplink, arrived)
         elif isinstance(uplink, Uplink):
