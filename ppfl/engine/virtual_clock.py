@@ -101,7 +101,9 @@ class VirtualClock(AsynchronousEngine):
         self._now, self._num_jobs = numbers["now"], list(numbers["num_jobs"])
         self._events = [(seconds, client) for seconds, client in numbers["events"]]
         messages: dict[str, Params] = {}
-        self.losses.restore(read_params(snapshot.tensors, _LOSSES, torch.device("cpu")))
+        # written where there are some
+        if losses := read_params(snapshot.tensors, _LOSSES, torch.device("cpu")):
+            self.losses.restore(losses)
         # snapshots of runs without a network may be older than what becomes of jobs
         for client, number, version, started_seconds, *fate in numbers["in_flight"]:
             ended = Fate(fate[0]) if fate else Fate.ARRIVED

@@ -51,6 +51,7 @@ class Gossip(PersonalAggregates):
 
     needs_rounds: ClassVar[str] = "its nodes wait for their neighbours in each round, and no server takes anything"
     needs_all_uplinks: ClassVar[str] = "each node waits for all of its neighbours, and adds up what all have sent"
+    needs_whole_uplinks: ClassVar[str] = "nodes send by the compressor of their method, where it has one"
     needs_mean: ClassVar[str] = "each node adds up what its neighbours send by the weights of the graph"
     needs_honesty: ClassVar[str] = "no server asks its nodes for reports, and what they send corrects what they sent"
 
