@@ -59,5 +59,6 @@ class Quantizer(Compressor):
     def decode(self, message: Params, size: int, dtype: torch.dtype) -> torch.Tensor:
         """Return m · level/(s τ)."""
         signed = unpack(message["levels"], size, self.bits) - self.levels
+        # in float64 as well: a factor that is rounded before it meets m would not be the 1/τ of the bound
         scaled = signed.to(torch.float64) * (self.contraction(size) / self.levels)
         return (scaled * message["largest"]).to(dtype)

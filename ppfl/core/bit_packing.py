@@ -31,6 +31,7 @@ def pack(numbers: torch.Tensor, width: int) -> torch.Tensor:
 
 def unpack(packed: torch.Tensor, number: int, width: int) -> torch.Tensor:
     """Return the numbers (number,) again, int64."""
+    # the bits behind the last number only fill a byte
     bits = ((packed[:, None] >> _places(packed.device)) & 1).reshape(-1)[: number * width].reshape(number, width)
     return (bits.to(torch.int64) << torch.arange(width, device=packed.device)).sum(1)
 

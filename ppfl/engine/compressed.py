@@ -60,6 +60,7 @@ class Compressed(Algorithm):
     def draws(self, objective: Objective, client: int, round: int, num_samples: int) -> Draws:
         """Return the draws of the method, and those of the compressor."""
         drawn = self.compressor.draws(objective.seed, client, round, _WHAT, self.size)
+        # a method may have draws of the same names
         named = {_DRAWN + name: value for name, value in drawn.items()}
         return {**self.of.draws(objective, client, round, num_samples), **named}
 
@@ -84,6 +85,7 @@ class Compressed(Algorithm):
             x = x + state[_ERROR][_ERROR]
         # by way of the message, which is all that a server would have
         decoded = self.compressor.decode(self.compressor.encode(x, drawn), self.size, x.dtype)
+        # in memory of its own: what leaves a client must share none with its state
         uplink = unflatten(decoded, step.uplink)
         if not self.error_feedback:
             return ClientStep(uplink, step.state, step.report)

@@ -75,6 +75,7 @@ class Compressor(PlugIn):
 
 def key_draws(seed: int, client: int, round: int, what: str) -> Draws:
     """Return {"key": () int64}, from which `ppfl.core.counter_hash` makes as many numbers as are needed."""
+    # a key and not the numbers themselves: these can be made where x is, and those that are sent are 8 bytes
     drawn = generator(seed, f"compressor {what}", round=round, client=client).integers(-(2**63), 2**63 - 1)
     return {"key": torch.tensor(int(drawn))}
 
@@ -128,6 +129,7 @@ class Sparsifier(Compressor):
         if self.k is not None:
             return self.k
         assert self.share is not None
+        # who sends nothing would remember for ever
         return max(1, round(self.share * size))
 
     def contraction(self, size: int) -> float:
