@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Vectors = TypeVar("Vectors", np.ndarray, torch.Tensor)
 Registered = TypeVar("Registered", bound=type[PlugIn])
-_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals", "newcomers")
+_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals", "losses", "newcomers")
 Configuration = Config | Mapping[str, Any] | Path | str
 """A configuration, or what `load` makes one of."""
 
@@ -106,7 +106,7 @@ def rounds(config: Configuration) -> Iterator[Scored]:
 
 def open_result(path: Path | str) -> xr.DataTree:
     """Return a result, also an unfinished one, as a tree: groups rounds, clients, summary, stages, arrivals,
-    newcomers.
+    losses, newcomers.
 
     Its attributes are those of the file (digest, name, status, config as text, …); those of the groups `problem`,
     `seconds`, `best_round` and `provenance` are what the problem knew of itself, what time was spent on, which round

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ppfl.core.communicator import Communicator, Message, Operation
+from ppfl.core.communicator import Communicator, Message, NeighbourExchange, Operation
 from ppfl.rows.client_matrix import ClientMatrix
 
 
@@ -57,6 +57,16 @@ class ThreadCommunicator:
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         return self._all(tensor)[source].clone()
+
+    def neighbourhood(self, ranks: Sequence[int]) -> NeighbourExchange:
+        def exchange(tensor: torch.Tensor, counts: Sequence[int], expected: Sequence[int]) -> torch.Tensor:
+            pieces = torch.split(tensor, list(counts)) if counts else []
+            everyone = self._all(dict(zip(ranks, pieces, strict=True)))
+            came = [everyone[rank][self.rank] for rank in ranks]
+            assert [len(piece) for piece in came] == list(expected)
+            return torch.cat(came) if came else tensor.clone()
+
+        return exchange
 
     def barrier(self) -> None:
         self._all(None)

@@ -100,7 +100,7 @@ def test_a_result_is_a_tree(folder: Path) -> None:
     result = open_result(Path("run.h5"))
     assert isinstance(tree, xr.DataTree)
     assert (tree.name, tree.attrs) == ("face", result.attrs)
-    groups = ("rounds", "clients", "summary", "stages", "arrivals", "newcomers")
+    groups = ("rounds", "clients", "summary", "stages", "arrivals", "losses", "newcomers")
     assert all(tree[name].to_dataset().identical(getattr(result, name)) for name in groups)
     assert set(tree.children) == {*groups, "problem", "seconds", "best_round", "provenance"}
     assert tree["seconds"].attrs == result.seconds

@@ -91,6 +91,10 @@ SURFACE = {
         "--out": "FIGURE", "--metric": "NAME", "--x": "", "--panel": "KEY", "--color": "KEY",
         "--where": "KEY=VALUE", "--results": "FOLDER", "--set": "KEY.PATH=VALUE", "--help": "",
     },
+    "timing [OPTIONS] CONFIG": {"--set": "KEY.PATH=VALUE", "--out": "FILE", "--help": ""},
+    "timeline [OPTIONS] SOURCE": {
+        "--set": "KEY.PATH=VALUE", "--cell": "DIGEST", "--rounds": "N", "--out": "FIGURE", "--help": "",
+    },
     "diagnose [OPTIONS] CONFIG|RESULT": {"--split": "GLOBS", "--rounds": "N", "--json": "FILE", "--help": ""},
     "verify [OPTIONS] FILE|FOLDER…": {"--help": ""},
     "doctor [OPTIONS]": {"--out": "FOLDER", "--help": ""},

@@ -19,7 +19,8 @@ from ppfl.interfaces.bandwidth import Load, best_bandwidths, equal_bandwidths, f
 from ppfl.interfaces.counting import count_flops
 from ppfl.interfaces.objective import JointObjective
 from ppfl.interfaces.pruning import Pruned
-from ppfl.interfaces.wireless import Shape, Wireless
+from ppfl.interfaces.shared_band import Shape
+from ppfl.links.wireless import Wireless
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.engine.build import config
@@ -197,9 +198,9 @@ def test_seconds_from_operations() -> None:
 
     def latencies(method: str, speed: float, **changed: Any) -> Array:
         sections = document(method, changed.pop("ratios", None), flops_per_second=speed, **of_speed)
-        found = build(config(**sections), SoloCommunicator()).latencies
+        found = build(config(**sections), SoloCommunicator()).band
         assert found is not None
-        return np.array(found)
+        return np.array(found.whole)
 
     slow, fast = latencies("fedsim", 1e6), latencies("fedsim", 2e6)
     np.testing.assert_allclose(slow, 2 * fast, rtol=1e-3)
@@ -220,7 +221,7 @@ def test_operations_are_those_of_the_samples_of_a_round() -> None:
         assert of_sample is not None
         sizes = [size if most == "all" else min(size, 5) for size in data.num_train_samples]
         counted = [count_flops(setup.algorithm, setup.server_optimizer, of_sample, size)[0] for size in sizes]
-        assert setup.latencies == pytest.approx(counted, rel=1e-12)
+        assert setup.band.whole == pytest.approx(counted, rel=1e-12)
 
 
 def test_a_band_is_dealt_for_what_is_left_after_given_ratios() -> None:
@@ -229,8 +230,8 @@ def test_a_band_is_dealt_for_what_is_left_after_given_ratios() -> None:
         config(**document(ratios=[0.0, 0.5, 0.9, 0.0, 0.5, 0.9], bandwidth="best", personal_seconds=0.1)),
         SoloCommunicator(),
     )
-    assert setup.latencies is not None
-    assert max(setup.latencies) == pytest.approx(min(setup.latencies), rel=1e-9)
+    assert setup.band is not None
+    assert max(setup.band.whole) == pytest.approx(min(setup.band.whole), rel=1e-9)
 
 
 def test_laws_are_drawn_by_seed_client_and_key() -> None:
@@ -254,10 +255,10 @@ def test_operations_are_known_where_rank_0_has_no_samples(tmp_path: Path) -> Non
     checked = config(**{**given, "problem": {**given["problem"], "dataset": dataset}})
     alone = build(checked, SoloCommunicator())
     assert isinstance(alone.algorithm, Pruned)
-    assert alone.latencies is not None
-    assert alone.latencies[0] == 0.0 < min(alone.latencies[1:])
+    assert alone.band is not None
+    assert alone.band.whole[0] == 0.0 < min(alone.band.whole[1:])
     for setup in on_ranks(3, lambda communicator: build(checked, communicator)):
-        assert (setup.latencies, setup.algorithm) == (alone.latencies, alone.algorithm)
+        assert (setup.band, setup.algorithm) == (alone.band, alone.algorithm)
 
 
 def test_every_rank_finds_the_same() -> None:
@@ -265,7 +266,7 @@ def test_every_rank_finds_the_same() -> None:
     alone = build(given, SoloCommunicator())
     for size in (2, 3):
         for setup in on_ranks(size, lambda communicator: build(given, communicator)):
-            assert (setup.latencies, setup.algorithm) == (alone.latencies, alone.algorithm)
+            assert (setup.band, setup.algorithm) == (alone.band, alone.algorithm)
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,11 @@ class ControlVariates(LocalTraining):
     cohort and n the weights of the mean, so that c = Σ p_m c_m over all clients after every round."""
 
     needs_rounds: ClassVar[str] = "its control variates follow the cohort of a round"
+    needs_all_uplinks: ClassVar[str] = "its server keeps the mean of what clients keep, which would stay wrong"
     needs_mean: ClassVar[str] = (
         "its c has to stay the mean of all c_m, which no robust rule keeps: it would rest away from the solution"
     )
+    needs_whole_uplinks: ClassVar[str] = "its c has to stay the mean of all c_m, of which the server would get a part"
     needs_whole_gradients: ClassVar[str] = (
         "its control variates are means of whole gradients, which cancel at a solution as clipped ones do not"
     )

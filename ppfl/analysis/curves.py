@@ -24,6 +24,7 @@ X_AXES = {
     "seconds": ("seconds",),
     "virtual-seconds": ("virtual_seconds",),
     "uplink-bytes": ("uplink_bytes",),
+    "bytes": ("uplink_bytes", "downlink_bytes"),
     "gradients": ("shared_gradients", "local_gradients"),
 }
 """What a metric can be drawn against, and the costs that make it up."""

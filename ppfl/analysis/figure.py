@@ -54,6 +54,7 @@ X_LABELS = {
     "seconds": "seconds in rounds",
     "virtual-seconds": "virtual seconds",
     "uplink-bytes": "bytes sent by clients",
+    "bytes": "bytes sent, up and down",
     "gradients": "gradients, shared and local",
 }
 LOG_DECADES = 2.0

@@ -27,6 +27,8 @@ from ppfl.cli.status import status
 from ppfl.cli.stop import stop
 from ppfl.cli.submit import submit
 from ppfl.cli.table import table
+from ppfl.cli.timeline import timeline
+from ppfl.cli.timing import timing
 from ppfl.cli.verify import verify
 
 
@@ -63,6 +65,8 @@ for _command in (
     hurt,
     payments,
     plot,
+    timing,
+    timeline,
     diagnose,
     data,
     verify,

@@ -22,7 +22,7 @@ from ppfl.config.deferred import defer_torch
 @click.option("--metric", metavar="NAME", help="What to show. Default: operator_norm, test_accuracy or loss.")
 @click.option(
     "--x",
-    type=click.Choice(["round", "seconds", "virtual-seconds", "uplink-bytes", "gradients"]),
+    type=click.Choice(["round", "seconds", "virtual-seconds", "uplink-bytes", "bytes", "gradients"]),
     default="round",
     show_default=True,
     help="What to show it against.",

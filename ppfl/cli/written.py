@@ -18,8 +18,13 @@ def write_text(text: str, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
         return
+    write_bytes(text.encode(), out)
+
+
+def write_bytes(content: bytes, out: Path) -> None:
+    """Write it whole, making the folder. Raises UserError where it cannot be."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out, text.encode())
+        write_whole(out, content)
     except OSError as error:
         raise UserError(f"--out {out}: cannot write it: {error.strerror}") from error

@@ -17,7 +17,7 @@ from ppfl.core.communicator import Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ppfl.core.communicator import Operation
+    from ppfl.core.communicator import NeighbourExchange, Operation
 
 _OPERATIONS = {"sum": MPI.SUM, "max": MPI.MAX}
 _HEADER_TAG, _BODY_TAG = 1, 2
@@ -100,6 +100,17 @@ class MpiCommunicator:
         result = tensor.clone() if self.rank == source else torch.empty_like(tensor)
         self._comm.Bcast(_buffer(result), source)
         return result
+
+    def neighbourhood(self, ranks: Sequence[int]) -> NeighbourExchange:
+        """Make a graph of ranks, each with its neighbours in this order."""
+        graph = self._comm.Create_dist_graph_adjacent(ranks, ranks, reorder=False)
+
+        def exchange(tensor: torch.Tensor, counts: Sequence[int], expected: Sequence[int]) -> torch.Tensor:
+            received = torch.empty(sum(expected), dtype=torch.uint8)
+            graph.Neighbor_alltoallv((_buffer(tensor), counts), (received.numpy(), expected))
+            return received
+
+        return exchange
 
     def barrier(self) -> None:
         """Return when every rank has called it."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ppfl.core.communicator import Message, Operation
+    from ppfl.core.communicator import Message, NeighbourExchange, Operation
 
 
 class SoloCommunicator:
@@ -42,6 +42,10 @@ class SoloCommunicator:
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """Return a copy."""
         return tensor.clone()
+
+    def neighbourhood(self, ranks: Sequence[int]) -> NeighbourExchange:
+        """Return what returns a copy of nothing: there is no neighbour."""
+        return lambda tensor, _counts, _expected: tensor.clone()
 
     def barrier(self) -> None:
         """Return at once."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ppfl.config.errors import NOTHING, Finding
+from ppfl.core.data_file import DataFile
 from ppfl.interfaces.attack import AttackOnVectors
 from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.cohort_size import cohort_size
@@ -18,6 +19,7 @@ from ppfl.interfaces.query_points import FEWEST_HONEST, QueryPoints
 if TYPE_CHECKING:
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.byzantine import Byzantine
+    from ppfl.interfaces.gossip import Neighbourhood
     from ppfl.interfaces.method import Algorithm
     from ppfl.interfaces.strategic import Strategic
 
@@ -125,3 +127,16 @@ class Round:
             larger = "cohort" if self.buffer is None else "asynchronous.buffer"
             return Finding("aggregator", NOTHING, f"a smaller f, or a larger {larger}", str(error))
         return None
+
+
+def unfit_graph(neighbourhood: Neighbourhood, clients: int, seed: int) -> Finding | None:
+    """Return what is wrong with a graph that is to have so many nodes."""
+    try:
+        neighbourhood.graph.check(clients, seed)
+    except ValueError as error:
+        key, _, reason = str(error).partition(": ")
+        field = key.removeprefix("graph").removeprefix(".")
+        value = getattr(neighbourhood.graph, field) if field else neighbourhood.graph.name
+        given = str(value.path.name) if isinstance(value, DataFile) else value
+        return Finding(f"gossip.{key}", given, f"a graph of {clients} nodes that fits", reason)
+    return None

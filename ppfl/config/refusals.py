@@ -6,16 +6,37 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.plugins import refusal
 from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.gossip import Gossip
 from ppfl.interfaces.phases import Phases
 from ppfl.interfaces.query_points import QueryPoints
+from ppfl.interfaces.shared_band import SharedBand, chooses_ratios
 from ppfl.interfaces.strategic import SQUARED_NORM
-from ppfl.interfaces.wireless import refuse_network
 from ppfl.networks.model_problem import ModelProblemSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ppfl.config.run import Config
+
+
+def _fits_gossip(config: Config) -> None:
+    method = config.algorithm
+    if not isinstance(method, Gossip):
+        if config.gossip is not None:
+            raise refusal("gossip", f"null, since {method.name!r} has a server, and its clients no neighbours")
+        return
+    if config.gossip is None:
+        example = "{graph: {name: ring}}"
+        raise refusal("gossip", f"a section such as {example}, since clients of {method.name!r} are nodes of a graph")
+    if config.cohort not in ("all", 1.0) or isinstance(config.cohort, int):
+        raise refusal("cohort", f"'all', since each node of {method.name!r} waits for all of its neighbours")
+    if config.weights != "uniform":
+        raise refusal("weights", "'uniform', since the weights of a graph are doubly stochastic: all nodes count alike")
+    if config.byzantine is not None:
+        raise refusal("byzantine", f"null, since no rule stands between a node of {method.name!r} and its neighbours")
+    if isinstance(config.network, SharedBand):
+        what = "null, or links that are each node's own"
+        raise refusal("network", f"{what}, since {method.name!r} has no server with a band that all would share")
 
 
 def _one_vote_a_client(config: Config) -> None:
@@ -94,16 +115,25 @@ def _fits_strategic(config: Config) -> None:
         raise refusal("evaluate.reports", f"no {SQUARED_NORM}, {reason}")
 
 
+def _fits_compression(config: Config) -> None:
+    if config.compression is not None:
+        config.compression.refuse(config.algorithm, config.strategic)
+
+
 def _fits_asynchrony(config: Config) -> None:
     if config.asynchronous is not None:
         config.asynchronous.refuse_method(config.algorithm, config.weights, config.cohort)
         config.asynchronous.refuse_buffer(config.aggregator, config.byzantine)
-        config.asynchronous.refuse_times(config.compute_times)
+        config.asynchronous.refuse_times(config.compute_times, config.network)
         config.asynchronous.refuse_chunks(config.engine.clients_per_chunk)
 
 
 def _fits_network(config: Config) -> None:
-    refuse_network(config.network, config.algorithm, config.compute_times, config.asynchronous)
+    if config.network is not None:
+        config.network.refuse_others(config.algorithm, config.compute_times, config.asynchronous)
+    if chooses_ratios(config.algorithm) and not isinstance(config.network, SharedBand):
+        allowed = "a number or a list of them, or 'network' beside a section `network` whose clients share one band"
+        raise refusal("algorithm.ratios", allowed)
 
 
 def _fits_phases(config: Config) -> None:
@@ -128,6 +158,7 @@ def _fits_schedules(config: Config) -> None:
 
 
 REFUSALS: tuple[Callable[[Config], None], ...] = (
+    _fits_gossip,
     _one_vote_a_client,
     _takes_the_mean,
     _may_clip,
@@ -136,6 +167,7 @@ REFUSALS: tuple[Callable[[Config], None], ...] = (
     _has_newcomers,
     _fits_attackers,
     _fits_strategic,
+    _fits_compression,
     _fits_asynchrony,
     _fits_network,
     _fits_phases,

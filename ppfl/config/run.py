@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from ppfl.config.clients import Round
+from ppfl.config.clients import Round, unfit_graph
 from ppfl.config.computing import Checkpoint, Engine, Save
 from ppfl.config.errors import ConfigError, Finding, error_of
 from ppfl.config.evaluate import Evaluate
@@ -26,11 +26,13 @@ from ppfl.core.yaml_text import dump_text
 from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.asynchronous import Asynchronous
 from ppfl.interfaces.byzantine import Byzantine
+from ppfl.interfaces.compression import Compression
 from ppfl.interfaces.compute_times import ComputeTimes
+from ppfl.interfaces.gossip import Neighbourhood
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
+from ppfl.interfaces.network import Network
 from ppfl.interfaces.problem import ProblemSettings
 from ppfl.interfaces.strategic import Strategic
-from ppfl.interfaces.wireless import Wireless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,7 +49,7 @@ _MEAN: Any = {"name": "mean"}
 class Config(Settings):
     """One run."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic", "network"})
+    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic", "network", "compression", "gossip"})
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     """What results are filed under."""
     seed: Seed = 0
@@ -75,14 +77,18 @@ class Config(Settings):
     """Clients that send what they like; null: all are honest."""
     strategic: Strategic | None = None
     """Clients that send a multiple of what they computed, and noise, to fare better; null: nobody does."""
+    compression: Compression | None = None
+    """How what clients send is shortened; null: it is not."""
     start: Start | None = None
     """Where parameters begin; null: at the initial law of the problem."""
     compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None
     """How long clients take on a virtual clock; null: nothing counts virtual seconds."""
-    network: Wireless | None = None
-    """How long clients compute and send in a round; null: nothing is known of it."""
+    network: Annotated[Network, ChosenFrom("ppfl.links")] | None = None
+    """How long messages take, and which of them are lost; null: nothing is known of it."""
     asynchronous: Asynchronous | None = None
     """Uplinks are applied as they arrive; null: in rounds. With it, `rounds` and `evaluate.every` count arrivals."""
+    gossip: Neighbourhood | None = None
+    """Clients are nodes of a graph, and each sends to its neighbours; null: to a server."""
     evaluate: Evaluate = Evaluate()
     """Scores during the run and at its end."""
     save: Save = Save()
@@ -227,6 +233,8 @@ def _unfit_for_clients(config: Config) -> Finding | None:
     clients = config.known_clients
     if clients is None:
         return None
+    if config.gossip is not None and (lonely := unfit_graph(config.gossip, clients, config.seed)) is not None:
+        return lonely
     wanted, key, buffer = config.cohort, "cohort", None
     if config.asynchronous is not None:
         wanted, key = config.asynchronous.concurrency, "asynchronous.concurrency"

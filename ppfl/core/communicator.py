@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import torch
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Operation = Literal["sum", "max"]
+NeighbourExchange: TypeAlias = "Callable[[torch.Tensor, Sequence[int], Sequence[int]], torch.Tensor]"
+"""From bytes for neighbours, and how many are for each and come from each, to those that came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,14 @@ class Communicator(Protocol):
 
     def broadcast(self, tensor: torch.Tensor, source: int) -> torch.Tensor:
         """Return the tensor of rank `source`; those of other ranks tell shape and number type alone."""
+        ...
+
+    def neighbourhood(self, ranks: Sequence[int]) -> NeighbourExchange:
+        """Return what exchanges bytes with some other ranks, for whom this one is among theirs, too.
+
+        Each call gives every neighbour its part of a tensor of uint8, in the order of `ranks`, and returns what they
+        gave, so many bytes of each; collective, as this is.
+        """
         ...
 
     def barrier(self) -> None:
@@ -167,6 +177,18 @@ class GuardedCommunicator:
         self.check(tensor)
         with self._timed():
             return self._inner.broadcast(tensor, source)
+
+    def neighbourhood(self, ranks: Sequence[int]) -> NeighbourExchange:
+        """See Communicator; refuses local parameters."""
+        with self._timed():
+            exchange = self._inner.neighbourhood(ranks)
+
+        def guarded(tensor: torch.Tensor, counts: Sequence[int], expected: Sequence[int]) -> torch.Tensor:
+            self.check(tensor)
+            with self._timed():
+                return exchange(tensor, counts, expected)
+
+        return guarded
 
     def barrier(self) -> None:
         """See Communicator."""

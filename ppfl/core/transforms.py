@@ -28,6 +28,15 @@ def is_vectorized() -> bool:
     return any(level.key() == vmap for level in torch._C._functorch.get_interpreter_stack() or ())
 
 
+def of_each(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Return function(*inputs); where the first of them stands for many tensors, as lanes do, of all of them by vmap.
+
+    For functions that move numbers about, which lanes know no way to: their bits do not depend on how many there are.
+    """
+    vectorized = getattr(inputs[0], "vectorized", None)
+    return function(*inputs) if vectorized is None else vectorized(function, inputs)
+
+
 def for_all(
     function: Callable[..., tuple[Tensors, Report]], *inputs: Any, in_dims: Any = 0
 ) -> tuple[Tensors, dict[str, float | torch.Tensor]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import torch
 
@@ -29,22 +29,40 @@ class Arrival:
     """Since θ was sent to the client."""
 
 
-class ArrivalLog:
-    """All arrivals so far, also dropped ones, in their order."""
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One job whose uplink never reached the server, or was never given."""
 
-    def __init__(self) -> None:
-        self._integers = {name: array("q") for name in ("client", "version", "delay")}
-        self._times = {name: array("d") for name in ("seconds", "turnaround_seconds")}
+    client: int
+    version: int
+    """Server updates that θ had seen when it was sent to the client, or would have been."""
+    arrivals: int
+    """Uplinks of others that had arrived when the server gave it up."""
+    fate: int
+    """What became of it, a number of `ppfl.interfaces.network.Fate`."""
+    seconds: float
+    """When it was given up, on the clock of the engine."""
+
+
+Entry = TypeVar("Entry", Arrival, Loss)
+
+
+class Log(Generic[Entry]):
+    """What happened so far, in its order: entries of one kind, kept as columns."""
+
+    def __init__(self, integers: Sequence[str], times: Sequence[str]) -> None:
+        self._integers = {name: array("q") for name in integers}
+        self._times = {name: array("d") for name in times}
 
     def __len__(self) -> int:
         return len(self._integers["client"])
 
-    def append(self, arrival: Arrival) -> None:
+    def append(self, entry: Entry) -> None:
         """Add one."""
         for name, integers in self._integers.items():
-            integers.append(getattr(arrival, name))
+            integers.append(getattr(entry, name))
         for name, times in self._times.items():
-            times.append(getattr(arrival, name))
+            times.append(getattr(entry, name))
 
     def restore(self, log: Mapping[str, torch.Tensor]) -> None:
         """Begin with the arrays of an earlier log."""
@@ -54,5 +72,19 @@ class ArrivalLog:
             times.extend(log[name].tolist())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return {name of a field of Arrival: (arrivals,)}, int64 or float64."""
+        """Return {name of a field: (entries,)}, int64 or float64."""
         return {name: np.array(values) for name, values in (*self._integers.items(), *self._times.items())}
+
+
+class ArrivalLog(Log[Arrival]):
+    """All arrivals, also dropped ones."""
+
+    def __init__(self) -> None:
+        super().__init__(("client", "version", "delay"), ("seconds", "turnaround_seconds"))
+
+
+class LossLog(Log[Loss]):
+    """All jobs whose uplinks did not arrive."""
+
+    def __init__(self) -> None:
+        super().__init__(("client", "version", "arrivals", "fate"), ("seconds",))

@@ -10,8 +10,9 @@ from ppfl.engine.answers import Answers
 from ppfl.engine.client_store import MemoryStore, open_store
 from ppfl.engine.mapping.choose import choose_mapping, choose_mappings
 from ppfl.engine.mapping.laned import Laned
+from ppfl.engine.mapping.lanes import as_lanes, state_lanes, state_values
 from ppfl.engine.mapping.loop import Loop
-from ppfl.engine.mapping.mapping import member, stack_states
+from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL, member, stack_states
 from ppfl.interfaces.personal_aggregates import PersonalAggregates
 from ppfl.interfaces.query_points import QueryPoints
 from ppfl.interfaces.remembering import MEMORY, Remembering, with_memory, without_memory
@@ -188,6 +189,22 @@ class ClientGroup:
                 row = client - chunk.start
                 states[row] = states[row] | algorithm.receive(without_memory(states[row]), own[client])
             self._keep(index, stack_states(states))
+
+    def receive_rows(self, own: Params, round: int) -> None:
+        """Do the same of all clients of this rank, whose aggregates are rows (C, …), in their order."""
+        algorithm = self._setup.algorithm_at(round)
+        assert isinstance(algorithm, PersonalAggregates)
+        if self.laned is not None:
+            try:
+                lanes = {name: as_lanes(value) for name, value in own.items()}
+                self.keep_lanes(state_values(algorithm.receive(state_lanes(self.lanes), lanes)))
+            except NOT_FOR_SEVERAL:  # a mistake is raised one by one, too
+                pass
+            else:
+                return
+        rows = {name: value.unbind() for name, value in own.items()}
+        each = {client: {name: rows[name][row].clone() for name in rows} for row, client in enumerate(self.clients)}
+        self.receive_each(each, round)
 
     def parts(self, cohort: frozenset[int]) -> list[Part]:
         """Return the clients of a cohort that live here, chunk by chunk."""

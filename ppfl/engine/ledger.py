@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from ppfl.engine.clock import RoundOnClock
     from ppfl.engine.setup import Setup
     from ppfl.interfaces.method import Report
 
@@ -60,7 +61,11 @@ class Costs:
     nonfinite_clients: int = 0
     """Vectors that robust rules left out for NaN or inf, one a client and round."""
     virtual_seconds: float = 0.0
-    """Sum over rounds of the slowest client's compute time, where the run has compute times."""
+    """Sum over rounds of how long they last, where the run has compute times or a network."""
+    lost_uplinks: int = 0
+    """Uplinks of clients that were asked, and which the network lost or brought too late."""
+    silent_rounds: int = 0
+    """Rounds in which the server heard too few clients, so that θ stayed as it was."""
 
 
 @dataclass
@@ -123,6 +128,12 @@ class Ledger:
         """Count what was sent to some clients, and what they sent."""
         self.costs.downlink_bytes += downlink
         self.costs.uplink_bytes += uplink
+
+    def count_round(self, on_clock: RoundOnClock) -> None:
+        """Count how long a round lasted, and what of it was lost."""
+        self.costs.virtual_seconds += on_clock.seconds
+        self.costs.lost_uplinks += on_clock.num_lost
+        self.costs.silent_rounds += not on_clock.is_heard
 
     def add(self, costs: Costs, counts: Mapping[str, float]) -> None:
         """Add what rounds have cost that were computed together with those of other runs; counts: of gradients."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Params, State
     from ppfl.interfaces.client_data import ClientData
     from ppfl.interfaces.method import Algorithm
+    from ppfl.interfaces.network import Network
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.strategic import Strategic
     from ppfl.interfaces.trigger import Probe
@@ -30,13 +31,18 @@ class CohortSampler:
     """Uniform sampling of clients without replacement, the same on every rank.
 
     cohort: "all", a number of clients, or a fraction of those with training samples, rounded half to even, at
-    least one. Clients without training samples never take part. Raises ValueError when more are wanted than there are.
+    least one. Clients without training samples never take part; where a network has some of them away at times, those
+    who are there are drawn from, and all of them taken where fewer are there. Raises ValueError when more are wanted
+    than there are.
     """
 
-    def __init__(self, data: ClientData, cohort: Literal["all"] | int | float, seed: int) -> None:
+    def __init__(
+        self, data: ClientData, cohort: Literal["all"] | int | float, seed: int, network: Network | None = None
+    ) -> None:
         self._eligible = [client for client, samples in enumerate(data.num_train_samples) if samples > 0]
         self._choices = np.array(self._eligible)
         self._seed = seed
+        self._network = network if network is not None and network.is_away_at_times else None
         self.size = cohort_size(cohort, len(self._eligible))
         if not 1 <= self.size <= len(self._eligible):
             raise ValueError(f"{cohort} clients wanted, {len(self._eligible)} have training samples")
@@ -49,7 +55,7 @@ class CohortSampler:
     @property
     def is_full(self) -> bool:
         """True when every client with samples takes part in every round."""
-        return self.size == len(self._eligible)
+        return self.size == len(self._eligible) and self._network is None
 
     @property
     def participation(self) -> float:
@@ -60,8 +66,14 @@ class CohortSampler:
         """Return the clients of a round."""
         if self.is_full:
             return frozenset(self._eligible)
+        choices = self._choices
+        if self._network is not None:
+            there = [client for client in self._eligible if self._network.is_there(self._seed, client, round)]
+            if len(there) <= self.size:
+                return frozenset(there)
+            choices = np.array(there)
         draw = generator(self._seed, "cohort", round=round)
-        chosen: list[int] = draw.choice(self._choices, self.size, replace=False).tolist()
+        chosen: list[int] = draw.choice(choices, self.size, replace=False).tolist()
         return frozenset(chosen)
 
     def position(self, num_choices: int, draw: int) -> int:

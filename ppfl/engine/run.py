@@ -11,13 +11,17 @@ from ppfl.engine.best_round import Best, states_of_now
 from ppfl.engine.checkpoint import StatesOf, name_state, read_state
 from ppfl.engine.exchange.combine import combine
 from ppfl.engine.exchange.exchanged import Exchanged
+from ppfl.engine.exchange.gossip import Neighbours, gossip
+from ppfl.engine.exchange.lost import of_arrived, of_unheard
 from ppfl.engine.exchange.misreports import as_sent
 from ppfl.engine.exchange.mixing import mix
 from ppfl.engine.exchange.queries import ask
 from ppfl.engine.group import ClientGroup
 from ppfl.engine.ledger import Ledger, Status, timed
 from ppfl.engine.participants import Downlink
+from ppfl.interfaces.gossip import Gossip
 from ppfl.interfaces.mixing import Mixing
+from ppfl.interfaces.personal_aggregates import PersonalAggregates
 from ppfl.interfaces.query_points import QueryPoints
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.snapshot import ClientStates, Snapshot
     from ppfl.core.types import Params, State
+    from ppfl.engine.clock import RoundOnClock
     from ppfl.engine.ledger import Scored
     from ppfl.engine.mapping.laned import Laned
     from ppfl.engine.mapping.mapping import AnyUplink
@@ -45,6 +50,8 @@ class Run:
         self.ledger = Ledger(setup)
         self.advanced: dict[int, AdvancedClient] = {}
         """Clients of this rank as the last scores of the rounds have left them, for the final stages."""
+        self.neighbours = Neighbours(setup) if isinstance(setup.algorithm, Gossip) else None
+        """Of the nodes of this rank, where clients are nodes of a graph."""
         self.best = None if setup.best_round is None else Best(setup, setup.best_round, self.group)
         """The best round by validation, where it is wanted."""
         setup.communicator.protect(self.group)
@@ -100,17 +107,18 @@ def play_round(run: Run, round: int) -> bool:
         cohort = setup.cohort(round)
         if round + 1 < setup.num_rounds:
             group.prefetch(setup.cohort(round + 1))
-        exchanged = _exchanged(run, cohort, round)
+        on_clock = setup.on_clock(run.server, cohort, round)
+        exchanged = _exchanged(run, cohort, on_clock, round)
         run.ledger.count_bytes(exchanged.downlink_bytes, exchanged.uplink_bytes)
         run.ledger.costs.nonfinite_clients += exchanged.num_nonfinite
-        run.ledger.costs.virtual_seconds += setup.virtual_seconds(cohort, round)
+        run.ledger.count_round(on_clock)
         run.ledger.told.check()
     return exchanged.is_finite
 
 
-def _exchanged(run: Run, cohort: frozenset[int], round: int) -> Exchanged:
-    """Let the clients of a cohort work, and make of what they send what the method wants: one aggregate for the server,
-    or one for each of them. Collective."""
+def _exchanged(run: Run, cohort: frozenset[int], on_clock: RoundOnClock, round: int) -> Exchanged:
+    """Let the clients of a cohort work, and make of what those who are heard send what the method wants: one aggregate
+    for the server, or one for each of them. Collective."""
     setup, group = run.setup, run.group
     if isinstance(setup.algorithm, QueryPoints):
         return ask(setup, group, run.server, cohort, round, partial(_counted, run))
@@ -118,13 +126,22 @@ def _exchanged(run: Run, cohort: frozenset[int], round: int) -> Exchanged:
     like = setup.algorithm.uplink_like(run.server)
     # clients work as their uplinks are asked for
     uplinks = _counted(run, as_sent(setup, run.server, group.step(downlink, cohort, round), round))
+    if run.neighbours is not None:
+        return gossip(setup, group, run.neighbours, run.server, uplinks, cohort, round)
+    mine = [client for client in cohort if client in group.clients]
+    if not on_clock.is_heard:
+        sent_bytes = of_unheard(setup, run.server, uplinks, on_clock.arrived, like, round)
+        received = 0 if isinstance(setup.algorithm, PersonalAggregates) else downlink.num_bytes(mine)
+        return Exchanged(True, received, sent_bytes, 0)
+    arrived = on_clock.arrived
+    if len(arrived) < len(cohort):
+        uplinks = of_arrived(uplinks, arrived)
     if isinstance(setup.algorithm, Mixing):
-        return mix(setup, group, run.ledger.told, run.server, uplinks, cohort, like, round)
-    aggregate = combine(setup, run.server, uplinks, cohort, like, round)
+        return mix(setup, group, run.ledger.told, run.server, uplinks, arrived, like, round)
+    aggregate = combine(setup, run.server, uplinks, arrived, like, round)
     is_finite = all_finite(aggregate.params)
     if is_finite:
-        _serve(run, aggregate.params, cohort, round)
-    mine = [client for client in cohort if client in group.clients]
+        _serve(run, aggregate.params, arrived, round)
     return Exchanged(is_finite, downlink.num_bytes(mine), aggregate.num_bytes, aggregate.num_nonfinite)
 
 

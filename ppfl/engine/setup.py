@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppfl.core.params import num_bytes
+from ppfl.engine.clock import Clock, RoundOnClock, gossip_round_of, round_of
+from ppfl.engine.wire import answers_after, sizes_of
 from ppfl.interfaces.byzantine import adds_up
+from ppfl.interfaces.links import Links, Sizes
 from ppfl.interfaces.query_points import QueryPoints
 from ppfl.interfaces.strategic import SQUARED_NORM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import torch
 
     from ppfl.core.communicator import GuardedCommunicator
+    from ppfl.core.types import State
     from ppfl.engine.client_store import Kind
+    from ppfl.engine.clock import BandSeconds
     from ppfl.engine.newcomers import Newcomers
     from ppfl.engine.participants import CohortSampler, Roles
     from ppfl.interfaces.aggregator import Aggregator
@@ -27,7 +33,9 @@ if TYPE_CHECKING:
     from ppfl.interfaces.best_round import BestRound
     from ppfl.interfaces.byzantine import Byzantine
     from ppfl.interfaces.compute_times import ComputeTimes
+    from ppfl.interfaces.graph import Weights
     from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+    from ppfl.interfaces.network import Network
     from ppfl.interfaces.problem import Problem
     from ppfl.interfaces.strategic import Strategic
 
@@ -72,8 +80,14 @@ class Setup:
     """None: in rounds. Otherwise `num_rounds` counts arrivals, and `cohort` samples the clients in flight."""
     compute_times: ComputeTimes | None = None
     """Of the virtual clock; None when nothing asks for virtual seconds."""
-    latencies: tuple[float, ...] | None = None
-    """Seconds of a round of every client of all ranks on their network; None when there is none."""
+    network: Network | None = None
+    """How long messages take, and which of them are lost; None when nothing is known of it."""
+    band: BandSeconds | None = None
+    """Of clients that share one band; None when they do not."""
+    least_arrivals: int = 1
+    """Uplinks of a round without which θ stays as it is."""
+    weights_of_graph: Weights | None = None
+    """Of neighbours for each other, where clients are nodes of a graph; None: there is a server."""
     reports: tuple[str, ...] = ()
     """What clients tell that is kept with the scores."""
     best_round: BestRound | None = None
@@ -82,6 +96,8 @@ class Setup:
     """Whether the scores of single clients are kept with their means."""
     replay: Mapping[str, np.ndarray] | None = None
     """Arrays of the arrival log to be repeated, (arrivals,)."""
+    replayed_losses: Mapping[str, np.ndarray] | None = None
+    """Of the jobs that were lost in between, (losses,); None where none were."""
     newcomers: Newcomers | None = None
     """Clients that are held out of training; `problem` knows nothing of them."""
     start_files: tuple[Path, ...] = ()
@@ -103,14 +119,41 @@ class Setup:
     @property
     def has_virtual_seconds(self) -> bool:
         """True when it is known how long a round lasts, whatever it takes to compute it here."""
-        return self.compute_times is not None or self.latencies is not None
+        return self.compute_times is not None or self.network is not None
 
-    def virtual_seconds(self, cohort: frozenset[int], round: int) -> float:
-        """Return how long a round lasts: until the slowest client has arrived; 0 where nobody knows."""
-        times, seed = self.compute_times, self.problem.objective.seed
-        if times is not None:
-            return max(times.seconds(seed, client, round) for client in cohort)
-        return 0.0 if self.latencies is None else max(self.latencies[client] for client in cohort)
+    @property
+    def loses(self) -> bool:
+        """Whether uplinks of clients that are asked may be lost, or clients be away."""
+        return self.network is not None and self.network.loses
+
+    @cached_property
+    def clock(self) -> Clock:
+        """How long clients take on the virtual clock."""
+        return Clock(self.problem.objective.seed, self.compute_times, self.network, self.band)
+
+    def on_clock(self, server: State, cohort: frozenset[int], round: int) -> RoundOnClock:
+        """Return who of a cohort is heard in a round, and how long it lasts; 0 s where nobody knows."""
+        if not self.has_virtual_seconds:
+            return RoundOnClock({}, cohort, is_heard=True, waited=0.0, answers={})
+        if self.weights_of_graph is not None:
+            neighbours = [self.weights_of_graph.neighbours(node) for node in range(self.weights_of_graph.num_nodes)]
+            return gossip_round_of(self.clock, neighbours, num_bytes(self.algorithm.uplink_like(server)), round)
+        if not isinstance(self.network, Links):
+            return round_of(self.clock, dict.fromkeys(sorted(cohort)), round, self.least_arrivals)
+        sizes = self.sizes_of(server, cohort, round)
+        answers = None
+        if answers_after(self.algorithm):
+            answers = {client: of_client.down for client, of_client in sizes.items()}
+            sizes = {client: of_client._replace(down=0) for client, of_client in sizes.items()}
+        return round_of(self.clock, sizes, round, self.least_arrivals, answers)
+
+    def sizes_of(self, server: State, cohort: Collection[int], round: int) -> dict[int, Sizes]:
+        """Return the bytes that clients of a cohort are sent and send in a round; of nodes what goes over their edges
+        from them."""
+        if self.weights_of_graph is None:
+            return sizes_of(self.algorithm, server, cohort, round)
+        of_message = num_bytes(self.algorithm.uplink_like(server))
+        return {node: Sizes(0, len(self.weights_of_graph.neighbours(node)) * of_message) for node in sorted(cohort)}
 
     @property
     def adds_up(self) -> bool:
@@ -129,7 +172,7 @@ class Setup:
 
     def share_of(self, cohort: frozenset[int]) -> float:
         """Return the weight of a cohort's vectors over that of all that there could be, attackers beside included."""
-        if self.cohort.is_full:
+        if len(cohort) == len(self.cohort.eligible):
             return 1.0
         return self._weight_of(sorted(cohort)) / self._weight_of_all
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.snapshot import Snapshot
 from ppfl.engine.checkpoint import Checkpointer, agree
+from ppfl.engine.consensus import meet
 from ppfl.engine.evaluate import score_rounds
 from ppfl.engine.newcomers import series_of_newcomers
 from ppfl.engine.run import Run, play_round
@@ -71,12 +72,14 @@ class Synchronous(Run):
         return due.stop
 
     def _score(self, round: int, *, is_finite: bool = True) -> Scored:
-        scores = score_rounds([self], round)[0] | series_of_newcomers(self)
+        scores = meet(self) | score_rounds([self], round)[0] | series_of_newcomers(self)
         return self.scored(round, scores, self._more_costs(), is_finite=is_finite)
 
     def _more_costs(self) -> dict[str, float]:
         """Return the costs that only some runs have."""
         setup, costs = self.setup, self.ledger.costs
         virtual = {"virtual_seconds": costs.virtual_seconds} if setup.has_virtual_seconds else {}
+        if setup.loses:
+            virtual |= {"lost_uplinks": float(costs.lost_uplinks), "silent_rounds": float(costs.silent_rounds)}
         robust = not is_sum(setup.aggregator) or setup.byzantine is not None
         return {**virtual, **({"nonfinite_clients": float(costs.nonfinite_clients)} if robust else {})}

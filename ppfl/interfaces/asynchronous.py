@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ppfl.interfaces.aggregator import Aggregator
     from ppfl.interfaces.byzantine import Byzantine
     from ppfl.interfaces.compute_times import ComputeTimes
+    from ppfl.interfaces.network import Network
 
 
 class Asynchronous(Settings):
@@ -96,13 +97,13 @@ class Asynchronous(Settings):
             )
             raise refusal("asynchronous.buffer", f"at least {least}, {reason}")
 
-    def refuse_times(self, compute_times: ComputeTimes | None) -> None:
+    def refuse_times(self, compute_times: ComputeTimes | None, network: Network | None) -> None:
         """Raise pydantic's error for a virtual clock without compute times, and for times that nothing would use."""
         if self.engine == "messages" and compute_times is not None:
             raise refusal("compute_times", "nothing with asynchronous.engine 'messages', where time is real")
         if self.replay is not None and compute_times is not None:
             raise refusal("compute_times", "nothing with asynchronous.replay, whose log has the times")
-        if self.engine == "virtual" and self.replay is None and compute_times is None:
+        if self.engine == "virtual" and self.replay is None and compute_times is None and network is None:
             raise refusal(
                 "compute_times", "a section, such as {name: fixed}, from which the virtual clock has its times"
             )

@@ -61,6 +61,7 @@ class QueryPoints(PersonalAggregates):
     {'local': {}, 'personal': {'theta': tensor([0.5000])}}
     """
 
+    needs_all_uplinks: ClassVar[str] = "each client is asked many times a round, and has to answer all"
     needs_honesty: ClassVar[str] = "they answer at many query points a round, and no one message is what they report"
     main_clients: Literal["all"] | PositiveInt | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = "all"
     """Who asks: all honest clients, so many of them (the first ones with training samples), or those of these names."""

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.attack import Attack
+from ppfl.interfaces.compressor import Compressor
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.dataset import Dataset
+from ppfl.interfaces.graph import Graph
 from ppfl.interfaces.method import Algorithm, FineTuner, ServerOptimizer
+from ppfl.interfaces.network import Network
 from ppfl.interfaces.partition import Partition
 from ppfl.interfaces.pre_aggregator import PreAggregator
 from ppfl.interfaces.problem import ProblemSettings
@@ -29,9 +32,12 @@ ROOMS: dict[str, type[PlugIn]] = {
     "aggregators": Aggregator,
     "algorithms": Algorithm,
     "attacks": Attack,
+    "compressors": Compressor,
     "compute_times": ComputeTimes,
     "datasets": Dataset,
     "fine_tuners": FineTuner,
+    "graphs": Graph,
+    "links": Network,
     "models": Model,
     "partitions": Partition,
     "pre_aggregators": PreAggregator,

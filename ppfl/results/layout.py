@@ -11,6 +11,7 @@ rounds/      dimension round: scores and costs; (round, client) where there is o
 clients/     dimension client: samples, <stage>_<metric>
 newcomers/   dimensions client, steps: samples, <metric>; of runs that hold clients out alone
 arrivals/    dimension arrival: client, version, delay, seconds, turnaround_seconds; asynchronous runs alone
+losses/      dimension loss: client, version, arrivals, fate, seconds; where a network loses asynchronous jobs
 summary/     dimensions stage, statistic: one variable a metric
 stages/      dimension stage: what the training of a stage has cost; not in files of version 3
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import h5py
     import xarray as xr
 
-_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals", "newcomers")
+_GROUPS = ("rounds", "clients", "summary", "stages", "arrivals", "losses", "newcomers")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Result:
     """What the training of each stage has cost; empty while a run is running, and in files of version 3."""
     arrivals: xr.Dataset
     """The log of an asynchronous run; empty for others."""
+    losses: xr.Dataset
+    """Its jobs that a network has lost; empty where it could not."""
     newcomers: xr.Dataset
     """Clients that were held out of training; empty where none were."""
 

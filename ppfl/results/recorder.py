@@ -115,6 +115,7 @@ class Recorder:
         self._summary: dict[str, np.ndarray] = {}
         self._stage_costs: dict[str, np.ndarray] = {}
         self._arrivals: Callable[[], Mapping[str, np.ndarray]] | None = None
+        self._losses: Callable[[], Mapping[str, np.ndarray]] | None = None
         self._seconds: Callable[[], Mapping[str, float]] | None = None
         self._summary_labels: tuple[list[str], list[str]] = ([], [])
         self._status = RUNNING
@@ -143,6 +144,10 @@ class Recorder:
     def follow_arrivals(self, arrivals: Callable[[], Mapping[str, np.ndarray]]) -> None:
         """Store with every write what `arrivals` returns then: arrays (arrival,)."""
         self._arrivals = arrivals
+
+    def follow_losses(self, losses: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Do the same with what `losses` returns, arrays (loss,)."""
+        self._losses = losses
 
     def follow_seconds(self, seconds: Callable[[], Mapping[str, float]]) -> None:
         """Store with every write what `seconds` returns then: seconds by what they were spent on."""
@@ -240,10 +245,11 @@ class Recorder:
             yield _group("clients", {"client": names} if names is not None else {}, self._clients)
         if self._newcomer_labels:
             yield _group("newcomers", self._newcomer_labels, self._newcomers)
-        if self._arrivals is not None:
-            columns = self._arrivals()
-            numbers = np.arange(len(next(iter(columns.values()))))
-            yield _group("arrivals", {"arrival": numbers}, columns)
+        for name, dimension, log in (("arrivals", "arrival", self._arrivals), ("losses", "loss", self._losses)):
+            if log is not None:
+                columns = log()
+                numbers = np.arange(len(columns["client"]))
+                yield _group(name, {dimension: numbers}, columns)
         if self._summary:
             stages, statistics = self._summary_labels
             labels = {"stage": np.array(stages, dtype=object), "statistic": np.array(statistics, dtype=object)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
@@ -11,12 +12,13 @@ from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
 from ppfl.core.communicator import GuardedCommunicator, ranks_of_host
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
-from ppfl.engine.exchange.attackers import check_cohort
+from ppfl.engine.compressed import compressed
+from ppfl.engine.exchange.attackers import check_cohort, least_arrivals
 from ppfl.engine.exchange.queries import check_query_points
 from ppfl.engine.newcomers import Newcomers
 from ppfl.engine.participants import CohortSampler, Roles
 from ppfl.engine.setup import Setup
-from ppfl.interfaces.arrival_log import read_arrivals
+from ppfl.interfaces.arrival_log import read_arrivals, read_losses
 from ppfl.interfaces.byzantine import adds_up
 from ppfl.interfaces.client_data import Statistics
 from ppfl.interfaces.held_out import HeldOut
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
     from ppfl.config.run import Config
     from ppfl.core.communicator import Communicator
     from ppfl.engine.client_store import Kind
+    from ppfl.engine.clock import BandSeconds
     from ppfl.interfaces.client_data import ClientData
+    from ppfl.interfaces.graph import Weights
     from ppfl.interfaces.method import Algorithm, FineTuner
     from ppfl.interfaces.problem import Problem, ProblemSettings
 
@@ -82,10 +86,10 @@ def build(
     problem, clients_per_chunk = _build(config, placement, wanted, build_problem)
     roles, cohort = Roles.of(placement, problem.client_data, config.strategic), _sample(config, problem.client_data)
     problem, start_files = begun(_scored(config, problem, roles), config, began.start, guarded)
-    algorithm, latencies = _method(config, problem, roles, cohort, communicator)
+    algorithm, band = _method(config, problem, roles, cohort, communicator)
     tuner, tuned_problem = _final_tuning(config, problem, algorithm)
     client_state, bytes_a_client = _place_states(config, problem, algorithm, clients_per_chunk, communicator, device)
-    return Setup(
+    setup = Setup(
         problem=problem,
         roles=roles,
         algorithm=algorithm,
@@ -98,8 +102,7 @@ def build(
         client_state=client_state,
         bytes_a_client=bytes_a_client,
         num_rounds=config.rounds,
-        evaluate_every=config.evaluate.every,
-        tuned_epochs=config.evaluate.tuned.epochs if config.evaluate.tuned else 0,
+        **_of_evaluation(config),
         tuned_fine_tuner=tuner,
         tuned_problem=tuned_problem,
         clients_per_chunk=clients_per_chunk,
@@ -109,15 +112,38 @@ def build(
         byzantine=config.byzantine,
         strategic=config.strategic,
         asynchronous=config.asynchronous,
-        compute_times=config.compute_times,
-        latencies=latencies,
-        reports=tuple(dict.fromkeys(config.evaluate.reports)),
-        best_round=config.evaluate.best_round,
-        history=config.evaluate.history,
+        band=band,
+        weights_of_graph=_named("gossip.", lambda: _weights_of_graph(config, problem.client_data)),
         newcomers=_newcomers(config, problem, algorithm),
-        replay=_read_replay(config, communicator),
         start_files=start_files,
     )
+    return _on_clock(config, setup)
+
+
+def _on_clock(config: Config, setup: Setup) -> Setup:
+    """Return the run with what it knows of seconds, and of what gets lost on the way. Collective."""
+    replay, losses = _read_replay(config, setup.communicator)
+    return replace(
+        setup,
+        compute_times=config.compute_times,
+        network=config.network,
+        least_arrivals=_least_arrivals(config, setup.roles, setup.cohort),
+        replay=replay,
+        # a log without losses is one of a network that might have had some
+        replayed_losses=losses or None,
+    )
+
+
+def _of_evaluation(config: Config) -> dict[str, Any]:
+    """Return what a setup says of scores, by name."""
+    evaluate = config.evaluate
+    return {
+        "evaluate_every": evaluate.every,
+        "tuned_epochs": evaluate.tuned.epochs if evaluate.tuned else 0,
+        "reports": tuple(dict.fromkeys(evaluate.reports)),
+        "best_round": evaluate.best_round,
+        "history": evaluate.history,
+    }
 
 
 def _build(
@@ -148,9 +174,22 @@ def _check_clients(config: Config, roles: Roles, cohort: CohortSampler, communic
     """Raise UserError when rules cannot cope with a cohort, or a client has no compute time. Collective."""
     least = config.algorithm.least_cohort
     buffer = config.asynchronous.buffer if config.asynchronous is not None else None
-    _named("", lambda: check_cohort(roles, cohort, config.aggregator, config.byzantine, least, buffer))
+    rules, loses = (config.aggregator, config.byzantine), config.network is not None and config.network.loses
+    _named("", lambda: check_cohort(roles, cohort, *rules, least, buffer, may_be_fewer=loses and buffer is None))
     if (times := config.compute_times) is not None:
         on_every_rank(communicator, lambda: _named("compute_times.", lambda: times.check(cohort.eligible)))
+
+
+def _least_arrivals(config: Config, roles: Roles, cohort: CohortSampler) -> int:
+    """Return without how many uplinks of a round θ stays as it is."""
+    if config.network is None or not config.network.loses or config.asynchronous is not None:
+        return 1  # everybody is heard; what arrivals are too few for a rule, a buffer knows
+    least = max(config.algorithm.least_cohort, config.network.least_arrivals)
+    if config.network.least_arrivals > cohort.size:
+        raise SharedUserError(
+            f"network.least_arrivals: {config.network.least_arrivals} uplinks wanted of {cohort.size} clients a round"
+        )
+    return least_arrivals(roles, cohort, config.aggregator, config.byzantine, least)
 
 
 def _placement(config: Config, communicator: Communicator, device: torch.device, kernels: str) -> Placement:
@@ -187,7 +226,7 @@ def _scored(config: Config, problem: Problem, roles: Roles) -> Problem:
 def _sample(config: Config, data: ClientData) -> CohortSampler:
     """Return who takes part in a round, or who is in flight."""
     if config.asynchronous is None:
-        return _named("cohort: ", lambda: CohortSampler(data, config.cohort, config.seed))
+        return _named("cohort: ", lambda: CohortSampler(data, config.cohort, config.seed, config.network))
     concurrency = config.asynchronous.concurrency
     return _named("asynchronous.concurrency: ", lambda: CohortSampler(data, concurrency, config.seed))
 
@@ -196,19 +235,25 @@ def _resolve(config: Config, problem: Problem, cohort: CohortSampler) -> Algorit
     """Return the method with every step size a number, as it works on this problem with these participants."""
     # one uplink at a time is a cohort of one client
     participation = 1 / len(cohort.eligible) if config.asynchronous else cohort.participation
+    loses = config.network is not None and config.network.loses
+    if config.network is not None and not config.asynchronous:
+        participation *= config.network.part_heard
     optimizer = config.server_optimizer
     _named("algorithm.", lambda: refuse_split(config.algorithm, problem))
     algorithm = _named("algorithm.", lambda: config.algorithm.resolve(problem, participation, optimizer))
-    if config.asynchronous is None and cohort.is_full and adds_up(config.aggregator, config.byzantine):
+    # a mean over those who were heard is not one over all, whoever was asked
+    of_all = config.asynchronous is None and cohort.is_full and not loses
+    if of_all and adds_up(config.aggregator, config.byzantine):
         return algorithm.under_plain_mean()
     return algorithm
 
 
 def _method(
     config: Config, problem: Problem, roles: Roles, cohort: CohortSampler, communicator: Communicator
-) -> tuple[Algorithm, tuple[float, ...] | None]:
+) -> tuple[Algorithm, BandSeconds | None]:
     """Return the method, resolved, with its main clients found and ratios chosen where it has such, and the seconds of
-    each client on the network. Raises UserError where clients, rules, compute times or network cannot do. Collective.
+    each client where they share one band. Raises UserError where clients, rules, compute times or network cannot do.
+    Collective.
     """
     _check_clients(config, roles, cohort, communicator)
     algorithm = _resolve(config, problem, cohort)
@@ -217,7 +262,15 @@ def _method(
         names, samples = data.client_names, data.num_train_samples
         algorithm = _named("algorithm.", lambda: asking.chosen(names, samples, roles.byzantine))
     _named("", lambda: check_query_points(algorithm, roles, cohort))
+    algorithm = _compressed(config, problem, algorithm)
     return _named("network.", lambda: timed_by_network(config, problem, algorithm, cohort, communicator))
+
+
+def _compressed(config: Config, problem: Problem, algorithm: Algorithm) -> Algorithm:
+    """Return the method with the uplinks that the configuration wants."""
+    shared, optimizer = problem.objective.init_shared(), config.server_optimizer
+    where = "compression.compressor."
+    return _named(where, lambda: compressed(algorithm, config.compression, shared, optimizer))
 
 
 def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[FineTuner | None, Problem]:
@@ -248,20 +301,23 @@ def _newcomers(config: Config, problem: Problem, algorithm: Algorithm) -> Newcom
     return Newcomers(theirs, tuned_problem, tuner, (0, *wanted.steps), wanted.in_rounds)
 
 
-def _read_replay(config: Config, communicator: Communicator) -> dict[str, np.ndarray] | None:
-    """Return the arrival log that is to be repeated. Collective."""
+def _read_replay(
+    config: Config, communicator: Communicator
+) -> tuple[dict[str, np.ndarray] | None, dict[str, np.ndarray]]:
+    """Return the arrival log that is to be repeated, and that of what was lost in between. Collective."""
     file = config.asynchronous.replay if config.asynchronous is not None else None
     if file is None:
-        return None
+        return None, {}
 
-    def read() -> dict[str, np.ndarray]:
-        log = read_arrivals(file.path, f"asynchronous.replay: {file.path}")
+    def read() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        where = f"asynchronous.replay: {file.path}"
+        log = read_arrivals(file.path, where)
         recorded = len(log["client"]) if log else 0
         if recorded < config.rounds:
             raise UserError(
                 f"asynchronous.replay: {file.path} has {recorded} arrivals, rounds: {config.rounds} asks for more"
             )
-        return log
+        return log, read_losses(file.path, where)
 
     return on_every_rank(communicator, read)
 
@@ -310,6 +366,16 @@ def _place_states(
     mine = KINDS.index(choose_kind(config.engine.client_state, needed, saving, device, sharers))
     # all ranks alike: a rank whose states are elsewhere would hold up the others in every round
     return KINDS[int(communicator.allreduce(torch.tensor([mine]), "max"))], bytes_a_client
+
+
+def _weights_of_graph(config: Config, data: ClientData) -> Weights | None:
+    """Return the weights of neighbours for each other; None where there is a server."""
+    if config.gossip is None:
+        return None
+    idle = [name for name, samples in zip(data.client_names, data.num_train_samples, strict=True) if samples == 0]
+    if idle:
+        raise ValueError(f"graph: client {idle[0]} has no training samples, and every client is a node that works")
+    return config.gossip.weights(data.num_clients, config.seed)
 
 
 def _client_weights(config: Config, data: ClientData) -> tuple[float, ...]:

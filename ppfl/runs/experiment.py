@@ -21,6 +21,7 @@ from ppfl.engine.evaluate import STATISTICS
 from ppfl.engine.final_stages import final_stages
 from ppfl.engine.newcomers import with_newcomers
 from ppfl.engine.synchronous import Synchronous
+from ppfl.engine.virtual_clock import VirtualClock
 from ppfl.interfaces.objective import frozen_of
 from ppfl.interfaces.query_points import QueryPoints
 from ppfl.jobs.attempt import NOBODY, Attempt
@@ -214,6 +215,8 @@ def _follow(recorder: Recorder | None, engine: AnyEngine) -> None:
         return
     if not isinstance(engine, Synchronous):
         recorder.follow_arrivals(engine.arrivals.arrays)
+        if isinstance(engine, VirtualClock) and engine.has_losses:
+            recorder.follow_losses(engine.losses.arrays)
     recorder.follow_seconds(engine.ledger.seconds)
 
 

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppfl.core.agree import on_one_rank
-from ppfl.core.params import num_bytes
+from ppfl.core.agree import on_every_rank, on_one_rank
+from ppfl.engine.clock import BandSeconds
+from ppfl.engine.compressed import uncompressed
+from ppfl.engine.wire import sizes_of
 from ppfl.interfaces.counting import SampleFlops, count_flops
+from ppfl.interfaces.links import DIRECTIONS, Links
 from ppfl.interfaces.objective import JointObjective
 from ppfl.interfaces.pruning import Pruned
-from ppfl.interfaces.wireless import Shape
+from ppfl.interfaces.shared_band import Shape, SharedBand
 
 if TYPE_CHECKING:
     from ppfl.config.run import Config
@@ -30,14 +33,21 @@ logger = logging.getLogger("ppfl")
 
 def timed_by_network(
     config: Config, problem: Problem, algorithm: Algorithm, cohort: CohortSampler, communicator: Communicator
-) -> tuple[Algorithm, tuple[float, ...] | None]:
+) -> tuple[Algorithm, BandSeconds | None]:
     """Return the method, with the ratios that the network chose, and the seconds of a round of each client of all
-    ranks; None without a network. Collective.
+    ranks where they share one band. Collective.
 
     Raises ValueError, beginning with the key below `network.`, for what the network cannot do.
     """
     network, clients = config.network, cohort.eligible
     if network is None:
+        return algorithm, None
+    num_clients = problem.client_data.num_clients
+    num_rounds = config.rounds if config.asynchronous is None else None
+    on_every_rank(communicator, lambda: network.check(num_clients, num_rounds))
+    if isinstance(network, Links):
+        _refuse_silent(config, problem, algorithm, cohort, network)
+    if not isinstance(network, SharedBand):
         return algorithm, None
     shared = problem.objective.init_shared()
     num_coordinates = sum(value.numel() for value in shared.values())
@@ -51,12 +61,24 @@ def timed_by_network(
     kept = 1.0 - timing.ratios
     if isinstance(algorithm, Pruned) and given is None:
         ratios = dict(zip(clients, timing.ratios.tolist(), strict=True))
-        of_all = [ratios.get(client, 0.0) for client in range(problem.client_data.num_clients)]
+        of_all = [ratios.get(client, 0.0) for client in range(num_clients)]
         algorithm = algorithm.pruned_by(of_all, num_coordinates)
         kept = np.array([1.0 - algorithm.share_pruned(client, num_coordinates) for client in clients])
         _warn_of_silent(shape.names, kept)
-    seconds = dict(zip(clients, timing.seconds(kept).tolist(), strict=True))
-    return algorithm, tuple(seconds.get(client, 0.0) for client in range(problem.client_data.num_clients))
+    whole, computing = (
+        dict(zip(clients, seconds.tolist(), strict=True)) for seconds in (timing.seconds(kept), timing.computing(kept))
+    )
+    everyone = range(num_clients)
+    return algorithm, BandSeconds(*(tuple(of.get(client, 0.0) for client in everyone) for of in (whole, computing)))
+
+
+def _refuse_silent(config: Config, problem: Problem, algorithm: Algorithm, cohort: CohortSampler, links: Links) -> None:
+    """Raise ValueError where a client has no bandwidth for what it sends, or is sent, in the first round."""
+    seed = config.seed
+    silent = [m for m in cohort.eligible if any(links.has_none(direction, seed, m) for direction in DIRECTIONS)]
+    if silent:
+        server = algorithm.init_server(problem.objective.init_shared(), config.server_optimizer)
+        links.refuse_silent(seed, problem.client_data.client_names, sizes_of(algorithm, server, silent, 0))
 
 
 def _shape(
@@ -65,9 +87,9 @@ def _shape(
 ) -> Shape:  # fmt: skip
     names = tuple(problem.client_data.client_names[client] for client in cohort.eligible)
     server = algorithm.init_server(shared, config.server_optimizer)
-    bits = 8.0 * num_bytes(algorithm.uplink_like(server))
+    bits = 8.0 * algorithm.uplink_bytes(algorithm.uplink_like(server))
     flops = None
-    assert config.network is not None
+    assert isinstance(config.network, SharedBand)
     if config.network.flops_per_second is not None:
         # samples of a rank may have shapes of their own, and rank 0 none at all: the first client is asked
         first = cohort.eligible[0]
@@ -98,7 +120,7 @@ def _flops(
     @cache
     def of_size(size: int) -> tuple[float, float]:
         method, optimizer = algorithm.at(0, config.rounds), config.server_optimizer
-        whole, personal = (count_flops(method, optimizer, each, size)[0] for each in (of_sample, rest))
+        whole, personal = (count_flops(uncompressed(method), optimizer, each, size)[0] for each in (of_sample, rest))
         return whole - personal, personal
 
     sizes = [data.num_train_samples[client] for client in cohort.eligible]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ppfl.interfaces.gossip import Gossip
 from tests import examples
 from tests.engine.build import config, engine
 
@@ -24,6 +25,16 @@ def splits_of(name: str) -> str:
     """Return which splits an algorithm is made for."""
     found: str = examples.kind("algorithms", name).splits
     return found
+
+
+def is_gossip(name: str) -> bool:
+    """Say whether its clients are nodes of a graph, all of whom take part."""
+    return issubclass(examples.kind("algorithms", name), Gossip)
+
+
+def cohorts_of(name: str) -> tuple[str | int, ...]:
+    """Return cohorts that it can have: all, and two clients where it can."""
+    return ("all",) if is_gossip(name) else ("all", 2)
 
 
 def split_of(name: str, problem: str) -> Section:
@@ -62,6 +73,8 @@ def _by_theory(folder: str, settings: Section) -> Section:
 def sections(name: str, problem: str, **others: Any) -> Section:
     """Return the sections of a configuration in which an algorithm works on a problem."""
     base = QUADRATIC if problem == "quadratic" else DIGITS
+    if is_gossip(name):
+        others = {"gossip": {"graph": {"name": "ring"}}, **others}
     return {
         "problem": {**base, "split": split_of(name, problem)},
         "algorithm": settings_of(name, problem),

@@ -11,13 +11,15 @@ import torch
 
 from ppfl.core.params import flatten, num_bytes
 from ppfl.engine.run import play_round
+from ppfl.interfaces.gossip import Gossip
 from ppfl.interfaces.pruning import Pruned
 from ppfl.interfaces.query_points import QueryPoints
-from tests.algorithms.cases import NAMES, PROBLEMS, QUADRATIC, sections
+from tests.algorithms.cases import NAMES, PROBLEMS, QUADRATIC, cohorts_of, sections
 from tests.engine.build import engine
 from tests.ranks import on_ranks
 
 EACH = [(name, problem) for name in NAMES for problem in PROBLEMS]
+EACH_COHORT = [(name, problem, cohort) for name, problem in EACH for cohort in cohorts_of(name)]
 
 
 def run(name: str, problem: str, communicator: Any = None, **others: Any) -> dict[str, np.ndarray]:
@@ -49,8 +51,7 @@ def test_runs_and_everything_is_finite(name: str, problem: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cohort", ["all", 2])
-@pytest.mark.parametrize(("name", "problem"), EACH)
+@pytest.mark.parametrize(("name", "problem", "cohort"), EACH_COHORT)
 def test_vectorized_chunks_equal_the_loop(name: str, problem: str, cohort: str | int) -> None:
     one = base(name, problem, cohort)
     three = run(name, problem, cohort=cohort, engine={"clients_per_chunk": 3})
@@ -59,8 +60,7 @@ def test_vectorized_chunks_equal_the_loop(name: str, problem: str, cohort: str |
         np.testing.assert_allclose(three[key], value, rtol=1e-10, atol=1e-10, err_msg=key)
 
 
-@pytest.mark.parametrize("cohort", ["all", 2])
-@pytest.mark.parametrize(("name", "problem"), EACH)
+@pytest.mark.parametrize(("name", "problem", "cohort"), EACH_COHORT)
 def test_three_ranks_give_the_bits_of_one(name: str, problem: str, cohort: str | int) -> None:
     alone = base(name, problem, cohort)
     covered: set[str] = set()
@@ -125,6 +125,10 @@ def test_gradients_and_bytes_are_counted(name: str, problem: str) -> None:
         elif isinstance(algorithm, Pruned) and way == "uplink":
             size = flatten(server["shared"]).element_size()
             assert found[f"4 {way}_bytes"] == 4 * size * sum(algorithm.kept)
+        elif isinstance(algorithm, Gossip) and way == "uplink":
+            # two neighbours of a ring each; what a tracker begins with is sent as it is
+            sizes = [num_bytes(algorithm.at(round, 4).uplink_like(server)) for round in range(4)]
+            assert found["4 uplink_bytes"] == 2 * num_vectors // 4 * sum(sizes)
         elif isinstance(algorithm, QueryPoints):
             # at every query point what all are told and answer there; and once each θ_i itself, and R_i
             assert found[f"4 {way}_bytes"] == of_shared * (len(algorithm.mains) + 1)

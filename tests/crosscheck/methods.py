@@ -10,6 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tests.crosscheck.nodes import beer as beer
+from tests.crosscheck.nodes import choco_sgd as choco_sgd
+from tests.crosscheck.nodes import dsgd as dsgd
+from tests.crosscheck.nodes import gradient_tracking as gradient_tracking
+from tests.crosscheck.nodes import motef as motef
+from tests.crosscheck.nodes import motef_vr as motef_vr
 from tests.crosscheck.problem import Round, Rounds, Vector, World
 from tests.crosscheck.tuners import Settings, num_gradients, tune
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tests import examples
+from tests.algorithms.cases import is_gossip
 from tests.crosscheck import methods
+from tests.crosscheck.nodes import RING
 from tests.crosscheck.runs import FULL, SAMPLED, compare, compare_stage, document, near, run, world_of
 from tests.crosscheck.tuners import num_gradients, tune
 
@@ -22,6 +24,8 @@ LOCAL = {
 }  # fmt: skip
 """What may be local, by the splits that a method is made for."""
 EACH = [(name, local) for name in WITH_FORMULA for local in LOCAL[examples.kind("algorithms", name).splits]]
+
+WHO = {"full": FULL, "weighted-and-sampled": SAMPLED}
 
 
 def test_every_method_that_comes_with_ppfl_has_a_formula() -> None:
@@ -37,11 +41,13 @@ def example(name: str) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize("who", [FULL, SAMPLED], ids=["full", "weighted-and-sampled"])
-@pytest.mark.parametrize(("name", "local"), EACH)
-def test_a_method_is_its_formula(name: str, local: str, who: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "local", "who"), [(*each, who) for each in EACH for who in (("full",) if is_gossip(each[0]) else WHO)]
+)
+def test_a_method_is_its_formula(name: str, local: str, who: str, tmp_path: Path) -> None:
     settings = example(name)
-    config = document(tmp_path, local, {"name": name, **settings}, **who)
+    graph = {"gossip": RING} if is_gossip(name) else {}
+    config = document(tmp_path, local, {"name": name, **settings}, **WHO[who], **graph)
     world = world_of(config)
     ran = run(tmp_path, config)
     last = compare(ran, world, getattr(methods, name)(world, **settings))

@@ -72,6 +72,10 @@ CASES: dict[str, dict[str, Any]] = {
         "cohort": 3, "engine": {"clients_per_chunk": 2, "client_state": "file"},
         "strategic": {"clients": ["a", "h"], "scale": 1.5, "noise": 0.01},
     },
+    "compressed, in chunks and files": {
+        "cohort": 3, "engine": {"clients_per_chunk": 2, "client_state": "file"},
+        "compression": {"compressor": {"name": "quantizer", "bits": 3}},
+    },
     "attack": {"byzantine": {"clients": 1, "attack": {"name": "sign_flip"}}, "aggregator": {"name": "median"}},
     "clock": {
         "asynchronous": {"engine": "virtual", "concurrency": 2}, "compute_times": {"name": "exponential"}, "rounds": 20,

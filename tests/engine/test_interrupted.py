@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests import examples
-from tests.algorithms.cases import PROBLEMS, QUADRATIC, sections
+from tests.algorithms.cases import PROBLEMS, QUADRATIC, is_gossip, sections
 from tests.engine.build import EXACT, ffgg
 from tests.engine.interrupted import go_on, merged
 from tests.engine.test_messages import record
@@ -42,7 +42,8 @@ def whole_and_pieces(folder: Path, plan: list[tuple[int, int | None]], **documen
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_goes_on_with_the_same_bits(tmp_path: Path, name: str, problem: str) -> None:
     rounds = 1 + ALGORITHMS.index(name) % 3
-    document = {**sections(name, problem), "rounds": 5, "cohort": 3, "evaluate": EVALUATE}
+    cohort = "all" if is_gossip(name) else 3
+    document = {**sections(name, problem), "rounds": 5, "cohort": cohort, "evaluate": EVALUATE}
     whole, pieces = whole_and_pieces(tmp_path, [(2, rounds), (3, None)], **document)
     assert whole == pieces
 

@@ -65,6 +65,8 @@ problem: {{name: quadratic, generator: comparison, clients: 4, shared_dimension:
 _RECORDED = "asynchronous: {engine: virtual}\ncompute_times: {name: exponential}\n"
 _TRACED = "asynchronous: {engine: virtual}\ncompute_times: {name: trace, file: data.h5}\n"
 _REPLAYED = "asynchronous: {engine: virtual, replay: data.h5}\n"
+_LOST = "network: {name: constant, latency_seconds: 0.1, drop_out: 0.3, timeout_seconds: 5.0}\n"
+_LINKS = "network: {name: trace, file: data.h5}\n"
 
 
 def _federated(libver: str, **stored: object) -> Callable[[Path], Path]:
@@ -157,9 +159,16 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _recorded(text: str) -> Callable[[Path], Path]:
+def _bandwidths(folder: Path) -> Path:
+    draw = np.random.default_rng(0)
+    with h5py.File(folder / "data.h5", "w") as file:
+        file["up_bits_per_second"] = draw.uniform(1e4, 1e5, (4, 16))
+    return _described(folder, _ARRIVALS + _LINKS)
+
+
+def _recorded(text: str, network: str = "") -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        (folder / _CONFIG).write_text(_ARRIVALS + _RECORDED)
+        (folder / _CONFIG).write_text(_ARRIVALS + _RECORDED + network)
         run(load(folder / _CONFIG), folder / "data.h5", Silent(), SoloCommunicator())
         return _described(folder, _ARRIVALS + text)
 
@@ -218,6 +227,8 @@ KINDS = (
     Kind("quadratic", _quadratic, _check_data, _DATA),
     Kind("trace", _recorded(_TRACED), _check_data, _DATA),
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),
+    Kind("replay of losses", _recorded(_REPLAYED, _LOST), _check_data, _DATA),
+    Kind("bandwidths", _bandwidths, _check_data, _DATA),
     # a name or a comment may be any text
     Kind("configuration", _configuration, _check_configuration, (*_DATA, "equal")),
 )

@@ -13,7 +13,7 @@ from tests.house.counts import ROOT, Source, sources_of
 FOLDERS = (
     "core", "rows", "interfaces", "networks",
     "aggregators", "pre_aggregators", "attacks", "problems", "models", "datasets", "partitions", "shifts",
-    "compute_times", "fine_tuners", "server_optimizers", "comm", "engine",
+    "compressors", "compute_times", "fine_tuners", "links", "server_optimizers", "comm", "engine",
 )  # fmt: skip
 _LETTER = r"(?:[A-Z](?:_r)?|n)'?"
 _SHAPE = re.compile(rf"(?<![\w.])\(((?:{_LETTER}|\d+|…|[a-z_]{{2,}})(?:, (?:{_LETTER}|\d+|…|[a-z_]{{2,}}))*,?)\)")

@@ -31,6 +31,8 @@ PARTIAL = str(Path(__file__).parents[1] / "examples" / "partial")
 CG = {"name": "conjugate_gradient", "steps": 3, "start": "redraw"}
 GD = {"name": "gradient_descent", "steps": 3, "lr": 0.1}
 
+MOTEF = {"name": "motef", "mixing": 0.3, "momentum": 0.2, "compressor": {"name": "top_k", "share": 0.1}}
+
 
 def ffgg(lr: object, fine_tuner: dict[str, object]) -> dict[str, object]:
     return {"name": "ffgg", "lr": lr, "fine_tuner": fine_tuner}
@@ -142,6 +144,36 @@ CASES: dict[str, dict[str, object]] = {
         "rounds": 30,
         "evaluate": {"every": 1, "history": True, "best_round": {"patience": 2}},
     },
+    "digits-network": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "aggregator": {"name": "median"},
+        "cohort": 5,
+        "rounds": 8,
+        "compute_times": {"name": "log_normal"},
+        "network": {
+            "name": "log_normal",
+            "up_bits_per_second": {"low": 1e5, "high": 1e6},
+            "jitter_seconds": 0.5,
+            "availability": 0.8,
+            "drop_out": 0.2,
+            "timeout_seconds": 3.0,
+        },
+    },
+    "asynchronous-network": {
+        "problem": QUADRATIC,
+        "algorithm": ffgg("theory", CG),
+        "rounds": 40,
+        "asynchronous": {"engine": "virtual", "step": "delay_adaptive", "concurrency": 4},
+        "compute_times": {"name": "log_normal"},
+        "network": {
+            "name": "constant",
+            "up_bits_per_second": 1e4,
+            "availability": 0.8,
+            "drop_out": 0.2,
+            "timeout_seconds": 4.0,
+        },
+    },
     "digits-one-client-a-round": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}),
@@ -203,6 +235,30 @@ CASES: dict[str, dict[str, object]] = {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
         "algorithm": ffgg(0.1, GD),
         "byzantine": {"attack": {"name": "backdoor", "target": 1, "trigger": "own"}, "clients": 3},
+    },
+    "digits-compressed": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": ffgg(0.1, GD),
+        "aggregator": {"name": "trimmed_mean", "f": 1},
+        "compression": {"compressor": {"name": "quantizer", "bits": 3}},
+        "cohort": 5,
+    },
+    "gossip-quadratic": {
+        "problem": QUADRATIC,
+        "algorithm": {**MOTEF, "lr": 0.001, "fine_tuner": CG},
+        "gossip": {"graph": {"name": "erdos_renyi", "probability": 0.6}},
+        "precision": "float64",
+        "rounds": 20,
+    },
+    "gossip-digits": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},
+        "algorithm": {**MOTEF, "lr": 0.1, "fine_tuner": {"name": "sgd", "lr": 0.1, "epochs": 1, "batch_size": 5}},
+        "gossip": {"graph": {"name": "ring"}},
+    },
+    "gossip-choco": {
+        "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}, "split": {"local": []}},
+        "algorithm": {"name": "choco_sgd", "lr": 0.1, "mixing": 0.3, "compressor": {"name": "top_k", "share": 0.1}},
+        "gossip": {"graph": {"name": "star"}},
     },
     "digits-label-flip": {
         "problem": {**DIGITS, "model": {"name": "mlp", "hidden": [32]}},

@@ -18,7 +18,7 @@ from ppfl.jobs.failures import rank_log_path, read_failure
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from tests.algorithms.cases import ADAPTORS, DIGITS
-from tests.mpi.jobs import ATTACKED, MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
+from tests.mpi.jobs import ATTACKED, CG, MESSAGES, VIRTUAL, arrays, claim_of, finish, job, left_beside, wait_for
 
 pytestmark = pytest.mark.mpi
 
@@ -30,6 +30,8 @@ LYING: dict[str, Any] = {
 ENGINES: dict[str, dict[str, Any]] = {
     "rounds": LYING,
     "virtual": {**VIRTUAL, "rounds": 400},
+    "compressed": {"compression": {"compressor": {"name": "top_k", "share": 0.1}}, "cohort": 5, "rounds": 200},
+    "compressed arrivals": {**VIRTUAL, "rounds": 400, "compression": {"compressor": {"name": "rand_k", "share": 0.2}}},
     "adaptors": {
         "problem": {**DIGITS, "split": ADAPTORS},
         "algorithm": {"name": "floral", "lr": 0.1, "local_steps": 2, "batch_size": 5, "router_lr": 0.3},
@@ -47,7 +49,15 @@ ENGINES: dict[str, dict[str, Any]] = {
         "cohort": 6,
         "evaluate": {"every": 10, "tuned": {"epochs": 0}, "reports": ["mixing"]},
     },
-}
+    "gossip": {
+        "algorithm": {
+            "name": "motef", "lr": 0.001, "mixing": 0.3, "momentum": 0.2, "fine_tuner": CG,
+            "compressor": {"name": "top_k", "share": 0.1},
+        },
+        "server_optimizer": {"name": "sgd"},
+        "gossip": {"graph": {"name": "ring"}},
+    },
+}  # fmt: skip
 
 
 class Undisturbed(dict[str, dict[str, bytes]]):

@@ -14,6 +14,7 @@ from ppfl.comm.solo import SoloCommunicator
 from ppfl.config.grid import load_cells
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
+from tests.algorithms.cases import sections
 from tests.engine.test_queries import asking
 from tests.mpi.jobs import arrays
 
@@ -28,6 +29,10 @@ GRIDS: dict[str, dict[str, Any]] = {
         "algorithm": {"name": "pfedgraph", "lr": "theory", "local_steps": 2},
         "evaluate": REPORTS,
         "grid": {"algorithm.penalty": [0.01, 0.5, 1e300]},
+    },
+    "gossip": {
+        **sections("motef", "quadratic"),
+        "grid": {"algorithm.momentum": [0.1, 0.5, 1.0]},
     },
 }
 

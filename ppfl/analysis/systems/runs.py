@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from ppfl.config.run import Config
     from ppfl.results.reader import Result
 
-STUDIES = ("incentives", "floral", "wireless", "interpolation", "collaborators", "backdoor", "changing")
+STUDIES = (
+    "incentives",
+    "floral",
+    "wireless",
+    "interpolation",
+    "collaborators",
+    "backdoor",
+    "changing",
+    "compressed",
+)
 """In the order of the report; `ppfl/analysis/systems/<name>.py` has `study`, which is called with {file: its runs}."""
 
 

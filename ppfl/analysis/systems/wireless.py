@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ppfl.analysis.figure import CATEGORICAL, STYLE
 from ppfl.analysis.systems.study import Claim, Picture, Study
 from ppfl.interfaces.pruning import Pruned
+from ppfl.interfaces.shared_band import SharedBand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -226,7 +227,7 @@ def _by_way(runs: Sequence[Run]) -> dict[_Way, list[Run]]:
     found: dict[_Way, list[Run]] = {}
     for run in runs:
         network = run.config.network
-        assert network is not None
+        assert isinstance(network, SharedBand)
         found.setdefault(_Way(run.config.algorithm.name, network.target_share, network.bandwidth), []).append(run)
     return found
 

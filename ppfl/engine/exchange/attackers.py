@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 def check_cohort(
     roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None, least: int = 1,
-    buffer: int | None = None,
+    buffer: int | None = None, *, may_be_fewer: bool = False,
 ) -> None:  # fmt: skip
     """Raise ValueError, beginning with the key, when a cohort may have no honest client or be too small for the rule,
     or for a method that needs at least so many clients.
 
     The rule is checked for the vectors that it will get: the cohort's, or of an asynchronous run those of a `buffer`,
-    and those of attackers beside them.
+    and those of attackers beside them. may_be_fewer: a network may lose some of them (see `least_arrivals`).
     """
     if cohort.size < least:
         raise ValueError(f"cohort: {cohort.size} client(s) a round, and the method needs at least {least}")
@@ -48,7 +48,7 @@ def check_cohort(
         num_vectors += byzantine.num_beside
         num_hostile = hostile + byzantine.num_beside
         # a buffer, like a cohort, of as many as there are has all of them, hence the same attackers each time
-        varies = byzantine.placement == "among" and num_sent < len(cohort.eligible)
+        varies = may_be_fewer or (byzantine.placement == "among" and num_sent < len(cohort.eligible))
         try:
             byzantine.attack.check(num_vectors, None if varies else num_hostile)
         except ValueError as error:
@@ -57,6 +57,34 @@ def check_cohort(
         aggregator.check(num_vectors)
     except ValueError as error:
         raise ValueError(f"aggregator: {error}") from error
+
+
+def least_arrivals(
+    roles: Roles, cohort: CohortSampler, aggregator: Aggregator, byzantine: Byzantine | None, least: int
+) -> int:
+    """Return of how many clients the server has to hear in a round, for the rule and the attack to be defined for them
+    and for all larger numbers up to the cohort, and `least` at any rate."""
+    if adds_up(aggregator, byzantine):
+        return least
+    beside, hostile = 0, 0
+    if byzantine is not None:
+        beside = byzantine.num_beside
+        if isinstance(byzantine.attack, AttackOnVectors):
+            hostile = len(roles.byzantine.intersection(cohort.eligible))
+
+    def is_enough(number: int) -> bool:
+        try:
+            aggregator.check(number + beside)
+            if byzantine is not None:
+                byzantine.attack.check(number + beside, None)
+        except ValueError:
+            return False
+        return number > hostile
+
+    number = cohort.size
+    while number > least and is_enough(number - 1):
+        number -= 1
+    return number
 
 
 def attack(setup: Setup, matrix: ClientMatrix, cohort: Sequence[int], key: RandomKey) -> ClientMatrix:

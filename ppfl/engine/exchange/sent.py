@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.communicator import LocalParameterError
-from ppfl.core.params import num_bytes, weighed
+from ppfl.core.params import weighed
 from ppfl.engine.mapping.mapping import Uplink, UplinkRows, UplinkSum
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Sent:
         self._like = like
         self._round = round
         # asked of a client that all ranks know: they have to agree on the sums that they exchange
-        self.is_weighed = bool(like) and algorithm.coordinate_weights(server, round, min(cohort)) is not None
+        self.is_weighed = bool(like) and algorithm.coordinate_weights(server, round, min(cohort, default=0)) is not None
         """Whether coordinates have weights of their own that server and clients know."""
         self.weights_of = algorithm.sent_weights() if like else {}
         """Of tensors that clients weigh themselves, the name of the weights, which come along."""
@@ -55,7 +55,7 @@ class Sent:
             if self.is_weighed:
                 yield from self._weighed(uplink)
             else:
-                self.num_bytes += len(uplink.reports) * num_bytes(self._like)
+                self.num_bytes += len(uplink.reports) * self._algorithm.uplink_bytes(self._like)
                 yield self._weighed_by_client(uplink) if self.weights_of else uplink
 
     def _weighed_by_client(self, uplink: AnyUplink) -> Uplink | UplinkRows:

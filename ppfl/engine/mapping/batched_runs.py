@@ -49,6 +49,7 @@ def fits(setup: Setup) -> bool:
         and setup.communicator.size == 1
         and setup.asynchronous is None
         and setup.byzantine is None
+        and not setup.loses
         and is_sum(setup.aggregator)
         and setup.client_state == "device"
         and goes_with_others(setup.algorithm)

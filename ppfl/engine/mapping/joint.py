@@ -33,8 +33,8 @@ class Joint(Chunks):
             isinstance(setup.algorithm, JointAlgorithm) and isinstance(objective, JointObjective) and objective.adds_up
         )
         has_samples = isinstance(setup.problem.client_data, SampledData)
-        # a liar's own uplink, or the norm of one, cannot be found in a sum
-        is_enough = setup.adds_up and not setup.looks_at_each
+        # a liar's own uplink, the norm of one, or one that is lost, cannot be found in a sum
+        is_enough = setup.adds_up and not setup.looks_at_each and not setup.loses
         return knows and has_samples and is_enough and setup.clients_per_chunk > 1
 
     def together(self, downlink: Downlink, members: list[int], states: State, round: int) -> tuple[UplinkSum, State]:

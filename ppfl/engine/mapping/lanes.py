@@ -73,6 +73,10 @@ class Lanes:
             raise AttributeError(f"lanes have no {name}")
         return lambda *args, **kwargs: _one_by_one(method, (self, *args), kwargs)
 
+    def vectorized(self, function: Callable[..., Any], inputs: Any) -> Any:
+        """Apply a function of single tensors to every lane by vmap; inputs: lanes in nests of mappings and tuples."""
+        return _each(Lanes, torch.func.vmap(function)(*_each(lambda lanes: lanes.values, inputs)))
+
     def clone(self) -> Lanes:
         """Copy all lanes."""
         return Lanes(self.values.clone())
@@ -81,13 +85,14 @@ class Lanes:
         """Return the number of elements of one lane."""
         return self.shape.numel()
 
-    def to(self, *args: Any) -> Lanes:
+    def to(self, *args: Any, **kwargs: Any) -> Lanes:
         """Convert every lane."""
-        return Lanes(self.values.to(*args))
+        return Lanes(self.values.to(*args, **kwargs))
 
-    def reshape(self, *shape: int) -> Lanes:
-        """Reshape every lane."""
-        return Lanes(self.values.reshape(len(self.values), *shape))
+    def reshape(self, *shape: int | Sequence[int]) -> Lanes:
+        """Reshape every lane; to a shape, or to so many numbers."""
+        of_lane = [size for part in shape for size in (part if isinstance(part, Sequence) else [part])]
+        return Lanes(self.values.reshape(len(self.values), *of_lane))
 
     def sum(self) -> Lanes:
         """Sum every lane up; vectors alone, whose sum over the last dimension has the bits of a single one."""
@@ -259,6 +264,13 @@ def _one_by_one(function: Callable[..., torch.Tensor], args: Sequence[Any], kwar
     """Apply a function lane after lane, on copies in memory of their own."""
     num_lanes = next(len(lanes.values) for lanes in _lanes_in(args))
     return Lanes(torch.stack([function(*_of_lane(args, number), **kwargs) for number in range(num_lanes)]))
+
+
+def _each(function: Callable[..., Any], nest: Any) -> Any:
+    """Apply a function to all that is in a nest."""
+    if isinstance(nest, Mapping):
+        return {name: _each(function, of_name) for name, of_name in nest.items()}
+    return tuple(_each(function, one) for one in nest) if isinstance(nest, tuple) else function(nest)
 
 
 def _lanes_in(args: Any) -> list[Lanes]:

@@ -1,78 +1,27 @@
-"""The section `network:`: clients on one band of a wireless network, and how long a round lasts for them."""
+"""Clients on one band of a wireless network, and how long a round lasts for them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import PositiveFloat, model_validator
 
-from ppfl.core.plugins import Settings, refusal
-from ppfl.core.rng import generator
+from ppfl.core.plugins import refusal
 from ppfl.interfaces.bandwidth import Load, best_bandwidths, equal_bandwidths, fastest_bandwidths
-from ppfl.interfaces.pruning import Pruned
+from ppfl.interfaces.network import Amounts, amount
+from ppfl.interfaces.shared_band import Shape, SharedBand, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from ppfl.interfaces.asynchronous import Asynchronous
-    from ppfl.interfaces.compute_times import ComputeTimes
-    from ppfl.interfaces.method import Algorithm
+    from ppfl.core.plugins import Example
 
 
-class Uniform(Settings):
-    """One number a client, drawn uniformly from an interval by the seed of the run."""
-
-    low: float
-    """The least."""
-    high: float
-    """The most."""
-
-    @model_validator(mode="after")
-    def _is_an_interval(self) -> Uniform:
-        if self.high < self.low:
-            raise refusal("high", f"at least `low`, {self.low:g}")
-        return self
-
-
-Amounts: TypeAlias = float | Annotated[tuple[float, ...], Field(strict=False, min_length=1)] | Uniform
-"""The same number for all clients, one for each, or an interval to draw from."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a run asks of its network, the same on all ranks."""
-
-    names: tuple[str, ...]
-    """Of the N clients that can take part."""
-    numbers: tuple[int, ...]
-    """Of the same clients among all."""
-    bits: float
-    """Q, of what a client sends when nothing is pruned."""
-    flops: tuple[tuple[float, float], ...] | None
-    """Operations of each client in a round, on the shared part and on the personal one; None where they are unknown."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long a round lasts for each client."""
-
-    ratios: NDArray[np.float64]
-    """ρ, (N,): the shares of the shared part that are pruned away."""
-    load: Load
-    bandwidths: NDArray[np.float64]
-    """b, (N,), Hz."""
-
-    def seconds(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return latencies, (N,), when shares κ of the shared part are kept: whole coordinates, at most 1 − ρ."""
-        return self.load.latencies(self.bandwidths, kept)
-
-
-class Wireless(Settings):
+class Wireless(SharedBand):
     """latency_i = loc_i + (1 − ρ_i)(c_i + Q/(b_i r_i)),  r_i = log2(1 + SNR_i),  Σ b_i = B: a round lasts as long as
     its slowest client.
 
@@ -81,10 +30,11 @@ class Wireless(Settings):
     """
 
     name: Literal["wireless"]
+    example: ClassVar[Example] = {
+        "bandwidth_hz": 1e5, "rates": 4.0, "computing_seconds": 0.5, "personal_seconds": 0.1,
+    }  # fmt: skip
     bandwidth_hz: PositiveFloat
     """B, of all clients together."""
-    bandwidth: Literal["equal", "best"] = "equal"
-    """b_i = B/N; or what prunes least for the target, without pruning what makes the slowest client fastest."""
     rates: Amounts | None = None
     """r_i, bits/s/Hz; either this or `snr_db`."""
     snr_db: Amounts | None = None
@@ -93,12 +43,6 @@ class Wireless(Settings):
     """c_i, of a round on the whole shared part; either this or `flops_per_second`."""
     personal_seconds: Amounts | None = None
     """loc_i, of a round on the personal part; beside `computing_seconds`."""
-    flops_per_second: Amounts | None = None
-    """Speed of a client: c_i and loc_i are its operations of a round over it."""
-    target_seconds: PositiveFloat | None = None
-    """T, where the network chooses what is pruned; either this or `target_share`."""
-    target_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """T over what the slowest client takes without pruning and with equal bandwidth."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Wireless:
@@ -174,30 +118,6 @@ class Wireless(Settings):
         return Load(rates, computing, personal, np.full(len(shape.names), shape.bits))
 
 
-def refuse_network(
-    network: Wireless | None,
-    algorithm: Algorithm,
-    compute_times: ComputeTimes | None,
-    asynchronous: Asynchronous | None,
-) -> None:
-    """Raise pydantic's error for what does not go with a network, or without one."""
-    chooses = isinstance(algorithm, Pruned) and algorithm.ratios == "network"
-    if network is None:
-        if chooses:
-            raise refusal("algorithm.ratios", "a number or a list of them, or 'network' beside a section `network`")
-        return
-    if asynchronous is not None:
-        raise refusal("network", "null in asynchronous runs: the latency of a wireless network is that of rounds")
-    if compute_times is not None:
-        raise refusal("compute_times", "nothing beside `network`, which says how long clients compute")
-    has_target = network.target_seconds is not None or network.target_share is not None
-    if chooses and not has_target:
-        raise refusal("network.target_seconds", "seconds, or `target_share`: algorithm.ratios: network follows it")
-    if has_target and not chooses:
-        where = "target_seconds" if network.target_seconds is not None else "target_share"
-        raise refusal(f"network.{where}", "nothing, unless a method that prunes has `ratios: network`")
-
-
 def _given(amounts: Amounts | None) -> Amounts:
     assert amounts is not None
     return amounts
@@ -205,16 +125,12 @@ def _given(amounts: Amounts | None) -> Amounts:
 
 def _amounts(key: str, amounts: Amounts, shape: Shape, seed: int) -> NDArray[np.float64]:
     """Return one number a client, (N,)."""
-    if isinstance(amounts, Uniform):
-        low, high = amounts.low, amounts.high
-        drawn: Mapping[int, float] = {
-            client: generator(seed, f"network {key}", client=client).uniform(low, high) for client in shape.numbers
-        }
-        return np.array([drawn[client] for client in shape.numbers])
-    values = (amounts,) * len(shape.names) if isinstance(amounts, float) else amounts
-    if len(values) != len(shape.names):
-        raise ValueError(f"{key}: {len(values)} numbers for {len(shape.names)} clients; one for each, or one for all")
-    return np.array(values, dtype=np.float64)
+    if isinstance(amounts, tuple):
+        if len(amounts) != len(shape.names):
+            many = f"{len(amounts)} numbers for {len(shape.names)} clients"
+            raise ValueError(f"{key}: {many}; one for each, or one for all")
+        return np.array(amounts, dtype=np.float64)
+    return np.array([amount(key, amounts, seed, client) for client in shape.numbers], dtype=np.float64)
 
 
 def _above_zero(key: str, what: str, values: NDArray[np.float64], shape: Shape) -> None:

@@ -1,0 +1,1 @@
+"""Plug-ins: what the network between clients and server is like."""
