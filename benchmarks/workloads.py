@@ -17,6 +17,7 @@ SUMMARIES = {
     "mnist20-accuracy": "seconds of FFGG to 98 % of mnist20, with bodies in float32 and in bfloat16",
     "aggregators": "every robust rule on 50 vectors of a million coordinates, against torch.sort",
     "reductions": "exact sums over ranks, against a float32 allreduce",
+    "neighbours": "nodes of a graph without a server: bytes as counted and as handed to MPI, and what a rank holds",
     "startup": "commands, and a run from its start to its first round",
     "scaling": "seconds a round over ranks, clients and parameters, and a cost model",
     "data": "opening 3,400 clients of the sizes of federated EMNIST, out of the page cache",

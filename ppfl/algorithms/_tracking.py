@@ -72,6 +72,7 @@ class Tracking(Decentralized):
         """Return what is told of the next x_i and of V_i."""
         known, before = state["vectors"], flatten(state["model"])
         momentum = self.averaged(objective, flatten(found.gradient), state, data, draws)
+        # the change of M last and by itself: its mean over nodes is what that of V is to follow, to rounding
         tracker = known[TRACKER] + self.mixing * known[apart(TRACKER)] + (momentum - known["momentum"])
         model = before + self.mixing * known[apart(MODEL)] - step_size(self.lr) * tracker
         told = self.publish(model, tracker, known, draws)

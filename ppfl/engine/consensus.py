@@ -30,6 +30,7 @@ def meet(run: Run) -> dict[str, float]:
         total.add(vector)
     mean = total.reduce(setup.communicator, setup.bucket_bytes) / setup.problem.client_data.num_clients
     run.server = {**run.server, "shared": unflatten(mean, shared)}
+    # in float64, and added up in the order of nodes: near consensus float32 would see nothing but its own rounding
     squares = [(vector.to(torch.float64) - mean).square().sum() for vector in vectors]
     apart = gather(setup, {CONSENSUS: torch.stack(squares).cpu()})
     return {CONSENSUS: float(apart[CONSENSUS].sum())}

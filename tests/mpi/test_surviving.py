@@ -120,6 +120,7 @@ def test_a_signal_saves_and_stops_and_other_ranks_finish(
         pytest.param("buffered", 10, 4, marks=pytest.mark.slow),  # of a client: it has about 44
         pytest.param("query points", 95, 4, marks=pytest.mark.slow),
         pytest.param("mixing", 60, 4, marks=pytest.mark.slow),  # of those in which a client takes part
+        pytest.param("gossip", 95, 3, marks=pytest.mark.slow),
     ],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
