@@ -152,7 +152,9 @@ def _draw_work(axes: Axes, row: int, work: Work) -> None:
         axes.plot([work.ended], [row], ">", color=_LOST, markersize=6.5, markeredgecolor="white", markeredgewidth=0.5)
     if work.answer is not None:
         began, seconds = work.answer
-        axes.barh(row, seconds, _HEIGHT, left=began, color=_DOWN, edgecolor="white", linewidth=0.4)
+        # half as high: a node may hear of its neighbours while it computes
+        half = _HEIGHT / 2
+        axes.barh(row + half / 2, seconds, half, left=began, color=_DOWN, edgecolor="white", linewidth=0.4)
 
 
 def _legend(history: History) -> list[Patch | Line2D]:
