@@ -222,7 +222,9 @@ def test_least_squares_has_a_ridge(key: str) -> None:
 
 
 def test_a_section_that_says_nothing_is_refused() -> None:
-    with pytest.raises(ValidationError, match="one of clip_norm, weight_decay, proximal, nonconvex_penalty, augmentation"):
+    with pytest.raises(
+        ValidationError, match="one of clip_norm, weight_decay, proximal, nonconvex_penalty, augmentation"
+    ):
         make({"training": {}})
 
 
