@@ -26,8 +26,8 @@ class Isotropic:
     `graded` scales: s_m = i/√M, so that curvatures are i²/M; gradients at a common point differ by s_m b_m, whose
     entries have standard deviation ζ/√M. `equal` scales: s_m = 1 and i = 1, a problem that M changes in nothing but how
     many are averaged. w begins at its minimizer 0 and has no part in it.
-    Source: the synthetic experiments of Islamov, Gao, Stich (arXiv 2405.20114, v1); their released code has ζ/i² for the
-    variance.
+    Source: the synthetic experiments of Islamov, Gao, Stich (arXiv 2405.20114, v1); their released code has ζ/i² for
+    the variance.
     """
 
     clients: int

@@ -49,7 +49,8 @@ class Laned(Mapping):
 
     @classmethod
     def can(cls, setup: Setup) -> bool:
-        """Say whether data are statistics that stay as they are, everybody takes part in rounds, and lanes give the bits of a loop."""
+        """Say whether data are statistics that never change, everybody takes part in rounds, and lanes give the bits
+        of a loop."""
         data = setup.problem.client_data
         return (
             isinstance(data, Statistics)
