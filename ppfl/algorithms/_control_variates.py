@@ -29,6 +29,7 @@ class ControlVariates(LocalTraining):
     needs_mean: ClassVar[str] = (
         "its c has to stay the mean of all c_m, which no robust rule keeps: it would rest away from the solution"
     )
+    needs_whole_uplinks: ClassVar[str] = "its c has to stay the mean of all c_m, of which the server would get a part"
     needs_whole_gradients: ClassVar[str] = (
         "its control variates are means of whole gradients, which cancel at a solution as clipped ones do not"
     )

@@ -42,6 +42,7 @@ class PenalizedMixture(Algorithm):
 
     needs_rounds: ClassVar[str] = "its coin decides for all clients of a round, and its mean is over them"
     needs_honesty: ClassVar[str] = "its clients send models, and neither gradients nor changes that could be scaled"
+    needs_whole_uplinks: ClassVar[str] = "its clients send models, and a part of a model is none"
     branches_on_server: ClassVar[bool] = True
     needs_whole_gradients: ClassVar[str] = (
         "its step is an unbiased estimate of the gradient of f_m and the penalty, which a clipped one is not"

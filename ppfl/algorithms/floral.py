@@ -46,6 +46,7 @@ class FLoRAL(Simultaneous):
 
     name: Literal["floral"]
     needs_rounds: ClassVar[str] = "an adaptor is averaged over the clients of a round, by what their routers say"
+    needs_whole_uplinks: ClassVar[str] = "its adaptors are averaged by weights that are sent, too, and have to be whole"
     needs_mean: ClassVar[str] = "adaptors are averaged by what routers say, of which other rules know nothing"
     example: ClassVar[Example] = {**LocalTraining.example, "router_lr": 0.1}
     router_lr: NonNegativeFloat

@@ -26,6 +26,7 @@ class LocalOnly(LocalTraining):
     name: Literal["local_only"]
     needs_rounds: ClassVar[str] = "its clients send nothing that could arrive"
     needs_honesty: ClassVar[str] = "its clients send nothing that they could change"
+    needs_whole_uplinks: ClassVar[str] = "its clients send nothing"
 
     def init_client(self, shared: Params, local: Params) -> State:
         """Return w_m and θ_m = θ_0."""

@@ -116,6 +116,11 @@ def _fits_strategic(config: Config) -> None:
         raise refusal("evaluate.reports", f"no {SQUARED_NORM}, {reason}")
 
 
+def _fits_compression(config: Config) -> None:
+    if config.compression is not None:
+        config.compression.refuse(config.algorithm, config.strategic)
+
+
 def _fits_asynchrony(config: Config) -> None:
     if config.asynchronous is not None:
         config.asynchronous.refuse_method(config.algorithm, config.weights, config.cohort)
@@ -145,6 +150,7 @@ REFUSALS: tuple[Callable[[Config], None], ...] = (
     _has_newcomers,
     _fits_attackers,
     _fits_strategic,
+    _fits_compression,
     _fits_asynchrony,
     _fits_network,
     _fits_schedules,

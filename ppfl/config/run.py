@@ -26,6 +26,7 @@ from ppfl.core.yaml_text import dump_text
 from ppfl.interfaces.aggregator import Aggregator
 from ppfl.interfaces.asynchronous import Asynchronous
 from ppfl.interfaces.byzantine import Byzantine
+from ppfl.interfaces.compression import Compression
 from ppfl.interfaces.compute_times import ComputeTimes
 from ppfl.interfaces.gossip import Neighbourhood
 from ppfl.interfaces.method import Algorithm, ServerOptimizer
@@ -48,7 +49,7 @@ _MEAN: Any = {"name": "mean"}
 class Config(Settings):
     """One run."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic", "network", "gossip"})
+    silent: ClassVar[frozenset[str]] = frozenset({"start", "strategic", "network", "gossip", "compression"})
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=100)]
     """What results are filed under."""
     seed: Seed = 0
@@ -76,6 +77,8 @@ class Config(Settings):
     """Clients that send what they like; null: all are honest."""
     strategic: Strategic | None = None
     """Clients that send a multiple of what they computed, and noise, to fare better; null: nobody does."""
+    compression: Compression | None = None
+    """How what clients send is shortened; null: it is not."""
     start: Start | None = None
     """Where parameters begin; null: at the initial law of the problem."""
     compute_times: Annotated[ComputeTimes, ChosenFrom("ppfl.compute_times")] | None = None

@@ -152,7 +152,8 @@ class AsynchronousEngine(Run, ABC):
     def _count(self, client: int, version: int, report: Report, uplink: Params) -> None:
         """Count what one job has cost; called on one rank."""
         self.ledger.count_clients(report)
-        self.ledger.count_bytes(num_bytes(self._like_of_message(client, version)), num_bytes(uplink))
+        downlink_bytes = num_bytes(self._like_of_message(client, version))
+        self.ledger.count_bytes(downlink_bytes, self.setup.algorithm.uplink_bytes(uplink))
 
     def _name_of_message(self, client: int, version: int) -> str:
         """Return what the message of a job is called in a snapshot: jobs may share what was sent to all."""

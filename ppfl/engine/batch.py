@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ppfl.core.params import num_bytes
 from ppfl.engine.exchange.misreports import rows_as_sent, told_of_row
 from ppfl.engine.exchange.sums import weighted_means
 from ppfl.engine.ledger import COUNTED, Costs, summable
@@ -98,7 +97,7 @@ class Batch:
         self._states = states
         self._count(report, uplinks)
         self._costs.downlink_bytes += downlink_bytes
-        self._costs.uplink_bytes += num_bytes(like) * laned.num_clients
+        self._costs.uplink_bytes += self._runs[0].setup.algorithm.uplink_bytes(like) * laned.num_clients
         self._costs.seconds += (time.perf_counter() - started) / len(self._runs)
         return is_finite
 

@@ -79,6 +79,11 @@ def key_draws(seed: int, client: int, round: int, what: str) -> Draws:
     return {"key": torch.tensor(int(drawn))}
 
 
+def as_diverged(sent: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return what is sent of x, all of it NaN where x has NaN or inf, which nobody else would see."""
+    return torch.where(torch.isfinite(x).all(), sent, torch.nan)
+
+
 class Sparsifier(Compressor):
     """k entries of x are sent, the others taken for 0:  E‖C(x) − x‖² ≤ (1 − k/D)‖x‖².
 

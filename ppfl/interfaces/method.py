@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import PositiveFloat
 
-from ppfl.core.params import add_scaled
+from ppfl.core.params import add_scaled, num_bytes
 from ppfl.interfaces.schedule import InRounds, Scheduled
 
 if TYPE_CHECKING:
@@ -251,6 +251,10 @@ class Algorithm(InRounds):
     needs_honesty: ClassVar[str] = ""
     """Why no client can be strategic; "" when it can: it sends gradients or changes of one round, and none again."""
 
+    needs_whole_uplinks: ClassVar[str] = ""
+    """Why what clients send cannot be compressed; "" when it can: gradients or changes of θ, of which a part, or one
+    that comes a round later, is still a direction."""
+
     server_settings: ClassVar[frozenset[str]] = frozenset()
     """Settings that `server` and `resolve` alone look at: clients do the same whatever they are."""
 
@@ -304,6 +308,10 @@ class Algorithm(InRounds):
     def uplink_like(self, server: State) -> Params:
         """Return tensors with the names and shapes of an uplink; values do not matter."""
         return server["shared"]
+
+    def uplink_bytes(self, like: Params) -> int:
+        """Return the bytes of an uplink of these names and shapes, of coordinates that all have a weight."""
+        return num_bytes(like)
 
     @abstractmethod
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:

@@ -41,6 +41,7 @@ class PersonalAggregates(Algorithm):
     """
 
     needs_rounds: ClassVar[str] = "each client gets an aggregate of its own, made of what a cohort sends in a round"
+    needs_whole_uplinks: ClassVar[str] = "each client gets an aggregate of its own, and what it sends has it inside"
 
     def server(self, state: State, aggregate: Params, optimizer: ServerOptimizer, round: int) -> State:
         """Return θ_0 as it is; no engine asks."""

@@ -67,6 +67,7 @@ class Pruned(Algorithm):
     """
 
     needs_rounds: ClassVar[str] = "a coordinate is averaged over those of a cohort that keep it"
+    needs_whole_uplinks: ClassVar[str] = "its masks say already what of it is sent"
     needs_mean: ClassVar[str] = "other rules cannot tell coordinates that were pruned away"
 
     # clients are told how much to keep as one of their draws, so that runs of other ratios are computed together

@@ -11,6 +11,7 @@ from ppfl.core.agree import SharedUserError, on_every_rank, on_first_rank
 from ppfl.core.communicator import GuardedCommunicator, ranks_of_host
 from ppfl.core.errors import UserError
 from ppfl.engine.client_store import KINDS, choose_kind, saving_bytes, state_bytes
+from ppfl.engine.compressed import compressed
 from ppfl.engine.exchange.attackers import check_cohort
 from ppfl.engine.exchange.queries import check_query_points
 from ppfl.engine.newcomers import Newcomers
@@ -226,7 +227,15 @@ def _method(
         names, samples = data.client_names, data.num_train_samples
         algorithm = _named("algorithm.", lambda: asking.chosen(names, samples, roles.byzantine))
     _named("", lambda: check_query_points(algorithm, roles, cohort))
+    algorithm = _compressed(config, problem, algorithm)
     return _named("network.", lambda: timed_by_network(config, problem, algorithm, cohort, communicator))
+
+
+def _compressed(config: Config, problem: Problem, algorithm: Algorithm) -> Algorithm:
+    """Return the method with the uplinks that the configuration wants."""
+    shared, optimizer = problem.objective.init_shared(), config.server_optimizer
+    where = "compression.compressor."
+    return _named(where, lambda: compressed(algorithm, config.compression, shared, optimizer))
 
 
 def _final_tuning(config: Config, problem: Problem, algorithm: Algorithm) -> tuple[FineTuner | None, Problem]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ppfl.core.agree import on_one_rank
-from ppfl.core.params import num_bytes
+from ppfl.engine.compressed import uncompressed
 from ppfl.interfaces.counting import SampleFlops, count_flops
 from ppfl.interfaces.objective import JointObjective
 from ppfl.interfaces.pruning import Pruned
@@ -65,7 +65,7 @@ def _shape(
 ) -> Shape:  # fmt: skip
     names = tuple(problem.client_data.client_names[client] for client in cohort.eligible)
     server = algorithm.init_server(shared, config.server_optimizer)
-    bits = 8.0 * num_bytes(algorithm.uplink_like(server))
+    bits = 8.0 * algorithm.uplink_bytes(algorithm.uplink_like(server))
     flops = None
     assert config.network is not None
     if config.network.flops_per_second is not None:
@@ -98,7 +98,7 @@ def _flops(
     @cache
     def of_size(size: int) -> tuple[float, float]:
         method, optimizer = algorithm.at(0, config.rounds), config.server_optimizer
-        whole, personal = (count_flops(method, optimizer, each, size)[0] for each in (of_sample, rest))
+        whole, personal = (count_flops(uncompressed(method), optimizer, each, size)[0] for each in (of_sample, rest))
         return whole - personal, personal
 
     sizes = [data.num_train_samples[client] for client in cohort.eligible]

@@ -132,7 +132,8 @@ def work_of(setup: Setup, engine: AnyEngine) -> Work:
     some = setup.cohort.eligible[:1]
     if downlink.to_all is None:
         downlink.to(some[0])
-    sent = clients * (num_bytes(setup.algorithm.uplink_like(engine.server)) + downlink.num_bytes(some))
+    uplink_bytes = setup.algorithm.uplink_bytes(setup.algorithm.uplink_like(engine.server))
+    sent = clients * (uplink_bytes + downlink.num_bytes(some))
     if points:
         # θ_i and an answer for each client, R_i for who asks; what a downlink has is known, and not counted
         sent = round(2 * points * (clients + 1) * num_bytes(engine.server["shared"]))
@@ -272,6 +273,7 @@ def _samples_of_client(setup: Setup) -> int:
 def _flops_of_client(setup: Setup) -> float | None:
     """Return what an average client computes in a round; None where the problem does not tell."""
     from ppfl.engine.answers import Answers
+    from ppfl.engine.compressed import uncompressed
     from ppfl.interfaces.counting import count_flops
     from ppfl.interfaces.objective import JointObjective
     from ppfl.interfaces.query_points import QueryPoints
@@ -282,7 +284,7 @@ def _flops_of_client(setup: Setup) -> float | None:
     of_sample = objective.flops_of_sample(found[1])
     if of_sample is None:
         return None
-    method, samples = setup.algorithm_at(0), _samples_of_client(setup)
+    method, samples = uncompressed(setup.algorithm_at(0)), _samples_of_client(setup)
     flops = count_flops(method, setup.server_optimizer, of_sample, samples)[0]
     if points := _query_points(setup):
         assert isinstance(method, QueryPoints)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ppfl.core.communicator import LocalParameterError
-from ppfl.core.params import num_bytes, weighed
+from ppfl.core.params import weighed
 from ppfl.engine.mapping.mapping import Uplink, UplinkRows, UplinkSum
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Sent:
             if self.is_weighed:
                 yield from self._weighed(uplink)
             else:
-                self.num_bytes += len(uplink.reports) * num_bytes(self._like)
+                self.num_bytes += len(uplink.reports) * self._algorithm.uplink_bytes(self._like)
                 yield self._weighed_by_client(uplink) if self.weights_of else uplink
 
     def _weighed_by_client(self, uplink: AnyUplink) -> Uplink | UplinkRows:
