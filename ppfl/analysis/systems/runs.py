@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ppfl.config.run import Config
     from ppfl.results.reader import Result
 
-STUDIES = ("incentives", "floral", "wireless", "interpolation", "collaborators")
+STUDIES = ("incentives", "floral", "wireless", "interpolation", "collaborators", "motef")
 """In the order of the report; `ppfl/analysis/systems/<name>.py` has `study`, which is called with {file: its runs}."""
 
 
