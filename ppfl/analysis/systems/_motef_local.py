@@ -81,8 +81,8 @@ def pictures(runs: Sequence[Run]) -> list[Picture]:
     axes[0].legend(fontsize=8)
     caption = (
         "Digits over 20 nodes, the output layer local and tuned by 5 steps a round: what each way comes to by the "
-        "bytes on all links, up and down, medians of three seeds with the lowest and the highest. A server sends θ whole "
-        "to everybody; MoTEF sends two messages of a tenth of the entries to two neighbours on a ring."
+        "bytes on all links, up and down, medians of three seeds with the lowest and the highest. A server sends θ "
+        "whole to everybody; MoTEF sends two messages of a tenth of the entries to two neighbours on a ring."
     )
     return [Picture("motef-local", figure, caption)]
 
