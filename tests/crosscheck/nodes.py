@@ -1,4 +1,4 @@
-"""Methods without a server once more, from their papers, where nothing is compressed: a row of X is a node of a ring."""
+"""Methods without a server once more, from their papers, with nothing compressed: a row of X is a node of a ring."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def _draw(axes: Axes, of_methods: Mapping[str, Sequence[Run]]) -> None:
         if name in of_methods:
             draw(axes, of_methods[name], megabits_of_node, squared_norms, NAMES[name], COLOURS[name])
     axes.set_yscale("log")
-    axes.set_xscale("symlog", linthresh=0.05)
+    # the start, of no bits, has no place on a logarithmic axis
+    axes.set_xscale("log", nonpositive="mask")
     axes.set_xlabel("Mbit sent to a neighbour")
 
 
