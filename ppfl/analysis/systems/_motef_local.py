@@ -54,8 +54,10 @@ def claims(runs: Sequence[Run]) -> list[Claim]:
         norms = {way: _at(of_way, squared_norms, budget) for way, of_way in of_ways.items()}
         found += [
             _claim_of_accuracy(DEALT[dealt], budget, accuracies),
+            _claim_of_norms(DEALT[dealt], budget, norms, DSGD),
             _claim_of_norms(DEALT[dealt], budget, norms, FFGG),
             _claim_of_norms(DEALT[dealt], budget, norms, SENT_LESS),
+            _claim_of_norms(DEALT[dealt], budget, norms, CHOCO),
         ]
     return found
 
@@ -63,7 +65,7 @@ def claims(runs: Sequence[Run]) -> list[Claim]:
 def pictures(runs: Sequence[Run]) -> list[Picture]:
     """Return accuracies and squared norms against bytes."""
     by_way = _by_way(runs)
-    figure, axes = panels(2 * len(by_way))
+    figure, axes = panels(len(by_way), rows=2)
     curves: tuple[tuple[str, Curve], ...] = (("test accuracy, %", _accuracies), ("‖∇f(x̄, w)‖²", squared_norms))
     places = iter(axes)
     for what, curve in curves:
@@ -98,7 +100,7 @@ def _claim_of_accuracy(dealt: str, budget: float, accuracies: Mapping[str, float
 
 
 def _claim_of_norms(dealt: str, budget: float, norms: Mapping[str, float], rival: str) -> Claim:
-    others = {way: value for way, value in norms.items() if way in (rival, DSGD, CHOCO, MOTEF)}
+    others = {way: norms[way] for way in (rival, MOTEF)}
     return Claim(
         f"Digits, {dealt}: at equal bytes it is nearer to a stationary point than {LABELS[rival]}.", NEW,
         f"‖∇f(x̄, w)‖² below that of {LABELS[rival]} after {budget:.0f}·10⁶ bytes",

@@ -79,12 +79,12 @@ def megabits_of_node(run: Run) -> NDArray[np.float64]:
     return 8.0 * series(run, "uplink_bytes") / (2 * len(run.result.clients["client"])) / 1e6
 
 
-def panels(columns: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure."""
+def panels(columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure, and its panels row by row."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.9 * columns + 0.6, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)
-    return figure, list(axes[0])
+        figure = Figure(figsize=(3.9 * columns + 0.6, 3.2 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
 
 
 def draw(
