@@ -369,6 +369,30 @@ def test_digits_are_all_there_once() -> None:
         assert len(parts.train) == data.num_train_samples[client] >= 1
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+def test_breast_cancer_sorted_by_label(standardize: bool) -> None:
+    """All samples once, pieces of 28 or 29; features have mean 0 and deviation 1 over what is trained on."""
+    from sklearn.datasets import load_breast_cancer
+
+    partition = {"name": "sorted", "clients": 20}
+    data = load({"name": "breast_cancer", "partition": partition, "validation": 0, "standardize": standardize})
+    assert [sum(map(len, data.samples[client])) for client in range(20)] == [29] * 9 + [28] * 11
+    pieces = [part for parts in data.samples.values() for part in parts]
+    x, y = (np.concatenate([getattr(part, name) for part in pieces]) for name in ("x", "y"))
+    wanted, labels = load_breast_cancer(return_X_y=True)
+    if standardize:
+        trained = np.concatenate([parts.train.x for parts in data.samples.values()])
+        np.testing.assert_allclose(trained.mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(trained.std(axis=0), 1, rtol=1e-12)
+        # the same map of all samples, whatever their part
+        both = np.sort(x, axis=0)[[0, 100]], np.sort(wanted, axis=0)[[0, 100]]
+        scale, shift = (both[0][1] - both[0][0]) / (both[1][1] - both[1][0]), np.sort(wanted, axis=0)[0]
+        wanted = (wanted - shift) * scale + both[0][0]
+    np.testing.assert_allclose(np.sort(x, axis=0), np.sort(wanted, axis=0), rtol=1e-9, atol=1e-9)
+    assert sorted(y.tolist()) == sorted(labels.tolist())
+    assert [set(parts.train.y.tolist()) for parts in data.samples.values()] == [{0}] * 7 + [{0, 1}] + [{1}] * 12
+
+
 def test_digits_on_ranks_are_those_of_one_process() -> None:
     whole = load(DIGITS)
     parts = on_ranks(3, lambda communicator: load(DIGITS, placement(communicator)))

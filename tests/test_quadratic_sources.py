@@ -12,7 +12,7 @@ from ppfl.core.errors import UserError
 from ppfl.problems import _quadratic_file, _quadratic_generators
 from ppfl.problems.quadratic import QuadraticSettings
 from tests import numpy_reference as reference
-from tests.quadratic_problems import SMALL, build, from_clients, settings, small
+from tests.quadratic_problems import SMALL, build, flat, from_clients, random_point, settings, small
 from tests.ranks import on_ranks
 
 torch.set_num_threads(1)
@@ -98,6 +98,61 @@ def test_means_defaults():
     chosen = settings(generator="means")
     assert (chosen.clients, chosen.shared_dimension, chosen.samples) == (600, 1, 20)
     assert (chosen.mean, chosen.spread, chosen.noise) == (10.0, 2.0, 15.0)
+
+
+# --- isotropic
+
+
+@pytest.mark.parametrize("scales", ["graded", "equal"])
+def test_isotropic(scales):
+    """½‖s_m θ − b_m‖² with curvatures i²/M, or 1, and b_m ~ N(0, ζ²/i²) which ζ scales; w has no part in it."""
+    problem, wider = (
+        build(generator="isotropic", clients=4, shared_dimension=200, scales=scales, zeta=zeta) for zeta in (6.0, 12.0)
+    )
+    for client in range(4):
+        number = client + 1 if scales == "graded" else 1
+        curvature = number**2 / 4 if scales == "graded" else 1.0
+        data = problem.client_data.data(client, 0)
+        np.testing.assert_allclose(data["shared_curvature"], curvature * np.eye(200), rtol=1e-15)
+        b = data["shared_linear"] / curvature**0.5
+        assert float(b.std()) == pytest.approx(6 / number, rel=0.2)
+        assert float(data["constant"]) == pytest.approx(float(b @ b) / 2)
+        assert torch.equal(2 * data["shared_linear"], wider.client_data.data(client, 0)["shared_linear"])
+        assert not data["cross"].any()
+
+
+def test_isotropic_defaults():
+    chosen = settings(generator="isotropic")
+    assert (chosen.clients, chosen.shared_dimension, chosen.zeta, chosen.scales) == (16, 20, 10.0, "graded")
+    assert chosen.noise is None
+
+
+# --- noise of gradients
+
+
+def test_gradient_noise_is_new_in_every_round_and_in_no_score():
+    noisy = build(**{**SMALL, "shared_dimension": 400}, generator="comparison", gradient_noise=3.0)
+    exact = build(**{**SMALL, "shared_dimension": 400}, generator="comparison")
+    shared, local = random_point(exact)
+    data = [noisy.client_data.data(client, round) for client, round in ((0, 0), (0, 1), (1, 0))]
+    of_shared, of_local = exact.objective.gradients(shared, local, exact.client_data.data(0, 0))
+    seen = []
+    for one in data[:2]:
+        found = noisy.objective.gradients(shared, local, one)
+        seen.append(flat(found[0]) - flat(of_shared))
+        assert np.linalg.norm(seen[-1]) == pytest.approx(3.0, rel=0.15)
+        # the same noise wherever the gradient is taken
+        zero = exact.objective.init_shared(), exact.objective.init_local(0)
+        noise = flat(noisy.objective.gradients(*zero, one)[0]) - flat(
+            exact.objective.gradients(*zero, exact.client_data.data(0, 0))[0]
+        )
+        np.testing.assert_allclose(noise, seen[-1], atol=1e-10)
+        assert np.linalg.norm(flat(found[1]) - flat(of_local)) > 0
+    assert abs(np.corrcoef(*seen)[0, 1]) < 0.2
+    assert not torch.equal(data[0]["shared_linear"], data[2]["shared_linear"])
+    assert torch.equal(data[0]["shared_linear"], noisy.client_data.data(0, 0)["shared_linear"])
+    assert noisy.scores.client_metrics(shared, local, 0) == exact.scores.client_metrics(shared, local, 0)
+    assert not noisy.client_data.fixed_data
 
 
 # --- files
@@ -276,11 +331,11 @@ def test_a_rank_reads_its_own_clients_only_and_all_ranks_fail_together(tmp_path,
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, ["one of comparison, asynchronous, byzantine, means, or a `file`"]),
+        ({}, ["one of comparison, asynchronous, byzantine, means, isotropic, or a `file`"]),
         ({"generator": "comparison", "file": "FILE"}, ["exactly one"]),
         ({"file": "FILE", "zeta": 1}, ["nothing beside `file`"]),
         ({"file": "FILE", "noise": 0.0}, ["nothing beside `file`"]),
-        ({"generator": "byzantine", "zeta": 0.0}, ["matrices of their own"]),
+        ({"generator": "byzantine", "zeta": 0.0}, ["zeta", "nothing with `generator: byzantine`"]),
         ({"generator": "nonsense"}, ["generator"]),
         ({"generator": ["comparison"]}, ["generator"]),
         ({"generator": "comparison", "zeta": -1}, ["zeta"]),

@@ -79,7 +79,9 @@ class Newcomers(Settings):
 class Evaluate(Settings):
     """When and how to score."""
 
-    silent: ClassVar[frozenset[str]] = frozenset({*_SELECTING, "reports", "best_round", "history", "newcomers"})
+    silent: ClassVar[frozenset[str]] = frozenset({
+        *_SELECTING, "objective", "reports", "best_round", "history", "newcomers",
+    })  # fmt: skip
     every: Annotated[int, Field(ge=1)] = 10
     """Rounds from one evaluation to the next; rounds 0 and the last are always evaluated."""
     parts: Annotated[tuple[_Part, ...], Field(min_length=1)] = Field(default=("validation", "test"), strict=False)
@@ -90,6 +92,9 @@ class Evaluate(Settings):
     """So many clients are scored, drawn once, by the seed, among the honest ones with training samples; null: all."""
     tuned: Tuned | None = Tuned()
     """The final stage `tuned`; null leaves it out."""
+    objective: bool = False
+    """Whether rounds are scored by what is minimized, over all training samples and with all that problem.training
+    adds: `objective`, f, and `squared_gradient_norm`, ‖∇f‖² in what is shared."""
     reports: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(default=(), strict=False)
     """What clients tell, such as local_gradients, to be kept for each of them with the scores: what it told last since
     the scores before."""

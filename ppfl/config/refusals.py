@@ -74,6 +74,9 @@ def _has_what_is_scored(config: Config) -> None:
     if evaluate.selected and not isinstance(config.problem, ModelProblemSettings):
         where = f"evaluate.{evaluate.selected[0]}"
         raise refusal(where, f"nothing, since problem {config.problem.name!r} has no samples to choose from")
+    if evaluate.objective and not isinstance(config.problem, ModelProblemSettings):
+        reason = f"false, since problem {config.problem.name!r} has no samples, and is scored by all it has anyway"
+        raise refusal("evaluate.objective", reason)
     if evaluate.best_round is not None and not isinstance(config.problem, ModelProblemSettings):
         reason = f"null, since problem {config.problem.name!r} has no validation samples to judge rounds by"
         raise refusal("evaluate.best_round", reason)

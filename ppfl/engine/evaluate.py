@@ -14,6 +14,7 @@ from ppfl.engine.history import kept_of_clients
 from ppfl.engine.ledger import StageCosts
 from ppfl.engine.mapping.laned_servers import stacked
 from ppfl.engine.mapping.mapping import NOT_FOR_SEVERAL
+from ppfl.engine.of_objective import of_objective
 from ppfl.engine.spent import shared
 from ppfl.engine.tuning import applications
 from ppfl.interfaces.advanced_client import KEPT_BYTES
@@ -108,7 +109,7 @@ def _score_alone(run: Run, round: int) -> dict[str, float | np.ndarray]:
     scores.update(kept_of_clients(setup, round, of_clients))
     for name, value in of_shared.items():
         scores[name] = float(value) if value.ndim == 0 else value.cpu().numpy().copy()
-    return scores
+    return {**scores, **of_objective(run)} if setup.scores_objective else scores
 
 
 def _lanes(runs: Sequence[Run]) -> tuple[State, State]:

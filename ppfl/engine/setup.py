@@ -92,6 +92,8 @@ class Setup:
     """What clients tell that is kept with the scores."""
     best_round: BestRound | None = None
     """How rounds are judged on validation samples; None: they are not."""
+    scores_objective: bool = False
+    """Whether f and its gradient over all training samples are scored."""
     history: bool = False
     """Whether the scores of single clients are kept with their means."""
     replay: Mapping[str, np.ndarray] | None = None

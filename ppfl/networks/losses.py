@@ -35,6 +35,23 @@ class CrossEntropy(Loss):
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=self._smoothing)
 
 
+class Logistic(Loss):
+    """ℓ(z, y) = log(1 + exp(−(2y − 1)z)), in nats; logits (S, 1), labels (S,) int64, 0 or 1."""
+
+    def of_samples(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """log(1 + exp(−(2y_s − 1)z_s))."""
+        y = self.targets(labels, logits)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="none")[:, 0]
+
+    def targets(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """y."""
+        return labels[:, None].to(logits.dtype)
+
+    def derivative(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """σ(z) − y."""
+        return torch.sigmoid(logits) - targets
+
+
 class MaskedCrossEntropy(Loss):
     """ℓ(z, y) = Σ_t [y_t ≠ padding] (−log softmax(z_t)[y_t]), in nats; a sample counts as often as it has terms.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import NonNegativeInt, PositiveFloat, model_validator
 
@@ -27,12 +27,15 @@ class Augmentation(Settings):
 class Training(Settings):
     """What is added to f_m, done to its gradients, and to the samples that are trained on; all of it off at null."""
 
+    silent: ClassVar[frozenset[str]] = frozenset({"nonconvex_penalty"})
     clip_norm: PositiveFloat | None = None
     """Largest norm of a gradient of f_m, over all that is differentiated in at a time: θ, w, or both together."""
     weight_decay: PositiveFloat | None = None
     """λ of (λ/2)(‖θ‖² + ‖w‖²) in f_m: L2, not the decoupled decay of AdamW."""
     proximal: PositiveFloat | None = None
     """μ of (μ/2)(‖θ − θ⁰‖² + ‖w − w⁰‖²) in f_m, θ⁰ and w⁰ where the run begins."""
+    nonconvex_penalty: PositiveFloat | None = None
+    """ν of ν Σ_j x_j²/(1 + x_j²) in f_m, over the entries of θ and w: bounded, and not convex beyond 1/√3."""
     augmentation: Augmentation | None = None
     """What is done to images."""
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Terms:
-    """(λ_θ/2)‖θ‖² + (λ_w/2)‖w‖² + (μ/2)(‖θ − θ⁰‖² + ‖w − w⁰‖²) in f_m, and ‖∇f_m‖ ≤ c for what is differentiated in."""
+    """(λ_θ/2)‖θ‖² + (λ_w/2)‖w‖² + (μ/2)(‖θ − θ⁰‖² + ‖w − w⁰‖²) + ν Σ_j x_j²/(1 + x_j²) in f_m, x = (θ, w), and
+    ‖∇f_m‖ ≤ c for what is differentiated in."""
 
     shared: float = 0.0
     """λ_θ."""
@@ -29,20 +30,22 @@ class Terms:
     """θ⁰ and w⁰; read where μ > 0."""
     clip_norm: float | None = None
     """c; None: gradients are as they are."""
+    nonconvex: float = 0.0
+    """ν."""
     exempt: frozenset[str] = frozenset()
     """Names of parameters that are in none of these terms."""
 
     @property
     def do_something(self) -> bool:
         """Whether gradients of f_m differ from those of the loss."""
-        return bool(self.shared or self.local or self.proximal) or self.clip_norm is not None
+        return bool(self.shared or self.local or self.proximal or self.nonconvex) or self.clip_norm is not None
 
     @property
     def ridge(self) -> float | None:
         """λ_w where gradients of w differ from those of the loss by λ_w w alone, else None."""
-        # on logits steps are added up with fixed factors: neither a pull to a point nor a factor that each step has
-        # by itself can be among them
-        return None if self.proximal or self.clip_norm is not None else self.local
+        # on logits steps are added up with fixed factors: neither a pull to a point nor a factor that each step or
+        # entry has by itself can be among them
+        return None if self.proximal or self.nonconvex or self.clip_norm is not None else self.local
 
     def added(self, loss: torch.Tensor, shared: Params, local: Params) -> torch.Tensor:
         """Return the loss with these terms."""
@@ -54,6 +57,9 @@ class Terms:
             if self.proximal:
                 for name, value in here.items():
                     loss = loss + self.proximal / 2 * (value - self.start[name]).square().sum()
+            if self.nonconvex:
+                for value in here.values():
+                    loss = loss + self.nonconvex * (value.square() / (1 + value.square())).sum()
         return loss
 
     def of_shared(self, gradient: Params, shared: Params, factor: float | torch.Tensor = 1.0) -> Params:
@@ -82,7 +88,14 @@ class Terms:
         if self.proximal:
             moved = subtract(params, {name: self.start[name] for name in params})
             gradient = add_scaled(gradient, moved, self.proximal * factor)
+        if self.nonconvex:
+            gradient = add_scaled(gradient, map_params(_of_bounded_squares, params), self.nonconvex * factor)
         return {**gradient, **kept}
+
+
+def _of_bounded_squares(x: torch.Tensor) -> torch.Tensor:
+    """The derivative of x²/(1 + x²), entry by entry: 2x/(1 + x²)²."""
+    return 2 * x / (1 + x.square()).square()
 
 
 class PassWithTerms(SharedPass):

@@ -21,25 +21,28 @@ for."""
 
 _Uniform: TypeAlias = "Callable[[int | None], list[NDArray[np.float64]]]"
 
-Generator = Literal["comparison", "asynchronous", "byzantine", "means"]
+Generator = Literal["comparison", "asynchronous", "byzantine", "means", "isotropic"]
 Targets = Literal["own", "common"]
 
 DEFAULTS: dict[str, dict[str, int | float | str]] = {
     "comparison": {
         "clients": 8, "shared_dimension": 100, "local_dimension": 50, "rows": 1000, "zeta": 0.0, "targets": "own",
+        "noise": 0.0,
     },
     "asynchronous": {
         "clients": 40, "shared_dimension": 400, "local_dimension": 50, "rows": 10000, "zeta": 10.0, "targets": "own",
+        "noise": 0.0,
     },
     "byzantine": {
-        "clients": 32, "shared_dimension": 100, "local_dimension": 50, "rows": 10000, "targets": "common",
+        "clients": 32, "shared_dimension": 100, "local_dimension": 50, "rows": 10000, "targets": "common", "noise": 0.0,
     },
     "means": {
         "clients": 600, "shared_dimension": 1, "samples": 20, "mean": 10.0, "spread": 2.0, "noise": 15.0,
     },
+    "isotropic": {"clients": 16, "shared_dimension": 20, "zeta": 10.0, "scales": "graded"},
 }  # fmt: skip
-"""The table of the released synthetic experiments, and that of Means; without `zeta` every client has matrices of its
-own."""
+"""The table of the released synthetic experiments, and those of Means and Isotropic; without `zeta` every client has
+matrices of its own."""
 
 _MAX_KEPT_BYTES = 32 << 20
 """Of draws for one seed that are kept for the next problem."""

@@ -10,6 +10,7 @@ from ppfl.interfaces.placement import Dealt
 from ppfl.interfaces.problem import Problem
 from ppfl.interfaces.split import EVERYTHING, Split
 from ppfl.problems._quadratic_gram import Gram, cut, gram_of
+from ppfl.problems._quadratic_noise import NoisyStatistics
 from ppfl.problems._quadratic_objective import Quadratic
 from ppfl.problems._quadratic_operator import PersonalizedOperator
 from ppfl.problems._quadratic_scores import PureQuadraticScores, QuadraticScores
@@ -29,6 +30,7 @@ class QuadraticProblem(Problem):
     theory: QuadraticTheory
     placement: Placement
     layout: Layout
+    gradient_noise: float | None
 
     def all_local(self) -> QuadraticProblem:
         """Return the same f_m with θ and w local. Collective."""
@@ -36,11 +38,16 @@ class QuadraticProblem(Problem):
         grams = {client: gram_of(blocks, is_local) for client, blocks in self.scores.blocks.items()}
         everything = Split(local=(EVERYTHING,))
         dealt = Dealt(self.client_data.clients, self.client_data.clients_per_chunk)
-        return build_quadratic(self.placement, everything, self.layout, dealt, grams)
+        return build_quadratic(self.placement, everything, self.layout, dealt, grams, self.gradient_noise)
 
 
 def build_quadratic(
-    placement: Placement, split: Split, layout: Layout, dealt: Dealt, grams: dict[int, Gram]
+    placement: Placement,
+    split: Split,
+    layout: Layout,
+    dealt: Dealt,
+    grams: dict[int, Gram],
+    gradient_noise: float | None,
 ) -> QuadraticProblem:
     """Build the problem of these clients' losses. Collective."""
     clients = dealt.clients
@@ -61,4 +68,6 @@ def build_quadratic(
     scores = (PureQuadraticScores if is_pure else QuadraticScores)(
         objective, client_data, blocks, theory.theta_star, byzantine, operator, placement.communicator
     )
-    return QuadraticProblem(objective, client_data, scores, theory, placement, layout)
+    if gradient_noise is not None:
+        client_data = NoisyStatistics(client_data, gradient_noise, placement.seed)
+    return QuadraticProblem(objective, client_data, scores, theory, placement, layout, gradient_noise)

@@ -211,7 +211,8 @@ class Supervised(JointObjective, FixedAtStart):
             return Terms(local=ridge, exempt=exempt)
         decay, proximal = training.weight_decay or 0.0, training.proximal or 0.0
         start = {**self.init_shared(), **self.init_local(0)} if proximal else {}
-        return Terms(decay, ridge + decay, proximal, start, training.clip_norm, exempt)
+        nonconvex = training.nonconvex_penalty or 0.0
+        return Terms(decay, ridge + decay, proximal, start, training.clip_norm, nonconvex, exempt)
 
     def _draw(self, purpose: str, names: tuple[str, ...], *, round: int = 0, client: int = 0) -> Params:
         def of(name: str) -> np.random.Generator:

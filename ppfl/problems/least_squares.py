@@ -26,7 +26,7 @@ class LeastSquaresSettings(ModelProblemSettings):
 
     @model_validator(mode="after")
     def _has_its_own_ridge(self) -> Self:
-        for key in ("weight_decay", "proximal"):
+        for key in ("weight_decay", "proximal", "nonconvex_penalty"):
             if getattr(self.training, key, None) is not None:
                 raise refusal(f"training.{key}", "nothing here: its own `ridge` is the term beside the squared error")
         return self

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from ppfl.core.agree import on_every_rank
 from ppfl.core.data_file import DataFile
@@ -17,6 +17,7 @@ from ppfl.interfaces.split import Split
 from ppfl.problems._quadratic_file import Layout, open_clients
 from ppfl.problems._quadratic_generators import DEFAULTS, Generator, Recipe, Targets
 from ppfl.problems._quadratic_gram import Gram, Grams
+from ppfl.problems._quadratic_isotropic import Isotropic, Scales
 from ppfl.problems._quadratic_means import Means
 from ppfl.problems._quadratic_objective import PARAMETER_NAMES
 from ppfl.problems._quadratic_problem import QuadraticProblem, build_quadratic
@@ -33,22 +34,30 @@ if TYPE_CHECKING:
 
 _LARGEST = 1e150
 """Of an entry of a Gram matrix: products of two of them are finite in float64."""
-_NOT_OF_MEANS = ("local_dimension", "rows", "zeta", "targets")
-_OF_MEANS_ALONE = ("samples", "mean", "spread")
-_GENERATOR_FIELDS = ("clients", "shared_dimension", *_NOT_OF_MEANS, "noise", *_OF_MEANS_ALONE)
+_OF_MATRICES: tuple[Generator, ...] = ("comparison", "asynchronous", "byzantine")
+_GENERATORS_WITH: dict[str, tuple[Generator, ...]] = {
+    **dict.fromkeys(("local_dimension", "rows", "targets"), _OF_MATRICES),
+    # of byzantine the clients have matrices of their own
+    "zeta": ("comparison", "asynchronous", "isotropic"),
+    "noise": (*_OF_MATRICES, "means"),
+    **dict.fromkeys(("samples", "mean", "spread"), ("means",)),
+    "scales": ("isotropic",),
+}
+_GENERATOR_FIELDS = ("clients", "shared_dimension", *_GENERATORS_WITH)
 
 
 class QuadraticSettings(ProblemSettings):
     """f_m(θ, w) = ½‖H_m θ − b_m‖² + ½‖A_m θ + B_m w − y_m‖², drawn by a generator or read from a file.
 
-    `generator: means` is mean estimation, ½‖θ − y_m‖², scored by ‖θ − μ_m‖² as well; see Means.
+    `generator: means` is mean estimation, ½‖θ − y_m‖², scored by ‖θ − μ_m‖² as well; see Means. `generator: isotropic`
+    has curvatures that are the same in all directions; see Isotropic.
     Exactly one of `generator` and `file` is given; the options of a generator default to its row of the table in
     the paper's released experiments, and stand with a generator alone.
     """
 
     name: Literal["quadratic"]
     has_statistics: ClassVar[bool] = True
-    silent: ClassVar[frozenset[str]] = frozenset(_OF_MEANS_ALONE)
+    silent: ClassVar[frozenset[str]] = frozenset({"samples", "mean", "spread", "scales", "gradient_noise"})
     example: ClassVar[Example] = {
         "generator": "comparison",
         "zeta": 1,
@@ -58,7 +67,7 @@ class QuadraticSettings(ProblemSettings):
         "rows": 20,
     }
     generator: Generator | None = None
-    """Law of random matrices: comparison, asynchronous or byzantine; or of means to estimate."""
+    """Law of random matrices: comparison, asynchronous or byzantine; of means to estimate; or isotropic."""
     file: DataFile | None = None
     """HDF5 with clients/<id>/{H,b,A,B,y}, float64."""
     clients: PositiveInt | None = None
@@ -70,7 +79,8 @@ class QuadraticSettings(ProblemSettings):
     rows: PositiveInt | None = None
     """Rows of H_m, A_m and B_m."""
     zeta: NonNegativeFloat | None = None
-    """ζ, scale of each client's own part of the matrices; not for byzantine, where they are all own."""
+    """ζ, scale of each client's own part of the matrices; not for byzantine, where they are all own. With isotropic:
+    of b_m."""
     targets: Targets | None = None
     """θ_m* that b_m and y_m are made from: each client's own, or a common one (then overpersonalized)."""
     noise: NonNegativeFloat | None = None
@@ -81,6 +91,10 @@ class QuadraticSettings(ProblemSettings):
     """μ, every coordinate of the mean of the clients' means; with means."""
     spread: NonNegativeFloat | None = None
     """σ_h, standard deviation of the clients' means; with means."""
+    scales: Scales | None = None
+    """Curvatures i²/M of clients i = 1..M, or all 1; with isotropic."""
+    gradient_noise: PositiveFloat | None = None
+    """σ, E‖noise‖² = σ² of what is added to a client's gradients, drawn anew every round; null: they are exact."""
     split: Split = Split(local=("w",))
     """Which of `theta` and `w` are local."""
 
@@ -93,7 +107,7 @@ class QuadraticSettings(ProblemSettings):
             return values
         # null is the same as leaving out, also in the digest
         given = {key: value for key, value in values.items() if value is not None}
-        return {"noise": 0.0, **DEFAULTS[chosen], **given}
+        return {**DEFAULTS[chosen], **given}
 
     @field_validator("split")
     @classmethod
@@ -111,22 +125,10 @@ class QuadraticSettings(ProblemSettings):
             for field in _GENERATOR_FIELDS:
                 if getattr(self, field) is not None:
                     raise refusal(field, "nothing beside `file`: it is an option of `generator`")
-        if self.generator == "byzantine" and self.zeta is not None:
-            raise refusal("zeta", "nothing with `generator: byzantine`, whose clients have matrices of their own")
-        self._law_fits()
+        for field, generators in _GENERATORS_WITH.items():
+            if self.generator is not None and self.generator not in generators and getattr(self, field) is not None:
+                raise refusal(field, f"nothing with `generator: {self.generator}`: it is for {', '.join(generators)}")
         return self
-
-    def _law_fits(self) -> None:
-        """Raise pydantic's error for options of another generator."""
-        is_means = self.generator == "means"
-        for field in _NOT_OF_MEANS if is_means else _OF_MEANS_ALONE:
-            if getattr(self, field) is not None:
-                allowed = (
-                    "nothing with `generator: means`, where θ is all there is"
-                    if is_means
-                    else ("nothing without `generator: means`")
-                )
-                raise refusal(field, allowed)
 
     @property
     def known_clients(self) -> int | None:
@@ -149,7 +151,7 @@ class QuadraticSettings(ProblemSettings):
                 return layout, found, dealt
 
         layout, grams, dealt = on_every_rank(placement.communicator, load)
-        return build_quadratic(placement, self.split, layout, dealt, grams)
+        return build_quadratic(placement, self.split, layout, dealt, grams, self.gradient_noise)
 
     def _source(self, seed: int) -> AbstractContextManager[tuple[Layout, Callable[[str], Matrices]]]:
         """Return the layout and what gives the matrices of a client, by its name."""
@@ -174,8 +176,9 @@ class QuadraticSettings(ProblemSettings):
                 f"{where}: sums of products of its entries reach {largest:.3g}; allowed is up to {limit:.3g}"
             )
 
-    def _recipe(self) -> Recipe | Means:
-        law = Means if self.generator == "means" else Recipe
+    def _recipe(self) -> Recipe | Means | Isotropic:
+        laws: dict[str | None, type[Recipe | Means | Isotropic]] = {"means": Means, "isotropic": Isotropic}
+        law = laws.get(self.generator, Recipe)
         return law(**self.model_dump(include={field.name for field in fields(law)}))
 
 

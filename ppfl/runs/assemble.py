@@ -142,6 +142,7 @@ def _of_evaluation(config: Config) -> dict[str, Any]:
         "tuned_epochs": evaluate.tuned.epochs if evaluate.tuned else 0,
         "reports": tuple(dict.fromkeys(evaluate.reports)),
         "best_round": evaluate.best_round,
+        "scores_objective": evaluate.objective,
         "history": evaluate.history,
     }
 

@@ -103,6 +103,7 @@ CASES: dict[str, Case] = {
         {"name": "digits", "partition": {"name": "label_quantity", "clients": 9, "labels_per_client": 3},
          "shift": {"name": "rotation", "clusters": 4, "order": "drawn"}}
     ),
+    "breast_cancer": Case({"name": "breast_cancer", "partition": {"name": "sorted", "clients": 9}}),
     "a9a": Case(
         {"name": "libsvm", "train": "a9a.svm.gz",
          "partition": {"name": "shards", "clients": 20, "shards_per_client": 1}},

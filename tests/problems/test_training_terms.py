@@ -19,7 +19,7 @@ from tests import examples
 from tests.engine.build import config, engine, ffgg
 from tests.supervised_problems import CONFIG, close, make
 
-TERMS = {"weight_decay": 0.3, "proximal": 0.7}
+TERMS = {"weight_decay": 0.3, "proximal": 0.7, "nonconvex_penalty": 0.4}
 TUNER = {"name": "gradient_descent", "steps": 2, "lr": 0.1}
 SGD = {"name": "sgd", "lr": 0.2, "batch_size": 6}
 SPLITS = [["head.*"], ["hidden2.*", "head.*"], ["hidden1.weight"], [], ["*"]]
@@ -35,7 +35,7 @@ def point(problem: SupervisedProblem) -> tuple[Params, Params]:
 
 
 @pytest.mark.parametrize("local", SPLITS, ids=str)
-@pytest.mark.parametrize("keys", [["weight_decay"], ["proximal"], ["weight_decay", "proximal"]], ids=str)
+@pytest.mark.parametrize("keys", [["weight_decay"], ["proximal"], ["nonconvex_penalty"], [*TERMS]], ids=str)
 def test_gradients_are_those_of_the_loss_with_its_terms(keys: list[str], local: list[str]) -> None:
     problem, plain = trained({key: TERMS[key] for key in keys}, local), make({"split": {"local": local}})
     objective, (shared, w), data = problem.objective, point(problem), problem.client_data.data(1, 0)
@@ -46,6 +46,9 @@ def test_gradients_are_those_of_the_loss_with_its_terms(keys: list[str], local: 
         wanted = wanted + 0.15 * sum(value.square().sum() for value in {**shared, **w}.values())
     if "proximal" in keys:
         wanted = wanted + 0.35 * inner(moved, moved)
+    if "nonconvex_penalty" in keys:
+        of_entries = (1 - 1 / (1 + value.square()) for value in {**shared, **w}.values())
+        wanted = wanted + 0.4 * sum(one.sum() for one in of_entries)
     torch.testing.assert_close(objective.loss(shared, w, data), wanted, rtol=1e-12, atol=1e-13)
     assert objective.data_loss(shared, w, data) == plain.objective.loss(shared, w, data)
     of_shared, of_local = torch.func.grad(lambda *x: objective.loss(*x, data), argnums=(0, 1))(shared, w)
@@ -57,7 +60,7 @@ def test_gradients_are_those_of_the_loss_with_its_terms(keys: list[str], local: 
         close(found, right)
 
 
-@pytest.mark.parametrize("keys", [["weight_decay"], ["proximal"]], ids=str)
+@pytest.mark.parametrize("keys", [[key] for key in TERMS], ids=str)
 def test_steps_and_products_with_the_hessian_have_the_terms(keys: list[str]) -> None:
     problem = trained({key: TERMS[key] for key in keys}, ["head.*"], model={"name": "mlp", "hidden": [60]})
     objective, (shared, w), data = problem.objective, point(problem), problem.client_data.data(1, 0)
@@ -211,7 +214,7 @@ def test_clipping_is_refused(sections: dict[str, Any], says: str) -> None:
     assert says in str(caught.value).replace("wrong value (given 1.0); allowed: ", "")
 
 
-@pytest.mark.parametrize("key", ["weight_decay", "proximal"])
+@pytest.mark.parametrize("key", [*TERMS])
 def test_least_squares_has_a_ridge(key: str) -> None:
     with pytest.raises(ValidationError, match="its own `ridge`"):
         make({"name": "least_squares", "training": {key: 0.1}})
@@ -219,7 +222,9 @@ def test_least_squares_has_a_ridge(key: str) -> None:
 
 
 def test_a_section_that_says_nothing_is_refused() -> None:
-    with pytest.raises(ValidationError, match="one of clip_norm, weight_decay, proximal, augmentation"):
+    with pytest.raises(
+        ValidationError, match="one of clip_norm, weight_decay, proximal, nonconvex_penalty, augmentation"
+    ):
         make({"training": {}})
 
 

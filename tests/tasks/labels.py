@@ -11,11 +11,12 @@ from ppfl.interfaces.task import Labels, Task
 from tests import examples
 
 CLASSES = Labels("data, label", (), is_floating=False, largest=5)
+TWO_CLASSES = Labels("data, label", (), is_floating=False, largest=1)
 ITEMS = Labels("data, label", (), is_floating=False, largest=5, vocabulary_size=7)
 TOKENS = Labels("data, label", (4,), is_floating=False, largest=5, vocabulary_size=7)
 NUMBER = Labels("data, label", (), is_floating=True)
 NUMBERS = Labels("data, label", (3,), is_floating=True)
-KINDS = (CLASSES, ITEMS, TOKENS, NUMBER, NUMBERS)
+KINDS = (CLASSES, TWO_CLASSES, ITEMS, TOKENS, NUMBER, NUMBERS)
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "next_token": [{}, {"out_of_vocabulary": 3}, {"out_of_vocabulary": 3, "end": 1}],
     "ranking": [{}, {"padding": 0, "at": (2,)}],

@@ -14,7 +14,7 @@ from ppfl.core.errors import UserError
 from ppfl.interfaces.task import Labels, Task
 from ppfl.networks.losses import CrossEntropy
 from tests import examples
-from tests.tasks.labels import CLASSES, NUMBER, NUMBERS, TOKENS, draw
+from tests.tasks.labels import CLASSES, NUMBER, NUMBERS, TOKENS, TWO_CLASSES, draw
 
 torch.set_num_threads(1)
 
@@ -52,6 +52,19 @@ def test_smoothed_labels_keep_logits_finite() -> None:
     for _ in range(2000):
         z = z - loss.gradient(z, data)
     torch.testing.assert_close(torch.softmax(z, 1), torch.tensor([[0.1, 0.9]], dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_binary_is_the_cross_entropy_of_two_logits_of_which_one_is_zero() -> None:
+    task = make("binary")
+    logits, y = draw(task, TWO_CLASSES, 9)
+    both = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    wanted = scores_of(make("classification"), both, y)
+    assert scores_of(task, logits, y) == {name: pytest.approx(value, rel=1e-12) for name, value in wanted.items()}
+    torch.testing.assert_close(
+        task.loss().gradient(logits, {"y": y}), CrossEntropy().gradient(both, {"y": y})[:, 1:], rtol=1e-12, atol=1e-15
+    )
+    assert scores_of(task, torch.zeros(2, 1), torch.tensor([0, 1]))["accuracy"] == 0
+    assert math.isnan(scores_of(task, torch.full((1, 1), math.nan), torch.tensor([1]))["accuracy"])
 
 
 def test_next_token_is_a_mean_over_tokens_and_not_over_samples() -> None:

@@ -26,6 +26,7 @@ STUDIES = (
     "backdoor",
     "changing",
     "compressed",
+    "motef",
 )
 """In the order of the report; `ppfl/analysis/systems/<name>.py` has `study`, which is called with {file: its runs}."""
 

@@ -49,10 +49,12 @@ class Laned(Mapping):
 
     @classmethod
     def can(cls, setup: Setup) -> bool:
-        """Say whether data are statistics, everybody takes part in rounds, and lanes give the bits of a loop."""
+        """Say whether data are statistics that never change, everybody takes part in rounds, and lanes give the bits
+        of a loop."""
         data = setup.problem.client_data
         return (
             isinstance(data, Statistics)
+            and data.fixed_data
             and setup.device.type == "cpu"
             and setup.clients_per_chunk == 1
             and setup.client_state == "device"
