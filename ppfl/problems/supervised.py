@@ -13,6 +13,7 @@ from ppfl.networks.model_problem import ModelProblemSettings
 if TYPE_CHECKING:
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.problem import Problem
+    from ppfl.problems._supervised_objective import Made
 
 _CLASSIFICATION: Any = {"name": "classification"}
 
@@ -32,11 +33,11 @@ class SupervisedSettings(ModelProblemSettings):
 
         Raises UserError, on every rank, for data that cannot be used and for a model that the samples do not suit.
         """
-        from functools import partial
-
         from ppfl.problems._supervised_objective import Supervised
         from ppfl.problems._supervised_problem import build_supervised
         from ppfl.problems._supervised_scores import SupervisedScores
 
-        make = partial(Supervised, criterion=self.task.loss())
+        def make(made: Made, placement: Placement, task: Task) -> Supervised:
+            return Supervised(made, placement, criterion=task.loss())
+
         return build_supervised(self, placement, clients_per_chunk, make, SupervisedScores, self.task)

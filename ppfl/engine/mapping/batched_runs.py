@@ -53,6 +53,7 @@ def fits(setup: Setup) -> bool:
         and goes_with_others(setup.algorithm)
         and isinstance(setup.problem.client_data, SampledData)
         and isinstance(setup.problem.objective, JointObjective)
+        and not setup.problem.objective.is_ragged
     )
 
 
