@@ -127,7 +127,8 @@ class SupervisedData(LabelledData):
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Return the sizes of the parts, (M,), and over all three parts the label histogram, (M, classes), where labels
-        are classes; of tokens how many of each part are labels that count, (M,); the clusters of a shift, (M,), and how many tokens are a client's own, (M,)."""
+        are classes; of tokens how many of each part are labels that count, and where some are clients' own how many
+        are, (M,); and the clusters of a shift, (M,)."""
         some = {"cluster": self._clusters, "num_own_tokens": self._num_own_tokens}
         of_all = {name: np.array(of, dtype=np.int64) for name, of in some.items() if of is not None}
         histogram = {} if self.label_histogram is None else {"label_histogram": self.label_histogram}
