@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from ppfl.config.run import Config
     from ppfl.results.reader import Result
 
-STUDIES = ("incentives", "floral", "wireless", "interpolation", "collaborators")
+STUDIES = ("incentives", "floral", "wireless", "interpolation", "collaborators", "merchants")
 """In the order of the report; `ppfl/analysis/systems/<name>.py` has `study`, which is called with {file: its runs}."""
+
+DIAGNOSED = ("merchants",)
+"""Those that ask for ρ of results: `is_diagnosed` of theirs says of which."""
 
 
 @dataclass(frozen=True)
