@@ -66,7 +66,7 @@ class ClientStore(ABC):
 
     def like(self, index: int) -> State:
         """Return shapes and number types of a state, on the device "meta"."""
-        return _mapped(lambda value: value.to("meta"), self.get(index))
+        return _to_meta(self.get(index))
 
     def put(self, index: int, state: State) -> None:
         """Keep a state. Raises UserError when a disk refuses it."""
@@ -120,13 +120,14 @@ class FileStore(ClientStore):
 
     kind = "file"
 
-    def __init__(self, initial: Callable[[int], State], device: torch.device) -> None:
+    def __init__(self, initial: Callable[[int], State], device: torch.device, largest: int = 0) -> None:
+        """largest: the chunk whose state takes most."""
         super().__init__(initial)
         self._device = device
-        self._like = _mapped(torch.empty_like, initial(0))
+        self._like = _to_meta(initial(largest))
         self._row_bytes = state_bytes(self._like)
         self._smaller: dict[int, State] = {}
-        """The same of chunks with fewer clients: the last one."""
+        """The same of chunks of other shapes: the last one with fewer clients, and those of ragged parameters."""
         with tempfile.TemporaryFile(prefix="ppfl-clients-") as file:
             self._descriptor = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._descriptor)
@@ -147,8 +148,8 @@ class FileStore(ClientStore):
         return state
 
     def like(self, index: int) -> State:
-        """Return shapes and number types of a state that was put; nothing is read."""
-        return _mapped(lambda value: value.to("meta"), self._like_of(index))
+        """Return shapes and number types of a state; nothing is read."""
+        return self._like_of(index) if index in self._written else super().like(index)
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Have the operating system read rows ahead."""
@@ -171,14 +172,16 @@ class FileStore(ClientStore):
         return self._smaller.get(index, self._like)
 
     def _tensor(self, content: bytearray, start: int, like: torch.Tensor) -> torch.Tensor:
-        value = torch.frombuffer(content, dtype=like.dtype, count=like.numel(), offset=start) if like.numel() else like
+        if not like.numel():
+            return torch.empty(like.shape, dtype=like.dtype, device=self._device)
+        value = torch.frombuffer(content, dtype=like.dtype, count=like.numel(), offset=start)
         # a copy in memory of its own: kernels round differently for other alignments
         return value.reshape(like.shape).to(self._device, copy=True)
 
     def _write(self, index: int, state: State) -> None:
         if kinds(state) != kinds(self._like):
             assert state_bytes(state) <= self._row_bytes
-            self._smaller[index] = _mapped(torch.empty_like, state)
+            self._smaller[index] = _to_meta(state)
         row = b"".join(
             state[group][name].cpu().numpy().tobytes()
             for group, params in self._like_of(index).items()
@@ -195,9 +198,9 @@ class FileStore(ClientStore):
             ) from error
 
 
-def open_store(kind: Kind, initial: Callable[[int], State], device: torch.device) -> ClientStore:
-    """Return an empty store."""
-    return FileStore(initial, device) if kind == "file" else MemoryStore(initial, kind, device)
+def open_store(kind: Kind, initial: Callable[[int], State], device: torch.device, largest: int = 0) -> ClientStore:
+    """Return an empty store; `largest` is the chunk whose state takes most."""
+    return FileStore(initial, device, largest) if kind == "file" else MemoryStore(initial, kind, device)
 
 
 def choose_kind(
@@ -233,6 +236,10 @@ def describe(kind: Kind, num_clients: int, bytes_a_client: int) -> str:
     """Say in words where how much will be, e.g. "1114 clients × 5.6 MB = 6.2 GB: host"."""
     total = in_words(num_clients * bytes_a_client, "B")
     return f"{num_clients} clients × {in_words(bytes_a_client, 'B')} = {total}: {kind}"
+
+
+def _to_meta(state: State) -> State:
+    return _mapped(lambda value: value.to("meta"), state)
 
 
 def _mapped(function: Callable[[torch.Tensor], torch.Tensor], state: State) -> State:

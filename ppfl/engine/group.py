@@ -60,7 +60,8 @@ class ClientGroup:
         is_laned = isinstance(self.mapping, Laned)
         self._clients_per_chunk = max(len(self.clients), 1) if is_laned else setup.clients_per_chunk
         self._initial_shared = shared
-        self.store = open_store(setup.client_state, self._initial, setup.device)
+        self._largest = self._chunk_of(self.objective.largest(self.clients))
+        self.store = open_store(setup.client_state, self._initial, setup.device, self._largest)
         self._device = setup.device
         self._changed_chunks: set[int] = set()
         self._names_by_address: dict[int, str] = {}
@@ -117,7 +118,7 @@ class ClientGroup:
 
     def empty_store(self) -> ClientStore:
         """Return a store for states of these clients, where theirs are, in which all of them are the initial ones."""
-        return open_store(self.store.kind, self._initial, self._device)
+        return open_store(self.store.kind, self._initial, self._device, self._largest)
 
     def changed_chunks(self) -> list[int]:
         """Return the chunks that were replaced since this was asked before, ascending."""

@@ -104,6 +104,8 @@ class FederatedSamples:
     """Of tokens: what padding, out_of_vocabulary, begin and end are called by, as far as there are such."""
     clusters: tuple[int, ...] | None = None
     """Of all M clients, where a shift makes some."""
+    num_own_tokens: tuple[int, ...] | None = None
+    """Of all M clients, where tokens are some clients' own: their last ids; None: all are common."""
 
     @classmethod
     def of(

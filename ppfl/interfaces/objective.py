@@ -104,6 +104,16 @@ class Objective(ABC):
     def init_local(self, client: int) -> Params:
         """w_m at the start."""
 
+    @property
+    def is_ragged(self) -> bool:
+        """Whether local parameters of clients have different shapes, the same on all ranks: clients are computed one by
+        one then, and never stacked."""
+        return False
+
+    def largest(self, clients: range) -> int:
+        """Return one of these clients whose local parameters take most."""
+        return clients.start
+
     @abstractmethod
     def redraw_local(self, client: int, round: int) -> Params:
         """Return a fresh random w_m, e.g. N(0, I), keyed (seed, round, client)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 from ppfl.core.errors import UserError
 from ppfl.core.plugins import PlugIn
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import torch
 
     from ppfl.interfaces.loss import Loss
+
+
+_IDS = ("padding", "out_of_vocabulary", "end")
+"""Keys of tasks that name tokens."""
 
 
 class Labels(NamedTuple):
@@ -96,6 +100,9 @@ integer a sample
     """Test loss beyond train loss that tells of memorizing; of nats, where the right answer then gets on test data less
     than half of the probability that it gets on training data."""
 
+    predicts_tokens: ClassVar[bool] = False
+    """Labels are ids of the tokens that samples are made of."""
+
     @abstractmethod
     def loss(self) -> Loss:
         """Return what training minimizes, in the logits."""
@@ -128,6 +135,14 @@ integer a sample
     def weighs(self, metric: str) -> int:
         """Return which of `counts` a metric is divided by."""
         return 0
+
+    def special_ids(self) -> dict[str, int]:
+        """Return the ids of tokens that settings name, by their keys."""
+        return {key: given for key in _IDS if (given := getattr(self, key, None)) is not None}
+
+    def renumbered(self, codes: np.ndarray) -> Self:
+        """Return the task for tokens with other ids, `codes` (tokens,) of the ids that they had."""
+        return self.model_copy(update={key: int(codes[given]) for key, given in self.special_ids().items()})
 
     def refuse_ids(self, labels: Labels, keys: Sequence[str]) -> None:
         """Raise UserError where a key names another id than the data set does, or one that is none."""

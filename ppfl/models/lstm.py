@@ -41,6 +41,11 @@ class LSTM(Model):
         """Tokens."""
         return "tokens"
 
+    @property
+    def token_rows(self) -> tuple[str, ...]:
+        """Those of embedding and head."""
+        return ("embedding.weight", *names_of("head"))
+
     def _layer_names(self) -> list[str]:
         return [f"lstm{number}" for number in range(1, self.layers + 1)]
 

@@ -68,6 +68,11 @@ class Transformer(Model):
         """Tokens."""
         return "tokens"
 
+    @property
+    def token_rows(self) -> tuple[str, ...]:
+        """The embedding, and an output layer of its own."""
+        return (_EMBEDDING, *(() if self.tied else (_DECODER,)))
+
     def for_split(self, split: Split) -> Transformer:
         """Untie the output layer where the split tells it from the embedding."""
         is_local = [any(fnmatchcase(name, glob) for glob in split.local) for name in (_EMBEDDING, _DECODER)]

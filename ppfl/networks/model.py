@@ -37,6 +37,9 @@ class Parameter:
     """Another law: the values, drawn with a generator."""
     drawn_as: str | None = None
     """The parameter whose generator draws this one, too: of the same law, they begin with the same values."""
+    is_of_own_tokens: bool = False
+    """Whether rows are a client's own tokens: `shape` is that of the client with most of them, and others have its
+    first rows."""
 
     def draw(self, random: np.random.Generator) -> torch.Tensor:
         """Return initial values, float64."""
@@ -118,6 +121,11 @@ class Model(PlugIn):
     def takes(self) -> Takes:
         """Say what its samples are."""
         return "numbers"
+
+    @property
+    def token_rows(self) -> tuple[str, ...]:
+        """Names of parameters whose first dimension counts tokens, in the order of their ids."""
+        return ()
 
     def for_split(self, split: Split) -> Model:
         """Return the model as this split needs it: one with tied weights may have to untie them."""

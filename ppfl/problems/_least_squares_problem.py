@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.loss import Loss
     from ppfl.interfaces.placement import Placement
+    from ppfl.interfaces.task import Task
     from ppfl.networks.model_problem import ModelProblemSettings
     from ppfl.problems._supervised_objective import Made
 
@@ -26,7 +26,10 @@ def build_least_squares(
     settings: ModelProblemSettings, ridge: float, placement: Placement, clients_per_chunk: int | None
 ) -> SupervisedProblem:
     """Load the samples and build the stages of the model. Collective."""
-    make = partial(LeastSquares, ridge=ridge)
+
+    def make(made: Made, placement: Placement, task: Task) -> LeastSquares:
+        return LeastSquares(made, placement, ridge)
+
     return build_supervised(
         settings, placement, clients_per_chunk, make, LeastSquaresScores, _OneHotLabels(name="least_squares")
     )

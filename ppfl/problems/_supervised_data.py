@@ -45,6 +45,7 @@ class SupervisedData(LabelledData):
         self.num_test_samples = samples.num_test_samples
         self.clients = samples.clients
         self._clusters = samples.clusters
+        self._num_own_tokens = samples.num_own_tokens
         self.clients_per_chunk = samples.clients_per_chunk
         self._numbers: Sequence[int] | np.ndarray = range(len(samples.client_names))
         """Of the clients in the data set."""
@@ -90,8 +91,9 @@ class SupervisedData(LabelledData):
         if self.label_histogram is not None:
             some.label_histogram = self.label_histogram[chosen]
         some._num_tokens = {name: of_all[chosen] for name, of_all in self._num_tokens.items()}
-        if self._clusters is not None:
-            some._clusters = tuple(np.array(self._clusters)[chosen].tolist())
+        for facts in ("_clusters", "_num_own_tokens"):
+            if (of_all := getattr(self, facts)) is not None:
+                setattr(some, facts, tuple(np.array(of_all)[chosen].tolist()))
         return some
 
     def data(self, client: int, round: int) -> Data:
@@ -126,12 +128,15 @@ class SupervisedData(LabelledData):
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Return the sizes of the parts, (M,), and over all three parts the label histogram, (M, classes), where labels
-        are classes; of tokens how many of each part are labels that count, (M,); and the clusters of a shift, (M,)."""
+        are classes; of tokens how many of each part are labels that count, and where some are clients' own how many
+        are, (M,); and the clusters of a shift, (M,)."""
+        some = {"cluster": self._clusters, "num_own_tokens": self._num_own_tokens}
+        of_all = {name: np.array(of, dtype=np.int64) for name, of in some.items() if of is not None}
         histogram = {} if self.label_histogram is None else {"label_histogram": self.label_histogram}
         return {
             **histogram,
             **self._num_tokens,
-            **({} if self._clusters is None else {"cluster": np.array(self._clusters, dtype=np.int64)}),
+            **of_all,
             "num_train_samples": np.array(self.num_train_samples, dtype=np.int64),
             "num_validation_samples": np.array(self.num_validation_samples, dtype=np.int64),
             "num_test_samples": np.array(self.num_test_samples, dtype=np.int64),

@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import numpy as np
 import torch
 
 from ppfl.core.content import content
@@ -22,8 +23,6 @@ from ppfl.networks.training_terms import JointPassWithTerms, PassWithTerms, Term
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
-
-    import numpy as np
 
     from ppfl.core.types import Data, Params
     from ppfl.interfaces.client_data import Joined
@@ -48,6 +47,8 @@ class Made(NamedTuple):
     """How clients train."""
     mixture: Mixture | None = None
     """The adaptors among the parameters."""
+    num_own_tokens: tuple[int, ...] | None = None
+    """Of all clients, where tokens are some clients' own."""
 
 
 class Supervised(JointObjective, FixedAtStart):
@@ -68,13 +69,16 @@ class Supervised(JointObjective, FixedAtStart):
     def __init__(self, made: Made, placement: Placement, ridge: float = 0.0, criterion: Loss | None = None) -> None:
         if criterion is not None:
             self.criterion = criterion
-        stages, parts, self._num_classes, training, self.mixture = made
+        stages, parts, self._num_classes, training, self.mixture, self._num_own_tokens = made
         self.seed = placement.seed
         self._all_names = tuple(name for stage in stages for name in stage.parameters)
         self._frozen_names = frozenset(parts.frozen)
         self.parameter_names = tuple(name for name in self._all_names if name not in self._frozen_names)
         self.local_names = tuple(name for name in self.parameter_names if name in parts.local)
         self.stages = stages
+        self._own_rows = frozenset(
+            name for stage in stages for name, parameter in stage.parameters.items() if parameter.is_of_own_tokens
+        )
         self._dtype, self._device = placement.dtype, placement.device
         self.piece_rows = pieces_of(placement.device).rows
         self._network = Network.cut(
@@ -122,19 +126,44 @@ class Supervised(JointObjective, FixedAtStart):
         view._network = self._network.cut_again(frozenset(self.parameter_names))
         return view
 
+    def of_some(self, chosen: np.ndarray) -> Self:
+        """Return the same for some of the clients, ascending numbers, which are numbered anew."""
+        if self._num_own_tokens is None:
+            return self
+        some = copy.copy(self)
+        some._num_own_tokens = tuple(np.array(self._num_own_tokens)[chosen].tolist())
+        return some
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether clients have different numbers of own tokens."""
+        return len(set(self._num_own_tokens or ())) > 1
+
+    def largest(self, clients: range) -> int:
+        """The client with most own tokens."""
+        own = self._num_own_tokens
+        return clients.start if own is None else max(clients, key=own.__getitem__, default=clients.start)
+
     def init_shared(self) -> Params:
         """Draw θ from the model's initial law, keyed (seed, name of the parameter)."""
         return self._draw("init", tuple(name for name in self.parameter_names if name not in self.local_names))
 
     def init_local(self, client: int) -> Params:
-        """Draw w from the model's initial law, the same for all clients."""
+        """Draw w from the model's initial law, the same for all clients; of rows of own tokens the first ones."""
         if self._initial_local is None:
             self._initial_local = self._draw("init", self.local_names)
-        return map_params(torch.clone, self._initial_local)
+        return map_params(torch.clone, self._rows_of(client, self._initial_local))
 
     def redraw_local(self, client: int, round: int) -> Params:
         """Draw w from the model's initial law, afresh for every (round, client)."""
-        return self._draw("redraw", self.local_names, round=round, client=client)
+        return self._rows_of(client, self._draw("redraw", self.local_names, round=round, client=client))
+
+    def _rows_of(self, client: int, params: Params) -> Params:
+        """Return parameters with as many rows of own tokens as a client has."""
+        if self._num_own_tokens is None:
+            return params
+        rows = self._num_own_tokens[client]
+        return {name: value[:rows].clone() if name in self._own_rows else value for name, value in params.items()}
 
     def advance(self, shared: Params, data: Data) -> Data:
         """Replace x by the features that the stages before the first one with a local parameter make of it."""

@@ -17,6 +17,7 @@ from ppfl.interfaces.theory import Theory
 from ppfl.networks.memory import bytes_of_client, logits_shape
 from ppfl.networks.mixture import mixture_of
 from ppfl.networks.module_checks import refuse_unvectorized
+from ppfl.problems._own_tokens import with_own_tokens
 from ppfl.problems._supervised_data import SupervisedData
 from ppfl.problems._supervised_objective import Made, Supervised
 from ppfl.problems._supervised_scores import SupervisedScores
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ppfl.networks.model_problem import ModelProblemSettings
     from ppfl.networks.training import Augmentation
 
-    MakeObjective = Callable[[Made, Placement], Supervised]
+    MakeObjective = Callable[[Made, Placement, Task], Supervised]
     MakeData = Callable[..., SupervisedData]
 
 
@@ -127,7 +128,7 @@ def build_supervised(
 ) -> SupervisedProblem:
     """Load the samples, agree on the number of classes, and build the stages of the model. Collective.
 
-    make: (what it is made of, placement) -> what is minimized; make_data: what samples become.
+    make: (what it is made of, placement, task) -> what is minimized; make_data: what samples become.
     Raises UserError, on every rank, where task, labels, samples and model do not fit each other.
     """
     if settings.batch_size != "all":
@@ -141,19 +142,23 @@ def build_supervised(
     if (normalization := settings.dataset.normalize) is not None:
         on_every_rank(placement.communicator, lambda: normalization.check(samples.input_shape, samples.vocabulary_size))
     _tell_who_is_not_tested(samples)
+    if settings.own_tokens is not None:
+        samples, task = with_own_tokens(samples, settings.own_tokens, task, placement)
     data = make_data(samples, settings.batch_size, placement, task, normalization)
     stages, parts = on_every_rank(placement.communicator, lambda: _cut(settings, samples, data, task))
     augmentation = _augmentation(settings, samples.input_shape)
     data.train_with(augmentation, has_keys=any(stage.is_random for stage in stages))
     mixture = mixture_of(stages, settings.split.floral)
-    made = Made(stages, parts, data.num_classes, settings.training, mixture)
-    objective = make(made, placement)
+    made = Made(stages, parts, data.num_classes, settings.training, mixture, samples.num_own_tokens)
+    objective = make(made, placement, task)
     if placement.held_out is None:
         return put_together(objective, data, scores, task)
     held_out = placement.held_out.members(data.client_names, data.num_train_samples)
     others = np.setdiff1d(np.arange(data.num_clients), held_out)
-    problem = put_together(objective, data.of_some(others), scores, task)
-    return replace(problem, newcomers=put_together(objective, data.of_some(held_out), scores, task))
+    problem, newcomers = (
+        put_together(objective.of_some(chosen), data.of_some(chosen), scores, task) for chosen in (others, held_out)
+    )
+    return replace(problem, newcomers=newcomers)
 
 
 def _tell_who_is_not_tested(samples: FederatedSamples) -> None:
@@ -196,7 +201,7 @@ def _cut(
     """
     model = settings.split_model
     takes = _takes_these(model, samples.vocabulary_size)
-    stages = settings.stages(samples.input_shape, data.num_classes)
+    stages = settings.stages(samples.input_shape, data.num_classes, max(samples.num_own_tokens or (0,)))
     needed, found = task.output_shape(data.labels), logits_shape(stages, samples.input_shape, takes=takes)
     if found != (1, *needed):
         sizes = " × ".join(map(str, found[1:])) or "one number"

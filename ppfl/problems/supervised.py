@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ppfl.interfaces.placement import Placement
     from ppfl.interfaces.problem import Problem
+    from ppfl.problems._supervised_objective import Made
 
 _CLASSIFICATION: Any = {"name": "classification"}
 
@@ -56,7 +57,9 @@ class SupervisedSettings(ModelProblemSettings):
         from ppfl.problems._supervised_problem import build_supervised
         from ppfl.problems._supervised_scores import SupervisedScores
 
-        make = partial(Supervised, criterion=self.task.loss())
+        def make(made: Made, placement: Placement, task: Task) -> Supervised:
+            return Supervised(made, placement, criterion=task.loss())
+
         make_data: Callable[..., SupervisedData] = SupervisedData
         if self.phases is not None and self.rehearsal is not None:
             make_data = partial(RehearsedData, phases=self.phases, rehearsal=self.rehearsal)

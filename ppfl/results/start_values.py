@@ -10,7 +10,7 @@ import torch
 from ppfl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ppfl.config.start import Start
     from ppfl.core.types import Params
@@ -42,12 +42,15 @@ class StartValues:
         self._sources = {name: renamed.get(name, name) for name in taken}
         self._shared: Params = {}
 
-    def check(self, shared: Params, local: Params, clients: Iterable[int], client_names: Sequence[str]) -> None:
+    def check(
+        self, shared: Params, local_of: Callable[[int], Params], clients: Sequence[int], client_names: Sequence[str]
+    ) -> None:
         """Read θ, and look at every w of these clients once. Raises UserError for what is missing, of another shape,
         no number or not finite.
 
-        shared, local: drawn values, of one client. client_names: of all clients of the run.
+        shared, local_of: drawn values, of a client. client_names: of all clients of the run.
         """
+        local = local_of(clients[0])
         theta = self.files.shared
         own = [name for name in local if name in self._sources and self._is_own(name)]
         self._refuse_missing(shared, local)
@@ -57,7 +60,8 @@ class StartValues:
         if own:
             self.files.follow(client_names)
             for client in clients:
-                self.local(client, {name: local[name] for name in own})
+                drawn = local_of(client)
+                self.local(client, {name: drawn[name] for name in own})
 
     def shared(self, drawn: Params) -> Params:
         """Return what these parameters begin at."""
@@ -92,6 +96,11 @@ class StartValues:
             return drawn
         if name not in self._shared:
             self._shared[name] = self._read(self.files.shared, self._sources[name], name, drawn)
+        if (found := self._shared[name].shape) != drawn.shape:
+            raise UserError(
+                f"{self._where}: {self._sources[name]} has the shape {tuple(found)}, and {name} of some clients of "
+                f"this run {tuple(drawn.shape)}"
+            )
         # the objective of another run may begin here, too, and states are changed in place
         return self._shared[name].clone()
 

@@ -154,7 +154,8 @@ def _build(
     problem = build_problem(config.problem, placement, wanted)
     clients_per_chunk = wanted or problem.client_data.clients_per_chunk
     _check_ranks(problem.client_data, placement.communicator, clients_per_chunk)
-    return problem, clients_per_chunk
+    # dealt by chunks, computed one by one: clients of unlike shapes are not stacked
+    return problem, 1 if problem.objective.is_ragged else clients_per_chunk
 
 
 def _choose_device(config: Config, communicator: Communicator) -> torch.device:
@@ -357,7 +358,7 @@ def _place_states(
 ) -> tuple[Kind, int]:
     """Return where all ranks keep states, the farthest place that any of them needs, and a state's size. Collective."""
     objective, clients = problem.objective, problem.client_data.clients
-    of_method = algorithm.init_client(objective.init_shared(), objective.init_local(clients.start))
+    of_method = algorithm.init_client(objective.init_shared(), objective.init_local(objective.largest(clients)))
     bytes_a_client = state_bytes(with_memory(of_method, problem.client_data))
     # the free memory of a host is shared by its ranks; the host with most of them decides for all
     sharers = ranks_of_host(communicator)

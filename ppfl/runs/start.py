@@ -51,7 +51,7 @@ def begun(
         frozen = frozen_of(objective)
         shared, local = {**frozen, **objective.init_shared()}, objective.init_local(data.clients.start)
         values = StartValues(start, files, (*objective.parameter_names, *frozen))
-        values.check(shared, local, data.clients, data.client_names)
+        values.check(shared, objective.init_local, data.clients, data.client_names)
         _refuse_proximal(config, values.own_names(local))
         return values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class NextToken(Task):
     """
 
     name: Literal["next_token"]
+    predicts_tokens: ClassVar[bool] = True
     padding: NonNegativeInt = 0
     """Id that fills up samples: masked in loss and scores."""
     out_of_vocabulary: NonNegativeInt | None = None

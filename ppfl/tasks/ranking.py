@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class Ranking(Task):
     """
 
     name: Literal["ranking"]
+    predicts_tokens: ClassVar[bool] = True
     at: Annotated[tuple[PositiveInt, ...], Field(min_length=1, strict=False)] = (1, 5, 20)
     """K of the scores: how many items are shown."""
     padding: NonNegativeInt | None = None

@@ -23,10 +23,28 @@ rule systems_pack:
         "python -m ppfl pack {params.config:q} --out results/systems/{wildcards.part:q} --jobs {threads} > {log:q} 2>&1"
 
 
+rule systems_diagnosis:
+    """ρ of the results of one configuration, where its study asks for it."""
+    input:
+        "results/systems/{part}.packed",
+    output:
+        touch("results/systems/{part}.diagnosed"),
+    message:
+        "systems: ρ of {wildcards.part}"
+    log:
+        "logs/systems/{part}.diagnosed.log",
+    params:
+        config=lambda wildcards: str(SYSTEMS_FOLDER / f"{wildcards.part}.yaml"),
+    conda:
+        "../envs/ppfl.yaml"
+    script:
+        "../scripts/systems_diagnosis.py"
+
+
 rule systems_study:
     """The claims and figures of one system."""
     input:
-        lambda wildcards: [f"results/systems/{Path(path).stem}.packed" for path in systems_configs(wildcards.study)],
+        lambda wildcards: systems_inputs(wildcards.study),
     output:
         "results/systems/figures/{study}.json",
     message:

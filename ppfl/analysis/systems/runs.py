@@ -27,8 +27,12 @@ STUDIES = (
     "changing",
     "compressed",
     "motef",
+    "merchants",
 )
 """In the order of the report; `ppfl/analysis/systems/<name>.py` has `study`, which is called with {file: its runs}."""
+
+DIAGNOSED = ("merchants",)
+"""Those that ask for ρ of results: `is_diagnosed` of theirs says of which."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def fits(setup: Setup) -> bool:
         and isinstance(setup.problem.client_data, SampledData)
         and not isinstance(setup.problem.client_data, Remembering)
         and isinstance(setup.problem.objective, JointObjective)
+        and not setup.problem.objective.is_ragged
     )
 
 
