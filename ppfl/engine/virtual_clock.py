@@ -101,7 +101,8 @@ class VirtualClock(AsynchronousEngine):
         self._now, self._num_jobs = numbers["now"], list(numbers["num_jobs"])
         self._events = [(seconds, client) for seconds, client in numbers["events"]]
         messages: dict[str, Params] = {}
-        self.losses.restore(read_params(snapshot.tensors, _LOSSES, torch.device("cpu")))
+        if lost := read_params(snapshot.tensors, _LOSSES, torch.device("cpu")):
+            self.losses.restore(lost)
         # snapshots of runs without a network may be older than what becomes of jobs
         for client, number, version, started_seconds, *fate in numbers["in_flight"]:
             ended = Fate(fate[0]) if fate else Fate.ARRIVED
