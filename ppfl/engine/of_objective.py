@@ -30,6 +30,7 @@ def of_objective(run: Run) -> dict[str, float]:
         weight if data.num_train_samples[client] and client not in setup.roles.byzantine else 0.0
         for client, weight in enumerate(setup.client_weights)
     ]
+    # one client at a time: gradients are of all samples, and memory holds those of one
     for place, client in enumerate(group.clients):
         if not weights[client]:
             continue

@@ -50,6 +50,7 @@ class Isotropic:
         return partial(self._client, seed)
 
     def _client(self, seed: int, client: int) -> Matrices:
+        # b is drawn by the client alone, so that more clients leave those before as they are but for s_m
         d, number = self.shared_dimension, client + 1 if self.scales == "graded" else 1
         scale = number / math.sqrt(self.clients) if self.scales == "graded" else 1.0
         b = self.zeta / number * generator(seed, "quadratic isotropic", client=client).standard_normal(d)

@@ -49,6 +49,7 @@ def claims(runs: Sequence[Run]) -> list[Claim]:
     """Return what holds where images are dealt alike, and where they are not."""
     found = []
     for dealt, of_ways in _by_way(runs).items():
+        # what all of them have sent, so that nobody is judged by more
         budget = min(float(link_megabytes(run)[-1]) for of_way in of_ways.values() for run in of_way)
         accuracies = {way: _at(of_way, _accuracies, budget) for way, of_way in of_ways.items()}
         norms = {way: _at(of_way, squared_norms, budget) for way, of_way in of_ways.items()}
@@ -128,6 +129,7 @@ def _at(runs: Sequence[Run], curve: Curve, budget: float) -> float:
     """Return the median over seeds of what a curve says at the last evaluation within a budget."""
     found = []
     for run in runs:
+        # never a later one: between evaluations nobody knows
         within = int(np.flatnonzero(link_megabytes(run) <= budget)[-1])
         found.append(float(curve(run)[within]))
     return float(np.median(found))

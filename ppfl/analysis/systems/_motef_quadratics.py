@@ -45,6 +45,7 @@ def claims_of_heterogeneity(runs: Sequence[Run]) -> list[Claim]:
     """Return what quadratics without noise say, whose ζ are told apart."""
     by_zeta = _by_zeta(runs)
     low, high = min(by_zeta), max(by_zeta)
+    # the worst of all, since each of them is to get there
     last = {
         name: max(float(squared_norms(run)[-1]) for of_zeta in by_zeta.values() for run in of_zeta[name])
         for name in TRACKERS
@@ -52,6 +53,7 @@ def claims_of_heterogeneity(runs: Sequence[Run]) -> list[Claim]:
     floors = {name: {zeta: median_end(of_zeta[name]) for zeta, of_zeta in by_zeta.items()} for name in (DSGD, CHOCO)}
     ratios = {name: of_name[high] / of_name[low] for name, of_name in floors.items()}
     wanted = (high / low) ** 2
+    # both numbers are of one recursion that is linear in b, so that the ratio is known to rounding
     off = max(abs(ratio / wanted - 1.0) for ratio in ratios.values())
     worst = max(last.values())
     return [
@@ -75,6 +77,7 @@ def claims_of_noise(runs: Sequence[Run]) -> list[Claim]:
     levels = {level: median_end(of_level) for level, of_level in sorted(by_momentum.items(), reverse=True)}
     factor = levels[1.0] / min(levels.values())
     ends = {number: median_end(of_number) for number, of_number in sorted(by_nodes.items())}
+    # over all four, where the first and the last alone would be two draws
     slope = float(np.polyfit(np.log(list(ends)), np.log(list(ends.values())), 1)[0])
     return [
         Claim(
@@ -111,6 +114,7 @@ def pictures(exact: Sequence[Run], noisy: Sequence[Run]) -> list[Picture]:
     axes[1].legend(fontsize=8)
     ends = {number: [median_end([run]) for run in of_number] for number, of_number in sorted(_by_nodes(noisy).items())}
     middle = {number: float(np.median(values)) for number, values in ends.items()}
+    # three seeds are too few for a band
     for number, values in ends.items():
         axes[2].plot([number] * len(values), values, "o", color=CATEGORICAL[0], markersize=4)
     first = min(middle)

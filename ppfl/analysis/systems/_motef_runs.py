@@ -48,6 +48,7 @@ def series(run: Run, name: str) -> NDArray[np.float64]:
 
 def squared_norms(run: Run) -> NDArray[np.float64]:
     """Return ‖∇f(x̄)‖²."""
+    # quadratics have no samples, and nothing local that θ depends on: there ‖F(x̄)‖ is the norm of the gradient
     if "squared_gradient_norm" in run.result.rounds:
         return series(run, "squared_gradient_norm")
     return series(run, "operator_norm") ** 2
@@ -56,6 +57,7 @@ def squared_norms(run: Run) -> NDArray[np.float64]:
 def end(run: Run) -> float:
     """Return the median of ‖∇f(x̄)‖² over the last quarter of evaluations; inf where the run diverged."""
     found = squared_norms(run)
+    # of noisy runs a single evaluation is anything within a factor of ten
     return float(np.median(found[-max(1, len(found) // _LAST) :])) if run.is_complete else float("inf")
 
 
@@ -98,9 +100,11 @@ def draw(
 ) -> None:
     """Draw the median over seeds, and from the lowest to the highest of them; runs that diverged are left out."""
     complete = [run for run in runs if run.is_complete]
+    # a short run may have none, and a picture without a curve says so
     if not complete:
         return
     values = np.array([y(run) for run in complete])
+    # bytes and rounds are the same for all seeds
     across = x(complete[0])
     axes.plot(across, np.median(values, axis=0), style, color=colour, label=label)
     if len(values) > 1:
