@@ -46,7 +46,7 @@ class Attack(PlugIn):
     >>> from ppfl.core.plugins import discover
     >>> attacks = discover("ppfl.attacks")
     >>> [name for name, kind in attacks.items() if issubclass(kind, AttackOnData)]
-    ['label_flip']
+    ['backdoor', 'label_flip']
     >>> issubclass(attacks["sign_flip"], AttackOnVectors)
     True
     """
