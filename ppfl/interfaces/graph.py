@@ -49,9 +49,14 @@ class Weights:
         return dense
 
     def spectral_gap(self) -> float:
-        """Return ρ = 1 − |λ₂(W)|, 1 of a single node."""
+        """Return ρ = 1 − |λ₂(W)|, λ₂ the second largest eigenvalue by absolute value; 1 of a single node."""
         sizes = np.sort(np.abs(np.linalg.eigvalsh(self.matrix())))
         return float(1.0 - (sizes[-2] if len(sizes) > 1 else 0.0))
+
+    def facts(self) -> dict[str, float]:
+        """Return what a result keeps of it: the number of edges and, unless there are too many nodes, ρ."""
+        found = {"num_edges": float(self.num_edges)}
+        return found if self.num_nodes > LARGEST_WITH_GAP else {**found, "spectral_gap": self.spectral_gap()}
 
 
 class Graph(PlugIn):

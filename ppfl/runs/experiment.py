@@ -270,6 +270,8 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         of_newcomers = {name: values for name, values in theirs.client_facts().items() if values.ndim == 1}
         recorder.describe_newcomers(theirs.client_names, setup.newcomers.steps, of_newcomers)
         facts = {**facts, "num_newcomers": float(theirs.num_clients)}
+    if setup.weights_of_graph is not None:
+        facts = {**facts, **setup.weights_of_graph.facts()}
     recorder.describe_problem(facts, clients)
     return recorder
 

@@ -30,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gradient_tracking": COMMON,
     "beer": COMPRESSED,
     "motef": {**COMPRESSED, "momentum": LAMBDA},
+    "motef_vr": {**COMPRESSED, "momentum": LAMBDA},
 }
 
 Matrix = NDArray[np.float64]
@@ -87,10 +88,12 @@ def rounds_of(name: str, f: Quadratics) -> Iterator[Matrix]:
             new = f.at(X, t)
             V, M = V + L @ V + new - M, new
         else:
-            level = LAMBDA if name == "motef" else 1.0
+            level, before = 1.0 if name == "beer" else LAMBDA, X
             X = X + GAMMA * (L @ H) - ETA * V
             H = H + top(X - H)
             new = (1 - level) * M + level * f.at(X, t)
+            if name == "motef_vr":  # both gradients with the noise of one round
+                new = f.at(X, t) + (1 - level) * (M - f.at(before, t))
             V, M = V + GAMMA * (L @ G) + new - M, new
             G = G + top(V - G)
         yield X
@@ -109,7 +112,8 @@ def test_a_run_is_the_recursion_of_its_paper(name: str, noise: float | None, tmp
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     ended = ppfl("run", path, "--out", out)
     assert ended.exit_code == 0, ended.output
-    rounds, f = open_result(out).rounds, Quadratics(noise)
+    result, f = open_result(out), Quadratics(noise)
+    rounds = result.rounds
     X = np.array(list(rounds_of(name, f)))
     mean = X.mean(axis=1)
     norms = [float(np.linalg.norm(f.exact(np.tile(x, (NODES, 1))).mean(axis=0))) for x in mean]
@@ -118,3 +122,5 @@ def test_a_run_is_the_recursion_of_its_paper(name: str, noise: float | None, tmp
     np.testing.assert_allclose(rounds["consensus"].to_numpy(), apart, rtol=1e-12, atol=1e-20)
     np.testing.assert_allclose(load_shared(out)["theta"].numpy(), mean[-1], rtol=1e-12, atol=1e-13)
     assert norms[-1] < norms[0]
+    assert result.problem["num_edges"] == NODES
+    np.testing.assert_allclose(result.problem["spectral_gap"], 1 / 3, rtol=1e-12)

@@ -307,57 +307,32 @@ def test_a_message_crosses_ranks_once_and_no_rank_holds_all() -> None:
         assert counted == 2 * 12 * 2 * size
 
 
-@pytest.mark.parametrize(
-    ("graph", "text", "wanted"),
-    [
-        ({"name": "ring"}, None, r"graph: .*a ring has at least 3 nodes"),
-        ({"name": "torus", "rows": 3, "columns": 4}, None, r"gossip.graph.rows: .*3 rows of 4 nodes are 12"),
-        (
-            {"name": "erdos_renyi", "probability": 1e-9},
-            None,
-            r"gossip.graph.probability: none of 100 graphs of 2 nodes",
-        ),
-        ({"name": "file"}, "0 0\n0 0\n", r"gossip.graph: .*is not connected: of 2 nodes 1 can be reached"),
-        ({"name": "file"}, "0 1\n0 0\n", r"gossip.graph.path: .*is not symmetric"),
-        ({"name": "file"}, "0 1 0\n1 0 1\n", r"gossip.graph.path: .*has 2 rows of 3 numbers, and here are 2 nodes"),
-        ({"name": "file"}, "0 -1\n-1 0\n", r"gossip.graph.path: .*negative or not finite"),
-        ({"name": "file"}, "a b\n", r"gossip.graph.path: .*no matrix of numbers"),
-        ({"name": "file"}, "", r"gossip.graph.path: .*has 0 rows"),
-        ({"name": "file", "entries": "weights"}, "0.5 0.4\n0.4 0.5\n", r"gossip.graph.path: .*not doubly stochastic"),
-        ({"name": "file", "entries": "weights"}, "0 1\n1 0\n", r"gossip.graph: the graph of two steps along .* is not"),
-    ],
-)
-def test_graphs_that_are_none_are_refused(tmp_path: Path, graph: dict[str, Any], text: str | None, wanted: str) -> None:
-    if text is not None:
-        (tmp_path / "graph.txt").write_text(text)
-        graph = {**graph, "path": str(tmp_path / "graph.txt")}
-    with pytest.raises(UserError, match=wanted):
-        nodes("dsgd", lr=0.1, problem={**QUADRATIC, "clients": 2}, gossip={"graph": graph})
+def test_what_each_message_draws_is_its_own() -> None:
+    """Of a node, a round and a vector: equal draws would leave the same coordinates out everywhere."""
+    run = nodes("motef", **STEPS, momentum=0.2, compressor={"name": "rand_k", "share": 0.5})
+    method, objective = run.setup.algorithm, run.setup.problem.objective
+    found = [
+        value.numpy().tobytes()
+        for node in range(2)
+        for round in range(1, 3)
+        for value in method.draws(objective, node, round, 1).values()
+    ]
+    assert len(set(found)) == len(found) == 2 * 2 * 2
 
 
-def test_weights_of_a_file_are_taken_and_those_of_others_are_doubly_stochastic(tmp_path: Path) -> None:
-    path = tmp_path / "weights.txt"
-    path.write_text("0.5, 0.5, 0\n0.5, 0.25, 0.25\n0, 0.25, 0.75\n")
-    problem = {**QUADRATIC, "clients": 3}
-    given = nodes(
-        "dsgd", lr=0.1, problem=problem, gossip={"graph": {"name": "file", "path": str(path), "entries": "weights"}}
-    )
-    assert weights_of(given).tolist() == [[0.5, 0.5, 0.0], [0.5, 0.25, 0.25], [0.0, 0.25, 0.75]]
-    for graph in (*GRAPHS, {"name": "torus", "rows": 3, "columns": 4}):
-        run = nodes("dsgd", lr=0.1, problem={**QUADRATIC, "clients": 12}, gossip={"graph": graph})
-        W = weights_of(run).numpy()
-        np.testing.assert_allclose(W.sum(axis=0), 1.0, rtol=0, atol=1e-15)
-        assert (W == W.T).all()
-        assert (W >= 0).all()
-        assert run.neighbours is not None
-        assert 0 < run.neighbours.weights.spectral_gap() <= 1 + 1e-15
-
-
-def test_random_edges_are_those_of_the_seed() -> None:
-    graph = {"graph": {"name": "erdos_renyi", "probability": 0.5}}
-    one, same, other = (weights_of(nodes("dsgd", lr=0.1, gossip=graph, seed=seed)) for seed in (0, 0, 1))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
+def test_what_is_known_begins_at_the_start_and_sums_of_neighbours_are_of_it() -> None:
+    """On a network, whose θ_0 is not 0: else nobody would see a start at 0."""
+    given = sections("motef", "digits")
+    run = engine(**{**given, "algorithm": {**given["algorithm"], **COMPRESSED, "momentum": 0.5}})
+    start = vectors(run, "model")
+    assert float(start.abs().max()) > 0
+    assert torch.equal(vectors(run, "model known"), start)
+    list(run)
+    W = weights_of(run)
+    for what in ("model", "tracker"):
+        known = vectors(run, f"{what} known").to(torch.float64)
+        apart = vectors(run, f"{what} apart").to(torch.float64)
+        assert_near(apart, W @ known - known, 1e-5 if start.dtype == torch.float32 else 1e-12)
 
 
 def test_the_section_is_silent_where_there_is_a_server() -> None:
