@@ -82,6 +82,7 @@ class Compressing(Decentralized):
         """Find D; refuse compressors that vectors are too short for."""
         size = sum(value.numel() for value in problem.objective.init_shared().values())
         try:
+            # where nothing is shared, nothing is compressed
             if size:
                 self.compressor.check(size)
         except ValueError as error:

@@ -59,6 +59,7 @@ class Tracking(Decentralized):
         """Return the method of a round, which knows whether it is the first."""
         scaled = super().at(round, num_rounds)
         begins = round == 0
+        # the first round alone is another method; no other one needs a copy
         return scaled if scaled.begins == begins else scaled.model_copy(update={"begins": begins})
 
     def begin(self, shared: Params) -> State:
@@ -117,6 +118,7 @@ class CompressedTracking(Tracking, Compressing):
         """H_i ← H_i + C(x_i − H_i);  G_i ← G_i + C(V_i − G_i)."""
         told = {MODEL: self._told(MODEL, model, vectors, draws)}
         if self.begins:
+            # nothing is known of V_i yet: told whole, it is known exactly
             told[TRACKER] = Told({TRACKER: tracker.clone()}, tracker, -tracker)
         else:
             told[TRACKER] = self._told(TRACKER, tracker, vectors, draws)

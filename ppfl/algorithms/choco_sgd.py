@@ -50,6 +50,7 @@ class ChocoSgd(Compressing):
         """Take a step of one's own, and tell how far it leads from x̂_i."""
         known = state["vectors"]
         model = flatten(state["model"]) - step_size(self.lr) * flatten(found.gradient)
+        # half of the round's step: neighbours come in when they have been heard, in `receive`
         told = self.tell(_MODEL, model, known["reference"], known["apart"], draws)
         vectors = {"reference": told.reference, "apart": told.apart}
         return told.message, {"model": unflatten(model, state["model"]), "vectors": vectors}

@@ -36,6 +36,7 @@ class Dsgd(Decentralized):
     ) -> tuple[Params, State]:
         """Take a step from the mean of the neighbours, and send where it leads."""
         model = add_scaled(state["mixed"], found.gradient, -step_size(self.lr))
+        # what is sent shares no memory with what the node keeps
         return {name: value.clone() for name, value in model.items()}, {"model": model}
 
     def receive(self, state: State, own: Params) -> State:

@@ -41,6 +41,7 @@ class GradientTracking(Tracking):
 
     def publish(self, model: torch.Tensor, tracker: torch.Tensor, vectors: Params, draws: Draws) -> Published:
         """Tell x_i and V_i."""
+        # V_i stays in the node's state, which shares no memory with what is sent; x_i is copied there
         return Published({MODEL: model, TRACKER: tracker.clone()}, {})
 
     def receive(self, state: State, own: Params) -> State:

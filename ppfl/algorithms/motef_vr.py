@@ -44,6 +44,7 @@ class MotefVr(CompressedTracking):
     def client(self, objective: Objective, message: Params, state: State, data: Data, draws: Draws) -> ClientStep:
         """Do what MoTEF does; two gradients in all rounds but the first."""
         step = super().client(objective, message, state, data, draws)
+        # the second gradient is that of `averaged`, which is asked only for what is shared and has moved before
         if self.begins or not state["model"]:
             return step
         return replace(step, report={name: 2.0 * value for name, value in step.report.items()})

@@ -29,6 +29,7 @@ def timeline(source: Path, overrides: tuple[str, ...], cell: str | None, rounds:
     SOURCE is a result or a configuration file, whose run need not have been computed. Of an asynchronous run with real
     messages, or of a replay, it is a result: what is drawn then is its log.
     """
+    # here, so that other commands need not wait for matplotlib
     from ppfl.analysis.figure import save_figure
     from ppfl.analysis.plot import check_format
     from ppfl.analysis.timeline import draw_timeline, history_of

@@ -28,6 +28,7 @@ def _fits_gossip(config: Config) -> None:
     if config.gossip is None:
         example = "{graph: {name: ring}}"
         raise refusal("gossip", f"a section such as {example}, since clients of {method.name!r} are nodes of a graph")
+    # 1.0 is everybody and 1 is one client, which compare as equal
     if config.cohort not in ("all", 1.0) or isinstance(config.cohort, int):
         raise refusal("cohort", f"'all', since each node of {method.name!r} waits for all of its neighbours")
     if config.weights != "uniform":
@@ -46,6 +47,7 @@ def _one_vote_a_client(config: Config) -> None:
 
 def _takes_the_mean(config: Config) -> None:
     if config.algorithm.needs_mean and not is_sum(config.aggregator):
+        # a mean is refused here for what stands before it, any other rule for itself
         where = "before" if config.aggregator.name == "mean" else "name"
         what = "nothing" if where == "before" else "'mean'"
         reason = f"since {config.algorithm.name!r} takes the mean alone: {config.algorithm.needs_mean}"
@@ -53,6 +55,7 @@ def _takes_the_mean(config: Config) -> None:
 
 
 def _may_clip(config: Config) -> None:
+    # problems in closed form train no model, and have no such section
     training = getattr(config.problem, "training", None)
     if getattr(training, "clip_norm", None) is None:
         return
@@ -140,6 +143,7 @@ def _fits_network(config: Config) -> None:
 
 
 def _fits_phases(config: Config) -> None:
+    # problems without samples have no such key
     phases = getattr(config.problem, "phases", None)
     if not isinstance(phases, Phases):
         return

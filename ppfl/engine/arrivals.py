@@ -51,6 +51,7 @@ class Log(Generic[Entry]):
     """What happened so far, in its order: entries of one kind, kept as columns."""
 
     def __init__(self, integers: Sequence[str], times: Sequence[str]) -> None:
+        # numbers side by side: an object for each would take many times the memory
         self._integers = {name: array("q") for name in integers}
         self._times = {name: array("d") for name in times}
 

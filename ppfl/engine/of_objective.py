@@ -26,6 +26,7 @@ def of_objective(run: Run) -> dict[str, float]:
     shared_names = list(objective.init_shared())
     total = ExactSum(sum(value.numel() for value in objective.init_shared().values()), setup.device)
     losses = torch.zeros(len(group.clients), dtype=torch.float64)
+    # of all clients and not of this rank's alone, so that every rank divides by the same sum
     weights = [
         weight if data.num_train_samples[client] and client not in setup.roles.byzantine else 0.0
         for client, weight in enumerate(setup.client_weights)
@@ -38,6 +39,7 @@ def of_objective(run: Run) -> dict[str, float]:
         samples = data.samples(client, "train", torch.arange(data.num_train_samples[client]))
         gradient = objective.shared_gradient(shared, local, samples)
         total.add(*(gradient[name] for name in shared_names), weight=weights[client])
+        # the gradient has been taken, and nobody differentiates the value
         with torch.no_grad():
             losses[place] = objective.loss(shared, local, samples)
     of_all = setup.communicator.allgather_rows(losses).tolist()

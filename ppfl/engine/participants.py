@@ -69,6 +69,7 @@ class CohortSampler:
         choices = self._choices
         if self._network is not None:
             there = [client for client in self._eligible if self._network.is_there(self._seed, client, round)]
+            # nobody is waited for: a round goes on with fewer than were wanted
             if len(there) <= self.size:
                 return frozenset(there)
             choices = np.array(there)

@@ -33,6 +33,7 @@ class ErdosRenyi(Graph):
 
     def edges(self, num_nodes: int, seed: int) -> Iterable[tuple[int, int]]:
         """Return the edges of the first connected draw. Raises ValueError where there is none."""
+        # each pair once, and always in this order: the k-th number drawn is that of the k-th pair
         first, second = np.triu_indices(num_nodes, 1)
         for draw in range(_DRAWS):
             there = generator(seed, "edges", round=draw).random(len(first)) < self.probability

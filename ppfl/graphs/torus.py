@@ -38,5 +38,6 @@ class Torus(Graph):
             )
         for node in range(num_nodes):
             row, column = divmod(node, self.columns)
+            # to the right and down; neighbours on the other sides say so themselves
             yield node, row * self.columns + (column + 1) % self.columns
             yield node, (row + 1) % self.rows * self.columns + column

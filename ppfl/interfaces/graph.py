@@ -50,6 +50,7 @@ class Weights:
 
     def spectral_gap(self) -> float:
         """Return ρ = 1 − |λ₂(W)|, λ₂ the second largest eigenvalue by absolute value; 1 of a single node."""
+        # W is symmetric, so that eigenvalues are real; the largest is 1, of all nodes alike
         sizes = np.sort(np.abs(np.linalg.eigvalsh(self.matrix())))
         return float(1.0 - (sizes[-2] if len(sizes) > 1 else 0.0))
 
@@ -108,11 +109,13 @@ def neighbours_of(num_nodes: int, edges: Iterable[tuple[int, int]]) -> list[list
     for first, second in edges:
         found[first].add(second)
         found[second].add(first)
+    # a node counts for itself by what its neighbours leave over, and not by a loop
     return [sorted(others - {node}) for node, others in enumerate(found)]
 
 
 def reached(neighbours: Sequence[Collection[int]]) -> set[int]:
     """Return the nodes that there is a path to from node 0."""
+    # a queue, as a long ring is deeper than calls of a function may be
     seen, waiting = {0}, deque([0])
     while waiting:
         for other in neighbours[waiting.popleft()]:
@@ -138,6 +141,7 @@ def metropolis(neighbours: Sequence[Sequence[int]]) -> Weights:
     rows = []
     for node, others in enumerate(neighbours):
         row = {other: 1.0 / (1 + max(len(others), len(neighbours[other]))) for other in others}
+        # rows then sum to 1, and so do columns, as W is symmetric
         row[node] = 1.0 - sum(row.values())
         rows.append(tuple(sorted(row.items())))
     return Weights(tuple(rows))

@@ -110,6 +110,7 @@ class SharedBand(Network):
         if chooses and not has_target:
             raise refusal("network.target_seconds", "seconds, or `target_share`: algorithm.ratios: network follows it")
         if has_target and not chooses:
+            # the key that was written is the one to be taken out
             where = "target_seconds" if self.target_seconds is not None else "target_share"
             raise refusal(f"network.{where}", "nothing, unless a method that prunes has `ratios: network`")
 

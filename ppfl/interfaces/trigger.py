@@ -75,11 +75,13 @@ def square(shape: Sequence[int], size: int, number: int = 0) -> tuple[int, ...]:
         raise SharedUserError(
             f"byzantine.attack.size: is {size}, and samples have {sides}; allowed: at most {min(shape[-2:])}"
         )
+    # what is left at the upper and left edges is smaller than a square, and in none
     across, down = width // size, height // rows
     up, left = divmod(number % (across * down), across)
     bottom, right = height - up * rows, width - left * size
     return tuple(
         (channel * height + row) * width + column
+        # of vectors the product is empty: one channel
         for channel in range(math.prod(shape[:-2]))
         for row in range(bottom - rows, bottom)
         for column in range(right - size, right)

@@ -39,6 +39,7 @@ class PhasedScores(SupervisedScores):
         classes = self._classes_behind(of_part)
         if part not in self.selection.parts or classes is None:
             return weights
+        # weights are the same in all rounds, so a client that lacks one phase has no place in means over any
         there = [self.client_data.num_of_classes(part, of_phase) > 0 for of_phase in classes]
         lacks = [not all(of_client) for of_client in zip(*(of_phase.tolist() for of_phase in there), strict=True)]
         return tuple(0 if lack else weight for lack, weight in zip(lacks, weights, strict=True))
@@ -61,6 +62,7 @@ class PhasedScores(SupervisedScores):
         return totals
 
     def _groups(self) -> dict[str, Sequence[int]]:
+        # of all phases: samples are counted without knowing which round asks
         phases, found = self.client_data.phases, dict[str, Sequence[int]]()
         for number, classes in enumerate(phases.classes):
             found |= {f"phase_{number + 1}": classes, f"until_{number + 1}": phases.seen(number)}

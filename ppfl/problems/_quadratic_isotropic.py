@@ -54,4 +54,5 @@ class Isotropic:
         d, number = self.shared_dimension, client + 1 if self.scales == "graded" else 1
         scale = number / math.sqrt(self.clients) if self.scales == "graded" else 1.0
         b = self.zeta / number * generator(seed, "quadratic isotropic", client=client).standard_normal(d)
+        # A = 0 keeps w apart from θ, and y = 0 leaves it where it is
         return {"H": scale * np.eye(d), "b": b, "A": np.zeros((1, d)), "B": np.eye(1), "y": np.zeros(1)}

@@ -36,9 +36,11 @@ class NoisyStatistics(Statistics):
     def data(self, client: int, round: int) -> Data:
         """Return the statistics of a round."""
         data = self._of_client[client]
+        # one stream for both parts, drawn in this order always
         draw, noisy = self._draws.at(round, client), {}
         for name in ("shared_linear", "local_linear"):
             exact = data[name]
+            # where nothing is shared, or nothing local, there is nothing to disturb
             scale = self._deviation / math.sqrt(max(len(exact), 1))
             noise = scale * torch.from_numpy(draw.standard_normal(len(exact)))
             noisy[name] = exact + noise.to(exact.device, exact.dtype)

@@ -26,6 +26,7 @@ def as_hdf5(of_runs: Mapping[str, Mapping[str, np.ndarray]]) -> bytes:
             group = file.create_group(digest)
             for name, values in series.items():
                 group[name] = values
+            # a scale, as in results, so that readers find what series go along
             group["round"].make_scale("round")
             for name in series.keys() - {"round"}:
                 group[name].dims[0].attach_scale(group["round"])

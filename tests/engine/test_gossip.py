@@ -37,7 +37,8 @@ RING = {"graph": {"name": "ring"}}
 
 def nodes(name: str, *, communicator: Any = None, gossip: Any = RING, **settings: Any) -> Synchronous:
     """Return an engine; settings are those of the method, but for whole sections."""
-    document = {key: settings.pop(key) for key in ("problem", "rounds", "evaluate", "seed") if key in settings}
+    of_run = ("problem", "rounds", "evaluate", "seed", "server_optimizer")
+    document = {key: settings.pop(key) for key in of_run if key in settings}
     base = {"problem": QUADRATIC, "rounds": ROUNDS, **document, "gossip": gossip}
     return engine(communicator, algorithm={"name": name, **settings}, **base)
 
@@ -233,6 +234,11 @@ def test_with_local_parameters_nodes_tune_them_and_a_complete_graph_is_ffgg() ->
 def test_local_parameters_that_nobody_trains_are_refused() -> None:
     with pytest.raises(UserError, match=r"algorithm.fine_tuner: nothing trains w, which problem.split keeps local"):
         nodes("dsgd", lr=0.1, problem={**QUADRATIC, "split": {"local": ["w"]}})
+
+
+def test_a_server_optimizer_without_a_server_is_refused() -> None:
+    with pytest.raises(UserError, match=r"algorithm.name: the server of 'dsgd' takes no steps"):
+        nodes("dsgd", lr=0.1, server_optimizer={"name": "momentum"})
 
 
 def test_scores_are_of_the_mean_and_consensus_is_the_distance_from_it() -> None:
