@@ -139,7 +139,8 @@ class Setup:
             return RoundOnClock({}, cohort, is_heard=True, waited=0.0, answers={})
         if self.weights_of_graph is not None:
             neighbours = [self.weights_of_graph.neighbours(node) for node in range(self.weights_of_graph.num_nodes)]
-            return gossip_round_of(self.clock, neighbours, num_bytes(self.algorithm.uplink_like(server)), round)
+            of_message = num_bytes(self.algorithm_at(round).uplink_like(server))
+            return gossip_round_of(self.clock, neighbours, of_message, round)
         if not isinstance(self.network, Links):
             return round_of(self.clock, dict.fromkeys(sorted(cohort)), round, self.least_arrivals)
         sizes = self.sizes_of(server, cohort, round)
@@ -154,7 +155,7 @@ class Setup:
         from them."""
         if self.weights_of_graph is None:
             return sizes_of(self.algorithm, server, cohort, round)
-        of_message = num_bytes(self.algorithm.uplink_like(server))
+        of_message = num_bytes(self.algorithm_at(round).uplink_like(server))  # messages of the first round are longer
         return {node: Sizes(0, len(self.weights_of_graph.neighbours(node)) * of_message) for node in sorted(cohort)}
 
     @property

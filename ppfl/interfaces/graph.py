@@ -56,6 +56,7 @@ class Weights:
 
     def facts(self) -> dict[str, float]:
         """Return what a result keeps of it: the number of edges and, unless there are too many nodes, ρ."""
+        # bytes over edges by them are bits of a message, as papers count; how fast nodes agree depends on ρ alone
         found = {"num_edges": float(self.num_edges)}
         return found if self.num_nodes > LARGEST_WITH_GAP else {**found, "spectral_gap": self.spectral_gap()}
 

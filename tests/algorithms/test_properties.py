@@ -101,10 +101,11 @@ def test_uplinks_have_memory_of_their_own(name: str, problem: str) -> None:
     running = engine(**sections(name, problem))
     setup = running.setup
     for round in range(2):
-        message, state = setup.algorithm.downlink(running.server, round), running.group.state(0)
+        method = setup.algorithm_at(round)
+        message, state = method.downlink(running.server, round), running.group.state(0)
         data = setup.problem.client_data.data(0, round)
-        draws = setup.algorithm.draws(setup.problem.objective, 0, round, len(data["y"]) if "y" in data else 1)
-        step = setup.algorithm.client(setup.problem.objective, message, state, data, draws)
+        draws = method.draws(setup.problem.objective, 0, round, len(data["y"]) if "y" in data else 1)
+        step = method.client(setup.problem.objective, message, state, data, draws)
         uplink, new = step.uplink, step.state
         kept = {value.data_ptr() for params in (message, *state.values(), *new.values()) for value in params.values()}
         assert not kept & {value.data_ptr() for value in uplink.values() if value.numel()}

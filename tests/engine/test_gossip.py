@@ -250,6 +250,16 @@ def test_scores_are_of_the_mean_and_consensus_is_the_distance_from_it() -> None:
     assert meet(run) == {"consensus": last.metrics["consensus"]}
 
 
+def test_consensus_of_single_precision_is_found_in_double() -> None:
+    run = engine(**{**sections("dsgd", "digits"), "precision": "float32"})
+    *_, last = run
+    x = vectors(run, "model")
+    assert x.dtype == torch.float32
+    wide = x.to(torch.float64)
+    wanted = float((wide - wide.mean(0)).square().sum())
+    np.testing.assert_allclose(float(last.metrics["consensus"]), wanted, rtol=1e-12)
+
+
 GRAPHS: list[dict[str, Any]] = [
     {"name": "ring"}, {"name": "star"}, {"name": "complete"}, {"name": "erdos_renyi", "probability": 0.5},
 ]  # fmt: skip
@@ -313,9 +323,11 @@ def test_a_message_crosses_ranks_once_and_no_rank_holds_all() -> None:
         assert counted == 2 * 12 * 2 * size
 
 
-def test_what_each_message_draws_is_its_own() -> None:
+@pytest.mark.parametrize(("name", "vectors_sent"), [("motef", 2), ("choco_sgd", 1)])
+def test_what_each_message_draws_is_its_own(name: str, vectors_sent: int) -> None:
     """Of a node, a round and a vector: equal draws would leave the same coordinates out everywhere."""
-    run = nodes("motef", **STEPS, momentum=0.2, compressor={"name": "rand_k", "share": 0.5})
+    own = {"momentum": 0.2} if name == "motef" else {}
+    run = nodes(name, **STEPS, **own, compressor={"name": "rand_k", "share": 0.5})
     method, objective = run.setup.algorithm, run.setup.problem.objective
     found = [
         value.numpy().tobytes()
@@ -323,7 +335,7 @@ def test_what_each_message_draws_is_its_own() -> None:
         for round in range(1, 3)
         for value in method.draws(objective, node, round, 1).values()
     ]
-    assert len(set(found)) == len(found) == 2 * 2 * 2
+    assert len(set(found)) == len(found) == 2 * 2 * vectors_sent
 
 
 def test_what_is_known_begins_at_the_start_and_sums_of_neighbours_are_of_it() -> None:

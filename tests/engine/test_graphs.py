@@ -11,6 +11,7 @@ import torch
 
 from ppfl.core.errors import UserError
 from ppfl.graphs.erdos_renyi import ErdosRenyi
+from ppfl.graphs.file import File
 from ppfl.graphs.ring import Ring
 from ppfl.graphs.star import Star
 from ppfl.graphs.torus import Torus
@@ -83,6 +84,8 @@ def test_weights_of_a_file_are_taken_and_those_of_others_are_doubly_stochastic(t
         "dsgd", lr=0.1, problem=problem, gossip={"graph": {"name": "file", "path": str(path), "entries": "weights"}}
     )
     assert weights_of(given).tolist() == [[0.5, 0.5, 0.0], [0.5, 0.25, 0.25], [0.0, 0.25, 0.75]]
+    assert given.setup.weights_of_graph is not None
+    assert [given.setup.weights_of_graph.neighbours(node) for node in range(3)] == [[1], [0, 2], [1]]
     for graph in (*GRAPHS, {"name": "torus", "rows": 3, "columns": 4}):
         run = nodes("dsgd", lr=0.1, problem={**QUADRATIC, "clients": 12}, gossip={"graph": graph})
         W = weights_of(run).numpy()
@@ -91,6 +94,20 @@ def test_weights_of_a_file_are_taken_and_those_of_others_are_doubly_stochastic(t
         assert (W >= 0).all()
         assert run.neighbours is not None
         assert 0 < run.neighbours.weights.spectral_gap() <= 1 + 1e-15
+
+
+def test_random_edges_are_drawn_again_until_the_graph_is_connected() -> None:
+    sparse = ErdosRenyi(name="erdos_renyi", probability=0.3)
+    for seed in range(10):
+        sparse.check(8, seed)
+
+
+def test_one_node_that_counts_itself_is_enough_for_all_to_agree(tmp_path: Path) -> None:
+    path = tmp_path / "weights.txt"
+    path.write_text("0.5 0.5 0\n0.5 0 0.5\n0 0.5 0.5\n")
+    path_graph = File.model_validate({"name": "file", "path": str(path), "entries": "weights"})
+    path_graph.check(3, seed=0)
+    assert path_graph.weights(3, seed=0).spectral_gap() > 0
 
 
 def test_random_edges_are_those_of_the_seed() -> None:

@@ -41,7 +41,9 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "mixing": {"problem": DIGITS, "algorithm": examples.section("algorithms", "pfedgraph")},
     "neighbours": {
-        "algorithm": examples.section("algorithms", "motef"), "gossip": {"graph": {"name": "ring"}}, "network": LINKS,
+        # whose first message is longer than those after it
+        "algorithm": {**examples.section("algorithms", "motef"), "compressor": {"name": "top_k", "share": 0.2}},
+        "gossip": {"graph": {"name": "ring"}}, "network": LINKS,
         "compute_times": {"name": "exponential"},
     },
     "nothing sent": {"algorithm": examples.section("algorithms", "local_only")},

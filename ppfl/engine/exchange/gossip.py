@@ -77,6 +77,7 @@ class Neighbours:
     def terms(self, known: frozenset[int]) -> list[Term]:
         """Return the sums of this rank's nodes term by term, given whose messages there are: this rank's and theirs."""
         if not self._terms:
+            # neighbours never change, and neither does whose messages are there
             place = {node: number for number, node in enumerate(sorted(known))}
             rows = [self.weights.rows[node] for node in self.nodes]
             for number in range(max(map(len, rows))):
