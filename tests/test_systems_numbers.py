@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 SYSTEMS = ROOT / "configs" / "systems"
 PAGE = ROOT / "docs" / "systems.md"
 PARTS = [path for study in STUDIES for path in configs_of(study, SYSTEMS)]
-OF_PPFL_DATA = ("mnist20_train.h5", "floral_data:mnist")
+OF_PPFL_DATA = ("mnist20_train.h5", "floral_data:mnist", "shakespeare40_train.h5", "a9a.svm.gz")
 STALE = "run `make systems` and `python -m ppfl.analysis.systems.numbers`"
 
 
@@ -49,7 +49,7 @@ def test_the_page_is_about_every_configuration() -> None:
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: path.stem)
 def test_numbers_are_those_of_the_configuration_as_it_is(path: Path) -> None:
     if any(data in path.read_text(encoding="utf-8") for data in OF_PPFL_DATA) and "PPFL_DATA" not in os.environ:
-        pytest.skip(f"{path.name} NOT TESTED: set PPFL_DATA to the folder of mnist20")
+        pytest.skip(f"{path.name} NOT TESTED: set PPFL_DATA to the folder of its data")
     assert stored()["experiments"].get(path.stem) == fingerprint(path), f"{path.name} was changed: {STALE}"
 
 
