@@ -22,7 +22,7 @@ from ppfl.pack.cells import LastProblem
 from ppfl.rows import exact_sum
 from ppfl.runs.assemble import build
 from tests import examples
-from tests.algorithms.cases import split_of
+from tests.algorithms.cases import is_gossip, split_of
 from tests.engine.build import config, engine, ffgg
 from tests.engine.test_batched import TUNERS, assert_equal, images, ragged, run_of
 from tests.operations import Counts, counted, on_a_device
@@ -162,9 +162,11 @@ def test_every_method_with_numbers_and_seeds_of_its_own(name: str) -> None:
     method = batched if examples.accepts("algorithms", name, batched) else method
     problem = {**DIGITS, "split": split_of(name, "digits")}
     runs = differ_in_all_numbers({"problem": problem, "algorithm": method, "cohort": 4})
-    if not goes_with_others(examples.kind("algorithms", name)):
+    kind = examples.kind("algorithms", name)
+    if not goes_with_others(kind):
+        graph: Section = {"gossip": {"graph": {"name": "ring"}}, "cohort": "all"} if is_gossip(name) else {}
         with on_a_device():
-            assert not fits(engine(**runs[0]).setup)
+            assert not fits(engine(**{**runs[0], **graph}).setup)
         return
     for of_run, sections in zip(side_by_side(runs), runs, strict=True):
         assert_equal(of_run, alone(**sections))
