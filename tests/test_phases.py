@@ -13,6 +13,7 @@ import yaml
 
 from ppfl.config.grid import load_cells
 from ppfl.core.agree import SharedUserError
+from ppfl.interfaces.selection import Selection
 from ppfl.results.reader import open_result
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
@@ -147,6 +148,22 @@ def test_old_samples_are_read_once_at_the_end_of_their_phase(monkeypatch: pytest
     )
 
 
+def test_all_of_a_round_is_computed_on_the_same_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers at query points, too, which come before the clients' own steps."""
+    problem = {**PROBLEM, "split": {"local": []}}
+    running = engine(problem=problem, algorithm=METHODS[4], rounds=6)
+    kind, recalled = type(running.setup.problem.client_data), dict[int, set[int]]()
+    data = kind.data
+
+    def seen(self: Any, client: int, round: int) -> Any:
+        recalled.setdefault(round, set()).add(int((self._recalled[client]["count"] > 0).sum()))
+        return data(self, client, round)
+
+    monkeypatch.setattr(kind, "data", seen)
+    list(running)
+    assert recalled == {0: {0}, 1: {0}, 2: {3}, 3: {3}, 4: {3}, 5: {6}}
+
+
 @pytest.mark.parametrize(
     "method",
     [METHODS[1], *(pytest.param(method, marks=pytest.mark.slow) for method in (METHODS[0], *METHODS[2:]))],
@@ -239,7 +256,7 @@ def test_scores_are_of_classes_that_have_come() -> None:
     at_end = problem.scores.client_metrics(shared, {}, 3)
     assert at_end["test_now_accuracy"] == pytest.approx(accuracy(CLASSES[2]), abs=1e-15)
     assert list(problem.scores.of_nobody()) == list(at_end)
-    has = data.num_of_classes("test", CLASSES[1]) > 0
+    has = data.has_some(data.histogram("test", Selection()), CLASSES[1])
     weights = problem.scores.metric_weights("test_phase_2_accuracy")
     assert weights == tuple(np.where(has, data.num_test_samples, 0).tolist())
 
@@ -249,11 +266,27 @@ def test_who_lacks_a_phase_among_the_scored_samples_is_left_out_of_its_mean() ->
     partition = {"name": "iid", "clients": 30}
     problem = {**PROBLEM, "dataset": {**DATASET, "partition": partition}, "rehearsal": None}
     running = engine(problem=problem, algorithm=METHODS[0], rounds=6, evaluate={"every": 3})
-    lacking = running.setup.problem.client_data.num_of_classes("test", CLASSES[2]) == 0
-    assert lacking.any()
+    data = running.setup.problem.client_data
+    assert not data.has_some(data.histogram("test", Selection()), CLASSES[2]).all()
     for scored in running:
         for name in ("seen", "now", "phase_1", "phase_2", "phase_3"):
             assert 0 <= scored.metrics[f"test_{name}_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("evaluate", [{"samples": 4}, {"samples": 9, "clients": 3}, {"samples": 1}])
+def test_where_few_samples_are_scored_means_are_over_who_has_some_of_a_phase(evaluate: dict[str, Any]) -> None:
+    document = {"problem": {**PROBLEM, "rehearsal": None}, "algorithm": METHODS[0], "rounds": 6}
+    running = engine(**document, evaluate={"every": 3, **evaluate})
+    means, scores = list(running)[-1].metrics, running.setup.problem.scores
+    found = [scores.client_metrics(*running.setup.algorithm.view(running.server, running.group.state(m)), m)
+             for m in range(6)]  # fmt: skip
+    for name in [f"{part}_phase_{phase}_accuracy" for part in ("test", "validation") for phase in (1, 2, 3)]:
+        of_clients = np.array([of_client[name] for of_client in found])
+        assert [weight > 0 for weight in scores.metric_weights(name)] == np.isfinite(of_clients).tolist()
+        if np.isfinite(of_clients).any():
+            assert means[name] == pytest.approx(np.nanmean(of_clients), abs=1e-15)
+        else:
+            assert np.isnan(means[name])
 
 
 def test_what_never_comes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

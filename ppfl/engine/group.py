@@ -141,9 +141,22 @@ class ClientGroup:
         state = empty | states.state(client)
         return {group: map_params(lambda value: value.to(self._device), params) for group, params in state.items()}
 
+    def remember(self, round: int) -> None:
+        """Have all clients of this rank, in the cohort or not, keep something of data that are gone with this round.
+
+        Before anything of the round is computed, so that all of it, answers and own steps, is of the same data.
+        """
+        data = self._setup.problem.client_data
+        if not isinstance(data, Remembering) or not data.remembers_at(round):
+            return
+        for index, chunk, members in self.parts(frozenset(self.clients)):
+            states = self.store.get(index)
+            before = {MEMORY: states[MEMORY]}
+            now = [data.remember(m, member(before, m - chunk.start)[MEMORY], round) for m in members]
+            self._keep(index, states | stack_states([{MEMORY: memory} for memory in now]))
+
     def step(self, downlink: Downlink, cohort: frozenset[int], round: int) -> Iterator[AnyUplink]:
         """Run the clients of the cohort that live here, in client order, and keep their new states."""
-        self._remember(round)
         for part in self.parts(cohort):
             uplinks, states = self._computed(self.mapping, downlink, part, round)
             self._keep(part.number, states)
@@ -167,17 +180,6 @@ class ClientGroup:
         data.recall({client: member(memories, client - chunk.start)[MEMORY] for client in members})
         uplinks, new = mapping(downlink, chunk, members, without_memory(states), round)
         return uplinks, new | memories
-
-    def _remember(self, round: int) -> None:
-        """Have all clients of this rank, in the cohort or not, keep something of data that are gone with this round."""
-        data = self._setup.problem.client_data
-        if not isinstance(data, Remembering) or not data.remembers_at(round):
-            return
-        for index, chunk, members in self.parts(frozenset(self.clients)):
-            states = self.store.get(index)
-            before = {MEMORY: states[MEMORY]}
-            now = [data.remember(m, member(before, m - chunk.start)[MEMORY], round) for m in members]
-            self._keep(index, states | stack_states([{MEMORY: memory} for memory in now]))
 
     def receive_each(self, own: Mapping[int, Params], round: int) -> None:
         """Give clients of this rank their own aggregates, and keep their new states, each chunk once."""

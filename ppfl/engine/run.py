@@ -108,6 +108,7 @@ def play_round(run: Run, round: int) -> bool:
         if round + 1 < setup.num_rounds:
             group.prefetch(setup.cohort(round + 1))
         on_clock = setup.on_clock(run.server, cohort, round)
+        group.remember(round)
         exchanged = _exchanged(run, cohort, on_clock, round)
         run.ledger.count_bytes(exchanged.downlink_bytes, exchanged.uplink_bytes)
         run.ledger.costs.nonfinite_clients += exchanged.num_nonfinite

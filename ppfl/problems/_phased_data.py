@@ -12,6 +12,7 @@ from ppfl.core.agree import SharedUserError
 from ppfl.core.rng import generator
 from ppfl.interfaces.client_data import Joined, join, num_samples
 from ppfl.interfaces.remembering import Remembering
+from ppfl.interfaces.selection import Selection
 from ppfl.problems._rehearsal import Laws
 from ppfl.problems._sample_rows import as_numbers
 from ppfl.problems._supervised_data import SupervisedData
@@ -37,8 +38,7 @@ class PhasedData(SupervisedData):
         self.fixed_data = False
         self._of_phase: dict[tuple[int, int], np.ndarray] = {}
         # every rank has to know who lacks what
-        self.histograms = {part: self._histogram(part) for part in self._parts}
-        """Labels of each part, (M, classes)."""
+        self._of_train = self.histogram("train", Selection())
         self._refuse_empty_phases()
         self._tell_what_never_comes()
 
@@ -49,16 +49,29 @@ class PhasedData(SupervisedData):
 
     def client_facts(self) -> dict[str, np.ndarray]:
         """Add the phase, from 1, in which a class comes to a client for the first time, (M, classes); 0: never."""
-        first = np.zeros_like(self.histograms["train"])
+        first = np.zeros_like(self._of_train)
         for phase in reversed(range(len(self.phases.classes))):
-            of_phase = self._known(self.phases.classes[phase])
-            first[:, of_phase] = np.where(self.histograms["train"][:, of_phase] > 0, phase + 1, first[:, of_phase])
+            of_phase = [label for label in self.phases.classes[phase] if label < self.num_classes]
+            first[:, of_phase] = np.where(self._of_train[:, of_phase] > 0, phase + 1, first[:, of_phase])
         return {**super().client_facts(), "first_phase": first}
 
-    def num_of_classes(self, part: Part, classes: Sequence[int]) -> np.ndarray:
-        """Return how many samples of some classes each client of all ranks has in a part, (M,)."""
-        of_all: np.ndarray = self.histograms[part][:, self._known(classes)].sum(axis=1)
-        return of_all
+    def histogram(self, part: Part, selection: Selection) -> np.ndarray:
+        """Return how many samples of each class are selected of a part, of all M clients, (M, classes). Collective."""
+        counts = [
+            np.bincount(
+                self._labels(part, client)[selection.rows(part, client, size).numpy()], minlength=self.num_classes
+            )
+            for client in self.clients
+            for size in [self.part_sizes(part)[client]]
+        ]
+        mine = torch.from_numpy(np.array(counts, dtype=np.int64).reshape(-1, self.num_classes))
+        return self._communicator.allgather_rows(mine).numpy()
+
+    def has_some(self, histogram: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+        """Return which clients have a sample of some classes, (M,) bool, given how many of each they have."""
+        known = [label for label in classes if label < self.num_classes]
+        there: np.ndarray = histogram[:, known].any(axis=1)
+        return there
 
     def in_phase(self, client: int, phase: int) -> np.ndarray:
         """Return which of its training samples a client of this rank has in a phase, ascending int64."""
@@ -84,18 +97,10 @@ class PhasedData(SupervisedData):
         labels: np.ndarray = self._parts[part].pack.y[as_numbers(self._rows(part, client))]
         return labels
 
-    def _histogram(self, part: Part) -> np.ndarray:
-        counts = [np.bincount(self._labels(part, client), minlength=self.num_classes) for client in self.clients]
-        mine = torch.from_numpy(np.array(counts, dtype=np.int64).reshape(-1, self.num_classes))
-        return self._communicator.allgather_rows(mine).numpy()
-
-    def _known(self, classes: Sequence[int]) -> list[int]:
-        return [label for label in classes if label < self.num_classes]
-
     def _refuse_empty_phases(self) -> None:
         trains = np.array(self.num_train_samples) > 0
         for phase, classes in enumerate(self.phases.classes):
-            lacking = np.flatnonzero(trains & (self.num_of_classes("train", classes) == 0))
+            lacking = np.flatnonzero(trains & ~self.has_some(self._of_train, classes))
             if not len(lacking):
                 continue
             what = f"training sample of the classes {', '.join(map(str, classes))} of phase {phase + 1}"
@@ -110,7 +115,7 @@ class PhasedData(SupervisedData):
 
     def _tell_what_never_comes(self) -> None:
         """Log which classes no phase brings, and which of a phase are in no data: neither is an error."""
-        there = set(np.flatnonzero(self.histograms["train"].sum(axis=0)).tolist())
+        there = set(np.flatnonzero(self._of_train.sum(axis=0)).tolist())
         wanted = set(self.phases.seen(len(self.phases.classes)))
         for classes, why in ((there - wanted, "no phase has them"), (wanted - there, "no client has samples of them")):
             if classes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ppfl.core.types import Data
     from ppfl.interfaces.client_data import Part
+    from ppfl.problems._supervised_objective import Supervised
 
 
 class PhasedScores(SupervisedScores):
@@ -26,6 +27,11 @@ class PhasedScores(SupervisedScores):
     """
 
     client_data: PhasedData
+
+    def __init__(self, objective: Supervised, client_data: PhasedData, *others: Any) -> None:
+        """Count the classes of what is scored: where that is a few samples, some phase may have none. Collective."""
+        super().__init__(objective, client_data, *others)
+        self._histograms = {part: client_data.histogram(part, self.selection) for part in self.selection.parts}
 
     def round_data(self, client: int, round: int) -> Data:
         """Return the last samples of a phase that has just ended, and not the first ones of the next."""
@@ -40,7 +46,7 @@ class PhasedScores(SupervisedScores):
         if part not in self.selection.parts or classes is None:
             return weights
         # weights are the same in all rounds, so a client that lacks one phase has no place in means over any
-        there = [self.client_data.num_of_classes(part, of_phase) > 0 for of_phase in classes]
+        there = [self.client_data.has_some(self._histograms[part], of_phase) for of_phase in classes]
         lacks = [not all(of_client) for of_client in zip(*(of_phase.tolist() for of_phase in there), strict=True)]
         return tuple(0 if lack else weight for lack, weight in zip(lacks, weights, strict=True))
 

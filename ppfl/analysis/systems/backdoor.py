@@ -58,7 +58,8 @@ def study(runs: Mapping[str, Sequence[Run]]) -> Study:
     """Return what the runs on digits come to."""
     found = _by_way(runs[CONFIG])
     claims = (
-        *_claims_of_heads(found), *(_claim_of_rule(found, rule) for rule in ("trimmed_mean", "krum")),
+        *_claims_of_heads(found),
+        *(claim for rule in ("trimmed_mean", "krum") for claim in _claims_of_rule(found, rule)),
         _claim_of_input(found), _claim_of_tuning(found), _claim_of_parts(found),
     )  # fmt: skip
     return Study(
@@ -109,20 +110,25 @@ def _claims_of_heads(found: _Found) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _claim_of_rule(found: _Found, rule: str) -> Claim:
-    methods = ("fedavg", *HEADS)
-    pairs = {method: (_success(found, method), _success(found, method, rule)) for method in methods}
-    change = {method: after - before for method, (before, after) in pairs.items()}
-    return Claim(
-        f"A robust rule, {rule}, lowers it, with a shared head and with personal ones.", _ASKED,
-        "lower than under the mean for every method",
-        ", ".join(
-            f"{LABELS[method]} {before:.1f} to {after:.1f} %, accuracy {_accuracy(found, method):.1f} to "
-            f"{_accuracy(found, method, rule):.1f} %"
-            for method, (before, after) in pairs.items()
-        ),
-        f"changes of {min(change.values()):+.1f} to {max(change.values()):+.1f} points", max(change.values()) < 0,
-    )  # fmt: skip
+def _claims_of_rule(found: _Found, rule: str) -> list[Claim]:
+    noise = float(np.ptp(_of_seeds(found, "local_only")))
+    wanted = (
+        f"lower in every seed by more than local_only, which nobody attacks, differs between seeds, {noise:.1f} points"
+    )
+    claims = []
+    for text, methods in (
+        (f"A robust rule, {rule}, lowers it where the head is shared.", ("fedavg",)),
+        (f"{rule} lowers what is left of it with personal heads, too.", HEADS),
+    ):
+        drops = {method: _of_seeds(found, method) - _of_seeds(found, method, rule) for method in methods}
+        least = min(float(drop.min()) for drop in drops.values())
+        said = ", ".join(
+            f"{LABELS[method]} {_success(found, method):.1f} to {_success(found, method, rule):.1f} %, accuracy "
+            f"{_accuracy(found, method):.1f} to {_accuracy(found, method, rule):.1f} %"
+            for method in methods
+        )
+        claims.append(Claim(text, _ASKED, wanted, said, f"lower by {least:+.1f} points at least", least > noise))
+    return claims
 
 
 def _claim_of_input(found: _Found) -> Claim:
@@ -159,7 +165,9 @@ def _reading(found: _Found) -> str:
         f"Success under the mean: FedAvg {plain:.0f} %, FedPer {head:.0f} %, nothing shared {base:.0f} %; with clients "
         f"that have 0 among their own classes {known['fedavg']:.0f}, {known['fedper']:.0f} and "
         f"{known['local_only']:.0f} %: the last three are to be looked at, since a head that has never seen the target "
-        "hardly says it, attacked or not. A reason is likely, and not tested: attackers have a head of their own, too, "
+        "hardly says it, attacked or not. With personal heads so little is left that what a rule takes off is within "
+        "what seeds differ by, a criterion that was set after a looser one, medians alone, had called it an effect. "
+        "Why heads stop it: a reason is likely, and not tested: attackers have a head of their own, too, "
         "and nothing ties what θ makes of the trigger to a class of an honest head. Clean accuracy "
         "is that under attack: nothing was run without attackers, so that no price of any of these is known, only that "
         "Krum with FedAvg ends far below the mean. One share of attackers, one pattern and one small network "
@@ -199,7 +207,8 @@ def _bars(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _by_way(runs: Sequence[Run]) -> _Found:
     found: _Found = {}
-    for run in runs:
+    # ways are compared seed by seed
+    for run in sorted(runs, key=lambda run: run.config.seed):
         byzantine = run.config.byzantine
         assert byzantine is not None
         assert isinstance(byzantine.attack, Backdoor)
@@ -226,9 +235,14 @@ def _scores(run: Run, stage: str) -> _Scores:
     )
 
 
+def _of_seeds(found: _Found, method: str, rule: str = "mean", trigger: str = "common") -> NDArray[np.float64]:
+    """Return the success of every seed."""
+    return np.array([one.success for one in found[_Way(method, rule, trigger)]])
+
+
 def _success(found: _Found, method: str, rule: str = "mean", trigger: str = "common") -> float:
     """Return the median of the seeds."""
-    return float(np.median([one.success for one in found[_Way(method, rule, trigger)]]))
+    return float(np.median(_of_seeds(found, method, rule, trigger)))
 
 
 def _accuracy(found: _Found, method: str, rule: str = "mean") -> float:
