@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 SYSTEMS = ROOT / "configs" / "systems"
 PAGE = ROOT / "docs" / "systems.md"
 PARTS = [path for study in STUDIES for path in configs_of(study, SYSTEMS)]
-OF_PPFL_DATA = ("mnist20_train.h5", "floral_data:mnist")
+OF_PPFL_DATA = ("mnist20_train.h5", "floral_data:mnist", "shakespeare40_train.h5")
 STALE = "run `make systems` and `python -m ppfl.analysis.systems.numbers`"
 
 
