@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from ppfl.analysis.figure import CATEGORICAL, STYLE
 from ppfl.analysis.systems.study import Claim, Picture, Study
@@ -255,6 +256,9 @@ def _rhos(sweeps: Sequence[Sweep]) -> Picture:
                 colour = CATEGORICAL[number % len(CATEGORICAL)]
                 ax.plot(sweep.rho(name), sweep.rates(name), "o", color=colour, ms=5, label=name)
             ax.set(title=sweep.name, xlabel=r"$\rho$ of ppfl diagnose", ylabel=f"test HR@{sweep.k}", xscale="log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.legend(fontsize=7, ncols=2, title="shared")
     caption = (
         "Does ρ order share sets as the hit rate does? A point a seed. Where it did, points would fall from the upper "
