@@ -20,6 +20,7 @@ include: "workflow/rules/paper_packs.smk"
 include: "workflow/rules/paper.smk"
 include: "workflow/rules/paper_report.smk"
 include: "workflow/rules/systems_common.smk"
+include: "workflow/rules/systems_diagnosis.smk"
 include: "workflow/rules/systems.smk"
 
 

@@ -22,6 +22,7 @@ def test_words_and_pictures_are_saved_and_a_claim_that_fails_is_told(tmp_path: P
     assert len(document["grid"]["seed"]) >= 3
     problem = {**document["problem"], "model": {"name": "mlp", "hidden": [4]}}
     short = {**document, "rounds": 1, "problem": problem, "grid": {**document["grid"], "seed": [0]}}
+    (tmp_path / "runs").mkdir()
     found = backdoor.study(runs_of({backdoor.CONFIG: short}, tmp_path / "runs"))
     holds = {claim.text: claim.holds for claim in found.claims}
     assert not holds["Under the mean a trigger of few clients gets into the model that all share."]

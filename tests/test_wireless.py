@@ -15,11 +15,11 @@ from ppfl.config.errors import ConfigError
 from ppfl.core.agree import SharedUserError
 from ppfl.core.params import flatten, num_bytes
 from ppfl.engine.choose import open_engine
+from ppfl.interfaces.band import Shape
 from ppfl.interfaces.bandwidth import Load, best_bandwidths, equal_bandwidths, fastest_bandwidths
 from ppfl.interfaces.counting import count_flops
 from ppfl.interfaces.objective import JointObjective
 from ppfl.interfaces.pruning import Pruned
-from ppfl.interfaces.shared_band import Shape
 from ppfl.links.wireless import Wireless
 from ppfl.runs.assemble import build
 from tests import examples

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from ppfl.core.plugins import refusal
 from ppfl.interfaces.aggregator import is_sum
+from ppfl.interfaces.band import SharedBand, chooses_ratios
 from ppfl.interfaces.gossip import Gossip
 from ppfl.interfaces.phases import Phases
 from ppfl.interfaces.query_points import QueryPoints
-from ppfl.interfaces.shared_band import SharedBand, chooses_ratios
 from ppfl.interfaces.strategic import SQUARED_NORM
 from ppfl.networks.model_problem import ModelProblemSettings
 

@@ -11,7 +11,7 @@ from ppfl.core.rng import generator
 from ppfl.interfaces.dataset import ClientSamples, Dataset, FederatedSamples, Parts, Samples, deal, refuse_parts
 
 if TYPE_CHECKING:
-    from ppfl.core.plugins import Example
+    from ppfl.core.plugins import Example, refusal
     from ppfl.interfaces.placement import Placement
 
 _WORDS_OF_A_NAME = 3
@@ -61,6 +61,8 @@ class Merchants(Dataset):
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Merchants:
         refuse_parts(self._parts)
+        if self.normalize is not None:
+            raise refusal("normalize", "nothing, since samples are tokens")
         return self
 
     def load(self, placement: Placement, clients_per_chunk: int | None) -> FederatedSamples:

@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import PositiveFloat, model_validator
 
 from ppfl.core.plugins import refusal
+from ppfl.interfaces.band import Shape, SharedBand, Timing
 from ppfl.interfaces.bandwidth import Load, best_bandwidths, equal_bandwidths, fastest_bandwidths
 from ppfl.interfaces.network import Amounts, amount
-from ppfl.interfaces.shared_band import Shape, SharedBand, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -70,7 +70,7 @@ class PhasedData(SupervisedData):
     def has_some(self, histogram: np.ndarray, classes: Sequence[int]) -> np.ndarray:
         """Return which clients have a sample of some classes, (M,) bool, given how many of each they have."""
         known = [label for label in classes if label < self.num_classes]
-        there: np.ndarray = histogram[:, known].any(axis=1)
+        there: np.ndarray = np.asarray(histogram[:, known].any(axis=1))
         return there
 
     def in_phase(self, client: int, phase: int) -> np.ndarray:

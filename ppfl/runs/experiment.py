@@ -237,7 +237,7 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         "config": config.to_yaml(),
         "results_version": RESULTS_VERSION,
     }
-    problem, data = setup.problem, setup.problem.client_data
+    data = setup.problem.client_data
     provenance = describe_process() | {
         "started": now(),
         "num_ranks": setup.communicator.size,
@@ -261,19 +261,23 @@ def open_recorder(attempt: Attempt, setup: Setup, num_together: int = 1) -> Reco
         **data.client_facts(),
         **_marks(setup),
     }
-    facts = problem.theory.facts()
-    if config.byzantine is not None:
-        facts = {**facts, "num_byzantine": float(len(setup.roles.byzantine) + config.byzantine.num_beside)}
+    facts = _facts(setup)
     if setup.newcomers is not None:
         theirs = setup.newcomers.problem.client_data
         # without what there is a number of for each label: their second dimension is that of steps
         of_newcomers = {name: values for name, values in theirs.client_facts().items() if values.ndim == 1}
         recorder.describe_newcomers(theirs.client_names, setup.newcomers.steps, of_newcomers)
         facts = {**facts, "num_newcomers": float(theirs.num_clients)}
-    if setup.weights_of_graph is not None:
-        facts = {**facts, **setup.weights_of_graph.facts()}
     recorder.describe_problem(facts, clients)
     return recorder
+
+
+def _facts(setup: Setup) -> dict[str, float]:
+    """Return what is known of the problem, its attackers and its graph before the first round."""
+    facts, byzantine = setup.problem.theory.facts(), setup.byzantine
+    if byzantine is not None:
+        facts = {**facts, "num_byzantine": float(len(setup.roles.byzantine) + byzantine.num_beside)}
+    return facts if setup.weights_of_graph is None else {**facts, **setup.weights_of_graph.facts()}
 
 
 def _marks(setup: Setup) -> dict[str, np.ndarray]:

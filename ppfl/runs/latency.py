@@ -14,11 +14,11 @@ from ppfl.core.agree import on_every_rank, on_one_rank
 from ppfl.engine.clock import BandSeconds
 from ppfl.engine.compressed import uncompressed
 from ppfl.engine.wire import sizes_of
+from ppfl.interfaces.band import Shape, SharedBand
 from ppfl.interfaces.counting import SampleFlops, count_flops
 from ppfl.interfaces.links import DIRECTIONS, Links
 from ppfl.interfaces.objective import JointObjective
 from ppfl.interfaces.pruning import Pruned
-from ppfl.interfaces.shared_band import Shape, SharedBand
 
 if TYPE_CHECKING:
     from ppfl.config.run import Config

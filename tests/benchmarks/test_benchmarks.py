@@ -125,7 +125,9 @@ def test_other_workloads_run(run: Run, workload: str) -> None:
     if workload == "neighbours":
         assert all(row["handed_bytes"] == row["by_hand_bytes"] == 0 and row["held"] == row["of"] for row in rows)
         of_edges = {row["graph"]: row["counted_bytes"] // row["message_bytes"] for row in rows}
-        assert of_edges["ring"] == 2 * 8 <= of_edges["erdos_renyi"] <= of_edges["complete"] == 8 * 7
+        assert of_edges["ring"] == 2 * 8
+        # a connected graph has at least the edges of a tree
+        assert 2 * 7 <= of_edges["erdos_renyi"] <= of_edges["complete"] == 8 * 7
     if workload == "mnist20-accuracy":
         assert [row["name"] for row in rows] == ["float32", "bfloat16"]
         assert all(0 < row[f"{when}accuracy_percent"] <= 100 for row in rows for when in ("", "late_"))

@@ -22,7 +22,7 @@ from ppfl.interfaces.client_data import Joined
 from ppfl.networks import pieces
 from ppfl.rows import exact_sum
 from tests import examples
-from tests.algorithms.cases import NAMES, settings_of, splits_of
+from tests.algorithms.cases import NAMES, is_gossip, settings_of, splits_of
 from tests.engine.build import engine, ffgg
 from tests.operations import Counts, counted, on_a_device
 from tests.ranks import on_ranks
@@ -81,7 +81,8 @@ def run_of(name: str, split: str) -> dict[str, Any]:
     dataset = {"name": "federated_hdf5", "train": ragged(), "test": ragged(), "validation": 0.0}
     split_of = {"local": SPLITS[split]}
     problem = {"name": "supervised", "dataset": dataset, "model": CNN, "split": split_of, "batch_size": "all"}
-    return {"problem": problem, "algorithm": settings_of(name, "digits")}
+    graph = {"gossip": {"graph": {"name": "ring"}}} if is_gossip(name) else {}
+    return {"problem": problem, "algorithm": settings_of(name, "digits"), **graph}
 
 
 @cache
@@ -99,6 +100,7 @@ def assert_equal(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> 
 @pytest.mark.parametrize("cohort", ["all", 3])
 @pytest.mark.parametrize(("name", "split"), EACH)
 def test_every_method_finds_what_it_finds_one_by_one(name: str, split: str, cohort: str | int) -> None:
+    cohort = "all" if is_gossip(name) else cohort
     together = found(**run_of(name, split), cohort=cohort, engine={"clients_per_chunk": 5})
     assert_equal(together, one_by_one(name, split, cohort))
 

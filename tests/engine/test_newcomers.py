@@ -26,7 +26,7 @@ from ppfl.runs.assemble import build_problem as plain
 from ppfl.runs.experiment import run
 from ppfl.runs.progress import Silent
 from tests import examples
-from tests.algorithms.cases import NAMES, settings_of, split_of, splits_of
+from tests.algorithms.cases import NAMES, is_gossip, settings_of, split_of, splits_of
 from tests.engine.build import config
 from tests.ranks import ThreadCommunicator, on_ranks
 
@@ -118,7 +118,8 @@ def assert_trained_alike(folder: Path, out: Path, **sections: Any) -> tuple[Resu
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_trains_as_if_they_were_not_there(folder: Path, tmp_path: Path, name: str) -> None:
     local = split_of(name, "digits")
-    sections = {"algorithm": settings_of(name, "digits"), "problem": {"split": local}}
+    graph = {"gossip": {"graph": {"name": "ring"}}} if is_gossip(name) else {}
+    sections = {"algorithm": settings_of(name, "digits"), "problem": {"split": local}, **graph}
     found, _ = assert_trained_alike(folder, tmp_path, **sections)
     assert found.newcomers.client.to_numpy().tolist() == list(HELD_OUT)
     scores = found.newcomers.test_loss.to_numpy()

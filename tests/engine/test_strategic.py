@@ -21,7 +21,7 @@ from ppfl.engine.mapping.joint import Joint
 from ppfl.interfaces.strategic import Strategic, squared_norm
 from ppfl.runs.assemble import build
 from tests.algorithms import test_floral as floral
-from tests.algorithms.cases import NAMES, sections
+from tests.algorithms.cases import NAMES, is_gossip, sections
 from tests.engine.build import config, engine, ffgg
 from tests.engine.interrupted import fingerprint
 from tests.engine.test_partial import NUM_CLIENTS, D, coordinates, document
@@ -70,6 +70,9 @@ HONEST = {
     "l2gd": "its clients send models, and neither gradients nor changes that could be scaled",
     "l2gd_theta": "its clients send models, and neither gradients nor changes that could be scaled",
     "local_only": "its clients send nothing that they could change",
+    **dict.fromkeys(
+        filter(is_gossip, NAMES), "no server asks its nodes for reports, and what they send corrects what they sent"
+    ),
     "pfedgraph": "they send all that they have moved since θ_0, what they received included, and a lie would grow",
 }
 """Methods whose clients send no gradients or changes of a round, and what is said of them."""

@@ -67,6 +67,13 @@ _TRACED = "asynchronous: {engine: virtual}\ncompute_times: {name: trace, file: d
 _REPLAYED = "asynchronous: {engine: virtual, replay: data.h5}\n"
 _LOST = "network: {name: constant, latency_seconds: 0.1, drop_out: 0.3, timeout_seconds: 5.0}\n"
 _LINKS = "network: {name: trace, file: data.h5}\n"
+_NODES = """\
+name: fuzz
+rounds: 2
+problem: {name: quadratic, generator: comparison, clients: 4, shared_dimension: 2, local_dimension: 1, rows: 3}
+algorithm: {name: dsgd, lr: 0.01, fine_tuner: {name: gradient_descent, lr: 0.01, steps: 1}}
+gossip: {graph: {name: file, path: graph.txt, entries: weights}}
+"""
 
 
 def _federated(libver: str, **stored: object) -> Callable[[Path], Path]:
@@ -166,6 +173,12 @@ def _bandwidths(folder: Path) -> Path:
     return _described(folder, _ARRIVALS + _LINKS)
 
 
+def _weights(folder: Path) -> Path:
+    ring = 0.5 * np.eye(4) + 0.25 * (np.eye(4)[[1, 2, 3, 0]] + np.eye(4)[[3, 0, 1, 2]])
+    np.savetxt(folder / "graph.txt", ring, fmt="%.2f")
+    return _described(folder, _NODES, "graph.txt")
+
+
 def _recorded(text: str, network: str = "") -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         (folder / _CONFIG).write_text(_ARRIVALS + _RECORDED + network)
@@ -229,6 +242,7 @@ KINDS = (
     Kind("replay", _recorded(_REPLAYED), _check_data, _DATA),
     Kind("replay of losses", _recorded(_REPLAYED, _LOST), _check_data, _DATA),
     Kind("bandwidths", _bandwidths, _check_data, _DATA),
+    Kind("weights of a graph", _weights, _check_data, _DATA),
     # a name or a comment may be any text
     Kind("configuration", _configuration, _check_configuration, (*_DATA, "equal")),
 )

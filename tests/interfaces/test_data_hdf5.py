@@ -33,6 +33,8 @@ STORED_OTHERWISE = {
     "texts, chunks",
     "texts, latest",
     "texts of fixed length",
+    "replay of losses",
+    "bandwidths",
     *(f"{reader}, {part}.h5" for reader in ("federated_hdf5", "text_hdf5") for part in ("train", "test")),
 }
 """Kinds of files that readers of others read."""

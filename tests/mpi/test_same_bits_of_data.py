@@ -59,7 +59,7 @@ class Case:
 
     @property
     def problem(self) -> dict[str, Any]:
-        of_kind = TEXTS if self.section["name"] == "text_hdf5" else IMAGES
+        of_kind = TEXTS if self.section["name"] in ("text_hdf5", "merchants") else IMAGES
         # the same samples for all seeds, so that runs of a pack share them
         return {"name": "supervised", "dataset": self.section, "seed": 0, **of_kind}
 

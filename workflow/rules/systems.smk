@@ -23,24 +23,6 @@ rule systems_pack:
         "python -m ppfl pack {params.config:q} --out results/systems/{wildcards.part:q} --jobs {threads} > {log:q} 2>&1"
 
 
-rule systems_diagnosis:
-    """ρ of the results of one configuration, where its study asks for it."""
-    input:
-        "results/systems/{part}.packed",
-    output:
-        touch("results/systems/{part}.diagnosed"),
-    message:
-        "systems: ρ of {wildcards.part}"
-    log:
-        "logs/systems/{part}.diagnosed.log",
-    params:
-        config=lambda wildcards: str(SYSTEMS_FOLDER / f"{wildcards.part}.yaml"),
-    conda:
-        "../envs/ppfl.yaml"
-    script:
-        "../scripts/systems_diagnosis.py"
-
-
 rule systems_study:
     """The claims and figures of one system."""
     input:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from ppfl.analysis.figure import CATEGORICAL, STYLE
 from ppfl.analysis.systems.study import Claim, Picture, Study
+from ppfl.interfaces.band import SharedBand
 from ppfl.interfaces.pruning import Pruned
-from ppfl.interfaces.shared_band import SharedBand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -66,7 +66,7 @@ class SharedBand(Network):
     >>> from typing import Literal
     >>> import numpy as np
     >>> from ppfl.interfaces.bandwidth import Load
-    >>> from ppfl.interfaces.shared_band import Shape, SharedBand, Timing
+    >>> from ppfl.interfaces.band import Shape, SharedBand, Timing
     >>> class Even(SharedBand):
     ...     name: Literal["even"]
     ...     bandwidth_hz: float
