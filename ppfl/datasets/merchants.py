@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
+from ppfl.core.plugins import refusal
 from ppfl.core.rng import generator
 from ppfl.interfaces.dataset import ClientSamples, Dataset, FederatedSamples, Parts, Samples, deal, refuse_parts
 
 if TYPE_CHECKING:
-    from ppfl.core.plugins import Example, refusal
+    from ppfl.core.plugins import Example
     from ppfl.interfaces.placement import Placement
 
 _WORDS_OF_A_NAME = 3
