@@ -103,6 +103,19 @@ def test_top_k_loses_most_where_all_are_equal() -> None:
     assert float(((compress(top, x) - x) ** 2).sum() / 20) == 1.0 - top.contraction(20) == 0.75
 
 
+def test_top_k_sends_positions_in_increasing_order() -> None:
+    """Whatever the order of magnitudes: a message is one of its values and nothing else."""
+    x = torch.tensor([3.0, 0.0, -9.0, 5.0, 7.0])
+    message = TopK(name="top_k", k=4).encode(x, {})
+    assert message["values"].tolist() == [3.0, -9.0, 5.0, 7.0]
+    assert unpack(message["positions"], 4, 3).tolist() == [0, 2, 3, 4]
+
+
+def test_a_share_is_rounded_to_the_nearest_k() -> None:
+    for share, size, k in ((0.3, 9, 3), (0.3, 8, 2), (0.01, 20, 1), (1.0, 7, 7)):
+        assert TopK(name="top_k", share=share).kept(size) == k
+
+
 def test_rand_k_loses_on_average_what_it_says_and_takes_every_entry_as_often() -> None:
     x, rand = torch.arange(1.0, 9.0), RandK(name="rand_k", k=2)
     counts = sum((compress(rand, x, round) != 0).to(torch.float64) for round in range(4000))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ppfl.interfaces.network import Fate
 from ppfl.results.reader import open_result
 from tests.engine.test_network import CLOCK, LINKS, LOSSY, SMALL, WARM, ffgg
 
+MPIEXEC = str(Path(sys.executable).with_name("mpiexec"))
 LATE: dict[str, Any] = {**LINKS, **LOSSY, "name": "log_normal", "jitter_seconds": 1.0}
 
 
@@ -56,6 +59,19 @@ def test_a_grid_is_a_row_a_run(tmp_path: Path) -> None:
     assert lines[0] == "digest,round,virtual_seconds,uplink_bytes,downlink_bytes,lost_uplinks,silent_rounds"
     assert len(lines) == 1 + 4 * 9
     assert len({line.split(",")[0] for line in lines[1:]}) == 4
+
+
+@pytest.mark.mpi
+def test_two_ranks_tell_once_what_one_knows(tmp_path: Path) -> None:
+    config, told = written(tmp_path), []
+    for ranks in (1, 2):
+        command = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", "ppfl", "timing", str(config)]
+        out = tmp_path / f"{ranks}.csv"
+        done = subprocess.run(
+            [*command, "--out", out.name], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=120
+        )
+        told.append((done.stdout.replace(out.name, ""), out.read_bytes()))
+    assert told[0] == told[1]
 
 
 def test_the_timeline_of_a_result_is_that_of_its_configuration(tmp_path: Path) -> None:

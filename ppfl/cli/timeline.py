@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ppfl.cli.options import overrides_option
+from ppfl.jobs.launcher import launched_as
 
 
 @click.command()
@@ -35,6 +36,9 @@ def timeline(source: Path, overrides: tuple[str, ...], cell: str | None, rounds:
     from ppfl.analysis.timeline import draw_timeline, history_of
 
     out = check_format(out)
-    save_figure(draw_timeline(history_of(source, overrides, cell, rounds)), [out])
-    click.echo(out)
+    history = history_of(source, overrides, cell, rounds)
+    # all ranks know all of it: one of them draws
+    if launched_as().rank == 0:
+        save_figure(draw_timeline(history), [out])
+        click.echo(out)
     return 0

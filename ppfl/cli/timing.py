@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ppfl.cli.options import config_argument, overrides_option
+from ppfl.jobs.launcher import launched_as
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,9 @@ def timing(config: Path, overrides: tuple[str, ...], out: Path | None) -> int:
         raise UserError(f"--out {out}: allowed: a name that ends with {' or '.join(FORMATS)}")
     cells = list(load_cells(config, overrides).values())
     found = {cell.digest: series(build(cell.config, open_communicator())) for cell in cells}
+    # all ranks know all numbers: one of them tells
+    if launched_as().rank != 0:
+        return 0
     paths = list(dict.fromkeys(path for cell in cells for path in cell.varying))
     varying = [[show_value(cell.varying[path]) if path in cell.varying else "" for path in paths] for cell in cells]
     rows = [(digest, *told, *_summary(of_run)) for told, (digest, of_run) in zip(varying, found.items(), strict=True)]

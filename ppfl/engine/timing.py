@@ -127,7 +127,7 @@ class _Job:
     fate: Fate
 
 
-class _Arrivals:
+class Arrivals:
     """The queue of events of `ppfl.engine.virtual_clock`, without what is computed between them."""
 
     def __init__(self, setup: Setup) -> None:
@@ -136,7 +136,8 @@ class _Arrivals:
         self._num_jobs = [0] * setup.problem.client_data.num_clients
         self._events: list[tuple[float, int]] = []
         self._jobs: dict[int, _Job] = {}
-        self._version = 0
+        self.version = 0
+        """Steps that the server has taken."""
         self._buffered: list[int] = []
         self.found = Timing()
         for client in self._dispatcher.starters:
@@ -166,25 +167,25 @@ class _Arrivals:
         # a method of one's own may send messages whose shapes depend on the version
         rules = self._setup.asynchronous
         assert rules is not None
-        if rules.max_staleness is not None and self._version - job.version > rules.max_staleness:
+        if rules.max_staleness is not None and self.version - job.version > rules.max_staleness:
             return
         # a rule has one vector of each client in its buffer, the mean all that arrive
         if self._setup.adds_up or client not in self._buffered:
             self._buffered.append(client)
         if len(self._buffered) >= rules.buffer:
-            self._version, self._buffered = self._version + 1, []
+            self.version, self._buffered = self.version + 1, []
 
     def _dispatch(self, client: int, now: float) -> None:
         number = self._num_jobs[client]
         self._num_jobs[client] += 1
-        sizes = self._setup.sizes_of(self._server, [client], self._version)[client]
+        sizes = self._setup.sizes_of(self._server, [client], self.version)[client]
         trip, seconds, fate = self._setup.clock.job(client, number, sizes)
-        self._jobs[client] = _Job(self._version, sizes, now, trip, fate)
+        self._jobs[client] = _Job(self.version, sizes, now, trip, fate)
         heapq.heappush(self._events, (now + seconds, client))
 
 
 def _of_arrivals(setup: Setup) -> Iterator[Timing]:
-    arrivals = _Arrivals(setup)
+    arrivals = Arrivals(setup)
     for _ in range(setup.num_rounds):
         arrivals.arrive()
         yield arrivals.found

@@ -65,6 +65,8 @@ WAYS: dict[str, dict[str, Any]] = {
     },
     "chunks": {**NETWORK, "engine": {"clients_per_chunk": 2}},
 }  # fmt: skip
+LOCAL = ffgg({"name": "gradient_descent", "steps": 2, "lr": 0.01}, 0.01)
+HALVED: dict[str, Any] = {"name": "step", "every": 1, "decay": 0.5}
 WHOLE = {
     "floral": "its adaptors are averaged by weights",
     "interpolation": "each client gets an aggregate of its own",
@@ -101,10 +103,17 @@ def test_none_changes_no_bit(sections: dict[str, Any], error_feedback: bool) -> 
     assert bits(**sections, **compression("none", error_feedback=error_feedback)) == bits(**sections)
 
 
-def test_what_loses_nothing_changes_no_bit_either() -> None:
+@pytest.mark.parametrize(
+    "method",
+    # one that deploys other models than θ, and one whose steps are others in every round
+    [{}, sections("ditto", "quadratic", rounds=4), {"algorithm": {**LOCAL, "lr_schedule": HALVED}}],
+    ids=["ffgg", "ditto", "schedule"],
+)
+def test_what_loses_nothing_changes_no_bit_either(method: dict[str, Any]) -> None:
     """The same by way of the method that compresses, whose error memory stays 0."""
-    plain = build(config(**ROUNDS), SoloCommunicator())
-    setup = build(config(**ROUNDS, **compression("top_k", share=1.0)), SoloCommunicator())
+    document = {**ROUNDS, **method}
+    plain = build(config(**document), SoloCommunicator())
+    setup = build(config(**document, **compression("top_k", share=1.0)), SoloCommunicator())
     assert isinstance(setup.algorithm, Compressed)
     wanted, running = Synchronous(plain), Synchronous(setup)
     wanted_scores, scores = list(wanted), list(running)

@@ -18,6 +18,7 @@ from ppfl.core.errors import UserError
 from ppfl.engine.choose import open_engine
 from ppfl.engine.clock import Clock, gossip_round_of
 from ppfl.engine.setup import Setup
+from ppfl.engine.virtual_clock import VirtualClock
 from ppfl.interfaces.network import Fate
 from ppfl.links.constant import Constant
 from ppfl.runs.assemble import build
@@ -156,6 +157,41 @@ def test_asynchronous_jobs_take_their_messages_and_are_lost_and_replayed() -> No
         assert {**one.costs, **WALL} == {**other.costs, **WALL}
 
 
+def test_lost_jobs_have_been_done_and_arrivals_alone_move_theta() -> None:
+    """Job after job by hand, in the order of the logs: what is lost leaves w behind, and who was away nothing."""
+    setup = built(network={**LINKS, "availability": 0.8, "drop_out": 0.4, "timeout_seconds": 2.5}, **CLOCK)
+    engine = open_engine(setup)
+    assert isinstance(engine, VirtualClock)
+    list(engine)
+    arrivals, losses = engine.arrivals.arrays(), engine.losses.arrays()
+    jobs = [(position, 1, client, version, Fate.ARRIVED) for position, (client, version) in enumerate(
+        zip(arrivals["client"].tolist(), arrivals["version"].tolist(), strict=True)
+    )]  # fmt: skip
+    names = ("arrivals", "client", "version", "fate")
+    lost = zip(*(losses[name].tolist() for name in names), strict=True)
+    jobs += [(position, 0, client, version, Fate(fate)) for position, client, version, fate in lost]
+    objective, data, algorithm = setup.problem.objective, setup.problem.client_data, setup.algorithm
+    thetas = [objective.init_shared()["theta"]]
+    local = {client: objective.init_local(client) for client in range(CLIENTS)}
+    number = dict.fromkeys(range(CLIENTS), 0)
+    # losses before the arrival that follows them; among themselves as they were logged
+    for position, _, client, version, fate in sorted(jobs, key=lambda job: job[:2]):
+        if fate != Fate.AWAY:
+            step = algorithm.client(
+                objective, {"theta": thetas[version]}, {"local": local[client]}, data.data(client, number[client]),
+                algorithm.draws(objective, client, number[client], 1),
+            )  # fmt: skip
+            local[client] = step.state["local"]
+        if fate == Fate.ARRIVED:
+            factor = engine.rules.step_factor(setup.cohort.size, position - version)
+            thetas.append(thetas[-1] - 0.01 * factor * step.uplink["theta"])
+        number[client] += 1
+    np.testing.assert_allclose(engine.server["shared"]["theta"], thetas[-1], rtol=1e-12)
+    for client in range(CLIENTS):
+        found = engine.group.state(client)["local"]
+        assert all(np.allclose(found[name], value, rtol=1e-12) for name, value in local[client].items())
+
+
 RULE: dict[str, Any] = {
     "aggregator": {"name": "trimmed_mean", "f": 1, "before": [{"name": "nnm", "f": 1}]},
     "byzantine": {"attack": {"name": "sign_flip", "factor": 10}, "clients": 1},
@@ -190,6 +226,20 @@ def test_a_rule_hears_as_many_as_it_is_defined_for_or_nobody() -> None:
     last = list(open_engine(setup))[-1]
     assert last.costs["silent_rounds"] > 0
     assert np.isfinite(float(last.metrics["loss"]))
+
+
+def test_more_arrivals_than_clients_are_refused() -> None:
+    refused = r"^network\.least_arrivals: 6 uplinks wanted of 5 clients a round$"
+    with pytest.raises(SharedUserError, match=refused):
+        built(network={**LINKS, **LOSSY, "least_arrivals": 6}, cohort=5)
+
+
+def test_a_cohort_that_loses_clients_is_not_everybody() -> None:
+    """What must diverge with all clients need not with other ones in each round."""
+    steep = ffgg({"name": "exact"}, 1e3)
+    with pytest.raises(SharedUserError, match="must diverge: with all clients"):
+        built(algorithm=steep)
+    built(algorithm=steep, network={**LINKS, "drop_out": 0.1, "timeout_seconds": 2.0})
 
 
 def test_a_round_with_too_few_lasts_until_the_timeout() -> None:

@@ -10,7 +10,7 @@ import pytest
 from ppfl.comm.solo import SoloCommunicator
 from ppfl.core.agree import SharedUserError
 from ppfl.engine.choose import open_engine
-from ppfl.engine.timing import COUNTED, series
+from ppfl.engine.timing import COUNTED, Arrivals, series
 from ppfl.runs.assemble import build
 from tests import examples
 from tests.engine.build import config
@@ -21,6 +21,7 @@ WIRELESS: dict[str, Any] = {
     "name": "wireless", "bandwidth_hz": 1e5, "snr_db": {"low": 0.0, "high": 20.0}, "computing_seconds": 0.5,
     "personal_seconds": 0.1, "drop_out": 0.2, "timeout_seconds": 3.0,
 }  # fmt: skip
+COMPRESSED: dict[str, Any] = {"compression": {"compressor": {"name": "rand_k", "k": 2}}}
 CASES: dict[str, dict[str, Any]] = {
     "rounds": {"cohort": 7, "rounds": 9},
     "compute times alone": {"network": None, "compute_times": {"name": "pareto"}},
@@ -39,7 +40,12 @@ CASES: dict[str, dict[str, Any]] = {
         "problem": DIGITS, "network": LINKS, "cohort": 4,
         "algorithm": {**examples.section("algorithms", "interpolation"), "main_clients": 2},
     },
-    "mixing": {"problem": DIGITS, "algorithm": examples.section("algorithms", "pfedgraph")},
+    "mixing": {
+        "problem": DIGITS, "algorithm": examples.section("algorithms", "pfedgraph"),
+        "network": {**LINKS, **LOSSY, "timeout_seconds": 60.0, "least_arrivals": 3}, "rounds": 12,
+    },
+    "compressed": {**COMPRESSED, "cohort": 6},
+    "compressed arrivals": {**COMPRESSED, **CLOCK},
     "neighbours": {
         # whose first message is longer than those after it
         "algorithm": {**examples.section("algorithms", "motef"), "compressor": {"name": "top_k", "share": 0.2}},
@@ -74,6 +80,25 @@ def test_timing_says_what_the_run_will_record(case: str, monkeypatch: pytest.Mon
             assert found[name].tolist() == [row.costs[name] for row in scored], name
     assert {"virtual_seconds", "uplink_bytes", "downlink_bytes"} <= scored[-1].costs.keys()
     assert (np.diff(found["virtual_seconds"]) >= 0).all()
+
+
+@pytest.mark.parametrize("rules", [{}, RULE], ids=["mean", "rule"])
+def test_versions_are_those_of_the_run(rules: dict[str, Any]) -> None:
+    """A method of one's own may send messages that are longer in some versions than in others."""
+    document = {
+        "problem": SMALL, "algorithm": ffgg(WARM, 0.01), "network": LINKS, **CLOCK, **rules, "rounds": 60,
+        "asynchronous": {"engine": "virtual", "concurrency": 6, "buffer": 4, "max_staleness": 1},
+        "compute_times": {"name": "pareto"}, "evaluate": {"every": 1, "tuned": {"epochs": 0}},
+    }  # fmt: skip
+    setup = build(config(**document), SoloCommunicator())
+    _, *scored = open_engine(setup)
+    assert scored[-1].costs["dropped_arrivals"] > 0
+    assert not rules or scored[-1].costs["replaced_arrivals"] > 0
+    arrivals, versions = Arrivals(setup), []
+    for _ in scored:
+        arrivals.arrive()
+        versions.append(arrivals.version)
+    assert versions == [one.costs["server_updates"] for one in scored]
 
 
 def test_the_times_of_real_messages_are_refused() -> None:
