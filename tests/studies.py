@@ -17,6 +17,7 @@ from ppfl.runs.progress import Silent
 def runs_of(documents: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, list[Run]]:
     """Return {name: its runs}; configurations and results are written to the folder."""
     found = {}
+    folder.mkdir(exist_ok=True)
     for stem, document in documents.items():
         config = folder / f"{stem}.yaml"
         config.write_text(yaml.safe_dump(dict(document)))

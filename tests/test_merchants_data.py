@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ppfl.comm.solo import SoloCommunicator
+from ppfl.core.rng import generator
 from ppfl.datasets.merchants import Merchants
 from ppfl.interfaces.dataset import FederatedSamples
 from ppfl.interfaces.placement import Placement
@@ -49,14 +50,28 @@ def test_categories_follow_a_chain(chain: str) -> None:
     samples = load(clients=2, baskets=4000, chain=chain)
     matrices = []
     for client in range(2):
-        categories = words(samples, client)[:, ::3] - 1
-        counts = np.zeros((7, 7))
-        np.add.at(counts, (categories[:, :-1].ravel(), categories[:, 1:].ravel()), 1)
-        matrices.append(counts / counts.sum(axis=1, keepdims=True))
+        matrices.append(_chain(words(samples, client)[:, ::3] - 1))
         usual = np.sort(matrices[-1], axis=1)[:, -3:].sum(axis=1)
         np.testing.assert_allclose(usual, 0.8 + 0.2 * 3 / 7, atol=0.2 * 3 / 7)
     gap = np.abs(matrices[0] - matrices[1]).max()
     assert (gap < 0.1) == (chain == "common")
+
+
+def test_a_permuted_chain_is_the_common_one_under_other_names() -> None:
+    """π(a) → π(b) where the common chain has a → b."""
+    common, permuted = (load(clients=2, baskets=4000, chain=chain) for chain in ("common", "permuted"))
+    for client in range(2):
+        order = generator(1, "merchants", client=client).permutation(7)
+        first, other = (words(samples, client)[:, ::3] - 1 for samples in (common, permuted))
+        one, same = _chain(first), _chain(np.argsort(order)[other])
+        np.testing.assert_allclose(same, one, atol=0.1)
+
+
+def _chain(categories: np.ndarray) -> np.ndarray:
+    counts = np.zeros((7, 7))
+    np.add.at(counts, (categories[:, :-1].ravel(), categories[:, 1:].ravel()), 1)
+    found: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
+    return found
 
 
 def test_own_words_are_of_one_merchant() -> None:

@@ -113,6 +113,36 @@ def test_success_is_what_numpy_finds(trigger: str) -> None:
     assert float(rows[-1].metrics["test_backdoor_success"]) == pytest.approx(np.mean(np.array(found)[honest]))
 
 
+def test_every_attacker_stamps_what_is_its_own() -> None:
+    setup = engine(**with_attack(trigger="own", share=1.0)).setup
+    first, second = sorted(setup.roles.byzantine)
+    for client, (row, column) in ((first, (6, 6)), (second, (6, 4))):
+        plain = setup.problem.client_data.data(client, 0)
+        seen = setup.roles.seen_by(client, plain)
+        wanted = plain["x"].clone()
+        wanted[:, :, row : row + 2, column : column + 2] = 1.0
+        assert torch.equal(seen["x"], wanted)
+        assert (seen["y"] == 2).all()
+    honest = min(setup.roles.honest)
+    plain = setup.problem.client_data.data(honest, 0)
+    assert setup.roles.seen_by(honest, plain) is plain
+
+
+@pytest.mark.parametrize("evaluate", [{"samples": 3}, {"samples": 9, "clients": 2}])
+def test_where_few_samples_are_scored_success_is_of_those(evaluate: dict[str, Any]) -> None:
+    running = engine(**{**RUN, "evaluate": {"every": 2, "tuned": {"epochs": 0}, **evaluate}})
+    rows = list(running)
+    setup, data = running.setup, running.setup.problem.client_data
+    assert isinstance(data, LabelledData)
+    scored, weights = setup.problem.scores, []
+    for client in data.clients:
+        chosen = setup.problem.scores.selection.rows("test", client, data.part_sizes("test")[client])
+        others = int((data.samples(client, "test", chosen)["y"] != 2).sum())
+        weights.append(others if client in scored.scored_clients(data.clients) else 0)
+    assert scored.metric_weights("test_backdoor_success") == tuple(weights)
+    assert 0.0 <= float(rows[-1].metrics["test_backdoor_success"]) <= 1.0
+
+
 def numbers(found: Any) -> list[tuple[Any, ...]]:
     return [(one.round, *((name, np.asarray(value).tobytes()) for name, value in one.metrics.items())) for one in found]
 

@@ -108,6 +108,15 @@ def test_a_client_has_the_first_rows_of_the_same_draw() -> None:
     assert kinds({"local": objective.redraw_local(1, 0)}) == kinds({"local": drawn[1]})
 
 
+def test_a_decoder_begins_as_the_embedding_in_own_rows_too() -> None:
+    section = problem(model={**MODEL, "tied": "auto"}, split={"local": ["*.own_*", "decoder.weight"]})
+    objective = build(config(**document(problem=section)), SoloCommunicator()).problem.objective
+    for local in map(objective.init_local, range(5)):
+        assert torch.equal(local["decoder.own_weight"], local["word_embedding.own_weight"])
+    assert torch.equal(local["decoder.weight"], objective.init_shared()["word_embedding.weight"])
+    assert max(len(objective.init_local(client)["decoder.own_weight"]) for client in range(5)) > 0
+
+
 @pytest.mark.parametrize("own_tokens", [None, {"common_to": 2}])
 def test_nothing_shared_is_local_only(own_tokens: dict[str, Any] | None) -> None:
     """Bit for bit: parameters, scores and steps."""
@@ -184,15 +193,18 @@ def test_files_are_the_same_however_they_were_made(tmp_path: Path, sections: dic
             np.testing.assert_array_equal(arrays[name].to_numpy(), same[name].to_numpy())
 
 
-def test_tokens_are_numbered_anew_and_none_is_lost() -> None:
-    """Common ones first, in their order, then a client's own: it can be undone."""
+@pytest.mark.parametrize("padding", [0, 20])
+def test_tokens_are_numbered_anew_and_none_is_lost(padding: int) -> None:
+    """Common ones first, in their order, then a client's own: it can be undone. Padding is common, whoever has it."""
     dataset = Merchants.model_validate(DATASET)
-    task, rule = Ranking.model_validate({"name": "ranking", "padding": 0}), OwnTokens(common_to=3)
+    task, rule = Ranking.model_validate({"name": "ranking", "padding": padding}), OwnTokens(common_to=3)
     before, (after, renumbered) = dataset.load(HERE, 1), with_own_tokens(dataset.load(HERE, 1), rule, task, HERE)
     assert before.vocabulary_size is not None
     seen = [{*_tokens(before, client)} for client in range(5)]
-    common = [token for token in range(before.vocabulary_size) if sum(token in of for of in seen) >= 3 or token == 0]
-    assert renumbered.special_ids() == {"padding": 0}
+    assert padding == 0 or sum(padding in of for of in seen) < 3
+    common = [token for token in range(before.vocabulary_size)
+              if sum(token in of for of in seen) >= 3 or token in (0, padding)]  # fmt: skip
+    assert renumbered.special_ids() == {"padding": common.index(padding)}
     assert after.special_ids == {"begin": 0}
     assert after.num_own_tokens == tuple(len(of - {*common}) for of in seen)
     assert after.vocabulary_size == len(common) + max(after.num_own_tokens)
