@@ -65,7 +65,9 @@ class Problem:
     @property
     def local_names(self) -> tuple[str, ...]:
         """Names of the local parameters."""
-        return tuple(self.objective.init_local(self.client_data.clients.start))
+        clients = self.client_data.clients
+        # the same of all clients; a rank with none of the newcomers has the number of none, either
+        return tuple(self.objective.init_local(clients.start if clients else 0))
 
     def scored_on(self, selection: Selection) -> Problem:
         """Return the same problem, scored on some of the samples; raises ValueError where none can be chosen."""

@@ -97,6 +97,16 @@ def test_a_run_goes_on_with_the_same_bits_on_other_ranks(tmp_path: Path, whole: 
     assert scores | merged(on_ranks(2, lambda c: go_on(c, tmp_path, None, **sections))) == whole
 
 
+def test_a_rank_may_have_no_newcomer(tmp_path: Path) -> None:
+    """Two of them, on three ranks."""
+    newcomers = {"clients": ["merchant1", "merchant3"], "in_rounds": True}
+    sections = document(evaluate={**EVALUATE, "newcomers": newcomers})
+    one, three = (merged(on_ranks(ranks, lambda c, ranks=ranks: go_on(c, tmp_path / str(ranks), None, **sections)))
+                  for ranks in (1, 3))  # fmt: skip
+    assert any("newcomers" in str(key) for key in one)
+    assert three == one
+
+
 def test_a_client_has_the_first_rows_of_the_same_draw() -> None:
     objective = build(config(**document()), SoloCommunicator()).problem.objective
     drawn = [objective.init_local(client) for client in range(5)]
