@@ -27,11 +27,21 @@ LYING: dict[str, Any] = {
     "evaluate": {"every": 10, "tuned": {"epochs": 1}, "reports": ["squared_norm"]},
 }
 """Noise and norms are drawn and told by round, whatever was stopped before it."""
+LOSSY: dict[str, Any] = {
+    "name": "log_normal", "up_bits_per_second": 2e3, "jitter_seconds": 0.5, "availability": 0.8, "drop_out": 0.1,
+    "timeout_seconds": 4.0,
+}  # fmt: skip
+"""Clients that are away, drop out and come too late; those that were lost have worked."""
 ENGINES: dict[str, dict[str, Any]] = {
     "rounds": LYING,
     "virtual": {**VIRTUAL, "rounds": 400},
-    "compressed": {"compression": {"compressor": {"name": "top_k", "share": 0.1}}, "cohort": 5, "rounds": 200},
-    "compressed arrivals": {**VIRTUAL, "rounds": 400, "compression": {"compressor": {"name": "rand_k", "share": 0.2}}},
+    "compressed": {
+        "compression": {"compressor": {"name": "top_k", "share": 0.1}}, "network": LOSSY, "cohort": 5, "rounds": 200,
+    },
+    "compressed arrivals": {
+        **VIRTUAL, "rounds": 400, "network": LOSSY,
+        "compression": {"compressor": {"name": "rand_k", "share": 0.2}},
+    },
     "adaptors": {
         "problem": {**DIGITS, "split": ADAPTORS},
         "algorithm": {"name": "floral", "lr": 0.1, "local_steps": 2, "batch_size": 5, "router_lr": 0.3},
@@ -116,6 +126,8 @@ def test_a_signal_saves_and_stops_and_other_ranks_finish(
     ("engine", "rounds", "kills"),
     [
         ("rounds", 95, 4),
+        pytest.param("compressed", 30, 3, marks=pytest.mark.slow),  # of a client: it has about 110
+        pytest.param("compressed arrivals", 12, 3, marks=pytest.mark.slow),
         pytest.param("adaptors", 25, 2, marks=pytest.mark.slow),
         pytest.param("buffered", 10, 4, marks=pytest.mark.slow),  # of a client: it has about 44
         pytest.param("query points", 95, 4, marks=pytest.mark.slow),
