@@ -61,6 +61,19 @@ def test_a_grid_is_a_row_a_run(tmp_path: Path) -> None:
     assert len({line.split(",")[0] for line in lines[1:]}) == 4
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [{}, {"algorithm": {"name": "dsgd", "lr": 0.01, "fine_tuner": WARM}, "gossip": {"graph": {"name": "ring"}}}],
+    ids=["server", "gossip"],
+)
+def test_without_a_clock_bytes_are_told_and_nothing_is_lost(tmp_path: Path, sections: dict[str, Any]) -> None:
+    config = written(tmp_path, network=None, **sections)
+    assert ppfl("timing", config, "--out", tmp_path / "timed.csv").exit_code == 0
+    last = dict(zip(*(line.split(",") for line in (tmp_path / "timed.csv").read_text().splitlines()[::9]), strict=True))
+    assert (float(last["virtual_seconds"]), int(last["lost_uplinks"]), int(last["silent_rounds"])) == (0, 0, 0)
+    assert int(last["uplink_bytes"]) > 0
+
+
 @pytest.mark.mpi
 def test_two_ranks_tell_once_what_one_knows(tmp_path: Path) -> None:
     config, told = written(tmp_path), []

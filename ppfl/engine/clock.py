@@ -116,7 +116,7 @@ class RoundOnClock:
     @property
     def num_lost(self) -> int:
         """Clients that were asked, and whose uplink the server did not get."""
-        return len(self.trips) - len(self.arrived)
+        return len(self.trips.keys() - self.arrived)
 
 
 def gossip_round_of(clock: Clock, neighbours: Sequence[Sequence[int]], message_bytes: int, round: int) -> RoundOnClock:
