@@ -102,6 +102,17 @@ def test_a_result_is_diagnosed_as_its_configuration_is(digits: Path, tmp_path: P
     assert splits_of(tmp_path / "result.json") == splits_of(tmp_path / "config.json")
 
 
+def test_what_clients_remember_is_no_part_of_the_samples(tmp_path: Path) -> None:
+    """Laws of the training are those of the clients computed last, up to chunks and ranks; a result knows none."""
+    phases = {"classes": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], "rounds": 3}
+    problem = {**DIGITS["problem"], "phases": phases, "rehearsal": {"samples": 12}}
+    config = written(tmp_path / "phases.yaml", {**DIGITS, "problem": problem})
+    assert ppfl("run", config, "--out", tmp_path / "r.h5").exit_code == 0
+    assert ppfl("diagnose", tmp_path / "r.h5", "--json", tmp_path / "result.json").exit_code == 0
+    assert ppfl("diagnose", config, "--json", tmp_path / "config.json").exit_code == 0
+    assert splits_of(tmp_path / "result.json") == splits_of(tmp_path / "config.json")
+
+
 def test_a_result_without_local_parameters_starts_from_initial_ones(digits: Path, tmp_path: Path) -> None:
     assert ppfl("run", digits, "--out", tmp_path / "w.h5").exit_code == 0
     assert ppfl("run", digits, "--out", tmp_path / "r.h5", "--set", "save.local=false").exit_code == 0

@@ -17,6 +17,7 @@ from ppfl.diagnose.verdict import diagnosis
 from ppfl.engine.choose import open_engine
 from ppfl.interfaces.objective import frozen_of
 from ppfl.interfaces.personal_aggregates import PersonalAggregates
+from ppfl.interfaces.remembering import Remembering
 from ppfl.jobs.launcher import open_communicator
 from ppfl.results.parameters import load_local, load_shared
 from ppfl.results.reader import open_result
@@ -134,6 +135,9 @@ def _end(setup: Setup, config: Config, progress: Progress, what: Plan) -> _End:
         done = scored.round
         progress.update(done, {k: v for k, v in scored.metrics.items() if isinstance(v, float)})
     progress.finish(engine.status, what.source)
+    if isinstance(problem.client_data, Remembering):
+        # the data know the laws of who was computed last, which is up to the ranks, and a result has none
+        problem.client_data.recall({})
 
     def local(client: int) -> Params:
         mine = engine.group.state(client)["local"]
